@@ -1,0 +1,46 @@
+# mvad: what a contributor types. `make` alone prints this list.
+SHELL := /bin/bash
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+DEMO := demo
+export OMP_NUM_THREADS ?= $(shell nproc)
+
+.DEFAULT_GOAL := help
+.PHONY: setup demo test lint type benchmark verify clean help
+
+setup: $(VENV)/.installed ## make .venv and install everything, system libraries where that is allowed
+	@$(BIN)/mvad --version
+
+$(VENV)/.installed: pyproject.toml constraints.txt tools/system_libraries.sh
+	@bash tools/system_libraries.sh
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[teacher,dev]"
+	@touch $@
+
+demo: setup ## generate, render, pack, train, evaluate and report on small data, in minutes
+	@MVAD=$(BIN)/mvad bash tools/demo.sh $(DEMO)
+
+test: setup ## run the tests (MVAD_REAL_DATA adds those on real scans)
+	$(BIN)/pytest
+
+lint: setup ## ruff and the doors between the rooms
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	PYTHONPATH=src $(BIN)/lint-imports --no-cache
+
+type: setup ## mypy --strict
+	$(BIN)/mypy -p mvad
+
+benchmark: setup ## render, pack, train and judge the real scans of MVAD_REAL_DATA, and write benchmarks/results
+	$(BIN)/python benchmarks/real_scans.py
+
+verify: setup ## check every stored byte of the demo's workspace
+	$(BIN)/mvad verify --workspace $(DEMO)
+
+clean: ## remove the environment, the demo and caches
+	rm -rf $(VENV) $(DEMO) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis src/*.egg-info
+	find . -name __pycache__ -not -path './.git/*' -prune -exec rm -rf {} +
+
+help: ## print this list
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1|/' | column -t -s '|'

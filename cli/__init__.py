@@ -1,0 +1,1 @@
+"""Typer verbs: parse, call one library function, show progress, exit."""

@@ -1,0 +1,117 @@
+"""The checks of ``mvad doctor``. Libraries that can take a process down are tried in a child process."""
+
+from __future__ import annotations
+
+import platform
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from mvad.cli.options import Places
+from mvad.errors import MvadError
+
+_NEEDED_GB = 20
+_EGL = "import mvad.render.backends.egl as egl; print(egl.EglRasteriser().device)"
+_OPEN3D = "import open3d; print(open3d.__version__)"
+_LIBRARIES = "apt-get install libegl1 libgl1 libgles2 libgl1-mesa-dri libgomp1 libx11-6 libusb-1.0-0"
+
+
+@dataclass(frozen=True)
+class Check:
+    """One line: ``ok``, ``note`` (works without) or ``missing``."""
+
+    name: str
+    state: Literal["ok", "note", "missing"]
+    text: str
+
+
+def all_checks(places: Places, teacher_weights: Path | None, offline: bool) -> list[Check]:
+    """Run every check."""
+    return [
+        Check("python", "ok", platform.python_version()),
+        *_torch(),
+        _child("open3d", _OPEN3D, "missing", f"does not import; try: {_LIBRARIES}"),
+        _child("egl", _EGL, "note", f"no context, --backend cpu works; for egl: {_LIBRARIES}"),
+        _disk(places.root),
+        *_data(places),
+        *_teachers(places, teacher_weights, offline),
+        _textures(places),
+    ]
+
+
+def _torch() -> list[Check]:
+    from mvad.model.precision import describe_devices
+
+    return [Check(name, "ok", text) for name, text in describe_devices()]
+
+
+def _child(name: str, code: str, otherwise: Literal["note", "missing"], remedy: str) -> Check:
+    try:
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    except subprocess.TimeoutExpired:
+        return Check(name, otherwise, f"hangs; {remedy}")
+    if done.returncode == 0:
+        return Check(name, "ok", done.stdout.strip().splitlines()[-1])
+    reason = (done.stderr.strip().splitlines() or [f"exit {done.returncode}"])[-1][:160]
+    return Check(name, otherwise, f"{remedy} ({reason})")
+
+
+def _disk(root: Path) -> Check:
+    place = next(folder for folder in (root, *root.absolute().parents) if folder.exists())
+    free = shutil.disk_usage(place).free / 1e9
+    text = f"{free:.0f} GB free at {place}"
+    return Check(
+        "disk", "ok" if free > _NEEDED_GB else "note", text if free > _NEEDED_GB else f"{text}; a full dataset wants {_NEEDED_GB}"
+    )
+
+
+def _data(places: Places) -> list[Check]:
+    from mvad.datasets import realiad
+    from mvad.datasets.registry import SCAN_READERS, find_categories
+
+    checks = []
+    for name, reader in SCAN_READERS.items():
+        try:
+            checks.append(Check(name, "ok", f"{len(find_categories(reader, places.raw(name)))} categories in {places.raw(name)}"))
+        except MvadError:
+            checks.append(
+                Check(name, "note", f"not in {places.raw(name)}; put the download there, give --raw, or mvad synth {name}")
+            )
+    try:
+        checks.append(
+            Check("realiad", "ok", f"{len(realiad.categories(places.raw('realiad')))} categories in {places.raw('realiad')}")
+        )
+    except MvadError:
+        checks.append(
+            Check("realiad", "note", f"not in {places.raw('realiad')}; put realiad_jsons and images there, or mvad synth realiad")
+        )
+    return checks
+
+
+def _teachers(places: Places, teacher_weights: Path | None, offline: bool) -> list[Check]:
+    from mvad.model.teachers.efficientnet_lite import PACKAGES
+    from mvad.model.teachers.weights import RESNET18_FILE, WeightsSource, find_lite0, find_resnet18
+
+    found = find_resnet18(WeightsSource(teacher_weights, places.weights, offline), may_download=False)
+    lite = find_lite0()
+    missing = f"no weights; put {RESNET18_FILE} into {places.weights}, or name it with --teacher-weights"
+    return [
+        Check("teacher resnet18", "ok" if found else "note", str(found) if found else missing),
+        Check(
+            "teacher efficientnet_lite0",
+            "ok" if lite else "missing" if not found else "note",
+            "its package is installed" if lite else PACKAGES,
+        ),
+    ]
+
+
+def _textures(places: Places) -> Check:
+    from mvad.model.pseudo.textures import load_textures, locate_textures
+
+    try:
+        return Check("textures", "ok", load_textures(locate_textures("", places.textures)).name)
+    except MvadError as error:
+        return Check("textures", "note", str(error))

@@ -1,0 +1,31 @@
+"""``mvad doctor``: what works on this machine, a line each, with the remedy where something does not."""
+
+from __future__ import annotations
+
+import typer
+
+from mvad.cli.options import DEFAULT_WORKSPACE, Offline, Places, TeacherWeights, Workspace
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verb."""
+    app.command("doctor", epilog="Example: mvad doctor --workspace mvad-data")(doctor)
+
+
+def doctor(workspace: Workspace = DEFAULT_WORKSPACE, teacher_weights: TeacherWeights = None, offline: Offline = False) -> None:
+    """Check Python, torch, EGL, open3d, disk, data, teachers and textures. Exit 5 if something needed is missing."""
+    from rich.console import Console
+
+    from mvad.cli.checks import all_checks
+    from mvad.errors import MissingComponent
+
+    console = Console(highlight=False)
+    broken = []
+    for check in all_checks(Places(workspace), teacher_weights, offline):
+        mark = {"ok": "[green]ok[/]  ", "note": "[yellow]note[/]", "missing": "[red]no[/]  "}[check.state]
+        console.print(mark, end=" ")
+        console.print(f"{check.name}: {check.text}", markup=False, soft_wrap=True)
+        if check.state == "missing":
+            broken.append(check.name)
+    if broken:
+        raise MissingComponent(f"{', '.join(broken)}: see the remedy in its line above")

@@ -1,0 +1,73 @@
+"""The command ``mvad``: its verbs, and the only place that turns errors into lines and exit codes."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from types import FrameType
+
+import typer
+
+from mvad.cli import doctor, evaluate, inspect, pack, render, report, synth, train, verify
+from mvad.errors import MvadError
+
+app = typer.Typer(
+    name="mvad",
+    help="Multi-view anomaly detection: render scans into views, pack shards, train IDIF and its rivals, judge, report.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    epilog="Example: mvad synth mvtec3d, then mvad render mvtec3d, mvad pack, mvad train --textures procedural, mvad evaluate, mvad report. Each verb has its own --help.",
+)
+for verb in (synth, render, pack, inspect, verify, train, evaluate, report, doctor):
+    verb.register(app)
+
+_TERMINATED = 143
+_INTERRUPTED = 130
+_state = {"debug": False, "terminated": False}
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from mvad import __version__
+
+        typer.echo(f"mvad {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    debug: bool = typer.Option(False, "--debug", help="Show the traceback of an error."),
+    version: bool = typer.Option(False, "--version", callback=_version, is_eager=True, help="Print the version."),
+) -> None:
+    _state["debug"] = debug
+
+
+def _terminate(number: int, frame: FrameType | None) -> None:
+    """Treat SIGTERM as an interruption with another exit code; a second one stops at once."""
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    _state["terminated"] = True
+    raise KeyboardInterrupt
+
+
+def run() -> None:
+    """Run the command line; never returns."""
+    signal.signal(signal.SIGTERM, _terminate)
+    try:
+        app()
+    except MvadError as error:
+        if _state["debug"]:
+            raise
+        print(f"mvad: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        sys.exit(_TERMINATED if _state["terminated"] else _INTERRUPTED)
+    except SystemExit as leaving:
+        if _state["terminated"] and leaving.code == _INTERRUPTED:
+            sys.exit(_TERMINATED)
+        raise
+
+
+if __name__ == "__main__":
+    run()

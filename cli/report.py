@@ -1,0 +1,37 @@
+"""``mvad report``: one HTML page of judged runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mvad.cli.options import DEFAULT_WORKSPACE, Places, Workspace
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verb."""
+    app.command("report", epilog="Example: mvad report --out report.html")(report)
+
+
+def report(
+    runs: Annotated[list[Path] | None, typer.Argument(help="Run folders. Default: all judged runs of the workspace.")] = None,
+    workspace: Workspace = DEFAULT_WORKSPACE,
+    out: Annotated[Path | None, typer.Option("--out", help="Default: report.html in the workspace.")] = None,
+) -> None:
+    """Write a self-contained page: figures beside the paper's, curves, a gallery of views with maps."""
+    from mvad import files
+    from mvad.cli.console import Bars
+    from mvad.errors import BadInput
+    from mvad.model.judging.runs import RESULTS
+    from mvad.model.report.page import build_page
+
+    places = Places(workspace)
+    judged = runs or sorted(path.parent for path in places.runs.glob(f"*/{RESULTS}"))
+    if not judged:
+        raise BadInput(f"{places.runs}: no judged run; run mvad evaluate first, or give --workspace")
+    target = out or workspace / "report.html"
+    with Bars() as bars:
+        files.write_text(target, build_page(judged))
+        bars.say(f"report: {target}")

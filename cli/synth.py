@@ -1,0 +1,39 @@
+"""``mvad synth``: a small generated dataset in the true on-disk format."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mvad.cli.options import DEFAULT_WORKSPACE, Category, Places, Workspace
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verb."""
+    app.command("synth", epilog="Example: mvad synth mvtec3d --category gear --train 24 --seed 1")(synth)
+
+
+def synth(
+    dataset: Annotated[str, typer.Argument(help="mvtec3d, eyecandies or realiad.")],
+    category: Category = None,
+    raw: Annotated[Path | None, typer.Option("--raw", help="Where to write. Default: raw/DATASET in the workspace.")] = None,
+    workspace: Workspace = DEFAULT_WORKSPACE,
+    seed: Annotated[int, typer.Option(help="Another seed, another dataset.")] = 0,
+    train: Annotated[int, typer.Option(help="Training samples a category.")] = 24,
+    validation: Annotated[int, typer.Option(help="Validation samples a category.")] = 4,
+    good: Annotated[int, typer.Option(help="Good test samples a category.")] = 12,
+    per_defect: Annotated[int, typer.Option(help="Test samples of each defect.")] = 3,
+    size: Annotated[int, typer.Option(min=64, max=1024, help="Side of a scan or photograph in pixels.")] = 256,
+) -> None:
+    """Generate a small dataset (categories gear, plate, dome) in the true on-disk format."""
+    from mvad.cli.console import Bars
+    from mvad.datasets.synth.generate import SynthOptions, generate
+    from mvad.datasets.synth.shapes import SHAPES
+
+    folder = raw or Places(workspace).raw(dataset)
+    options = SynthOptions(seed, train, validation, good, per_defect, size)
+    with Bars() as bars:
+        count = generate(dataset, folder, category or list(SHAPES), options, bars)
+        bars.say(f"{count} samples in {folder}")

@@ -1,0 +1,87 @@
+"""``mvad train``: fit IDIF or a rival on packed categories."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from mvad.cli.options import (
+    DEFAULT_WORKSPACE,
+    Category,
+    Config,
+    Offline,
+    Places,
+    Sets,
+    TeacherWeights,
+    Workspace,
+    packed_categories,
+)
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verb."""
+    app.command(
+        "train", epilog="Example: mvad train --model patchcore --category cable_gland --modalities rgb --set input.size=256"
+    )(train)
+
+
+def train(
+    model: Annotated[
+        list[str] | None, typer.Option("--model", help="idif, patchcore, mean_feature; repeatable. Default: idif.")
+    ] = None,
+    dataset: Annotated[list[str] | None, typer.Option("--dataset", help="Only this dataset; repeatable.")] = None,
+    category: Category = None,
+    preset: Annotated[str | None, typer.Option(help="paper, small or demo. Default: paper on CUDA, else small.")] = None,
+    seed: Annotated[list[int] | None, typer.Option("--seed", help="Repeatable. Default: 0.")] = None,
+    teacher: Annotated[str | None, typer.Option(help="auto, resnet18, efficientnet_lite0 or random.")] = None,
+    teacher_weights: TeacherWeights = None,
+    textures: Annotated[str | None, typer.Option(help="Folder of DTD's images, or procedural.")] = None,
+    modalities: Annotated[
+        str | None, typer.Option(help="Comma-separated: rgb, depth, normal. Default: the paper's for the dataset.")
+    ] = None,
+    name: Annotated[str | None, typer.Option(help="Name of the run. Default: DATASET-CATEGORY-MODEL-seedN.")] = None,
+    workspace: Workspace = DEFAULT_WORKSPACE,
+    config: Config = None,
+    sets: Sets = None,
+    offline: Offline = False,
+) -> None:
+    """Train one detector for each packed category. Run it again to continue or to find it done."""
+    from mvad.cli.console import Bars
+    from mvad.datasets.shards.loader import ShardSet
+    from mvad.errors import BadInput
+    from mvad.model.config import PRESETS, ModelConfig
+    from mvad.model.judging.runs import fit_run, is_trained, prepare, run_name
+    from mvad.model.precision import default_preset
+    from mvad.model.teachers.weights import WeightsSource
+    from mvad.settings import parse_assignments, read_toml, resolve
+
+    places = Places(workspace)
+    chosen = preset or default_preset()
+    if chosen not in PRESETS:
+        raise BadInput(f"--preset {chosen}: choose from {', '.join(PRESETS)}")
+    folders = packed_categories(places.shards, dataset, category)
+    plans = [(folder, method, number) for folder in folders for method in model or ["idif"] for number in seed or [0]]
+    if name and len(plans) > 1:
+        raise BadInput(f"--name {name} names one run, but {len(plans)} are asked for; leave it out, or name one category")
+    weights = WeightsSource(teacher_weights, places.weights, offline)
+    with Bars() as bars:
+        told: set[str] = set()
+        for folder, method, number in plans:
+            named = {"teacher": teacher, "pseudo.textures": textures, "input.modalities": modalities}
+            layers = [(f"preset {chosen}", PRESETS[chosen]), ("--config", read_toml(config) if config else {})]
+            layers.append(("option", {key: value for key, value in named.items() if value is not None}))
+            layers.append(("option", {"model": method, "seed": number}))
+            layers.append(("--set", parse_assignments(sets or [])))
+            resolved, origins = resolve(ModelConfig, layers)
+            data = ShardSet(folder, "train")
+            run = places.runs / (name or run_name(data.dataset, data.category, resolved.model, resolved.seed))
+            decided, detector, used, notice = prepare(data, resolved, places.textures, weights)
+            if notice not in told:
+                bars.say(notice)
+                told.add(notice)
+            if not is_trained(run):
+                minutes = detector.planned_seconds(len(data)) / 60
+                bars.say(f"{run.name}: preset {chosen}, {len(data)} samples, about {minutes:.1f} minutes on this machine")
+            trained = fit_run(run, data, decided, origins, detector, used, bars)
+            bars.say(f"{run}: {'trained' if trained else 'was trained already'}")

@@ -1,0 +1,1 @@
+"""What is on disk: raw readers, the generator, rendered folders and shards."""

@@ -1,0 +1,73 @@
+"""MVTec 3D-AD as downloaded (Bergmann et al. 2022): xyz TIFF, rgb PNG, gt PNG, paired by name.
+
+<category>/{train,validation}/good/{xyz/NNN.tiff, rgb/NNN.png}
+<category>/test/<defect>/{xyz/NNN.tiff, rgb/NNN.png, gt/NNN.png}
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from mvad.datasets.images import read_gray, read_rgb, read_xyz
+from mvad.datasets.scan import ReadOptions, Scan, ScanRef
+from mvad.errors import BadInput
+
+MAX_DISTANCE_M = 100.0
+"""A structured-light sensor of this field measures below 2 m; a point further out is a fault of the file."""
+
+
+class MVTec3D:
+    """Reader of MVTec 3D-AD."""
+
+    name = "mvtec3d"
+    known_categories: tuple[str, ...] = (
+        "bagel", "cable_gland", "carrot", "cookie", "dowel", "foam", "peach", "potato", "rope", "tire",
+    )  # fmt: skip
+
+    def categories(self, raw: Path) -> list[str]:
+        """Return the folders that look like a category."""
+        return sorted(folder.name for folder in raw.iterdir() if (folder / "train").is_dir())
+
+    def refs(self, raw: Path, category: str, options: ReadOptions) -> list[ScanRef]:
+        """Return every scan of a category, sorted; a scan whose files do not pair is an error.
+
+        Raises
+        ------
+        BadInput
+            If the category or one file of a pair is missing.
+        """
+        root = raw / category
+        if not root.is_dir():
+            raise BadInput(f"{root}: not found; --raw must hold <category>/train/good/xyz")
+        found = []
+        for split in ("train", "validation", "test"):
+            for xyz in sorted(root.glob(f"{split}/*/xyz/*.tiff")):
+                defect = xyz.parent.parent.name
+                paths = {"xyz": xyz, "rgb": xyz.parent.parent / "rgb" / f"{xyz.stem}.png"}
+                if split == "test":
+                    paths["gt"] = xyz.parent.parent / "gt" / f"{xyz.stem}.png"
+                found.append(ScanRef(self.name, category, split, defect, xyz.stem, paths))
+        if not found:
+            raise BadInput(f"{root}: no scan found; expected train/good/xyz/*.tiff")
+        return sorted(found)
+
+    def load(self, ref: ScanRef) -> Scan:
+        """Decode one scan. Missing points are (0, 0, 0) or not finite; gt is anomalous where > 0.
+
+        Raises
+        ------
+        BadInput
+            If a file is missing, damaged, of another size, or has no usable point.
+        """
+        xyz = read_xyz(ref.paths["xyz"])
+        shape = xyz.shape[:2]
+        finite = np.asarray(np.isfinite(xyz).all(axis=2))
+        near = np.abs(np.where(finite[..., None], xyz, 0)).max(axis=2) < MAX_DISTANCE_M
+        valid = finite & near & (xyz[..., 2] > 0)
+        if not valid.any():
+            raise BadInput(f"{ref.paths['xyz']}: no valid point in the scan; download it again")
+        rgb = read_rgb(ref.paths["rgb"], shape)
+        gt = read_gray(ref.paths["gt"], shape) > 0 if "gt" in ref.paths else None
+        return Scan(np.where(valid[..., None], xyz, np.float32(0)), valid, rgb, gt)

@@ -1,0 +1,126 @@
+"""Real-IAD (Wang et al. 2024): photographed samples of five views, listed in JSON splits.
+
+    realiad_jsons/<category>.json   and   realiad_{256,512,1024,raw}/<category>/{OK/Sdddd, NG/<class>/Sdddd}/...
+
+Labels are per view: a view of a defective sample that does not show the defect is OK and has no mask.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+from mvad.datasets.scan import GOOD, ImageRef, SampleRef
+from mvad.errors import BadInput
+from mvad.files import inside, read_json
+
+NAME = "realiad"
+KNOWN_CATEGORIES = (
+    "audiojack", "bottle_cap", "button_battery", "end_cap", "eraser", "fire_hood", "mint", "mounts", "pcb",
+    "phone_battery", "plastic_nut", "plastic_plug", "porcelain_doll", "regulator", "rolled_strip_base",
+    "sim_card_set", "switch", "tape", "terminalblock", "toothbrush", "toy", "toy_brick", "transistor1", "u_block",
+    "usb", "usb_adaptor", "vcpill", "wooden_beads", "woodstick", "zipper",
+)  # fmt: skip
+KNOWN_CLASSES = ("AK", "BX", "CH", "HS", "PS", "QS", "YW", "ZW")
+NORMAL_CLASS = "OK"
+JSON_FOLDERS = ("realiad_jsons", "realiad_jsons_sv", *(f"realiad_jsons_fuiad_0.{k}" for k in (0, 1, 2, 4)))
+IMAGE_FOLDERS = ("realiad_256", "realiad_512", "realiad_1024", "realiad_raw")
+MAX_JSON_BYTES = 256 << 20
+MAX_ENTRIES = 1_000_000
+
+_CAMERA = re.compile(r"_(C\d+)_\d+\.(?:jpg|jpeg|png)$", re.IGNORECASE)
+
+
+def categories(raw: Path, splits: str = JSON_FOLDERS[0]) -> list[str]:
+    """Return the categories that have a split file, sorted.
+
+    Raises
+    ------
+    BadInput
+        If the folder of split files is missing or empty.
+    """
+    found = sorted(path.stem for path in (raw / splits).glob("*.json"))
+    if not found:
+        raise BadInput(f"{raw / splits}: no split file; --raw must hold {splits}/<category>.json")
+    return found
+
+
+def image_root(raw: Path) -> Path | None:
+    """Return the folder of images to use: the smallest downloaded size, or None where there is none."""
+    return next((raw / name for name in IMAGE_FOLDERS if (raw / name).is_dir()), None)
+
+
+def refs(raw: Path, category: str, splits: str = JSON_FOLDERS[0]) -> list[SampleRef]:
+    """Return every sample of a category from its JSON alone, sorted; no image is opened.
+
+    Paths are below ``image_root(raw)``, or below ``raw`` where no images were downloaded.
+
+    Raises
+    ------
+    BadInput
+        If the file is no Real-IAD split, names a path twice, or a name leads out of its folder.
+    """
+    path = raw / splits / f"{category}.json"
+    if path.exists() and path.stat().st_size > MAX_JSON_BYTES:
+        raise BadInput(f"{path}: larger than {MAX_JSON_BYTES} bytes; this is no Real-IAD split")
+    content = read_json(path, "a Real-IAD split")
+    root = image_root(raw) or raw
+    try:
+        prefix, normal = content["meta"]["prefix"], content["meta"]["normal_class"]
+        lists = {split: content[split] for split in ("train", "test")}
+    except (KeyError, TypeError) as error:
+        raise BadInput(f"{path}: expected meta.prefix, meta.normal_class, train and test") from error
+    base = inside(root, _text(path, prefix, "prefix"))
+    seen: set[str] = set()
+    samples: dict[tuple[str, str], list[ImageRef]] = {}
+    for split, entries in lists.items():
+        if not isinstance(entries, list) or len(entries) > MAX_ENTRIES:
+            raise BadInput(f"{path}: {split} must be a list of at most {MAX_ENTRIES} entries")
+        for place, entry in enumerate(entries):
+            view, folder = _view(path, base, f"{split}[{place}]", entry, normal, seen)
+            samples.setdefault((split, folder), []).append(view)
+    return sorted(_sample(category, split, folder, views, path) for (split, folder), views in samples.items())
+
+
+def _view(path: Path, base: Path, place: str, entry: Any, normal: str, seen: set[str]) -> tuple[ImageRef, str]:
+    if not isinstance(entry, dict) or not {"anomaly_class", "image_path", "mask_path"} <= entry.keys():
+        raise BadInput(f"{path}: {place}: expected category, anomaly_class, image_path and mask_path")
+    name = _text(path, entry["image_path"], f"{place}.image_path")
+    kind = _text(path, entry["anomaly_class"], f"{place}.anomaly_class")
+    if name in seen:
+        raise BadInput(f"{path}: {place}: {name} is listed twice")
+    seen.add(name)
+    camera = _CAMERA.search(name)
+    if camera is None:
+        raise BadInput(f"{path}: {place}: no camera in the name {name!r}; expected ..._C1_<digits>.jpg")
+    mask = entry["mask_path"]
+    if (mask is not None) != (kind != normal):
+        raise BadInput(f"{path}: {place}: class {kind} and mask {mask!r} contradict each other")
+    image = _below(base, name)
+    mask_path = None if mask is None else _below(base, _text(path, mask, f"{place}.mask_path"))
+    return ImageRef(camera[1].upper(), image, mask_path, kind), name.rpartition("/")[0]
+
+
+def _sample(category: str, split: str, folder: str, views: list[ImageRef], path: Path) -> SampleRef:
+    cameras = [view.camera for view in views]
+    if len(set(cameras)) != len(cameras):
+        raise BadInput(f"{path}: {folder}: a camera is listed twice: {', '.join(cameras)}")
+    kinds = sorted({view.anomaly_class for view in views} - {NORMAL_CLASS})
+    if len(kinds) > 1:
+        raise BadInput(f"{path}: {folder}: one sample with several defect classes: {', '.join(kinds)}")
+    ordered = tuple(sorted(views, key=lambda view: view.camera))
+    return SampleRef(NAME, category, split, kinds[0] if kinds else GOOD, folder.replace("/", "_"), ordered)
+
+
+def _below(base: Path, name: str) -> Path:
+    """Refuse names that climb, without a system call a name: links are checked when a file is opened."""
+    if name.startswith(("/", "\\")) or ".." in name.split("/") or "\0" in name:
+        raise BadInput(f"{base}: the name {name!r} leads out of this folder; the split file is not to be trusted")
+    return base / name
+
+
+def _text(path: Path, value: Any, what: str) -> str:
+    if not isinstance(value, str):
+        raise BadInput(f"{path}: {what} must be text, found {type(value).__name__}")
+    return value

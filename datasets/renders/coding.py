@@ -1,0 +1,46 @@
+"""Metres to 16 bits, unit vectors to 8 bits, and back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+_LEVELS = 65534
+
+
+@dataclass(frozen=True)
+class DepthCoding:
+    """``metres = offset_m + step_m * (value - 1)`` for value 1 to 65535; 0 is nothing."""
+
+    step_m: float
+    offset_m: float
+
+    @staticmethod
+    def between(near_m: float, far_m: float) -> DepthCoding:
+        """Spread all levels between two depths in metres."""
+        return DepthCoding((far_m - near_m) / _LEVELS, near_m)
+
+    def encode(self, depth: NDArray[np.float32]) -> NDArray[np.uint16]:
+        """Code depth (..., ) in metres, 0 where nothing, as uint16; outside of the range it is clipped."""
+        level = np.rint((depth.astype(np.float64) - self.offset_m) / self.step_m)
+        return np.where(depth > 0, np.clip(level, 0, _LEVELS) + 1, 0).astype(np.uint16)
+
+    def decode(self, value: NDArray[np.uint16]) -> NDArray[np.float32]:
+        """Return metres, 0 where nothing; within half a step of what was encoded."""
+        metres = self.offset_m + self.step_m * (value.astype(np.float64) - 1)
+        return np.where(value > 0, metres, 0).astype(np.float32)
+
+
+def encode_normal(normal: NDArray[np.float32]) -> NDArray[np.uint8]:
+    """Code unit vectors (..., 3) as uint8 (n + 1) / 2; the zero vector (nothing seen) as (0, 0, 0)."""
+    coded = np.clip(np.rint((normal + 1) * 127.5), 0, 255)
+    return np.where((normal != 0).any(axis=-1, keepdims=True), coded, 0).astype(np.uint8)
+
+
+def decode_normal(value: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Return unit vectors (..., 3) float32, renormalised; zero where nothing is seen."""
+    normal = value.astype(np.float32) / 127.5 - 1
+    normal /= np.maximum(np.linalg.norm(normal, axis=-1, keepdims=True), 1e-6)
+    return np.where((value != 0).any(axis=-1, keepdims=True), normal, np.float32(0))

@@ -1,0 +1,1 @@
+"""Multi-view samples in HDF5, one schema for every dataset."""

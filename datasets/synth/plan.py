@@ -1,0 +1,79 @@
+"""Which samples a generated dataset has: splits, defects, numbers and the variation of each."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from dataclasses import dataclass
+
+import numpy as np
+
+from mvad.datasets.scan import GOOD
+from mvad.datasets.synth.defects import add_defect
+from mvad.datasets.synth.shapes import Part, Variation, make_part
+from mvad.errors import BadInput
+
+
+@dataclass(frozen=True)
+class PlannedSample:
+    """One sample to generate. ``number`` is its name; numbers are shuffled over the defects of a split."""
+
+    shape: str
+    split: str
+    defect: str
+    number: int
+    seed: int
+    variation: Variation
+
+    def part(self) -> Part:
+        """Build the part with its defect; ``gt`` is the union over all kinds."""
+        return self.stages()[-1]
+
+    def stages(self) -> list[Part]:
+        """Build the good part, and the part after each kind that ``defect`` names (several are joined by ``+``)."""
+        rng = np.random.default_rng(self.seed)
+        stages = [make_part(self.shape, self.variation, rng)]
+        for kind in [] if self.defect == GOOD else self.defect.split("+"):
+            stages.append(add_defect(stages[-1], kind, rng))
+        return stages
+
+    def sensor_rng(self) -> np.random.Generator:
+        """Return the stream of the sensor's noise, apart from the part's."""
+        return np.random.default_rng([self.seed, 1])
+
+
+def plan(
+    shape: str, seed: int, train: int, validation: int, good: int, per_defect: int, defects: tuple[str, ...]
+) -> list[PlannedSample]:
+    """Plan one category.
+
+    Every class of a split gets variations that are spread evenly over their ranges (one in each of n equal
+    strata), so that no global quantity separates the classes by an accident of a small sample.
+
+    Raises
+    ------
+    BadInput
+        If there is no training sample.
+    """
+    if train < 1:
+        raise BadInput("--train must be at least 1")
+    digest = hashlib.sha256(f"{shape} {seed}".encode()).digest()
+    rng = np.random.default_rng(int.from_bytes(digest[:8], "little"))
+    samples = []
+    for split, classes in (
+        ("train", {GOOD: train}),
+        ("validation", {GOOD: validation}),
+        ("test", {GOOD: good} | dict.fromkeys(defects, per_defect)),
+    ):
+        numbers = iter(rng.permutation(sum(classes.values())))
+        for defect, count in classes.items():
+            for variation in _spread(count, rng):
+                seed_of_sample = int(rng.integers(1 << 62))
+                samples.append(PlannedSample(shape, split, defect, int(next(numbers)), seed_of_sample, variation))
+    return samples
+
+
+def _spread(count: int, rng: np.random.Generator) -> list[Variation]:
+    names = [field.name for field in dataclasses.fields(Variation)]
+    columns = [(rng.permutation(count) + rng.random(count)) / max(count, 1) for _ in names]
+    return [Variation(*(float(column[k]) for column in columns)) for k in range(count)]

@@ -1,0 +1,111 @@
+"""Generated parts as Real-IAD stores photographs: five cameras, JSON splits, labels per view."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import imagecodecs
+import numpy as np
+from numpy.typing import NDArray
+from scipy.spatial.transform import Rotation
+
+from mvad import files
+from mvad.datasets.realiad import IMAGE_FOLDERS, JSON_FOLDERS, NORMAL_CLASS
+from mvad.datasets.scan import GOOD
+from mvad.datasets.synth.mvtec3d import shade
+from mvad.datasets.synth.plan import PlannedSample
+from mvad.datasets.synth.raycast import cast
+from mvad.datasets.synth.shapes import Grid
+
+CLASS_OF = {"dent": "AK", "bump": "BX", "scratch": "HS", "hole": "PS", "chip": "QS", "burn": "YW", "stain": "ZW"}
+DEFECTS = tuple(CLASS_OF)
+_DISTANCE_M = 0.4
+_FIELD_M = 0.074
+_MIN_SHARE = 10 / 256**2
+"""A view that shows less of a defect than this share of its pixels is labelled OK."""
+
+
+def photograph(sample: PlannedSample, size: int) -> tuple[list[NDArray[np.uint8]], list[NDArray[np.bool_]]]:
+    """Return five (size, size, 3) pictures of a planned sample and its defect's mask in each."""
+    rng = sample.sensor_rng()
+    part = sample.part()
+    line = (np.arange(size) + 0.5 - size / 2) * _FIELD_M / _DISTANCE_M / size
+    x, y = np.meshgrid(line, line)
+    rays = np.stack([x, y, np.ones_like(x)], axis=2).reshape(-1, 3)
+    v = sample.variation
+    spin = Rotation.from_euler("z", 360 * v.angle, degrees=True).as_matrix()
+    middle = np.array([0.003 * (2 * v.offset_x - 1), 0.003 * (2 * v.offset_y - 1), 0.0])
+    pictures, masks = [], []
+    for camera in _cameras():
+        origin = (-_DISTANCE_M * camera[:, 2] - middle) @ spin
+        hits = cast(part, origin, rays @ camera.T @ spin)
+        support = np.full((len(rays), 3), 0.82) + rng.normal(0, 0.006, (len(rays), 1))
+        light = np.array([0.3, 0.2, 1.0]) @ spin
+        pictures.append(shade(hits, support, rng, light).reshape(size, size, 3))
+        masks.append(hits.gt.reshape(size, size))
+    return pictures, masks
+
+
+def shown_in(masks: Sequence[NDArray[np.bool_]]) -> list[bool]:
+    """Tell which views are labelled anomalous: a person sees no speck of a few pixels."""
+    least = _MIN_SHARE * masks[0].size
+    shown = [bool(mask.sum() >= least) for mask in masks]
+    if not any(shown) and any(mask.any() for mask in masks):
+        shown[int(np.argmax([mask.sum() for mask in masks]))] = True
+    return shown
+
+
+def write(sample: PlannedSample, root: Path, size: int) -> None:
+    """Write one sample's photographs and masks; ``root`` is ``realiad_256/<category>``."""
+    pictures, masks = photograph(sample, size)
+    shown = shown_in(masks)
+    for view, (picture, mask) in enumerate(zip(pictures, masks, strict=True)):
+        image, mask_name = _names(root.name, sample, view, shown[view])
+        files.write_bytes(root / image, imagecodecs.jpeg_encode(picture, level=95))
+        if mask_name:
+            files.write_bytes(root / mask_name, imagecodecs.png_encode(mask.astype(np.uint8) * 255))
+
+
+def write_category(root: Path, size: int) -> None:
+    """Write the JSON split from the files that are there; ``root`` is ``realiad_256/<category>``."""
+    entries: dict[str, list[dict[str, Any]]] = {"train": [], "test": []}
+    for image in sorted(root.rglob("*.jpg")):
+        mask = image.with_suffix(".png")
+        relative = image.relative_to(root)
+        split = "train" if relative.parts[1] >= f"S{_TRAIN_FROM}" and relative.parts[0] == NORMAL_CLASS else "test"
+        entries[split].append(
+            {
+                "category": root.name,
+                "anomaly_class": relative.parts[1] if mask.exists() else NORMAL_CLASS,
+                "image_path": relative.as_posix(),
+                "mask_path": relative.with_suffix(".png").as_posix() if mask.exists() else None,
+            }
+        )
+    meta = {"prefix": f"{root.name}/", "normal_class": NORMAL_CLASS, "pre_transform": False}
+    files.write_json(root.parent.parent / JSON_FOLDERS[0] / f"{root.name}.json", {"meta": meta, **entries})
+
+
+def category_root(raw: Path, category: str) -> Path:
+    """Return where a category's images lie."""
+    return raw / IMAGE_FOLDERS[0] / category
+
+
+_TRAIN_FROM = 5000
+
+
+def _names(category: str, sample: PlannedSample, view: int, shown: bool) -> tuple[str, str | None]:
+    good = sample.defect == GOOD
+    number = sample.number + (_TRAIN_FROM if sample.split != "test" else 0)
+    folder = f"OK/S{number:04d}" if good else f"NG/{CLASS_OF[sample.defect]}/S{number:04d}"
+    label = "OK" if good else f"NG_{CLASS_OF[sample.defect]}"
+    stem = f"{folder}/{category}_{number:04d}_{label}_C{view + 1}_20260101{number % 1000000:06d}"
+    return f"{stem}.jpg", None if good or not shown else f"{stem}.png"
+
+
+def _cameras() -> Sequence[Grid]:
+    """Return five rotations, camera (x right, y down, z forward) to part frame: one from above, four at 45 degrees."""
+    above = Rotation.from_euler("x", 180, degrees=True)
+    tilted = [Rotation.from_euler("zx", [90 * k, 45], degrees=True) * above for k in range(4)]
+    return [rotation.as_matrix() for rotation in [above, *tilted]]

@@ -1,0 +1,1 @@
+"""From a batch to a verdict: IDIF, its rivals, training, metrics, judging, report."""

@@ -1,0 +1,97 @@
+"""What IDIF and every rival are: fitted on normal samples, asked for anomaly maps, saved and loaded alike."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from torch import Tensor
+
+from mvad.datasets.shards.loader import Batch, ShardSet
+from mvad.model.config import ModelConfig
+from mvad.model.teachers.protocol import Teacher
+from mvad.progress import Progress
+
+
+@dataclass(frozen=True)
+class AnomalyMaps:
+    """A detector's answer for B samples of V views.
+
+    Attributes
+    ----------
+    maps
+        (B, V, S, S) float32, higher is more anomalous; 0 at pixels that do not count.
+    view_scores
+        (B, V) float32; -inf where the view is missing.
+    sample_scores
+        (B,) float32, the maximum over present views.
+    """
+
+    maps: Tensor
+    view_scores: Tensor
+    sample_scores: Tensor
+
+
+@dataclass(frozen=True)
+class FitContext:
+    """What a fit is given besides its data: where it may save, and who wants to know."""
+
+    run: Path
+    progress: Progress
+    log: Callable[[Mapping[str, float]], None]
+
+
+class Detector(Protocol):
+    """A method."""
+
+    def fit(self, train: ShardSet, context: FitContext) -> None:
+        """Learn from normal samples. Continues from the run's last checkpoint where there is one."""
+
+    def score(self, batch: Batch) -> AnomalyMaps:
+        """Judge samples; a sample's answer does not depend on the batch it is in."""
+
+    def state(self) -> dict[str, Tensor]:
+        """Return everything that ``score`` needs, as tensors."""
+
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        """Take back what ``state`` returned."""
+
+    def planned_seconds(self, samples: int) -> float:
+        """Estimate how long ``fit`` takes on this machine; measured on a small piece of the work."""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What a detector is made for.
+
+    Attributes
+    ----------
+    views
+        Number of views V.
+    modalities
+        Inputs of each view, in order.
+    angles
+        (V, 3) tensor of Euler angles xyz in radians, where each camera stands.
+    depth_range
+        Middle and half width of the object's depths (metres), or None without depth.
+    """
+
+    views: int
+    modalities: tuple[str, ...]
+    angles: Tensor
+    depth_range: tuple[float, float] | None
+
+
+DetectorFactory = Callable[[ModelConfig, Setting, Teacher], Detector]
+
+
+def as_json(setting: Setting) -> dict[str, Any]:
+    """Return a setting as plain values."""
+    return {
+        "views": setting.views,
+        "modalities": list(setting.modalities),
+        "angles": setting.angles.tolist(),
+        "depth_range": list(setting.depth_range) if setting.depth_range else None,
+    }

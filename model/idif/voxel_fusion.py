@@ -1,0 +1,102 @@
+"""Implicit Voxel Construction: a learnable prototype that gathers what the views say (eq. 7, 8 and 12, Figure 2c)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from mvad.model.config import FusionConfig, VoxelConfig
+
+
+class Attention(nn.Module):
+    """softmax(M + Q K^T / sqrt(d)) V (eq. 12), with its own norm; M is -inf at keys that are not there."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.norm = nn.LayerNorm(width)
+        self.query = nn.Linear(width, width)
+        self.key_value = nn.Linear(width, 2 * width)
+        self.out = nn.Linear(width, width)
+
+    def forward(self, tokens: Tensor, context: Tensor | None = None, is_key: Tensor | None = None) -> Tensor:
+        """Return (B, N, width) from tokens (B, N, width) and context (B, T, width); ``is_key`` (B, T) bool."""
+        x = self.norm(tokens)
+        source = x if context is None else context
+        q, (k, v) = self._split(self.query(x)), self.key_value(source).chunk(2, dim=-1)
+        mask = None if is_key is None else is_key[:, None, None, :]
+        seen = functional.scaled_dot_product_attention(q, self._split(k), self._split(v), attn_mask=mask)
+        out: Tensor = self.out(seen.transpose(1, 2).flatten(2))
+        return out
+
+    def _split(self, x: Tensor) -> Tensor:
+        b, n, width = x.shape
+        return x.view(b, n, self.heads, width // self.heads).transpose(1, 2)
+
+
+class FeedForward(nn.Module):
+    """Pre-norm two-layer network, ratio 4."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, N, width) to (B, N, width)."""
+        out: Tensor = self.layers(x)
+        return out
+
+
+class FusionBlock(nn.Module):
+    """P' = FFN(SA(P)), P_next = FFN(CA(P', f_s)) (eq. 7, 8), with residuals; self-attention repeated l times."""
+
+    def __init__(self, width: int, config: FusionConfig) -> None:
+        super().__init__()
+        self.self_attention = nn.ModuleList(Attention(width, config.heads) for _ in range(config.self_layers))
+        self.self_feed = nn.ModuleList(FeedForward(width) for _ in range(config.self_layers))
+        self.cross_attention = Attention(width, config.heads)
+        self.cross_feed = FeedForward(width)
+
+    def forward(self, voxel: Tensor, context: Tensor, is_key: Tensor) -> Tensor:
+        """(B, N, width) from voxel tokens, view tokens (B, T, width) and their presence (B, T)."""
+        for attention, feed in zip(self.self_attention, self.self_feed, strict=True):
+            voxel = voxel + attention(voxel)
+            voxel = voxel + feed(voxel)
+        voxel = voxel + self.cross_attention(voxel, context, is_key)
+        out: Tensor = voxel + self.cross_feed(voxel)
+        return out
+
+
+class VoxelFusion(nn.Module):
+    """Prototype P_0 to fused voxel P_n."""
+
+    def __init__(self, channels: int, plane: int, views: int, voxel: VoxelConfig, fusion: FusionConfig) -> None:
+        super().__init__()
+        self.voxel = voxel
+        side = voxel.size // voxel.patch
+        self.prototype = nn.Parameter(torch.randn(voxel.channels, voxel.size, voxel.size, voxel.size) * 0.02)
+        self.patchify = nn.Conv3d(voxel.channels, voxel.width, voxel.patch, voxel.patch)
+        self.unpatchify = nn.ConvTranspose3d(voxel.width, voxel.channels, voxel.patch, voxel.patch)
+        self.voxel_position = nn.Parameter(torch.randn(side**3, voxel.width) * 0.02)
+        self.tokens = nn.Linear(channels, voxel.width)
+        self.token_norm = nn.LayerNorm(voxel.width)
+        self.plane_position = nn.Parameter(torch.randn(plane**2, voxel.width) * 0.02)
+        self.view_embedding = nn.Parameter(torch.randn(views, voxel.width) * 0.02)
+        self.blocks = nn.ModuleList(FusionBlock(voxel.width, fusion) for _ in range(fusion.blocks))
+
+    def forward(self, specific: Tensor, present: Tensor) -> Tensor:
+        """Fuse f_s (B, K, C, h, w) of the views in ``present`` (B, K) into P_n (B, Cv, D, D, D)."""
+        b, k, _, h, w = specific.shape
+        side = self.voxel.size // self.voxel.patch
+        context = self.tokens(specific.flatten(3).transpose(2, 3))
+        context = context + self.plane_position + self.view_embedding[None, :, None]
+        context = self.token_norm(context).flatten(1, 2)
+        is_key = present[:, :, None].expand(b, k, h * w).flatten(1)
+        tokens = self.patchify(self.prototype[None]).flatten(2).transpose(1, 2) + self.voxel_position
+        tokens = tokens.expand(b, -1, -1)
+        for block in self.blocks:
+            tokens = block(tokens, context, is_key)
+        grid = tokens.transpose(1, 2).reshape(b, self.voxel.width, side, side, side)
+        fused: Tensor = self.unpatchify(grid)
+        return fused + self.prototype

@@ -1,0 +1,77 @@
+"""Coded samples to what a trunk takes: float images in 0..255, one for each view and modality."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from mvad.datasets.shards.loader import Batch
+from mvad.errors import BadInput
+
+
+@dataclass(frozen=True)
+class ViewImages:
+    """B samples, V views, M modalities.
+
+    Attributes
+    ----------
+    images
+        (B, V, M, 3, S, S) float32 in 0..255; the teacher's fill colour where nothing is seen.
+    seen
+        (B, V, S, S) bool.
+    present
+        (B, V) bool.
+    """
+
+    images: Tensor
+    seen: Tensor
+    present: Tensor
+
+
+def view_images(
+    batch: Batch, modalities: tuple[str, ...], size: int, fill: tuple[float, float, float],
+    depth_range: tuple[float, float] | None,
+) -> ViewImages:  # fmt: skip
+    """Average views down to ``size`` over the pixels that show the object, and fill the rest.
+
+    Raises
+    ------
+    BadInput
+        If a modality is not in the shards, or ``size`` does not divide their views' side.
+    """
+    stored = batch.rgb.shape[2]
+    if stored % size:
+        raise BadInput(f"input.size = {size} does not divide the shards' {stored} pixels; choose {stored} or a divisor")
+    factor = stored // size
+    seen = batch.seen
+    count = _pool(seen.float(), factor)
+    kept = count > 0.5 if factor > 1 else seen
+    layers = []
+    for modality in modalities:
+        planes = _planes(batch, modality, depth_range)
+        weighted = _pool(planes * seen[:, :, None], factor) / count.clamp(min=1e-6)[:, :, None]
+        colour = torch.tensor(fill, device=planes.device).view(3, 1, 1)
+        layers.append(torch.where(kept[:, :, None], weighted, colour))
+    return ViewImages(torch.stack(layers, dim=2), kept, batch.present)
+
+
+def _planes(batch: Batch, modality: str, depth_range: tuple[float, float] | None) -> Tensor:
+    """Return one modality as (B, V, 3, H, W) float32 in 0..255."""
+    if modality == "rgb":
+        return batch.rgb.permute(0, 1, 4, 2, 3).float()
+    if modality == "normal" and batch.normal is not None:
+        return batch.normal.permute(0, 1, 4, 2, 3).float()
+    if modality == "depth" and batch.depth is not None and depth_range is not None:
+        middle, half = depth_range
+        gray = 127.5 - 127.5 * (batch.depth - middle) / half  # near is bright
+        return gray[:, :, None].expand(-1, -1, 3, -1, -1)
+    raise BadInput(f"modality {modality} is not in these shards; choose rgb, or depth and normal for renders")
+
+
+def _pool(planes: Tensor, factor: int) -> Tensor:
+    if factor == 1:
+        return planes
+    flat = planes.reshape(-1, 1, *planes.shape[-2:])
+    return torch.nn.functional.avg_pool2d(flat, factor).reshape(*planes.shape[:-2], planes.shape[-2] // factor, -1)

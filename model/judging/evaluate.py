@@ -1,0 +1,157 @@
+"""Judge a run on the test split: scores, figures, pictures."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import imagecodecs
+import numpy as np
+from numpy.typing import NDArray
+from torch.nn import functional
+
+from mvad import files
+from mvad.datasets.scan import GOOD
+from mvad.datasets.shards.loader import Batch, ShardSet
+from mvad.errors import BadInput
+from mvad.model.detector import AnomalyMaps
+from mvad.model.judging.pictures import strip
+from mvad.model.judging.runs import RESULTS, load_run, machine
+from mvad.model.metrics.auroc import PixelHistogram, auroc
+from mvad.model.teachers.weights import WeightsSource
+from mvad.progress import Progress
+
+MAPS = "maps"
+PIXELS = 256
+"""P-AUROC is taken over all present views at this size, masks by nearest neighbour (eval.pixels)."""
+
+
+@dataclass(frozen=True)
+class SampleResult:
+    """One judged sample."""
+
+    key: str
+    defect: str
+    label: bool
+    score: float
+    view_labels: list[bool | None]
+    view_scores: list[float | None]
+
+
+def evaluate_run(run: Path, shards: Path, weights: WeightsSource, progress: Progress) -> dict[str, Any]:
+    """Score a run's test split and write ``results.json`` and ``maps/``; returns the results.
+
+    Raises
+    ------
+    BadInput
+        If the run is not finished, or the shards' training split is not the one it was trained on.
+    """
+    detector, config, facts = load_run(run, weights)
+    folder = shards / facts["dataset"] / facts["category"]
+    if ShardSet(folder, "train").sha256 != facts["shards"]:
+        raise BadInput(f"{folder}: is not what {run.name} was trained on; pack the same data, or train again")
+    data = ShardSet(folder, "test")
+    progress.start(f"evaluate {run.name}", len(data))
+    histogram = PixelHistogram()
+    samples, seconds = [], {"network": 0.0, "all": 0.0}
+    for index in range(len(data)):
+        began = time.perf_counter()
+        batch = data.batch([index])
+        before = time.perf_counter()
+        answer = detector.score(batch)
+        seconds["network"] += time.perf_counter() - before
+        samples.append(_result(batch, answer))
+        maps = functional.interpolate(answer.maps.cpu(), size=PIXELS, mode="bilinear", align_corners=False)[0].numpy()
+        masks = functional.interpolate(batch.mask.float(), size=PIXELS, mode="nearest")[0].numpy() > 0
+        present = batch.present[0].numpy()
+        histogram.add(maps[present], masks[present])
+        files.write_bytes(run / MAPS / f"{_file(batch.keys[0])}.jpg", imagecodecs.jpeg_encode(strip(batch, maps), level=88))
+        seconds["all"] += time.perf_counter() - began
+        progress.advance()
+    results = {
+        "run": run.name,
+        "dataset": facts["dataset"],
+        "category": facts["category"],
+        "model": config.model,
+        "seed": config.seed,
+        "config": facts["config"],
+        "teacher": facts["teacher"],
+        "figures": figures(samples, histogram.auroc()),
+        "training_samples": len(ShardSet(folder, "train")),
+        "test_shards": data.sha256,
+        "train_shards": facts["shards"],
+        "seconds": {name: round(value, 3) for name, value in seconds.items()},
+        "machine": machine(),
+        "samples": [_as_json(sample) for sample in samples],
+    }
+    files.write_json(run / RESULTS, results)
+    return results
+
+
+def figures(samples: list[SampleResult], pixel_auroc: float) -> dict[str, Any]:
+    """Return S-AUROC, image AUROC (over present views), P-AUROC, and S-AUROC by defect; None where undefined."""
+    labels = np.array([sample.label for sample in samples])
+    scores = np.array([sample.score for sample in samples])
+    views = [
+        (score, label)
+        for sample in samples
+        for score, label in zip(sample.view_scores, sample.view_labels, strict=True)
+        if score is not None
+    ]
+    view_scores, view_labels = np.array([v[0] for v in views]), np.array([bool(v[1]) for v in views])
+    by_defect = {}
+    for defect in sorted({sample.defect for sample in samples} - {GOOD}):
+        chosen = np.array([sample.defect in (GOOD, defect) for sample in samples])
+        by_defect[defect] = _defined(auroc(scores[chosen], labels[chosen]))
+    return {
+        "s_auroc": _defined(auroc(scores, labels)),
+        "image_auroc": _defined(auroc(view_scores, view_labels)),
+        "p_auroc": _defined(pixel_auroc),
+        "s_auroc_by_defect": by_defect,
+        "samples": len(samples),
+        "anomalous": int(labels.sum()),
+    }
+
+
+def mean_figures(results: list[Mapping[str, Any]]) -> dict[str, float | None]:
+    """Return the mean of each figure over runs; None where none defines it."""
+    means: dict[str, float | None] = {}
+    for name in ("s_auroc", "image_auroc", "p_auroc"):
+        values = [result["figures"][name] for result in results if result["figures"][name] is not None]
+        means[name] = float(np.mean(values)) if values else None
+    return means
+
+
+def score_order(results: Mapping[str, Any]) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """Return scores and labels of a results file."""
+    scores = np.array([sample["score"] for sample in results["samples"]], dtype=np.float64)
+    return scores, np.array([sample["label"] for sample in results["samples"]], dtype=bool)
+
+
+def _result(batch: Batch, answer: AnomalyMaps) -> SampleResult:
+    present = batch.present[0].tolist()
+    scores, labels = answer.view_scores[0].tolist(), batch.view_label[0].tolist()
+    return SampleResult(
+        key=batch.keys[0],
+        defect=batch.defects[0],
+        label=bool(batch.label[0]),
+        score=float(answer.sample_scores[0]),
+        view_labels=[bool(label) if there else None for label, there in zip(labels, present, strict=True)],
+        view_scores=[float(score) if there else None for score, there in zip(scores, present, strict=True)],
+    )
+
+
+def _as_json(sample: SampleResult) -> dict[str, Any]:
+    return {"picture": f"{MAPS}/{_file(sample.key)}.jpg", **sample.__dict__}
+
+
+def _file(key: str) -> str:
+    return key.replace("/", "_")
+
+
+def _defined(value: float) -> float | None:
+    return None if math.isnan(value) else value

@@ -1,0 +1,205 @@
+"""A run's folder: what was asked for, what it was made from, and the fitted detector."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors.torch
+import torch
+
+from mvad import __version__, files
+from mvad.datasets.shards.loader import ShardSet
+from mvad.errors import BadInput
+from mvad.model.config import ModelConfig
+from mvad.model.detector import Detector, FitContext, Setting, as_json
+from mvad.model.judging.setting import setting_of
+from mvad.model.methods import USES_TEXTURES, make_detector
+from mvad.model.pseudo.textures import load_textures, locate_textures
+from mvad.model.teachers.choose import choose_teacher, teacher_by_hash
+from mvad.model.teachers.protocol import Teacher
+from mvad.model.teachers.weights import WeightsSource
+from mvad.model.training.checkpoint import last_checkpoint
+from mvad.progress import Progress
+from mvad.settings import flatten, resolve
+
+CONFIG = "config.json"
+MODEL = "model.safetensors"
+MODEL_FACTS = "model.json"
+METRICS = "metrics.jsonl"
+RESULTS = "results.json"
+
+
+def run_name(dataset: str, category: str, model: str, seed: int) -> str:
+    """Return the name of a run's folder."""
+    return f"{dataset}-{category}-{model}-seed{seed}"
+
+
+def prepare(
+    data: ShardSet, config: ModelConfig, textures_folder: Path, weights: WeightsSource
+) -> tuple[ModelConfig, Detector, Teacher, str]:
+    """Resolve what ``auto`` and empty keys mean for these data, and make the detector.
+
+    Returns
+    -------
+    tuple
+        The configuration with every key decided, the unfitted detector, its teacher, and one line on the teacher.
+
+    Raises
+    ------
+    BadInput, MissingComponent
+        If the data do not fit the configuration, or weights or textures are missing.
+    """
+    teacher, notice = choose_teacher(config.teacher, weights, config.seed)
+    setting = setting_of(data, config)
+    config = replace(config, teacher=teacher.name, input=replace(config.input, modalities=setting.modalities))
+    if config.model in USES_TEXTURES:
+        located = locate_textures(config.pseudo.textures, textures_folder)
+        load_textures(located)  # an unusable folder is found here, before anything is written
+        config = replace(config, pseudo=replace(config.pseudo, textures=located))
+    return config, make_detector(config, setting, teacher), teacher, notice
+
+
+def fit_run(
+    run: Path,
+    data: ShardSet,
+    config: ModelConfig,
+    origins: Mapping[str, str],
+    detector: Detector,
+    teacher: Teacher,
+    progress: Progress,
+) -> bool:
+    """Train a detector into a run's folder; returns False if it was trained already.
+
+    Raises
+    ------
+    BadInput
+        If the folder holds a run of another configuration or other data.
+    """
+    wanted = _facts(data, config, origins, setting_of(data, config), teacher)
+    with files.locked(run):
+        _check_same(run, wanted)
+        files.write_json(run / CONFIG, wanted)
+        if is_trained(run):
+            return False
+        if config.train.threads:
+            torch.set_num_threads(config.train.threads)
+        _cut_metrics(run)
+        context = FitContext(run, progress, lambda figures: files.append_line(run / METRICS, dict(figures)))
+        detector.fit(data, context)
+        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in sorted(detector.state().items())}
+        content = safetensors.torch.save(tensors)
+        files.write_bytes(run / MODEL, content)
+        files.write_json(run / MODEL_FACTS, {"sha256": files.sha256_bytes(content), "mvad_version": __version__})
+    return True
+
+
+def is_trained(run: Path) -> bool:
+    """Tell whether a run reached its end."""
+    return (run / MODEL_FACTS).exists()
+
+
+def read_facts(run: Path) -> dict[str, Any]:
+    """Read a run's ``config.json``.
+
+    Raises
+    ------
+    BadInput
+        If the folder is no run.
+    """
+    facts = files.read_json(run / CONFIG, 'a run; "mvad train" makes one')
+    if not isinstance(facts, dict) or "config" not in facts:
+        raise BadInput(f"{run / CONFIG}: not a run's configuration")
+    return facts
+
+
+def load_run(run: Path, weights: WeightsSource) -> tuple[Detector, ModelConfig, dict[str, Any]]:
+    """Load a trained detector with its configuration and facts.
+
+    Raises
+    ------
+    BadInput
+        If the run is not finished, was changed, or its teacher is another one here.
+    """
+    facts = read_facts(run)
+    if not is_trained(run):
+        raise BadInput(f"{run}: training is not finished; run the same mvad train again")
+    content = (run / MODEL).read_bytes() if (run / MODEL).exists() else b""
+    if files.sha256_bytes(content) != files.read_json(run / MODEL_FACTS)["sha256"]:
+        raise BadInput(
+            f"{run / MODEL}: damaged (SHA-256 differs); delete {run / MODEL_FACTS} and train again from the last checkpoint"
+        )
+    config, _ = resolve(ModelConfig, [("run", facts["config"])])
+    teacher = teacher_by_hash(facts["teacher"]["name"], facts["teacher"]["sha256"], weights)
+    recorded = facts["setting"]
+    depth_range = tuple(recorded["depth_range"]) if recorded["depth_range"] else None
+    setting = Setting(recorded["views"], tuple(recorded["modalities"]), torch.tensor(recorded["angles"]), depth_range)
+    detector = make_detector(config, setting, teacher)
+    try:
+        detector.load_state(safetensors.torch.load(content))
+    except (KeyError, RuntimeError, safetensors.SafetensorError) as error:
+        raise BadInput(f"{run / MODEL}: does not fit the run's configuration; train again") from error
+    return detector, config, facts
+
+
+def find_runs(runs: Path) -> list[Path]:
+    """Return the finished runs below a folder, sorted by name."""
+    return sorted(path.parent for path in runs.glob(f"*/{CONFIG}") if is_trained(path.parent))
+
+
+def machine() -> dict[str, Any]:
+    """Return what a figure depends on besides the code: versions and the kind of machine, no names or paths."""
+    return {
+        "mvad": __version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
+        "threads": torch.get_num_threads(),
+    }
+
+
+def _facts(data: ShardSet, config: ModelConfig, origins: Mapping[str, str], setting: Setting, teacher: Teacher) -> dict[str, Any]:
+    return {
+        "dataset": data.dataset,
+        "category": data.category,
+        "config": flatten(config),
+        "origins": dict(origins),
+        "setting": as_json(setting),
+        "teacher": {"name": teacher.name, "sha256": teacher.sha256},
+        "shards": data.sha256,
+        "machine": machine(),
+    }
+
+
+def _check_same(run: Path, wanted: Mapping[str, Any]) -> None:
+    if not (run / CONFIG).exists():
+        return
+    found = read_facts(run)
+    for key, value in json.loads(json.dumps(wanted["config"])).items():
+        if found["config"].get(key) != value:
+            raise BadInput(
+                f"{run} was made with {key} = {found['config'].get(key)}, this run asks for {value}. "
+                "Give --name another, or delete the folder."
+            )
+    if found["shards"] != wanted["shards"] or found["teacher"] != wanted["teacher"]:
+        raise BadInput(f"{run} was made from other shards or another teacher. Give --name another, or delete the folder.")
+
+
+def _cut_metrics(run: Path) -> None:
+    """Drop log lines of steps that will be done again, so that the log has each step once."""
+    saved = last_checkpoint(run)
+    step = saved.step if saved else 0
+    kept = [line for line in files.read_lines(run / METRICS) if line["step"] <= step]
+    files.write_text(run / METRICS, "".join(json.dumps(line, sort_keys=True) + "\n" for line in kept))
+
+
+def config_hash(config: Mapping[str, Any]) -> str:
+    """Return a short name of a configuration: the vector of choices."""
+    return hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:12]

@@ -1,0 +1,65 @@
+"""The floor: distance of pooled teacher features to their training mean. Every method must beat it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from mvad.datasets.shards.loader import Batch, ShardSet
+from mvad.model.config import ModelConfig
+from mvad.model.detector import AnomalyMaps, FitContext, Setting
+from mvad.model.images import ViewImages
+from mvad.model.rivals.features import ViewFeatures
+from mvad.model.teachers.protocol import Teacher
+
+
+class MeanFeature:
+    """One mean vector a view and modality; a view's map is flat, since pooling knows no place."""
+
+    def __init__(self, config: ModelConfig, setting: Setting, teacher: Teacher) -> None:
+        self.features = ViewFeatures(config, setting, teacher)
+        self.mean = torch.zeros(setting.views, len(setting.modalities), sum(teacher.channels))
+
+    def fit(self, train: ShardSet, context: FitContext) -> None:
+        """See ``Detector.fit``."""
+        context.progress.start(f"train {context.run.name}", len(train))
+        total, count = torch.zeros_like(self.mean), torch.zeros(self.mean.shape[:2])
+        for index in range(len(train)):
+            views = self.features.images(train.batch([index]))
+            total += self._pooled(views)[0] * views.present[0][:, None, None]
+            count += views.present[0][:, None]
+            context.progress.advance()
+        self.mean = total / count.clamp(min=1)[..., None]
+
+    def score(self, batch: Batch) -> AnomalyMaps:
+        """See ``Detector.score``."""
+        views = self.features.images(batch)
+        distance = (self._pooled(views) - self.mean).norm(dim=-1).mean(dim=2)
+        scores = torch.where(views.present, distance, torch.full((), -torch.inf))
+        maps = distance[:, :, None, None] * views.seen.cpu() * views.present[:, :, None, None].cpu()
+        return AnomalyMaps(maps, scores, scores.amax(dim=1))
+
+    def state(self) -> dict[str, Tensor]:
+        """See ``Detector.state``."""
+        return {"mean": self.mean}
+
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        """See ``Detector.load_state``."""
+        self.mean = state["mean"]
+
+    def planned_seconds(self, samples: int) -> float:
+        """See ``Detector.planned_seconds``: one forward pass of the teacher for every view."""
+        size = self.features.config.input.size
+        return 1.5e-6 * size * size * samples * self.mean.shape[0] * self.mean.shape[1]
+
+    def _pooled(self, views: ViewImages) -> Tensor:
+        """Return (B, V, M, C) means over the pixels that show the object, all levels side by side."""
+        seen = views.seen.float()
+        pooled = []
+        for level in self.features.levels(views):
+            weight = functional.adaptive_avg_pool2d(seen, (level.shape[-2], level.shape[-1]))[:, :, None, None]
+            pooled.append((level * weight).sum(dim=(-2, -1)) / weight.sum(dim=(-2, -1)).clamp(min=1e-6))
+        return torch.cat(pooled, dim=-1).cpu()

@@ -1,0 +1,1 @@
+"""Frozen ImageNet networks, whose features are what a student learns to give."""

@@ -1,0 +1,79 @@
+"""A trunk gives three feature maps at strides 4, 8 and 16; frozen it is the teacher, trained the encoder."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+STRIDES = (4, 8, 16)
+
+
+class Trunk(nn.Module):
+    """Base of trunks: what they share is their interface.
+
+    Attributes
+    ----------
+    channels
+        Channels at strides 4, 8, 16.
+    fill
+        (3,) colour in 0..255 that the normalisation maps to zero; views are filled with it where nothing is.
+    """
+
+    channels: tuple[int, int, int]
+    fill: tuple[float, float, float]
+
+    def early(self) -> list[nn.Module]:
+        """Return the modules up to stride 4: edges and colours, the same for every subject."""
+        raise NotImplementedError
+
+    def stages(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return features at strides 4, 8, 16 of (B, 3, H, W) float images in 0..255."""
+        raise NotImplementedError
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Give the same as ``stages``."""
+        return self.stages(images)
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """A frozen trunk and where its weights come from.
+
+    Attributes
+    ----------
+    name, sha256
+        Stamped into every checkpoint and result; the hash is of the weights file, or of the seed for ``random``.
+    trunk
+        In eval mode, without gradients.
+    fresh
+        Makes another trunk with the same weights, to be trained as an encoder.
+    """
+
+    name: str
+    sha256: str
+    trunk: Trunk
+    fresh: Callable[[], Trunk]
+
+    @property
+    def channels(self) -> tuple[int, int, int]:
+        """Channels at strides 4, 8, 16."""
+        return self.trunk.channels
+
+    @property
+    def fill(self) -> tuple[float, float, float]:
+        """Colour of the background, 0..255."""
+        return self.trunk.fill
+
+    def features(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return features at strides 4, 8, 16 of (B, 3, H, W) float images in 0..255, without gradients."""
+        with torch.no_grad():
+            return self.trunk.stages(images)
+
+
+def frozen(name: str, sha256: str, fresh: Callable[[], Trunk]) -> Teacher:
+    """Make a teacher of a trunk's factory."""
+    trunk = fresh().eval().requires_grad_(False)
+    return Teacher(name, sha256, trunk, fresh)

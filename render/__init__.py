@@ -1,0 +1,1 @@
+"""One scan to V views: clean, mesh, rig, rasterise, encode, write."""

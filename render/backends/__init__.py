@@ -1,0 +1,1 @@
+"""Two rasterisers behind one protocol."""

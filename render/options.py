@@ -1,0 +1,71 @@
+"""Every number of a render, with its reason. The resolved values are recorded beside the output."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class CleanOptions:
+    """What is background, and which holes are filled."""
+
+    seed: int = 0
+    """Seed of the plane's RANSAC; the plane of a scan depends on nothing else."""
+    frame: float = 0.10
+    """Width of the image's border band, as a share of its shorter side: the object rarely reaches it."""
+    plane_distance_mm: float = 2.0
+    """A point this near supports the plane; measured planes are flat to 1.1 mm (1st to 99th percentile)."""
+    plane_margin_mm: float = 3.0
+    """Points up to this height go with the plane. Published recipes take 5; at 3 the object is still apart."""
+    piece_share: float = 0.004
+    """A connected piece of at least this share of the largest may belong to the object ..."""
+    piece_reach: float = 1.25
+    """... if it lies within this many radii of the largest piece's centre."""
+    piece_height_mm: float = 5.0
+    """... and rises this high somewhere: lower ones are unevenness of the plane."""
+    fill_share: float = 0.05
+    """An enclosed hole of missing returns up to this share of the object is filled on the grid."""
+    floor_margin: float = 0.002
+    """Eyecandies: points below this height go with the floor (z = 0 in the world, coded to 2 um)."""
+    wall: float = 1.17
+    """Eyecandies: |x| beyond this is a side wall (they stand at 1.1861)."""
+    back: float = 1.10
+    """Eyecandies: y beyond this is the back panel (1.19 to 1.32) or the ledge (its front stands at 1.146)."""
+
+
+@dataclass(frozen=True)
+class SurfaceOptions:
+    """Which neighbouring points are joined."""
+
+    max_edge: float = 8.0
+    """A triangle edge longer than this many of the scan's spacings bridges a discontinuity."""
+    min_cosine: float = 0.05
+    """A triangle that the sensor saw flatter than this (87 degrees) bridges a discontinuity."""
+    normal_rounds: int = 2
+    """Rounds of averaging face normals over their vertices; sensor noise is 0.05 mm at 0.27 mm spacing."""
+
+
+@dataclass(frozen=True)
+class RigOptions:
+    """The cameras."""
+
+    views: int = 5
+    tilt_deg: float = 30.0
+    """Further round, a scan taken from one side shows mostly holes."""
+    size: int = 256
+    reach_quantile: float = 0.98
+    """Quantile over the training scans of how far from a view's middle the object reaches."""
+    margin: float = 1.06
+    """Room left around that reach."""
+
+
+@dataclass(frozen=True)
+class RenderOptions:
+    """One render job."""
+
+    backend: Literal["auto", "cpu", "egl"] = "auto"
+    light: int = 4
+    clean: CleanOptions = field(default_factory=CleanOptions)
+    surface: SurfaceOptions = field(default_factory=SurfaceOptions)
+    rig: RigOptions = field(default_factory=RigOptions)

@@ -1,0 +1,105 @@
+"""The way of one scan: read, clean, mesh, look, encode, write. It composes and decides nothing."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from mvad import __version__
+from mvad.datasets.registry import reader_for
+from mvad.datasets.renders.record import SCHEMA
+from mvad.datasets.scan import ScanRef
+from mvad.files import sha256_file
+from mvad.render.audit import audit_scan
+from mvad.render.backends.choose import rasteriser
+from mvad.render.clean import clean
+from mvad.render.look import look
+from mvad.render.options import RenderOptions
+from mvad.render.rig import Extent, Rig, extent_of
+from mvad.render.surface import build_surface
+from mvad.render.writer import encode_views, write_sample
+from mvad.settings import flatten
+
+
+@dataclass(frozen=True)
+class ScanJob:
+    """One scan to render: picklable, so that it can go to another process."""
+
+    ref: ScanRef
+    options: RenderOptions
+    rig: Rig
+    folder: Path
+
+
+@dataclass
+class Stopwatch:
+    """Seconds by stage."""
+
+    seconds: dict[str, float] = field(default_factory=dict)
+    _last: float = field(default_factory=time.perf_counter)
+
+    def lap(self, stage: str) -> None:
+        """Book the time since the last lap."""
+        now = time.perf_counter()
+        self.seconds[stage] = round(now - self._last, 5)
+        self._last = now
+
+
+def measure_scan(job: tuple[ScanRef, RenderOptions]) -> Extent:
+    """Return where a training scan's object is, for the rig."""
+    ref, options = job
+    rasteriser(options.backend)  # before open3d: see backends.egl
+    return extent_of(clean(reader_for(ref.dataset).load(ref), options.clean))
+
+
+def render_scan(job: ScanJob) -> dict[str, float]:
+    """Render one scan into its folder and return the seconds by stage.
+
+    Raises
+    ------
+    BadInput
+        If the scan cannot be read, cleaned, meshed or seen.
+    """
+    ref, options, rig = job.ref, job.options, job.rig
+    backend = rasteriser(options.backend)  # before open3d: see backends.egl
+    watch = Stopwatch()
+    scan = reader_for(ref.dataset).load(ref)
+    watch.lap("read")
+    cleaned = clean(scan, options.clean)
+    watch.lap("clean")
+    surface = build_surface(scan, cleaned, options.surface)
+    watch.lap("mesh")
+    views = look(surface, scan.gt, rig, backend)
+    watch.lap("raster")
+    contents = encode_views(views, rig)
+    watch.lap("encode")
+    audit = audit_scan(scan, cleaned, views)
+    counts = {"object": cleaned.keep, "filled": cleaned.filled, "removed": cleaned.removed}
+    write_sample(job.folder, contents, _record(job, audit, {name: int(at.sum()) for name, at in counts.items()}))
+    watch.lap("write")
+    return watch.seconds
+
+
+def _record(job: ScanJob, audit: dict[str, Any], points: dict[str, int]) -> dict[str, Any]:
+    ref, rig = job.ref, job.rig
+    coding = rig.depth_coding
+    return {
+        "schema": SCHEMA,
+        "mvad_version": __version__,
+        "key": ref.key,
+        "dataset": ref.dataset,
+        "category": ref.category,
+        "split": ref.split,
+        "defect": ref.defect,
+        "id": ref.id,
+        "views": rig.views,
+        "size": rig.size,
+        "depth": {"step_m": coding.step_m, "offset_m": coding.offset_m},
+        "rig_sha256": rig.sha256,
+        "config": flatten(job.options),
+        "inputs": {kind: {"file": path.name, "sha256": sha256_file(path)} for kind, path in sorted(ref.paths.items())},
+        "points": points,
+        "audit": audit,
+    }

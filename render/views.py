@@ -1,0 +1,33 @@
+"""What a backend returns."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class ViewSet:
+    """V views of one scan, all outputs from one geometry.
+
+    Attributes
+    ----------
+    rgb
+        (V, H, W, 3) uint8, the sensor's colours, unlit, antialiased; black where nothing is seen.
+    depth
+        (V, H, W) float32, metres along the optical axis, 0 where nothing is seen.
+    normal
+        (V, H, W, 3) float32 unit vectors in the view's frame, 0 where nothing is seen.
+    mask
+        (V, H, W) bool, ``gt[source]``.
+    source
+        (V, H, W) int32, ``row * W + column`` of the scan, -1 where nothing is seen.
+    """
+
+    rgb: NDArray[np.uint8]
+    depth: NDArray[np.float32]
+    normal: NDArray[np.float32]
+    mask: NDArray[np.bool_]
+    source: NDArray[np.int32]

@@ -1,0 +1,57 @@
+"""A sample's folder: encoded, hashed, all or nothing."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+import imagecodecs
+import numpy as np
+import tifffile
+from numpy.typing import NDArray
+
+from mvad import files
+from mvad.datasets.renders.coding import encode_normal
+from mvad.datasets.renders.layout import RECORD, file_name
+from mvad.render.rig import Rig
+from mvad.render.views import ViewSet
+
+_PNG_LEVEL = 1
+"""Level 1 is 4 % larger than the default on rendered views and takes a fifth of its time."""
+
+
+def encode_views(views: ViewSet, rig: Rig) -> dict[str, bytes]:
+    """Return file names and contents of all views; see ``datasets.renders.layout``."""
+    contents = {}
+    depth = rig.depth_coding.encode(views.depth)
+    normal = encode_normal(views.normal)
+    for view in range(rig.views):
+        contents[file_name("rgb", view)] = _png(views.rgb[view])
+        contents[file_name("depth", view)] = _png(depth[view])
+        contents[file_name("normal", view)] = _png(normal[view])
+        contents[file_name("mask", view)] = _png(views.mask[view].astype(np.uint8) * 255)
+        contents[file_name("source", view)] = _tiff(views.source[view])
+    return contents
+
+
+def write_sample(folder: Path, contents: dict[str, bytes], record: dict[str, Any]) -> None:
+    """Write a sample so that ``folder`` appears complete or not at all."""
+    outputs = {name: files.sha256_bytes(content) for name, content in sorted(contents.items())}
+    with files.whole_folder(folder) as part:
+        for name, content in contents.items():
+            files.step_hook(f"write {name}")
+            (part / name).write_bytes(content)
+        files.write_json(part / RECORD, record | {"outputs": outputs})
+
+
+def _png(image: NDArray[Any]) -> bytes:
+    return bytes(imagecodecs.png_encode(image, level=_PNG_LEVEL))
+
+
+def _tiff(source: NDArray[np.int32]) -> bytes:
+    buffer = io.BytesIO()
+    tifffile.imwrite(
+        buffer, source, compression="zlib", compressionargs={"level": 1}, predictor=True, metadata=None, software=False
+    )
+    return buffer.getvalue()

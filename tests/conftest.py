@@ -1,0 +1,81 @@
+"""The one fixture module: generated data once a session, real data where MVAD_REAL_DATA says."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mvad.datasets.scan import Scan
+from mvad.datasets.shards.pack import PackOptions, pack_realiad, pack_renders
+from mvad.datasets.synth.generate import SynthOptions, generate
+from mvad.progress import Silent
+from mvad.render.job import render_category
+from mvad.render.options import RenderOptions, RigOptions
+
+SMALL = SynthOptions(seed=3, train=4, validation=1, good=2, per_defect=1, size=160)
+CATEGORY = {"mvtec3d": "gear", "eyecandies": "dome", "realiad": "plate"}
+VIEW = 64
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Fail the run if a test was skipped that this machine must be able to run (MVAD_FAIL_ON_SKIP=egl)."""
+    marker = os.environ.get("MVAD_FAIL_ON_SKIP")
+    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+    if not marker or reporter is None:
+        return
+    skipped = [report.nodeid for report in reporter.stats.get("skipped", []) if marker in report.keywords]
+    if skipped:
+        reporter.write_line(f"ERROR: {marker} tests were skipped: {', '.join(skipped)}", red=True)
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+@pytest.fixture(scope="session")
+def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Generated raw data of the three datasets, rendered and packed, all very small."""
+    root = tmp_path_factory.mktemp("workspace")
+    for dataset, category in CATEGORY.items():
+        generate(dataset, root / "raw" / dataset, [category], SMALL, Silent())
+    for dataset in ("mvtec3d", "eyecandies"):
+        render_category(
+            dataset, CATEGORY[dataset], root / "raw" / dataset, root / "renders", small_options(),
+            ("train", "validation", "test"), 1, False, Silent(),
+        )  # fmt: skip
+        pack_renders(root / "renders", dataset, CATEGORY[dataset], root / "shards", PackOptions(), Silent())
+    pack_realiad(root / "raw" / "realiad", CATEGORY["realiad"], root / "shards", PackOptions(size=VIEW), Silent())
+    return root
+
+
+def small_options() -> RenderOptions:
+    return RenderOptions(backend="cpu", rig=RigOptions(size=VIEW))
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """Return the folder of real data, or skip."""
+    folder = os.environ.get("MVAD_REAL_DATA")
+    if not folder or not Path(folder).is_dir():
+        pytest.skip("needs real scans: set MVAD_REAL_DATA to a folder with mvtec3d, eyecandies, realiad, dtd")
+    return Path(folder)
+
+
+@pytest.fixture
+def no_textures(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Hide every texture source of the surroundings."""
+    for name in ("MVAD_TEXTURES", "MVAD_REAL_DATA"):
+        monkeypatch.delenv(name, raising=False)
+    yield
+
+
+def wavy_scan(size: int = 96) -> Scan:
+    """A bumpy sheet in front of a pinhole sensor: every point valid, each with a colour of its own."""
+    line = (np.arange(size) - size / 2) / size * 0.1
+    x, y = np.meshgrid(line, line)
+    z = 0.6 + 0.004 * np.sin(x * 150) * np.cos(y * 130)
+    xyz = np.stack([x * z / 0.6, y * z / 0.6, z], axis=2).astype(np.float32)
+    index = np.arange(size * size).reshape(size, size)
+    rgb = np.stack([index % 256, index // 256 % 256, (index * 7) % 256], axis=2).astype(np.uint8)
+    return Scan(xyz, np.ones((size, size), bool), rgb, index % 5 == 0)

@@ -1,0 +1,111 @@
+"""The one module that promises something about files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from mvad import files
+from mvad.errors import BadInput
+
+
+class CrashError(Exception):
+    pass
+
+
+def steps_of(action) -> list[str]:  # type: ignore[no-untyped-def]
+    steps: list[str] = []
+    files.step_hook = steps.append
+    try:
+        action()
+    finally:
+        files.step_hook = lambda step: None
+    return steps
+
+
+def crash_at(number: int, action) -> None:  # type: ignore[no-untyped-def]
+    count = 0
+
+    def hook(step: str) -> None:
+        nonlocal count
+        if count == number:
+            raise CrashError(step)
+        count += 1
+
+    files.step_hook = hook
+    try:
+        with pytest.raises(CrashError):
+            action()
+    finally:
+        files.step_hook = lambda step: None
+
+
+def test_a_file_is_old_or_new_but_never_half_at_every_step(tmp_path: Path) -> None:
+    target = tmp_path / "a.bin"
+    files.write_bytes(target, b"old")
+    steps = steps_of(lambda: files.write_bytes(target, b"old"))
+    assert len(steps) >= 4
+    for number in range(len(steps)):
+        crash_at(number, lambda: files.write_bytes(target, b"new content"))
+        assert target.read_bytes() in (b"old", b"new content")
+        files.write_bytes(target, b"old")
+        assert [path.name for path in tmp_path.iterdir()] == ["a.bin"], "leftovers of the crash are removed"
+
+
+def test_a_folder_appears_complete_or_not_at_all(tmp_path: Path) -> None:
+    target = tmp_path / "sample"
+
+    def write() -> None:
+        with files.whole_folder(target) as part:
+            files.step_hook("one")
+            (part / "one").write_text("1")
+            files.step_hook("two")
+            (part / "two").write_text("2")
+
+    for number in range(len(steps_of(write))):
+        if target.exists():
+            (target / "one").unlink()
+            (target / "two").unlink()
+            target.rmdir()
+        crash_at(number, write)
+        assert not target.exists() or sorted(path.name for path in target.iterdir()) == ["one", "two"]
+    write()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["sample"]
+
+
+def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(self: Path, data: bytes) -> int:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(BadInput, match="No space left"):
+        files.write_bytes(tmp_path / "a", b"x")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_second_writer_is_refused(tmp_path: Path) -> None:
+    with files.locked(tmp_path), pytest.raises(BadInput, match="another mvad"), files.locked(tmp_path):
+        pass
+    with files.locked(tmp_path):
+        pass
+
+
+@pytest.mark.parametrize("name", ["../x", "/etc/passwd", "a/../../x"])
+def test_a_name_that_leaves_its_folder_is_refused(tmp_path: Path, name: str) -> None:
+    with pytest.raises(BadInput, match="leads out"):
+        files.inside(tmp_path, name)
+
+
+def test_a_link_that_leaves_its_folder_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "root").mkdir()
+    (tmp_path / "root" / "way").symlink_to(tmp_path)
+    with pytest.raises(BadInput, match="leads out"):
+        files.inside(tmp_path / "root", "way/x")
+
+
+def test_a_torn_last_line_is_dropped(tmp_path: Path) -> None:
+    log = tmp_path / "log.jsonl"
+    files.append_line(log, {"a": 1})
+    log.write_text(log.read_text() + '{"a": 2')
+    assert files.read_lines(log) == [{"a": 1}]

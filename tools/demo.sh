@@ -1,0 +1,19 @@
+#!/usr/bin/env bash
+# The demo: two generated categories from raw scans to a report. Usage: demo.sh WORKSPACE [SEED]
+# Running it again continues where it stopped.
+set -euo pipefail
+workspace=$1
+seed=${2:-0}
+mvad=${MVAD:-mvad}
+export MVAD_WORKSPACE=$workspace
+began=$SECONDS
+
+"$mvad" synth mvtec3d --category gear --seed "$seed" --train 20 --validation 2 --good 14 --per-defect 3 --size 192
+"$mvad" synth eyecandies --category dome --seed "$seed" --train 20 --validation 2 --good 14 --per-defect 4 --size 256
+"$mvad" render mvtec3d --views 5 --size 128
+"$mvad" render eyecandies --views 5 --size 128
+"$mvad" pack
+"$mvad" train --model mean_feature --model patchcore --model idif --preset demo --textures procedural --seed "$seed"
+"$mvad" evaluate --json "$workspace/figures.json"
+"$mvad" report
+echo "demo: $((SECONDS - began)) s"
