@@ -12,7 +12,7 @@ from mvad.cli.options import DEFAULT_WORKSPACE, Offline, Places, TeacherWeights,
 
 def register(app: typer.Typer) -> None:
     """Add the verb."""
-    app.command("evaluate", epilog="Example: mvad evaluate mvad-data/runs/mvtec3d-gear-idif-seed0")(evaluate)
+    app.command("evaluate", epilog="Example: mvad evaluate mvad-data/runs/mvtec3d-cable_gland-patchcore-seed0")(evaluate)
 
 
 def evaluate(
@@ -25,7 +25,7 @@ def evaluate(
     """Score the test split: S-AUROC, image AUROC, P-AUROC by category and their mean; maps as pictures."""
     from mvad import files
     from mvad.cli.console import Bars
-    from mvad.cli.tables import figures_table
+    from mvad.cli.tables import figures_tables
     from mvad.errors import BadInput
     from mvad.model.judging.evaluate import evaluate_run
     from mvad.model.judging.runs import find_runs
@@ -38,6 +38,7 @@ def evaluate(
     weights = WeightsSource(teacher_weights, places.weights, offline)
     with Bars() as bars:
         results = [evaluate_run(run, places.shards, weights, bars) for run in chosen]
-    bars.console.print(figures_table(results))
+    for table in figures_tables(results):
+        bars.console.print(table)
     if json_out:
         files.write_json(json_out, [{key: value for key, value in r.items() if key != "samples"} for r in results])

@@ -10,7 +10,9 @@ import typer
 
 def register(app: typer.Typer) -> None:
     """Add the verb."""
-    app.command("inspect", epilog="Example: mvad inspect mvad-data/shards/mvtec3d/gear/test-00000.h5 --sheet sheet.png")(inspect)
+    app.command("inspect", epilog="Example: mvad inspect mvad-data/shards/mvtec3d/cable_gland/test-00000.h5 --sheet sheet.png")(
+        inspect
+    )
 
 
 def inspect(

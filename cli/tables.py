@@ -7,34 +7,47 @@ from typing import Any
 
 from rich.table import Table
 
-_COLUMNS = ("s_auroc", "image_auroc", "p_auroc")
+_FIGURES = ("s_auroc", "image_auroc", "p_auroc")
 
 
-def figures_table(results: Sequence[Mapping[str, Any]]) -> Table:
-    """Return a row a run, and a mean for each model that ran more than once."""
+def figures_tables(results: Sequence[Mapping[str, Any]]) -> list[Table]:
+    """Return one table a teacher, since figures under different teachers do not compare.
+
+    A row a run; below, a mean for each model and input that ran more than once.
+    """
     from mvad.model.judging.evaluate import mean_figures
 
-    table = Table(title="AUROC in percent", title_justify="left")
-    for name in ("dataset", "category", "model", "seed", "teacher"):
-        table.add_column(name)
-    for name in ("S-AUROC", "image", "P-AUROC", "test"):
-        table.add_column(name, justify="right")
-    ordered = sorted(results, key=lambda r: (r["dataset"], r["category"], r["model"], r["seed"]))
-    for result in ordered:
-        figures = result["figures"]
-        head = (result["dataset"], result["category"], result["model"], str(result["seed"]), result["teacher"]["name"])
-        table.add_row(*head, *(_percent(figures[name]) for name in _COLUMNS), str(figures["samples"]))
-    by_model: dict[str, list[Mapping[str, Any]]] = {}
-    for result in ordered:
-        by_model.setdefault(result["model"], []).append(result)
-    repeated = {model: runs for model, runs in by_model.items() if len(runs) > 1}
-    for number, (model, runs) in enumerate(sorted(repeated.items())):
-        if number == 0:
+    tables = []
+    for teacher in sorted({result["teacher"]["name"] for result in results}):
+        table = Table(title=f"AUROC in percent, teacher {teacher}", title_justify="left")
+        for name in ("category", "model", "input", "seed"):
+            table.add_column(name, overflow="fold")
+        for name in ("S-AUROC", "image", "P-AUROC", "test"):
+            table.add_column(name, justify="right", no_wrap=True)
+        groups: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
+        for result in sorted(results, key=lambda r: (r["dataset"], r["category"], _method(r), r["seed"])):
+            if result["teacher"]["name"] == teacher:
+                table.add_row(
+                    result["category"],
+                    *_method(result),
+                    str(result["seed"]),
+                    *_row(result["figures"]),
+                    str(result["figures"]["samples"]),
+                )
+                groups.setdefault(_method(result), []).append(result)
+        repeated = {method: runs for method, runs in groups.items() if len(runs) > 1}
+        if repeated:
             table.add_section()
-        means = mean_figures(runs)
-        table.add_row("mean", f"{len(runs)} runs", model, "", "", *(_percent(means[name]) for name in _COLUMNS), "")
-    return table
+        for method, runs in sorted(repeated.items()):
+            table.add_row(f"mean of {len(runs)}", *method, "", *_row(mean_figures(runs)), "")
+        tables.append(table)
+    return tables
 
 
-def _percent(value: float | None) -> str:
-    return "-" if value is None else f"{100 * value:.1f}"
+def _method(result: Mapping[str, Any]) -> tuple[str, str]:
+    config = result["config"]
+    return result["model"], f"{'+'.join(config['input.modalities'])} {config['input.size']}"
+
+
+def _row(figures: Mapping[str, Any]) -> list[str]:
+    return ["-" if figures[name] is None else f"{100 * figures[name]:.1f}" for name in _FIGURES]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -63,11 +62,11 @@ def real_data() -> Path:
 
 
 @pytest.fixture
-def no_textures(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def no_textures(monkeypatch: pytest.MonkeyPatch) -> None:
     """Hide every texture source of the surroundings."""
     for name in ("MVAD_TEXTURES", "MVAD_REAL_DATA"):
         monkeypatch.delenv(name, raising=False)
-    yield
+    return
 
 
 def wavy_scan(size: int = 96) -> Scan:

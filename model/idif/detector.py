@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 
 import numpy as np
@@ -65,7 +65,8 @@ class Idif:
         if saved is not None:
             first = saved.step
             self.load_state(saved.tensors)
-            (student if first < config.student_steps else head).load(saved.tensors)
+            if first != config.student_steps:  # between the phases no optimizer has a past
+                (student if first < config.student_steps else head).load(saved.tensors)
 
         def student_step(k: int) -> Mapping[str, float]:
             return self._student_step(k, train, textures, student)
@@ -121,32 +122,32 @@ class Idif:
         self.baseline = state["baseline"].to(self.device)
 
     def planned_seconds(self, samples: int) -> float:
-        """Time one student and one head step on random pictures, and multiply."""
+        """Time the second of two student steps and of two head steps on random pictures, and multiply."""
         config, setting = self.config, self.setting
         size, b = config.input.size, config.train.batch
         shape = (b, setting.views, len(setting.modalities), 3, size, size)
-        seen = torch.ones(b, setting.views, size, size, dtype=torch.bool)
-        views = ViewImages(torch.rand(shape) * 255, seen, torch.ones(b, setting.views, dtype=torch.bool))
+        seen = torch.ones(b, setting.views, size, size, dtype=torch.bool, device=self.device)
+        images = torch.rand(shape, device=self.device) * 255
+        views = ViewImages(images, seen, torch.ones(b, setting.views, dtype=torch.bool, device=self.device))
         probe = Idif(config, setting, self.teacher)
         student = student_optimizers(probe.network, config.optimizer, config.encoder.lr_scale, 10)
         head = head_optimizers(probe.head, config.optimizer, 10)
         clean = probe._clean_features(views, None)
-        seconds = []
-        for step in (probe._learn_student, probe._learn_head):
-            for _ in range(2):
-                began = time.perf_counter()
-                generator = torch.Generator().manual_seed(0)
-                hurt = corrupt(views, setting, ProceduralTextures(), config.pseudo, generator)
-                if step == probe._learn_student:
-                    probe.network.train()
-                    probe._learn_student(views, hurt, clean, student, 0, generator)
-                else:
-                    probe.network.eval().requires_grad_(False)
-                    probe.head.train()
-                    probe._learn_head(views, hurt, head, 0)
-                last = time.perf_counter() - began
-            seconds.append(last)
-        return seconds[0] * config.train.student_steps + seconds[1] * config.train.head_steps
+
+        def student_step() -> None:
+            generator = torch.Generator().manual_seed(0)
+            hurt = corrupt(views, setting, ProceduralTextures(), config.pseudo, generator)
+            probe._learn_student(views, hurt, clean, student, 0, generator)
+
+        def head_step() -> None:
+            hurt = corrupt(views, setting, ProceduralTextures(), config.pseudo, torch.Generator().manual_seed(0))
+            probe._learn_head(views, hurt, head, 0)
+
+        probe.network.train()
+        seconds = config.train.student_steps * _second_time(student_step)
+        probe.network.eval().requires_grad_(False)
+        probe.head.train()
+        return seconds + config.train.head_steps * _second_time(head_step)
 
     def _student_step(self, k: int, train: ShardSet, textures: Textures, optimizers: Optimizers) -> Mapping[str, float]:
         generator = torch.Generator().manual_seed(_stream(self.config.seed, 0, k))
@@ -263,6 +264,14 @@ class Idif:
 
     def _autocast(self) -> AbstractContextManager[None]:
         return autocast(self.device, self.config.train.precision)
+
+
+def _second_time(step: Callable[[], None]) -> float:
+    """Return the seconds of a second call; the first one warms up."""
+    step()
+    began = time.perf_counter()
+    step()
+    return time.perf_counter() - began
 
 
 def _identity_baseline(setting: Setting) -> Tensor:

@@ -21,7 +21,7 @@ from mvad.errors import BadInput
 from mvad.model.detector import AnomalyMaps
 from mvad.model.judging.pictures import strip
 from mvad.model.judging.runs import RESULTS, load_run, machine
-from mvad.model.metrics.auroc import PixelHistogram, auroc
+from mvad.model.metrics.auroc import PixelScores, auroc
 from mvad.model.teachers.weights import WeightsSource
 from mvad.progress import Progress
 
@@ -56,7 +56,7 @@ def evaluate_run(run: Path, shards: Path, weights: WeightsSource, progress: Prog
         raise BadInput(f"{folder}: is not what {run.name} was trained on; pack the same data, or train again")
     data = ShardSet(folder, "test")
     progress.start(f"evaluate {run.name}", len(data))
-    histogram = PixelHistogram()
+    pixels = PixelScores()
     samples, seconds = [], {"network": 0.0, "all": 0.0}
     for index in range(len(data)):
         began = time.perf_counter()
@@ -68,7 +68,7 @@ def evaluate_run(run: Path, shards: Path, weights: WeightsSource, progress: Prog
         maps = functional.interpolate(answer.maps.cpu(), size=PIXELS, mode="bilinear", align_corners=False)[0].numpy()
         masks = functional.interpolate(batch.mask.float(), size=PIXELS, mode="nearest")[0].numpy() > 0
         present = batch.present[0].numpy()
-        histogram.add(maps[present], masks[present])
+        pixels.add(maps[present], masks[present])
         files.write_bytes(run / MAPS / f"{_file(batch.keys[0])}.jpg", imagecodecs.jpeg_encode(strip(batch, maps), level=88))
         seconds["all"] += time.perf_counter() - began
         progress.advance()
@@ -80,7 +80,7 @@ def evaluate_run(run: Path, shards: Path, weights: WeightsSource, progress: Prog
         "seed": config.seed,
         "config": facts["config"],
         "teacher": facts["teacher"],
-        "figures": figures(samples, histogram.auroc()),
+        "figures": figures(samples, pixels.auroc()),
         "training_samples": len(ShardSet(folder, "train")),
         "test_shards": data.sha256,
         "train_shards": facts["shards"],

@@ -42,12 +42,13 @@ def corrupt(
     With two modalities a third of the views are changed in colour only, a third in geometry only, a third in both.
     """
     b, v, _, _, size, _ = views.images.shape
-    noise = perlin_noise(b * v, size, config.max_scale, generator).view(b, v, size, size)
+    device = views.images.device
+    noise = perlin_noise(b * v, size, config.max_scale, generator).view(b, v, size, size).to(device)
     mask = (noise > config.threshold).float()
-    mask *= (torch.rand(b, v, 1, 1, generator=generator) < config.probability).float()
+    mask *= (_uniform((b, v, 1, 1), generator, device) < config.probability).float()
     if config.region == "object":
         mask = mask * views.seen
-    kind = torch.rand(b, v, generator=generator)
+    kind = _uniform((b, v), generator, device)
     both = len(setting.modalities) > 1
     images, masks = [], []
     for number, modality in enumerate(setting.modalities):
@@ -68,8 +69,8 @@ def corrupt(
 
 def _paint(plane: Tensor, mask: Tensor, textures: Textures, config: PseudoConfig, generator: torch.Generator) -> Tensor:
     b, v, _, size, _ = plane.shape
-    texture = textures.draw(b * v, size, generator).view(b, v, 3, size, size)
-    beta = torch.rand(b, v, 1, 1, 1, generator=generator) * config.max_opacity
+    texture = textures.draw(b * v, size, generator).view(b, v, 3, size, size).to(plane.device)
+    beta = _uniform((b, v, 1, 1, 1), generator, plane.device) * config.max_opacity
     weight = mask[:, :, None]
     return plane * (1 - weight) + weight * (beta * plane + (1 - beta) * texture)
 
@@ -83,7 +84,7 @@ def _bump(mask: Tensor, generator: torch.Generator) -> Tensor:
         flat = functional.avg_pool2d(flat, width, 1, width // 2)
     hill = (flat.view(b, v, size, size) * mask).clamp(max=1)
     peak = hill.amax(dim=(2, 3), keepdim=True).clamp(min=1e-3)
-    sign = torch.where(torch.rand(b, v, 1, 1, generator=generator) < 0.5, -1.0, 1.0)
+    sign = torch.where(_uniform((b, v, 1, 1), generator, mask.device) < 0.5, -1.0, 1.0)
     return sign * hill / peak
 
 
@@ -93,7 +94,7 @@ def _raise(plane: Tensor, mask: Tensor, setting: Setting, config: PseudoConfig, 
     low, high = (value / 1000 for value in config.bump_mm[:2])
     if middle + half > _METRE_SCANS:
         low, high = low * half / 0.03, high * half / 0.03
-    height = low + (high - low) * torch.rand(*mask.shape[:2], 1, 1, generator=generator)
+    height = low + (high - low) * _uniform((*mask.shape[:2], 1, 1), generator, mask.device)
     change = -127.5 * height * _bump(mask, generator) / half
     return plane + change[:, :, None]
 
@@ -103,8 +104,13 @@ def _tilt(plane: Tensor, mask: Tensor, generator: torch.Generator) -> Tensor:
     hill = _bump(mask, generator)
     slope_x = functional.pad(hill[..., :, 2:] - hill[..., :, :-2], (1, 1)) / 2
     slope_y = functional.pad(hill[..., 2:, :] - hill[..., :-2, :], (0, 0, 1, 1)) / 2
-    strength = (2 + 6 * torch.rand(*mask.shape[:2], 1, 1, generator=generator)) * mask
+    strength = (2 + 6 * _uniform((*mask.shape[:2], 1, 1), generator, mask.device)) * mask
     normal = plane / 127.5 - 1
     turned = normal + torch.stack([slope_x * strength, slope_y * strength, torch.zeros_like(hill)], dim=2)
     turned = functional.normalize(turned, dim=2)
     return torch.where((mask > 0)[:, :, None], (turned + 1) * 127.5, plane)
+
+
+def _uniform(shape: tuple[int, ...], generator: torch.Generator, device: torch.device) -> Tensor:
+    """Return numbers in 0..1, drawn where the generator is, so that every device sees the same ones."""
+    return torch.rand(shape, generator=generator).to(device)

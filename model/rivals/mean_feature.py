@@ -29,8 +29,9 @@ class MeanFeature:
         total, count = torch.zeros_like(self.mean), torch.zeros(self.mean.shape[:2])
         for index in range(len(train)):
             views = self.features.images(train.batch([index]))
-            total += self._pooled(views)[0] * views.present[0][:, None, None]
-            count += views.present[0][:, None]
+            present = views.present[0].cpu()
+            total += self._pooled(views)[0] * present[:, None, None]
+            count += present[:, None]
             context.progress.advance()
         self.mean = total / count.clamp(min=1)[..., None]
 
@@ -38,8 +39,9 @@ class MeanFeature:
         """See ``Detector.score``."""
         views = self.features.images(batch)
         distance = (self._pooled(views) - self.mean).norm(dim=-1).mean(dim=2)
-        scores = torch.where(views.present, distance, torch.full((), -torch.inf))
-        maps = distance[:, :, None, None] * views.seen.cpu() * views.present[:, :, None, None].cpu()
+        present = views.present.cpu()
+        scores = torch.where(present, distance, torch.full((), -torch.inf))
+        maps = distance[:, :, None, None] * views.seen.cpu() * present[:, :, None, None]
         return AnomalyMaps(maps, scores, scores.amax(dim=1))
 
     def state(self) -> dict[str, Tensor]:

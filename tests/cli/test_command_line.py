@@ -1,0 +1,146 @@
+"""The command line: quick, honest exit codes, every example in its help runs."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+VERBS = ("synth", "render", "pack", "inspect", "verify", "train", "evaluate", "report", "doctor")
+MVAD = [sys.executable, "-m", "mvad.cli.main"]
+HIDDEN = ("MVAD_TEXTURES", "MVAD_WORKSPACE", "MVAD_TEACHER_WEIGHTS", "MVAD_REAL_DATA")
+
+
+def mvad(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    environment = {name: value for name, value in os.environ.items() if name not in HIDDEN}
+    environment |= {"PYTHONPATH": str(ROOT / "src"), "COLUMNS": "200"}
+    return subprocess.run([*MVAD, *arguments], capture_output=True, text=True, cwd=cwd, env=environment, timeout=400)
+
+
+def example(verb: str) -> str:
+    text = " ".join(mvad(verb, "--help").stdout.split())
+    found = re.search(r"Example: (mvad .*)$", text)
+    assert found, f"mvad {verb} --help does not end with an example"
+    return found[1]
+
+
+def test_help_loads_no_heavy_library() -> None:
+    code = (
+        "import sys\nsys.argv = ['mvad', '--help']\nfrom mvad.cli.main import run\n"
+        "try:\n    run()\nexcept SystemExit:\n    pass\n"
+        "print(sorted({'torch', 'numpy', 'h5py', 'open3d', 'pyrender', 'numba', 'scipy', 'rich', 'distributed'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout.strip().splitlines()[-1] == "[]"
+    assert all(verb in done.stdout for verb in VERBS)
+
+
+def test_the_examples_of_the_help_run_one_after_the_other(workspace: Path, tmp_path: Path) -> None:
+    """The examples, in the order of the work, in an empty folder with a download beside it."""
+    shutil.copytree(workspace / "raw" / "mvtec3d" / "gear", tmp_path / "downloads" / "mvtec3d" / "cable_gland")
+    for verb in ("render", "pack", "inspect", "train", "evaluate", "report", "verify", "doctor", "synth"):
+        line = shlex.split(example(verb))
+        assert line[:2] == ["mvad", verb]
+        done = mvad(*line[1:], cwd=tmp_path)
+        assert done.returncode == 0, f"{' '.join(line)}\n{done.stdout}\n{done.stderr}"
+    assert (tmp_path / "sheet.png").exists()
+    assert (tmp_path / "report.html").exists()
+    assert "no" not in [line.split()[0] for line in mvad("doctor", cwd=tmp_path).stdout.splitlines()]
+
+
+CASES = {
+    "no such verb": (["rendre"], 2),
+    "no such option": (["render", "mvtec3d", "--veiws", "5"], 2),
+    "value out of range": (["render", "mvtec3d", "--views", "0"], 2),
+    "no such dataset": (["render", "mvtec2d"], 3),
+    "no such folder": (["render", "mvtec3d", "--raw", "nowhere"], 3),
+    "no such split": (["render", "mvtec3d", "--split", "tset"], 3),
+    "unknown key": (["render", "mvtec3d", "--set", "rig.tild_deg=3"], 3),
+    "nothing to pack": (["pack"], 3),
+    "unknown filter": (["pack", "--raw", "{raw}", "--filter", "zip"], 3),
+    "nothing to train": (["train"], 3),
+    "unknown preset": (["train", "--preset", "tiny", "--workspace", "{ws}"], 3),
+    "unknown model": (["train", "--model", "gan", "--workspace", "{ws}", "--category", "gear"], 3),
+    "no textures": (["train", "--workspace", "{ws}", "--category", "gear", "--name", "never"], 5),
+    "no weights": (
+        ["train", "--workspace", "{ws}", "--category", "gear", "--teacher", "resnet18", "--offline", "--name", "never"],
+        5,
+    ),
+    "nothing to judge": (["evaluate"], 3),
+    "nothing to report": (["report"], 3),
+    "nothing to verify": (["verify"], 3),
+    "no shard": (["inspect", "nowhere.h5"], 3),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_mistake_is_one_line_and_the_right_exit_code(
+    name: str, workspace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    arguments, code = CASES[name]
+    filled = [word.format(ws=workspace, raw=workspace / "raw" / "realiad") for word in arguments]
+    done = mvad(*filled, cwd=tmp_path)
+    assert done.returncode == code, done.stderr
+    assert "Traceback" not in done.stderr
+    if code != 2:
+        assert done.stderr.startswith("mvad: ")
+        assert done.stderr.count("\n") == 1
+    assert not (workspace / "runs" / "never").exists(), "nothing is written before everything is there"
+
+
+def test_debug_shows_the_traceback(tmp_path: Path) -> None:
+    done = mvad("--debug", "render", "mvtec3d", "--raw", "nowhere", cwd=tmp_path)
+    assert "Traceback" in done.stderr
+
+
+def test_a_bad_scan_ends_in_partly_done(workspace: Path, tmp_path: Path) -> None:
+    shutil.copytree(workspace / "raw" / "mvtec3d", tmp_path / "raw")
+    next((tmp_path / "raw" / "gear" / "test" / "hole" / "rgb").iterdir()).write_bytes(b"")
+    done = mvad("render", "mvtec3d", "--raw", "raw", "--size", "64", cwd=tmp_path)
+    assert done.returncode == 6, done.stderr
+    assert "1 scans failed" in done.stderr
+    assert (tmp_path / "mvad-data" / "renders" / "mvtec3d" / "gear" / "failed.jsonl").read_text().count("\n") == 1
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_an_interruption_leaves_a_manifest_and_can_be_continued(number: int, code: int, workspace: Path, tmp_path: Path) -> None:
+    shutil.copytree(workspace / "raw" / "mvtec3d", tmp_path / "raw")
+    for copy in range(6):
+        for kind, suffix in (("xyz", "tiff"), ("rgb", "png")):
+            folder = tmp_path / "raw" / "gear" / "train" / "good" / kind
+            shutil.copy(sorted(folder.iterdir())[0], folder / f"9{copy:02d}.{suffix}")
+    arguments = ["render", "mvtec3d", "--raw", "raw", "--size", "512", "--jobs", "1"]
+    environment = os.environ | {"PYTHONPATH": str(ROOT / "src")}
+    process = subprocess.Popen(
+        [*MVAD, *arguments], cwd=tmp_path, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    )
+    folder = tmp_path / "mvad-data" / "renders" / "mvtec3d" / "gear"
+    deadline = time.monotonic() + 120
+    while not list(folder.glob("*/*/*/record.json")) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.send_signal(number)
+    assert process.wait(60) == code
+    assert (folder / "manifest.json").exists()
+    assert "Traceback" not in (process.stderr.read() if process.stderr else "")
+    done = mvad(*arguments, cwd=tmp_path)
+    assert done.returncode == 0
+    assert "20 rendered" not in done.stdout
+
+
+def test_two_runs_on_one_output_do_not_mix(workspace: Path, tmp_path: Path) -> None:
+    from mvad import files
+
+    with files.locked(tmp_path / "mvad-data" / "renders" / "mvtec3d" / "gear"):
+        done = mvad("render", "mvtec3d", "--raw", str(workspace / "raw" / "mvtec3d"), cwd=tmp_path)
+    assert done.returncode == 3
+    assert "another mvad" in done.stderr

@@ -1,0 +1,178 @@
+"""Conformance of every method, and training that survives anything."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+
+from mvad.datasets.shards.loader import ShardSet
+from mvad.errors import BadInput
+from mvad.model.config import PRESETS, ModelConfig
+from mvad.model.judging.evaluate import evaluate_run
+from mvad.model.judging.runs import fit_run, is_trained, load_run, prepare
+from mvad.model.methods import METHODS
+from mvad.model.teachers.weights import WeightsSource
+from mvad.progress import Silent
+from mvad.settings import resolve
+
+TINY: dict[str, Any] = PRESETS["demo"] | {
+    "teacher": "random", "input.size": 64, "encoder.channels": 16, "voxel.channels": 4, "voxel.size": 4, "voxel.width": 16,
+    "fusion.blocks": 1, "fusion.heads": 2, "decoder.widths": (16, 12, 8), "head.width": 8, "train.student_steps": 4,
+    "train.head_steps": 3, "train.checkpoint_every": 2, "pseudo.textures": "procedural", "optimizer.warmup_steps": 2,
+}  # fmt: skip
+NOWHERE = WeightsSource(None, Path("nowhere"), offline=True)
+
+
+def train(run: Path, shards: Path, progress: Any = None, **changes: Any) -> bool:
+    data = ShardSet(shards, "train")
+    config, origins = resolve(ModelConfig, [("test", TINY), ("change", changes)])
+    decided, detector, teacher, _ = prepare(data, config, Path("nowhere"), NOWHERE)
+    return fit_run(run, data, decided, origins, detector, teacher, progress or Silent())
+
+
+@pytest.fixture
+def gear(workspace: Path) -> Path:
+    return workspace / "shards" / "mvtec3d" / "gear"
+
+
+@pytest.mark.parametrize("model", METHODS)
+def test_a_method_trains_saves_loads_and_scores_alike(model: str, gear: Path, tmp_path: Path) -> None:
+    assert train(tmp_path / "run", gear, model=model)
+    assert not train(tmp_path / "run", gear, model=model), "trained already"
+    detector, _, _ = load_run(tmp_path / "run", NOWHERE)
+    data = ShardSet(gear, "test")
+    together = detector.score(data.batch([0, 1, 2]))
+    assert together.maps.shape == (3, 5, 64, 64)
+    assert together.maps.dtype == torch.float32
+    assert torch.isfinite(together.maps).all()
+    assert torch.allclose(together.sample_scores, together.view_scores.amax(dim=1))
+    alone = detector.score(data.batch([1]))
+    assert torch.allclose(alone.sample_scores, together.sample_scores[1:2], rtol=2e-2, atol=1e-3), "not of its batch"
+    again, _, _ = load_run(tmp_path / "run", NOWHERE)
+    assert torch.equal(again.score(data.batch([1])).maps, alone.maps)
+    assert detector.planned_seconds(10) > 0
+
+
+@pytest.mark.parametrize("model", METHODS)
+def test_a_missing_view_has_no_influence_on_the_score(model: str, workspace: Path, tmp_path: Path) -> None:
+    from dataclasses import replace
+
+    shards = workspace / "shards" / "realiad" / "plate"
+    train(tmp_path / "run", shards, model=model)
+    detector, _, _ = load_run(tmp_path / "run", NOWHERE)
+    batch = ShardSet(shards, "test").batch([0])
+    present = batch.present.clone()
+    present[:, 2] = False
+    black, white = batch.rgb.clone(), batch.rgb.clone()
+    black[:, 2], white[:, 2] = 0, 255
+    one = detector.score(replace(batch, present=present, rgb=black))
+    two = detector.score(replace(batch, present=present, rgb=white))
+    assert torch.equal(one.view_scores, two.view_scores)
+    assert one.view_scores[0, 2] == -torch.inf
+    assert not torch.equal(detector.score(batch).view_scores, one.view_scores)
+
+
+class StopAfter(Silent):
+    """Interrupt as Ctrl-C does, after some steps."""
+
+    def __init__(self, steps: int) -> None:
+        self.left = steps
+
+    def advance(self, steps: int = 1, **figures: float) -> None:
+        self.left -= steps
+        if self.left == 0:
+            raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("kind", ["adamw", "destseg"])
+@pytest.mark.parametrize("stop", [1, 3, 4, 6])
+def test_stopping_at_any_step_and_resuming_gives_the_same_weights_bit_for_bit(
+    stop: int, kind: str, gear: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    whole, broken = tmp_path / "whole" / "run", tmp_path / "broken" / "run"
+    changes = {
+        "optimizer.kind": kind,
+        "optimizer.student_lr": 1e-3,
+        "optimizer.head_residual_lr": 1e-3,
+        "optimizer.head_lr": 1e-3,
+    }
+    train(whole, gear, **changes)
+    with pytest.raises(KeyboardInterrupt):
+        train(broken, gear, StopAfter(stop), **changes)
+    assert not is_trained(broken)
+    train(broken, gear, **changes)
+    one, two = (safetensors.torch.load((run / "model.safetensors").read_bytes()) for run in (whole, broken))
+    assert one.keys() == two.keys()
+    assert all(torch.equal(one[name], two[name]) for name in one)
+    logs = [[json.loads(line)["loss"] for line in (run / "metrics.jsonl").read_text().splitlines()] for run in (whole, broken)]
+    assert logs[0] == logs[1]
+    assert len(logs[0]) == 7
+
+
+def test_training_moves_the_angles_and_lowers_the_loss(gear: Path, tmp_path: Path) -> None:
+    train(tmp_path / "run", gear, **{"train.student_steps": 30, "train.head_steps": 2})
+    losses = [
+        json.loads(line)["distill"] for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines() if "distill" in line
+    ]
+    assert np.mean(losses[-5:]) < 0.9 * np.mean(losses[:5])
+    state = safetensors.torch.load((tmp_path / "run" / "model.safetensors").read_bytes())
+    facts = json.loads((tmp_path / "run" / "config.json").read_text())
+    start = torch.tensor(facts["setting"]["angles"]).repeat_interleave(2, dim=0)
+    assert (state["network.spatial_transformer.angles"] - start).abs().max() > 1e-4
+
+
+def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_checkpoint(gear: Path, tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="the loss is nan"):
+        train(tmp_path / "run", gear, **{"loss.alpha": float("nan")})
+    assert not is_trained(tmp_path / "run")
+
+
+def test_another_configuration_over_an_old_run_is_refused_by_name(gear: Path, tmp_path: Path) -> None:
+    train(tmp_path / "run", gear, model="mean_feature")
+    with pytest.raises(BadInput, match=r"score\.top = 100, this run asks for 50"):
+        train(tmp_path / "run", gear, model="mean_feature", **{"score.top": 50})
+
+
+def test_damaged_weights_are_named_and_not_used(gear: Path, tmp_path: Path) -> None:
+    train(tmp_path / "run", gear, model="mean_feature")
+    path = tmp_path / "run" / "model.safetensors"
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(BadInput, match=r"model\.safetensors: damaged"):
+        load_run(tmp_path / "run", NOWHERE)
+
+
+def test_evaluation_writes_figures_and_a_picture_for_every_sample(workspace: Path, tmp_path: Path) -> None:
+    train(tmp_path / "run", workspace / "shards" / "eyecandies" / "dome", model="mean_feature")
+    results = evaluate_run(tmp_path / "run", workspace / "shards", NOWHERE, Silent())
+    assert results == json.loads((tmp_path / "run" / "results.json").read_text())
+    assert results["figures"]["samples"] == len(results["samples"]) == 7
+    assert 0 <= results["figures"]["s_auroc"] <= 1
+    assert results["config"]["input.modalities"] == ["rgb", "normal"], "the paper's input for Eyecandies"
+    for sample in results["samples"]:
+        assert (tmp_path / "run" / sample["picture"]).read_bytes().startswith(b"\xff\xd8")
+        assert sample["score"] == max(score for score in sample["view_scores"] if score is not None)
+
+
+def test_a_run_is_not_judged_on_other_data(workspace: Path, tmp_path: Path) -> None:
+    shutil.copytree(workspace / "shards", tmp_path / "shards")
+    shards = tmp_path / "shards" / "mvtec3d" / "gear"
+    train(tmp_path / "run", shards, model="mean_feature")
+    manifest = json.loads((shards / "manifest.json").read_text())
+    (shards / "train-00000.h5").unlink()
+    shutil.copy(shards / "test-00000.h5", shards / "train-00000.h5")
+    for entry in manifest["shards"]:
+        if entry["split"] == "train":
+            entry["sha256"] = next(e["sha256"] for e in manifest["shards"] if e["split"] == "test")
+    (shards / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(BadInput, match="is not what run was trained on"):
+        evaluate_run(tmp_path / "run", tmp_path / "shards", NOWHERE, Silent())

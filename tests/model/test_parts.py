@@ -1,0 +1,308 @@
+"""Teachers, pseudo anomalies, scores, metrics, PatchCore, the report."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.metrics import roc_auc_score
+
+from mvad.datasets.shards.loader import ShardSet
+from mvad.errors import BadInput, MissingComponent
+from mvad.model.config import ModelConfig, PseudoConfig, ScoreConfig
+from mvad.model.detector import Setting
+from mvad.model.images import ViewImages, view_images
+from mvad.model.judging.paper_figures import paper_s_auroc
+from mvad.model.metrics.auroc import PixelScores, auroc, roc_curve
+from mvad.model.pseudo.paste import corrupt
+from mvad.model.pseudo.perlin import perlin_noise
+from mvad.model.pseudo.textures import FolderTextures, ProceduralTextures, load_textures, locate_textures
+from mvad.model.report.charts import histogram, line_chart
+from mvad.model.report.page import build_page
+from mvad.model.rivals.patchcore import PatchCore
+from mvad.model.scoring import image_scores, judge, smooth
+from mvad.model.teachers.choose import TEACHERS, choose_teacher
+from mvad.model.teachers.resnet18 import ResNet18
+from mvad.model.teachers.weights import LITE0_SHA256, WeightsSource, find_lite0, load_pinned
+from mvad.settings import resolve
+
+OFFLINE = WeightsSource(None, Path("nowhere"), offline=True)
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+@pytest.mark.parametrize("name", ["random", "efficientnet_lite0"])
+def test_a_teacher_gives_strides_4_8_16_without_gradients(name: str) -> None:
+    teacher, notice = choose_teacher(name, OFFLINE, 0)
+    assert name in notice
+    images = torch.rand(2, 3, 64, 64) * 255
+    levels = teacher.features(images)
+    assert [tuple(level.shape) for level in levels] == [
+        (2, c, 64 // s, 64 // s) for c, s in zip(teacher.channels, (4, 8, 16), strict=True)
+    ]
+    assert not any(level.requires_grad for level in levels)
+    fresh = teacher.fresh()
+    assert all(torch.equal(a, b) for a, b in zip(fresh.state_dict().values(), teacher.trunk.state_dict().values(), strict=True))
+    assert torch.allclose(teacher.features(images[:1])[2], levels[2][:1], atol=1e-4)
+
+
+def test_the_imagenet_teacher_is_the_pinned_one() -> None:
+    path = find_lite0()
+    assert path is not None, "make setup installs the extra teacher"
+    assert len(load_pinned(path, LITE0_SHA256)) == 296
+    assert choose_teacher("auto", OFFLINE, 0)[0].name == "efficientnet_lite0"
+
+
+def test_resnet18_has_torchvisions_names_and_shapes() -> None:
+    names = set(ResNet18().state_dict())
+    assert {
+        "conv1.weight",
+        "bn1.running_mean",
+        "layer1.0.conv1.weight",
+        "layer2.0.downsample.0.weight",
+        "layer3.1.bn2.bias",
+    } <= names
+    assert not any(name.startswith(("layer4", "fc")) for name in names)
+
+
+def test_resnet18_without_weights_lists_the_ways_out(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    with pytest.raises(MissingComponent, match=r"--teacher-weights.*efficientnet_lite0"):
+        choose_teacher("resnet18", OFFLINE, 0)
+    with pytest.raises(BadInput, match="choose from"):
+        choose_teacher("resnet50", OFFLINE, 0)
+    assert set(TEACHERS) == {"auto", "resnet18", "efficientnet_lite0", "random"}
+
+
+class Payload:
+    def __reduce__(self) -> tuple[Callable[[str], int], tuple[str]]:
+        import os
+
+        return os.system, ("touch /tmp/mvad-was-here",)
+
+
+def test_a_pickle_is_refused_before_it_is_opened(tmp_path: Path) -> None:
+    path = tmp_path / "resnet18-f37072fd.pth"
+    path.write_bytes(pickle.dumps(Payload()))
+    with pytest.raises(BadInput, match="not loaded"):
+        choose_teacher("resnet18", WeightsSource(path, tmp_path, offline=True), 0)
+    assert not Path("/tmp/mvad-was-here").exists()
+
+
+def test_perlin_masks_differ_and_repeat_with_the_seed() -> None:
+    one, same, other = (
+        perlin_noise(6, 64, 6, generator(1)),
+        perlin_noise(6, 64, 6, generator(1)),
+        perlin_noise(6, 64, 6, generator(2)),
+    )
+    assert torch.equal(one, same)
+    assert not torch.equal(one, other)
+    assert one.abs().max() < 1.6
+    share = float((perlin_noise(300, 64, 6, generator(0)) > 0.5).float().mean())
+    assert 0.02 < share < 0.25, f"{share:.3f} of the pixels"
+
+
+def fake_views(modalities: int = 2, size: int = 64) -> ViewImages:
+    images = torch.full((2, 3, modalities, 3, size, size), 100.0)
+    seen = torch.zeros(2, 3, size, size, dtype=torch.bool)
+    seen[:, :, 8:56, 8:56] = True
+    return ViewImages(images, seen, torch.ones(2, 3, dtype=torch.bool))
+
+
+@pytest.mark.parametrize("modalities", [("rgb",), ("rgb", "depth"), ("rgb", "normal")])
+def test_pseudo_anomalies_change_the_object_under_the_mask_and_nothing_else(modalities: tuple[str, ...]) -> None:
+    views = fake_views(len(modalities))
+    setting = Setting(3, modalities, torch.zeros(3, 3), (0.65, 0.03))
+    hurt = corrupt(views, setting, ProceduralTextures(), PseudoConfig(), generator(4))
+    changed = (hurt.images - views.images).abs().amax(dim=3) > 1e-3
+    assert not changed[hurt.mask == 0].any()
+    assert not (hurt.mask.bool() & ~views.seen[:, :, None]).any()
+    assert changed.any()
+    again = corrupt(views, setting, ProceduralTextures(), PseudoConfig(), generator(4))
+    assert torch.equal(again.images, hurt.images)
+    if len(modalities) == 2:
+        alike = [bool((hurt.mask[b, v, 0] == hurt.mask[b, v, 1]).all()) for b in range(2) for v in range(3)]
+        assert not all(alike), "some views change in one modality only"
+
+
+def test_depth_bumps_have_the_height_that_is_asked_for() -> None:
+    views = fake_views(1)
+    setting = Setting(3, ("depth",), torch.zeros(3, 3), (0.65, 0.03))
+    hurt = corrupt(views, setting, ProceduralTextures(), PseudoConfig(bump_mm=(1.0, 2.0)), generator(1))
+    change = (hurt.images - views.images).abs().amax(dim=(2, 3, 4, 5)) * 0.03 / 127.5
+    peaks = change[hurt.mask.sum(dim=(2, 3, 4)) > 0]
+    assert len(peaks)
+    assert (peaks > 0.00099).all()
+    assert (peaks < 0.00201).all()
+
+
+def test_textures_are_found_or_asked_for_but_never_silently_procedural(no_textures: None, tmp_path: Path) -> None:
+    with pytest.raises(MissingComponent, match="--textures procedural"):
+        locate_textures("", tmp_path / "none")
+    assert load_textures(locate_textures("procedural", tmp_path)).name == "procedural"
+    with pytest.raises(BadInput, match="no JPEG or PNG"):
+        load_textures(str(tmp_path))
+
+
+@pytest.mark.real
+def test_real_dtd_textures_are_drawn(real_data: Path) -> None:
+    textures = FolderTextures(real_data / "dtd" / "images")
+    assert "60 pictures" in textures.name
+    drawn = textures.draw(8, 128, generator())
+    assert drawn.shape == (8, 3, 128, 128)
+    assert float(drawn.std()) > 10
+
+
+def test_views_are_averaged_over_the_object_and_filled_elsewhere(workspace: Path) -> None:
+    batch = ShardSet(workspace / "shards" / "mvtec3d" / "gear", "test").batch([0])
+    depth_range = (0.65, 0.05)
+    full = view_images(batch, ("rgb", "depth"), 64, (127.0, 127.0, 127.0), depth_range)
+    half = view_images(batch, ("rgb", "depth"), 32, (127.0, 127.0, 127.0), depth_range)
+    assert full.images.shape == (1, 5, 2, 3, 64, 64)
+    assert (full.images.permute(0, 1, 4, 5, 2, 3)[~full.seen] == 127).all()
+    row, column = (
+        int(v[0])
+        for v in torch.nonzero(
+            batch.seen[0, 0, ::2, ::2] & batch.seen[0, 0, 1::2, 1::2] & batch.seen[0, 0, ::2, 1::2] & batch.seen[0, 0, 1::2, ::2],
+            as_tuple=True,
+        )
+    )
+    block = batch.rgb[0, 0, 2 * row : 2 * row + 2, 2 * column : 2 * column + 2].float().mean(dim=(0, 1))
+    assert torch.allclose(half.images[0, 0, 0, :, row, column], block, atol=1e-3)
+    with pytest.raises(BadInput, match="does not divide"):
+        view_images(batch, ("rgb",), 48, (0.0, 0.0, 0.0), None)
+
+
+def test_scores_see_a_spot_and_ignore_the_background() -> None:
+    config = ScoreConfig(pool=1)
+    maps = torch.zeros(1, 2, 1, 256, 256)
+    seen = torch.zeros(1, 2, 256, 256, dtype=torch.bool)
+    seen[:, :, 50:200, 50:200] = True
+    maps[0, 0, 0, 100:110, 100:110] = 1.0
+    maps[0, 1, 0, 0:40, 0:40] = 9.0
+    cleaned = smooth(maps, seen[:, :, None], config)
+    answer = judge(cleaned, seen, torch.ones(1, 2, dtype=torch.bool), config)
+    assert answer.view_scores.tolist() == [[1.0, 0.0]]
+    assert answer.sample_scores.tolist() == [1.0]
+    assert float(image_scores(maps[..., ::2, ::2], config)[0, 0, 0]) == pytest.approx(1.0)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 9), st.booleans()), min_size=2, max_size=60))
+def test_auroc_equals_scikit_learns_ties_included(pairs: list[tuple[int, bool]]) -> None:
+    scores, labels = np.array([p[0] for p in pairs], float), np.array([p[1] for p in pairs])
+    if labels.all() or not labels.any():
+        assert np.isnan(auroc(scores, labels))
+        return
+    expected = roc_auc_score(labels, scores)
+    assert auroc(scores, labels) == pytest.approx(expected, abs=1e-12)
+    x, y = roc_curve(scores, labels)
+    assert np.sum(np.diff(x) * (y[1:] + y[:-1]) / 2) == pytest.approx(expected, abs=1e-12)
+
+
+@pytest.mark.parametrize("kind", ["distance", "sigmoid", "signed"])
+def test_the_pixel_area_is_exact(kind: str) -> None:
+    rng = np.random.default_rng(0)
+    labels = rng.random(400_000) < 0.02
+    raw = rng.standard_normal(400_000) + labels
+    scores = {"distance": np.abs(raw) * 3, "sigmoid": 1 / (1 + np.exp(-8 * raw)), "signed": raw}[kind].astype(np.float32)
+    pixels = PixelScores()
+    for part in np.array_split(np.arange(400_000), 7):
+        pixels.add(scores[part], labels[part])
+    assert pixels.auroc() == pytest.approx(roc_auc_score(labels, scores), abs=1e-9)
+    assert np.isnan(PixelScores().auroc())
+
+
+def test_patchcore_finds_the_patch_that_no_normal_view_has(workspace: Path, tmp_path: Path) -> None:
+    from mvad.model.detector import FitContext
+    from mvad.progress import Silent
+
+    data = ShardSet(workspace / "shards" / "realiad" / "plate", "train")
+    teacher, _ = choose_teacher("efficientnet_lite0", OFFLINE, 0)
+    config, _ = resolve(ModelConfig, [("test", {"model": "patchcore", "input.size": 64})])
+    method = PatchCore(config, Setting(5, ("rgb",), torch.zeros(5, 3), None), teacher)
+    method.fit(data, FitContext(tmp_path, Silent(), lambda figures: None))
+    batch = data.batch([0])
+    clean = method.score(batch)
+    hurt = batch.rgb.clone()
+    hurt[0, 1, 28:40, 28:40] = torch.tensor([255, 0, 255], dtype=torch.uint8)
+    from dataclasses import replace
+
+    found = method.score(replace(batch, rgb=hurt))
+    assert found.sample_scores[0] > 1.15 * clean.sample_scores[0]
+    assert int(found.view_scores[0].argmax()) == 1
+    row, column = divmod(int(found.maps[0, 1].argmax()), 64)
+    assert 22 <= row <= 46
+    assert 22 <= column <= 46
+    again = PatchCore(config, Setting(5, ("rgb",), torch.zeros(5, 3), None), teacher)
+    again.fit(data, FitContext(tmp_path, Silent(), lambda figures: None))
+    assert all(torch.equal(again.banks[name], bank) for name, bank in method.banks.items()), "seeded"
+
+
+def test_the_greedy_coreset_covers_better_than_chance() -> None:
+    teacher, _ = choose_teacher("random", OFFLINE, 0)
+    config, _ = resolve(ModelConfig, [("test", {"model": "patchcore", "patchcore.coreset": 0.02})])
+    method = PatchCore(config, Setting(1, ("rgb",), torch.zeros(1, 3), None), teacher)
+    patches = torch.cat([torch.randn(990, 16, generator=generator()), torch.randn(10, 16, generator=generator(1)) + 9])
+    chosen = method._coreset(patches, "bank")
+    assert len(chosen) == 20
+    reach = torch.cdist(patches, chosen).min(dim=1).values.max()
+    random = patches[torch.randperm(1000, generator=generator(2))[:20]]
+    assert reach < torch.cdist(patches, random).min(dim=1).values.max()
+
+
+def test_the_papers_figures_are_package_data() -> None:
+    assert paper_s_auroc("mvtec3d", "cable_gland", "idif") == 96.1
+    assert paper_s_auroc("mvtec3d", "cable_gland", "patchcore") == 74.8
+    assert paper_s_auroc("eyecandies", "CandyCane", "idif") == 88.6
+    assert paper_s_auroc("eyecandies", "CandyCane", "patchcore") == 44.8
+    assert paper_s_auroc("realiad", "audiojack", "idif") == 96.1
+    assert paper_s_auroc("mvtec3d", "gear", "idif") is None
+
+
+def test_a_report_shows_figures_and_escapes_names(tmp_path: Path) -> None:
+    import json
+
+    samples = [
+        {
+            "key": f"c/test/<script>/{k}",
+            "defect": "<script>",
+            "label": k % 2 == 1,
+            "score": float(k),
+            "picture": f"maps/{k}.jpg",
+            "view_scores": [float(k)],
+            "view_labels": [k % 2 == 1],
+        }
+        for k in range(6)
+    ]
+    run = tmp_path / "run"
+    (run / "maps").mkdir(parents=True)
+    (run / "maps" / "0.jpg").write_bytes(b"\xff\xd8pixels")
+    result = {
+        "run": "run", "dataset": "mvtec3d", "category": "cable_gland", "model": "idif", "seed": 0, "samples": samples,
+        "config": {"input.modalities": ["rgb"], "input.size": 128}, "teacher": {"name": "t", "sha256": "x"}, "machine": {},
+        "figures": {"s_auroc": 0.5, "image_auroc": None, "p_auroc": 0.75, "s_auroc_by_defect": {"<script>": 0.5}, "samples": 6},
+    }  # fmt: skip
+    (run / "results.json").write_text(json.dumps(result))
+    page = build_page([run])
+    assert "&lt;script&gt;" in page
+    assert page.count("<script>") == 1, "only the page's own"
+    assert ">96.1<" in page, "the paper's figure stands beside"
+    assert "default-src 'none'" in page
+    assert "http" not in page.replace("http-equiv", "")
+
+
+def test_charts_are_svg_with_their_names_escaped() -> None:
+    line = line_chart("<a>", [("x & y", np.array([0.0, 1.0]), np.array([0.0, 2.0]))], "x", "y")
+    bars = histogram("b", [("g", np.array([1.0, 2.0])), ("h", np.array([3.0]))], "s")
+    assert "&lt;a&gt;" in line
+    assert "x &amp; y" in line
+    assert bars.count("<rect") == 40
