@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from rich import box
 from rich.table import Table
 
 _FIGURES = ("s_auroc", "image_auroc", "p_auroc")
@@ -19,7 +20,9 @@ def figures_tables(results: Sequence[Mapping[str, Any]]) -> list[Table]:
 
     tables = []
     for teacher in sorted({result["teacher"]["name"] for result in results}):
-        table = Table(title=f"AUROC in percent, teacher {teacher}", title_justify="left")
+        table = Table(
+            title=f"AUROC in percent, teacher {teacher}", title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0)
+        )
         for name in ("category", "model", "input", "seed"):
             table.add_column(name, overflow="fold")
         for name in ("S-AUROC", "image", "P-AUROC", "test"):

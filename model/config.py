@@ -235,8 +235,8 @@ PRESETS: dict[str, dict[str, Any]] = {
     "demo": _NARROW
     | {
         "train.batch": 2,
-        "train.student_steps": 200,
-        "train.head_steps": 80,
+        "train.student_steps": 170,
+        "train.head_steps": 60,
         "decoder.widths": (64, 48, 32),
         "head.width": 32,
         "fusion.blocks": 2,

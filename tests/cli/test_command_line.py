@@ -14,6 +14,8 @@ from pathlib import Path
 
 import pytest
 
+from mvad.cli import main
+
 ROOT = Path(__file__).parents[2]
 VERBS = ("synth", "render", "pack", "inspect", "verify", "train", "evaluate", "report", "doctor")
 MVAD = [sys.executable, "-m", "mvad.cli.main"]
@@ -84,17 +86,25 @@ CASES = {
 
 @pytest.mark.parametrize("name", CASES)
 def test_a_mistake_is_one_line_and_the_right_exit_code(
-    name: str, workspace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    name: str, workspace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    for variable in HIDDEN:
+        monkeypatch.delenv(variable, raising=False)
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
     arguments, code = CASES[name]
     filled = [word.format(ws=workspace, raw=workspace / "raw" / "realiad") for word in arguments]
-    done = mvad(*filled, cwd=tmp_path)
-    assert done.returncode == code, done.stderr
-    assert "Traceback" not in done.stderr
+    monkeypatch.setattr(sys, "argv", ["mvad", *filled])
+    handler = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(SystemExit) as left:
+        main.run()
+    signal.signal(signal.SIGTERM, handler)
+    said = capsys.readouterr().err
+    assert left.value.code == code, said
+    assert "Traceback" not in said
     if code != 2:
-        assert done.stderr.startswith("mvad: ")
-        assert done.stderr.count("\n") == 1
+        assert said.startswith("mvad: ")
+        assert said.count("\n") == 1
     assert not (workspace / "runs" / "never").exists(), "nothing is written before everything is there"
 
 
