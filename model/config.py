@@ -235,7 +235,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     "demo": _NARROW
     | {
         "train.batch": 2,
-        "train.student_steps": 170,
+        "train.student_steps": 150,
         "train.head_steps": 60,
         "decoder.widths": (64, 48, 32),
         "head.width": 32,

@@ -34,12 +34,13 @@ def judge(maps: Tensor, seen: Tensor, present: Tensor, config: ScoreConfig) -> A
     """Score views and samples of maps (B, V, M, S, S).
 
     A view's score is that of its worst modality, a sample's that of its worst present view. Pixels that do not
-    count get the lowest value of their view.
+    count get the lowest value of their sample.
     """
     scores = image_scores(maps, config).amax(dim=2)
     scores = torch.where(present, scores, torch.full((), -torch.inf, device=maps.device))
     joined = maps.amax(dim=2)
     if config.region == "object":
-        lowest = joined.amin(dim=(2, 3), keepdim=True)
+        there = joined.masked_fill(~present[:, :, None, None], torch.inf)
+        lowest = there.amin(dim=(1, 2, 3), keepdim=True)
         joined = torch.where(seen, joined, lowest)
     return AnomalyMaps(joined * present[:, :, None, None], scores, scores.amax(dim=1))

@@ -13,8 +13,10 @@ _W, _H, _M = 320, 220, 34
 Line = tuple[str, NDArray[np.float64], NDArray[np.float64]]
 
 
-def line_chart(title: str, lines: Sequence[Line], x_label: str, y_label: str, log_y: bool = False) -> str:
-    """Return an SVG of named lines (name, x, y)."""
+def line_chart(
+    title: str, lines: Sequence[Line], x_label: str, y_label: str, log_y: bool = False, legend_below: bool = False
+) -> str:
+    """Return an SVG of named lines (name, x, y); the legend stands at the right, above or below the lines."""
     every_x = np.concatenate([line[1] for line in lines])
     every_y = np.concatenate([line[2] for line in lines])
     if log_y:
@@ -28,8 +30,9 @@ def line_chart(title: str, lines: Sequence[Line], x_label: str, y_label: str, lo
             for x, y in zip(xs, heights, strict=True)
         )
         body.append(f'<polyline class="s{number % 6}" points="{points}"><title>{escape(name)}</title></polyline>')
+    first = _H - _M - 8 - 13 * (len(lines[:8]) - 1) if legend_below else _M + 12
     legend = "".join(
-        f'<text class="l{k % 6}" x="{_W - _M}" y="{_M + 12 + 13 * k}" text-anchor="end">{escape(line[0])}</text>'
+        f'<text class="l{k % 6}" x="{_W - _M}" y="{first + 13 * k}" text-anchor="end">{escape(line[0])}</text>'
         for k, line in enumerate(lines[:8])
     )
     low, high = (10**y0, 10**y1) if log_y else (y0, y1)

@@ -59,12 +59,12 @@ def _headline(results: Sequence[Mapping[str, Any]]) -> str:
     """Rows of dataset, category, model: mean and deviation over seeds, the paper's figure, what it was made with."""
     groups: dict[tuple[str, ...], list[Mapping[str, Any]]] = {}
     for r in results:
-        setting = ",".join(r["config"]["input.modalities"]) + f" at {r['config']['input.size']} px"
+        setting = "+".join(r["config"]["input.modalities"]) + f" {r['config']['input.size']} px"
         groups.setdefault((r["dataset"], r["category"], r["model"], r["teacher"]["name"], setting), []).append(r)
     rows = []
     for (dataset, category, model, teacher, setting), group in groups.items():
         paper = paper_s_auroc(dataset, category, model)
-        cells = [dataset, category, model, teacher, setting, str(len(group))]
+        cells = [f"{dataset} / {category}", model, teacher, setting, str(len(group))]
         cells += [_mean(group, name) for name in ("s_auroc", "image_auroc", "p_auroc")]
         cells += [
             "" if paper is None else f"{paper:.1f}",
@@ -94,7 +94,7 @@ def _charts(group: Sequence[tuple[Path, Mapping[str, Any]]]) -> str:
     curves, losses = [], []
     charts = []
     for run, result in group:
-        name = f"{result['model']} {result['seed']}"
+        name = _short(result)
         scores = np.array([s["score"] for s in result["samples"]])
         labels = np.array([s["label"] for s in result["samples"]], dtype=bool)
         if labels.any() and not labels.all():
@@ -107,10 +107,15 @@ def _charts(group: Sequence[tuple[Path, Mapping[str, Any]]]) -> str:
                 (name, np.array([line["step"] for line in thin], float), np.array([line["loss"] for line in thin], float))
             )
     if curves:
-        charts.insert(0, line_chart("ROC by sample", curves, "false positive rate", "true positive rate"))
+        charts.insert(0, line_chart("ROC by sample", curves, "false positive rate", "true positive rate", legend_below=True))
     if losses:
         charts.append(line_chart("training loss", losses, "step", "loss (log)", log_y=True))
     return f"<h3>{escape(title)}</h3><div class=charts>{''.join(charts)}</div>"
+
+
+def _short(result: Mapping[str, Any]) -> str:
+    config = result["config"]
+    return f"{result['model']} {'+'.join(config['input.modalities'])} {config['input.size']}, seed {result['seed']}"
 
 
 def _gallery(run: Path, result: Mapping[str, Any], limit: int) -> str:

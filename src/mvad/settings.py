@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import math
 import tomllib
 import types
 import typing
@@ -134,6 +135,8 @@ def _checked(key: str, hint: Any, origin: str, value: Any) -> Any:
         return _checked(key, next(a for a in typing.get_args(hint) if a is not type(None)), origin, value)
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
+    if isinstance(value, float) and not math.isfinite(value):
+        raise BadInput(f"{origin}: {key} = {value} must be finite")
     if not isinstance(value, hint) or (hint is int and isinstance(value, bool)):
         raise BadInput(f"{origin}: {key} = {value!r} must be {hint.__name__}")
     return value

@@ -131,17 +131,18 @@ def test_an_interruption_leaves_a_manifest_and_can_be_continued(number: int, cod
             shutil.copy(sorted(folder.iterdir())[0], folder / f"9{copy:02d}.{suffix}")
     arguments = ["render", "mvtec3d", "--raw", "raw", "--size", "512", "--jobs", "1"]
     environment = os.environ | {"PYTHONPATH": str(ROOT / "src")}
-    process = subprocess.Popen(
-        [*MVAD, *arguments], cwd=tmp_path, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
-    )
     folder = tmp_path / "mvad-data" / "renders" / "mvtec3d" / "gear"
-    deadline = time.monotonic() + 120
-    while not list(folder.glob("*/*/*/record.json")) and time.monotonic() < deadline:
-        time.sleep(0.02)
-    process.send_signal(number)
-    assert process.wait(60) == code
+    with subprocess.Popen(
+        [*MVAD, *arguments], cwd=tmp_path, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    ) as process:
+        deadline = time.monotonic() + 120
+        while not list(folder.glob("*/*/*/record.json")) and time.monotonic() < deadline:
+            time.sleep(0.02)
+        process.send_signal(number)
+        said = process.communicate(timeout=60)[1]
+    assert process.returncode == code
     assert (folder / "manifest.json").exists()
-    assert "Traceback" not in (process.stderr.read() if process.stderr else "")
+    assert "Traceback" not in said
     done = mvad(*arguments, cwd=tmp_path)
     assert done.returncode == 0
     assert "20 rendered" not in done.stdout
