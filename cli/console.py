@@ -56,10 +56,13 @@ class Bars:
 
     def say(self, line: str) -> None:
         """See ``Progress.say``."""
+        if self._done >= self._total:
+            self._finish()
         self.console.print(line, soft_wrap=True, markup=False)
 
     def _finish(self) -> None:
         if self._label and not self.console.is_terminal:
             seconds = time.monotonic() - self._began
-            self.say(f"{self._label}: {self._done}/{self._total} in {seconds:.1f} s")
+            line, self._label = f"{self._label}: {self._done}/{self._total} in {seconds:.1f} s", ""
+            self.say(line)
         self._label = ""

@@ -17,7 +17,7 @@ Config = Annotated[Path | None, typer.Option("--config", help="TOML file of keys
 TeacherWeights = Annotated[
     Path | None, typer.Option("--teacher-weights", envvar="MVAD_TEACHER_WEIGHTS", help="The file resnet18-f37072fd.pth.")
 ]
-Offline = Annotated[bool, typer.Option("--offline", help="Never ask the network.")]
+Offline = Annotated[bool, typer.Option("--offline", envvar="MVAD_OFFLINE", help="Never ask the network.")]
 DEFAULT_WORKSPACE = Path("mvad-data")
 
 

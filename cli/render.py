@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -67,7 +68,7 @@ def render(
         raise PartlyDone(f"{failed} scans failed; failed.jsonl in each category's folder has the list and the reasons")
 
 
-def _audit_line(audit: dict) -> str:  # type: ignore[type-arg]  # JSON
+def _audit_line(audit: Mapping[str, Any]) -> str:
     total = max(audit["total"], 1)
     shares = ", ".join(f"{100 * audit[name] / total:.1f} % {text}" for name, text in (
         ("seen_any", "seen in some view"), ("no_point", "without a 3-D point"), ("removed", "gone with the background"),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -92,8 +94,6 @@ def render_category(
 
 
 def _default_jobs(scans: int) -> int:
-    import os
-
     return (os.cpu_count() or 1) if scans >= _JOBS_WORTH else 1
 
 
@@ -198,8 +198,6 @@ def _write_manifest(
     files.write_json(folder / MANIFEST, manifest)
     files.write_json(folder / AUDIT, {"summary": manifest["audit"], "samples": audits})
     if failures:
-        import json
-
         lines = [json.dumps({"key": key, "reason": reason}) for key, reason in sorted(failures.items())]
         files.write_text(folder / FAILED, "\n".join(lines) + "\n")
     else:

@@ -13,7 +13,8 @@ began=$SECONDS
 "$mvad" render mvtec3d --views 5 --size 128
 "$mvad" render eyecandies --views 5 --size 128
 "$mvad" pack
-"$mvad" train --model mean_feature --model patchcore --model idif --preset demo --textures procedural --seed "$seed"
+"$mvad" train --model mean_feature --model patchcore --model idif --preset demo \
+    --teacher efficientnet_lite0 --textures procedural --seed "$seed"
 "$mvad" evaluate --json "$workspace/figures.json"
 "$mvad" report
 echo "demo: $((SECONDS - began)) s"

@@ -39,10 +39,10 @@ def choose_teacher(name: str, source: WeightsSource, seed: int) -> tuple[Teacher
     if name == "random":
         return _random(seed), "teacher random: untrained, for tests of the machinery only"
     if name == "auto" and source.file is None:
-        if find_resnet18(source, may_download=find_lite0() is None) is None and find_lite0() is not None:
+        if find_resnet18(source, may_download=True) is None and find_lite0() is not None:
             return _lite0(), (
-                f"teacher efficientnet_lite0: ImageNet weights from its package; the paper's resnet18 was not found "
-                f"(--teacher-weights, MVAD_TEACHER_WEIGHTS, or {RESNET18_FILE} in the workspace's weights folder)"
+                "teacher efficientnet_lite0: ImageNet weights from its package; the paper's resnet18 was neither found nor "
+                f"downloaded (--teacher-weights, MVAD_TEACHER_WEIGHTS, or {RESNET18_FILE} in the workspace's weights folder)"
             )
         name = "resnet18"
     if name == "efficientnet_lite0":

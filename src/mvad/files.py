@@ -117,7 +117,8 @@ def read_json(path: Path, kind: str = "a JSON file") -> Any:
 def whole_folder(path: Path) -> Iterator[Path]:
     """Give a folder to fill; on success it replaces ``path`` by one rename, on failure it is removed.
 
-    Files inside are flushed by one ``syncfs``-like pass over the folder before the rename.
+    Only the folder is flushed, not each file in it (that costs more than rendering them): whoever fills it puts
+    the files' hashes into a record, so that what a power cut took is noticed.
     """
     part = unfinished_name(path)
     try:
