@@ -31,7 +31,7 @@ def figures_tables(results: Sequence[Mapping[str, Any]]) -> list[Table]:
         for result in sorted(results, key=lambda r: (r["dataset"], r["category"], _method(r), r["seed"])):
             if result["teacher"]["name"] == teacher:
                 table.add_row(
-                    result["category"],
+                    f"{result['dataset']}\n{result['category']}",
                     *_method(result),
                     str(result["seed"]),
                     *_row(result["figures"]),

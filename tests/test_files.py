@@ -53,6 +53,24 @@ def test_a_file_is_old_or_new_but_never_half_at_every_step(tmp_path: Path) -> No
         assert [path.name for path in tmp_path.iterdir()] == ["a.bin"], "leftovers of the crash are removed"
 
 
+def test_a_write_that_breaks_off_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    target = tmp_path / "a.bin"
+    files.write_bytes(target, b"old")
+    whole = Path.write_bytes
+
+    def half(self: Path, data: bytes) -> int:
+        whole(self, data[: len(data) // 2])
+        raise CrashError
+
+    monkeypatch.setattr(Path, "write_bytes", half)
+    with pytest.raises(CrashError):
+        files.write_bytes(target, b"new content")
+    assert target.read_bytes() == b"old"
+    monkeypatch.undo()
+    files.write_bytes(target, b"new content")
+    assert [path.name for path in tmp_path.iterdir()] == ["a.bin"]
+
+
 def test_a_folder_appears_complete_or_not_at_all(tmp_path: Path) -> None:
     target = tmp_path / "sample"
 
