@@ -208,12 +208,14 @@ def test_auroc_equals_scikit_learns_ties_included(pairs: list[tuple[int, bool]])
     assert np.sum(np.diff(x) * (y[1:] + y[:-1]) / 2) == pytest.approx(expected, abs=1e-12)
 
 
-@pytest.mark.parametrize("kind", ["distance", "sigmoid", "signed"])
+@pytest.mark.parametrize("kind", ["distance", "sigmoid", "signed", "ties"])
 def test_the_pixel_area_is_exact(kind: str) -> None:
     rng = np.random.default_rng(0)
     labels = rng.random(400_000) < 0.02
     raw = rng.standard_normal(400_000) + labels
-    scores = {"distance": np.abs(raw) * 3, "sigmoid": 1 / (1 + np.exp(-8 * raw)), "signed": raw}[kind].astype(np.float32)
+    scores = {"distance": np.abs(raw) * 3, "sigmoid": 1 / (1 + np.exp(-8 * raw)), "signed": raw, "ties": np.round(raw)}[
+        kind
+    ].astype(np.float32)
     pixels = PixelScores()
     for part in np.array_split(np.arange(400_000), 7):
         pixels.add(scores[part], labels[part])

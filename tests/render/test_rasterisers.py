@@ -97,7 +97,8 @@ def test_a_scan_painted_with_its_own_index_comes_back_through_source(backend: Ra
         origin, direction = rays_of(rig, camera)
         place = origin + direction[seen] * views.depth[camera][seen][:, None]
         distance = np.linalg.norm(points[views.source[camera][seen]] - place, axis=1)
-        assert distance.max() < 1.5 * surface.spacing_m, "source is the scan point nearest to what the pixel sees"
+        # In a right triangle with legs of one spacing no point is further than 0.75 from its heaviest corner.
+        assert distance.max() < 0.95 * surface.spacing_m, "source is the scan point nearest to what the pixel sees"
 
 
 def test_mask_is_gt_through_source_everywhere(backend: Rasteriser) -> None:
