@@ -29,6 +29,7 @@ def pack(
 ) -> None:
     """Pack rendered categories, and Real-IAD where it is, into HDF5 shards. Run it again to continue."""
     from mvad.cli.console import Bars
+    from mvad.datasets import realiad
     from mvad.datasets.shards.contents import realiad_table, render_table, tasks
     from mvad.datasets.shards.pack import PackOptions, pack_realiad, pack_renders
 
@@ -37,11 +38,13 @@ def pack(
     options = PackOptions(filter_name, samples_per_shard, size)
     with Bars() as bars:
         for name, found in tasks(places.renders, realiad_raw, dataset, category):
+            if name == realiad.NAME and found not in realiad.KNOWN_CATEGORIES:
+                bars.say(f"notice: {found} is no category of the published {name}; packing it all the same")
             if dry_run:
-                lines = realiad_table(realiad_raw, found) if name == "realiad" else render_table(places.renders, name, found)
+                lines = realiad_table(realiad_raw, found) if name == realiad.NAME else render_table(places.renders, name, found)
                 for line in lines:
                     bars.say(line)
-            elif name == "realiad":
+            elif name == realiad.NAME:
                 bars.say(f"packed {pack_realiad(realiad_raw, found, places.shards, options, bars)}")
             else:
                 bars.say(f"packed {pack_renders(places.renders, name, found, places.shards, options, bars)}")

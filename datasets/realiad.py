@@ -22,7 +22,6 @@ KNOWN_CATEGORIES = (
     "sim_card_set", "switch", "tape", "terminalblock", "toothbrush", "toy", "toy_brick", "transistor1", "u_block",
     "usb", "usb_adaptor", "vcpill", "wooden_beads", "woodstick", "zipper",
 )  # fmt: skip
-KNOWN_CLASSES = ("AK", "BX", "CH", "HS", "PS", "QS", "YW", "ZW")
 NORMAL_CLASS = "OK"
 JSON_FOLDERS = ("realiad_jsons", "realiad_jsons_sv", *(f"realiad_jsons_fuiad_0.{k}" for k in (0, 1, 2, 4)))
 IMAGE_FOLDERS = ("realiad_256", "realiad_512", "realiad_1024", "realiad_raw")

@@ -11,7 +11,6 @@ from typing import Any
 
 import imagecodecs
 import numpy as np
-from numpy.typing import NDArray
 from torch.nn import functional
 
 from mvad import files
@@ -124,12 +123,6 @@ def mean_figures(results: list[Mapping[str, Any]]) -> dict[str, float | None]:
         values = [result["figures"][name] for result in results if result["figures"][name] is not None]
         means[name] = float(np.mean(values)) if values else None
     return means
-
-
-def score_order(results: Mapping[str, Any]) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-    """Return scores and labels of a results file."""
-    scores = np.array([sample["score"] for sample in results["samples"]], dtype=np.float64)
-    return scores, np.array([sample["label"] for sample in results["samples"]], dtype=bool)
 
 
 def _result(batch: Batch, answer: AnomalyMaps) -> SampleResult:

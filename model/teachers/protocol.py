@@ -8,8 +8,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-STRIDES = (4, 8, 16)
-
 
 class Trunk(nn.Module):
     """Base of trunks: what they share is their interface.
