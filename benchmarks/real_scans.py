@@ -1,7 +1,7 @@
 """The whole way on real scans: MVAD_REAL_DATA to S-AUROC figures, as JSON with machine and versions.
 
 Runs the verbs as a user would, one after the other, in a workspace that can be continued; the wall time of a verb
-is that of its first complete run. Usage: MVAD_REAL_DATA=... python benchmarks/real_scans.py [WORKSPACE] [--seed N]
+is that of its first complete run. Usage: MVAD_REAL_DATA=... python benchmarks/real_scans.py [WORKSPACE]
 """
 
 from __future__ import annotations

@@ -48,8 +48,9 @@ def figures_tables(results: Sequence[Mapping[str, Any]]) -> list[Table]:
 
 
 def _method(result: Mapping[str, Any]) -> tuple[str, str]:
-    config = result["config"]
-    return result["model"], f"{'+'.join(config['input.modalities'])} {config['input.size']}"
+    from mvad.model.judging.runs import input_name
+
+    return result["model"], input_name(result["config"])
 
 
 def _row(figures: Mapping[str, Any]) -> list[str]:

@@ -51,7 +51,8 @@ def evaluate_run(run: Path, shards: Path, weights: WeightsSource, progress: Prog
     """
     detector, config, facts = load_run(run, weights)
     folder = shards / facts["dataset"] / facts["category"]
-    if ShardSet(folder, "train").sha256 != facts["shards"]:
+    train = ShardSet(folder, "train")
+    if train.sha256 != facts["shards"]:
         raise BadInput(f"{folder}: is not what {run.name} was trained on; pack the same data, or train again")
     data = ShardSet(folder, "test")
     progress.start(f"evaluate {run.name}", len(data))
@@ -80,7 +81,7 @@ def evaluate_run(run: Path, shards: Path, weights: WeightsSource, progress: Prog
         "config": facts["config"],
         "teacher": facts["teacher"],
         "figures": figures(samples, pixels.auroc()),
-        "training_samples": len(ShardSet(folder, "train")),
+        "training_samples": len(train),
         "test_shards": data.sha256,
         "train_shards": facts["shards"],
         "seconds": {name: round(value, 3) for name, value in seconds.items()},

@@ -200,6 +200,11 @@ def _cut_metrics(run: Path) -> None:
     files.write_text(run / METRICS, "".join(json.dumps(line, sort_keys=True) + "\n" for line in kept))
 
 
+def input_name(config: Mapping[str, Any]) -> str:
+    """Return how a recorded configuration's input is written in tables: ``rgb+depth 128``."""
+    return f"{'+'.join(config['input.modalities'])} {config['input.size']}"
+
+
 def config_hash(config: Mapping[str, Any]) -> str:
     """Return a short name of a configuration: the vector of choices."""
     return hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:12]

@@ -31,7 +31,7 @@ def roc_curve(scores: NDArray[np.floating], labels: NDArray[np.bool_]) -> tuple[
 
 
 class PixelScores:
-    """Exact AUROC over the pixels of many images, five bytes a pixel.
+    """Exact AUROC over the pixels of many images, four bytes a pixel.
 
     Few pixels are anomalous, so only the normal ones are sorted, and each anomalous one is looked up among them.
     """

@@ -15,7 +15,7 @@ import numpy as np
 
 from mvad import __version__, files
 from mvad.model.judging.paper_figures import paper_s_auroc
-from mvad.model.judging.runs import METRICS, RESULTS, config_hash
+from mvad.model.judging.runs import METRICS, RESULTS, config_hash, input_name
 from mvad.model.metrics.auroc import roc_curve
 from mvad.model.report.charts import histogram, line_chart
 
@@ -59,7 +59,7 @@ def _headline(results: Sequence[Mapping[str, Any]]) -> str:
     """Rows of dataset, category, model: mean and deviation over seeds, the paper's figure, what it was made with."""
     groups: dict[tuple[str, ...], list[Mapping[str, Any]]] = {}
     for r in results:
-        setting = "+".join(r["config"]["input.modalities"]) + f" {r['config']['input.size']} px"
+        setting = input_name(r["config"])
         groups.setdefault((r["dataset"], r["category"], r["model"], r["teacher"]["name"], setting), []).append(r)
     rows = []
     for (dataset, category, model, teacher, setting), group in groups.items():
@@ -114,8 +114,7 @@ def _charts(group: Sequence[tuple[Path, Mapping[str, Any]]]) -> str:
 
 
 def _short(result: Mapping[str, Any]) -> str:
-    config = result["config"]
-    return f"{result['model']} {'+'.join(config['input.modalities'])} {config['input.size']}, seed {result['seed']}"
+    return f"{result['model']} {input_name(result['config'])}, seed {result['seed']}"
 
 
 def _gallery(run: Path, result: Mapping[str, Any], limit: int) -> str:
