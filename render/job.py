@@ -174,7 +174,7 @@ def _write_manifest(
     folder: Path, dataset: str, category: str, licence: str, options: RenderOptions, failures: dict[str, str]
 ) -> dict[str, Any]:
     """Write manifest and audit as the sorted union of the records, and the list of failures."""
-    samples, audits = [], {}
+    samples, audits, points = [], {}, {}
     for path in sorted(folder.glob(f"*/*/*/{RECORD}")):
         if ".part-" in str(path.relative_to(folder)):
             continue
@@ -182,7 +182,7 @@ def _write_manifest(
         samples.append(
             {name: record[name] for name in ("key", "split", "defect", "id")} | {"record_sha256": files.sha256_file(path)}
         )
-        audits[record["key"]] = record["audit"]
+        audits[record["key"]], points[record["key"]] = record["audit"], record["points"]
     samples.sort(key=lambda sample: str(sample["key"]))
     rig = files.read_json(folder / RIG)["rig"] if (folder / RIG).exists() else None
     manifest = {
@@ -193,7 +193,7 @@ def _write_manifest(
         "config": flatten(options),
         "rig": rig,
         "samples": samples,
-        "audit": summarise(audits),
+        "audit": summarise(audits, points),
     }
     files.write_json(folder / MANIFEST, manifest)
     files.write_json(folder / AUDIT, {"summary": manifest["audit"], "samples": audits})

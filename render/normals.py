@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+from numba import njit
 from numpy.typing import NDArray
 
 
@@ -17,20 +18,52 @@ def grid_normals(vertices: NDArray[np.float32], faces: NDArray[np.int32], rounds
         How often normals are averaged over the faces around a vertex, weighted by area; 1 is the plain
         area-weighted mean, each further round widens the window by one grid step.
     """
-    corners = vertices[faces].astype(np.float64)
-    area_normal = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
-    area = np.linalg.norm(area_normal, axis=1, keepdims=True)
-    face_normal = area_normal
-    for _ in range(max(1, rounds)):
-        vertex_normal = np.stack(
-            [np.bincount(faces.ravel(), np.repeat(face_normal[:, axis], 3), len(vertices)) for axis in range(3)], axis=1
-        )
-        vertex_normal = vertex_normal / np.maximum(np.linalg.norm(vertex_normal, axis=1, keepdims=True), 1e-30)
-        face_normal = vertex_normal[faces].mean(axis=1) * area
-    lonely = ~(np.linalg.norm(vertex_normal, axis=1) > 0.5)
-    sight = vertices.astype(np.float64)
-    sight = sight / np.maximum(np.linalg.norm(sight, axis=1, keepdims=True), 1e-30)
-    vertex_normal[lonely] = -sight[lonely]
-    away = (vertex_normal * sight).sum(axis=1) > 0
-    vertex_normal[away] *= -1
-    return vertex_normal.astype(np.float32)
+    normals: NDArray[np.float32] = _turned(vertices, _averaged(vertices, faces, max(1, rounds)))
+    return normals
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def _averaged(vertices, faces, rounds):  # type: ignore[no-untyped-def]
+    """Return (N, 3) float64 unit normals, 0 at a vertex without a face."""
+    normal = np.zeros((len(vertices), 3), dtype=np.float64)
+    for turn in range(rounds):
+        total = np.zeros((len(vertices), 3), dtype=np.float64)
+        for f in range(len(faces)):
+            a, b, c = faces[f, 0], faces[f, 1], faces[f, 2]
+            ux = np.float64(vertices[b, 0]) - vertices[a, 0]
+            uy = np.float64(vertices[b, 1]) - vertices[a, 1]
+            uz = np.float64(vertices[b, 2]) - vertices[a, 2]
+            vx = np.float64(vertices[c, 0]) - vertices[a, 0]
+            vy = np.float64(vertices[c, 1]) - vertices[a, 1]
+            vz = np.float64(vertices[c, 2]) - vertices[a, 2]
+            nx, ny, nz = uy * vz - uz * vy, uz * vx - ux * vz, ux * vy - uy * vx
+            if turn > 0:
+                area = np.sqrt(nx * nx + ny * ny + nz * nz) / 3.0
+                nx = area * (normal[a, 0] + normal[b, 0] + normal[c, 0])
+                ny = area * (normal[a, 1] + normal[b, 1] + normal[c, 1])
+                nz = area * (normal[a, 2] + normal[b, 2] + normal[c, 2])
+            for vertex in (a, b, c):
+                total[vertex, 0] += nx
+                total[vertex, 1] += ny
+                total[vertex, 2] += nz
+        for i in range(len(total)):
+            length = np.sqrt(total[i, 0] ** 2 + total[i, 1] ** 2 + total[i, 2] ** 2)
+            scale = 1.0 / length if length > 0.0 else 0.0
+            for k in range(3):
+                normal[i, k] = total[i, k] * scale
+    return normal
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def _turned(vertices, normals):  # type: ignore[no-untyped-def]
+    """Turn normals to the sensor; a vertex without one gets the direction to the sensor."""
+    out = np.empty((len(vertices), 3), dtype=np.float32)
+    for i in range(len(vertices)):
+        x, y, z = np.float64(vertices[i, 0]), np.float64(vertices[i, 1]), np.float64(vertices[i, 2])
+        nx, ny, nz = normals[i, 0], normals[i, 1], normals[i, 2]
+        if nx * nx + ny * ny + nz * nz < 0.25:
+            scale = -1.0 / max(np.sqrt(x * x + y * y + z * z), 1e-30)
+            nx, ny, nz = x * scale, y * scale, z * scale
+        sign = -1.0 if nx * x + ny * y + nz * z > 0.0 else 1.0
+        out[i, 0], out[i, 1], out[i, 2] = sign * nx, sign * ny, sign * nz
+    return out

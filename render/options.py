@@ -12,18 +12,24 @@ class CleanOptions:
 
     seed: int = 0
     """Seed of the plane's RANSAC; the plane of a scan depends on nothing else."""
-    frame: float = 0.10
-    """Width of the image's border band, as a share of its shorter side: the object rarely reaches it."""
+    frames: tuple[float, ...] = (0.025, 0.10)
+    """Widths of border bands, as shares of the image's shorter side: where the object rarely reaches."""
     plane_distance_mm: float = 2.0
     """A point this near supports the plane; measured planes are flat to 1.1 mm (1st to 99th percentile)."""
     plane_margin_mm: float = 3.0
     """Points up to this height go with the plane. Published recipes take 5; at 3 the object is still apart."""
-    piece_share: float = 0.004
+    piece_share: float = 0.0004
     """A connected piece of at least this share of the largest may belong to the object ..."""
     piece_reach: float = 1.25
     """... if it lies within this many radii of the largest piece's centre."""
     piece_height_mm: float = 5.0
     """... and rises this high somewhere: lower ones are unevenness of the plane."""
+    low_margin_mm: float = 1.5
+    """A piece lower than the margin is kept, too, from this height on (the support's unevenness is about 1 mm) ..."""
+    low_step_mm: float = 1.0
+    """... if its outline drops by this much within two points: a part ends in a step, an uneven support does not,"""
+    low_step_share: float = 0.5
+    """... on at least this share of the outline."""
     fill_share: float = 0.05
     """An enclosed hole of missing returns up to this share of the object is filled on the grid."""
     floor_margin: float = 0.002

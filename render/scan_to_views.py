@@ -12,7 +12,7 @@ from mvad.datasets.registry import reader_for
 from mvad.datasets.renders.record import SCHEMA
 from mvad.datasets.scan import ScanRef
 from mvad.files import sha256_file
-from mvad.render.audit import audit_scan
+from mvad.render.audit import audit_scan, count_points
 from mvad.render.backends.choose import rasteriser
 from mvad.render.clean import clean
 from mvad.render.look import look
@@ -76,13 +76,12 @@ def render_scan(job: ScanJob) -> dict[str, float]:
     contents = encode_views(views, rig)
     watch.lap("encode")
     audit = audit_scan(scan, cleaned, views)
-    counts = {"object": cleaned.keep, "filled": cleaned.filled, "removed": cleaned.removed}
-    write_sample(job.folder, contents, _record(job, audit, {name: int(at.sum()) for name, at in counts.items()}))
+    write_sample(job.folder, contents, _record(job, audit, count_points(scan, cleaned)))
     watch.lap("write")
     return watch.seconds
 
 
-def _record(job: ScanJob, audit: dict[str, Any], points: dict[str, int]) -> dict[str, Any]:
+def _record(job: ScanJob, audit: dict[str, Any], points: dict[str, Any]) -> dict[str, Any]:
     ref, rig = job.ref, job.rig
     coding = rig.depth_coding
     return {

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
+from numba import njit
 from numpy.typing import NDArray
 
 from mvad.datasets.scan import Scan
@@ -12,6 +13,9 @@ from mvad.errors import BadInput
 from mvad.render.clean import Cleaned
 from mvad.render.normals import grid_normals
 from mvad.render.options import SurfaceOptions
+
+_ALONG_THE_SENSOR = 0.9998
+"""Cosine of 1 degree: a view this near to the sensor's direction looks along it."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +50,31 @@ class Surface:
     source: NDArray[np.int32]
     spacing_m: float
 
+    def drawn_in(self, pose: NDArray[np.float64]) -> int:
+        """Return how many of the faces a camera of this pose (4, 4) shows: bridges only along the sensor's axis."""
+        return len(self.faces) if pose[2, 2] > _ALONG_THE_SENSOR else len(self.faces) - self.bridges
+
+    def canonical(self) -> Surface:
+        """Return the same mesh with vertices by ascending source, and faces ordered by their corners.
+
+        A face begins with its lowest corner and keeps its winding; solid and bridging faces stay apart. What
+        ``build_surface`` makes is in this order already and is returned as it is.
+        """
+        solid = len(self.faces) - self.bridges
+        if _in_order(self.source, self.faces, solid):
+            return self
+        by_source = np.argsort(self.source, kind="stable")
+        number = np.empty(len(by_source), dtype=np.int32)
+        number[by_source] = np.arange(len(by_source), dtype=np.int32)
+        faces = number[self.faces]
+        lowest = faces.argmin(axis=1)[:, None]
+        faces = np.take_along_axis(faces, (lowest + np.arange(3)) % 3, axis=1)
+        parts = [part[np.lexsort(part.T[::-1])] for part in (faces[:solid], faces[solid:])]
+        return replace(
+            self, vertices=self.vertices[by_source], faces=np.concatenate(parts), normals=self.normals[by_source],
+            colors=self.colors[by_source], source=self.source[by_source],
+        )  # fmt: skip
+
 
 def build_surface(scan: Scan, cleaned: Cleaned, options: SurfaceOptions) -> Surface:
     """Join grid neighbours: two triangles a cell along its shorter diagonal, one where a corner is missing.
@@ -55,60 +84,125 @@ def build_surface(scan: Scan, cleaned: Cleaned, options: SurfaceOptions) -> Surf
     BadInput
         If no three neighbouring points remain.
     """
-    h, w = cleaned.keep.shape
-    index = np.full(h * w, -1, dtype=np.int32)
     source = np.flatnonzero(cleaned.keep).astype(np.int32)
-    index[source] = np.arange(len(source), dtype=np.int32)
     vertices = cleaned.xyz.reshape(-1, 3)[source]
-    faces = index[_grid_triangles(cleaned)]
+    spacing = _spacing(cleaned)
+    faces, solid = _join(cleaned.keep, cleaned.xyz, options.max_edge * spacing, options.min_cosine)
     if len(faces) == 0:
         raise BadInput("no three neighbouring points are left of the object; the scan cannot be meshed")
-    spacing = _spacing(cleaned)
-    bridging = _bridging(vertices, faces, spacing, options)
-    faces = np.concatenate([faces[~bridging], faces[bridging]])
-    if bridging.all():
+    if solid == 0:
         raise BadInput("every triangle of the object bridges a depth jump; the scan cannot be meshed")
     if scan.normals is not None:
         normals = scan.normals.reshape(-1, 3)[source]
     else:
-        normals = grid_normals(vertices, faces[: len(faces) - int(bridging.sum())], options.normal_rounds)
+        normals = grid_normals(vertices, faces[:solid], options.normal_rounds)
     colors = scan.rgb.reshape(-1, 3)[source]
-    return Surface(vertices, faces, int(bridging.sum()), normals, colors, source, spacing)
-
-
-def _grid_triangles(cleaned: Cleaned) -> NDArray[np.int32]:
-    """Return (M, 3) flat grid indices, wound so that (b - a) x (c - a) points away from the sensor."""
-    h, w = cleaned.keep.shape
-    flat = np.arange(h * w, dtype=np.int32).reshape(h, w)
-    a, b, c, d = flat[:-1, :-1], flat[:-1, 1:], flat[1:, 1:], flat[1:, :-1]
-    keep = cleaned.keep
-    ka, kb, kc, kd = keep[:-1, :-1], keep[:-1, 1:], keep[1:, 1:], keep[1:, :-1]
-    z = cleaned.xyz[..., 2]
-    along_ac = np.abs(z[:-1, :-1] - z[1:, 1:]) <= np.abs(z[:-1, 1:] - z[1:, :-1])
-    use_ac = np.where(ka & kb & kc & kd, along_ac, ka & kc)
-    corners = (
-        (use_ac & ka & kb & kc, (a, b, c)),
-        (use_ac & ka & kc & kd, (a, c, d)),
-        (~use_ac & ka & kb & kd, (a, b, d)),
-        (~use_ac & kb & kc & kd, (b, c, d)),
-    )
-    return np.concatenate([np.stack([corner[at] for corner in three], axis=1) for at, three in corners])
+    return Surface(vertices, faces, len(faces) - solid, normals, colors, source, spacing)
 
 
 def _spacing(cleaned: Cleaned) -> float:
-    both = cleaned.keep[:, 1:] & cleaned.keep[:, :-1]
-    steps = np.linalg.norm((cleaned.xyz[:, 1:] - cleaned.xyz[:, :-1])[both], axis=1)
+    steps = _steps(cleaned.keep, cleaned.xyz)
     return float(np.median(steps)) if len(steps) else 1e-3
 
 
-def _bridging(
-    vertices: NDArray[np.float32], faces: NDArray[np.int32], spacing: float, options: SurfaceOptions
-) -> NDArray[np.bool_]:
-    corners = vertices[faces].astype(np.float64)
-    edges = corners - np.roll(corners, -1, axis=1)
-    longest = np.sqrt((edges**2).sum(axis=2).max(axis=1))
-    normal = np.cross(edges[:, 0], edges[:, 1])
-    middle = corners.mean(axis=1)
-    size = np.linalg.norm(normal, axis=1) * np.linalg.norm(middle, axis=1)
-    cosine = np.abs((normal * middle).sum(axis=1)) / np.maximum(size, 1e-30)
-    return np.asarray((longest > options.max_edge * spacing) | (cosine < options.min_cosine))
+@njit(nogil=True, cache=True, error_model="numpy")
+def _steps(keep, xyz):  # type: ignore[no-untyped-def]  # numba compiles it for the arrays it is given
+    """Return the distances (K,) float32 of kept points to their right neighbours."""
+    h, w = keep.shape
+    steps = np.empty(h * w, dtype=np.float32)
+    count = 0
+    for row in range(h):
+        for column in range(w - 1):
+            if keep[row, column] and keep[row, column + 1]:
+                dx = xyz[row, column + 1, 0] - xyz[row, column, 0]
+                dy = xyz[row, column + 1, 1] - xyz[row, column, 1]
+                dz = xyz[row, column + 1, 2] - xyz[row, column, 2]
+                steps[count] = np.sqrt(dx * dx + dy * dy + dz * dz)
+                count += 1
+    return steps[:count]
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def _bridges(xyz, a, b, c, longest, min_cosine):  # type: ignore[no-untyped-def]
+    """Tell whether a triangle of three grid points (row, column) spans a depth discontinuity."""
+    ax, ay, az = (np.float64(xyz[a[0], a[1], 0]), np.float64(xyz[a[0], a[1], 1]), np.float64(xyz[a[0], a[1], 2]))
+    bx, by, bz = (np.float64(xyz[b[0], b[1], 0]), np.float64(xyz[b[0], b[1], 1]), np.float64(xyz[b[0], b[1], 2]))
+    cx, cy, cz = (np.float64(xyz[c[0], c[1], 0]), np.float64(xyz[c[0], c[1], 1]), np.float64(xyz[c[0], c[1], 2]))
+    ux, uy, uz, vx, vy, vz = bx - ax, by - ay, bz - az, cx - ax, cy - ay, cz - az
+    wx, wy, wz = cx - bx, cy - by, cz - bz
+    edge = max(ux * ux + uy * uy + uz * uz, vx * vx + vy * vy + vz * vz, wx * wx + wy * wy + wz * wz)
+    if edge > longest * longest:
+        return True
+    nx, ny, nz = uy * vz - uz * vy, uz * vx - ux * vz, ux * vy - uy * vx
+    mx, my, mz = ax + bx + cx, ay + by + cy, az + bz + cz
+    along = nx * mx + ny * my + nz * mz
+    return along * along < min_cosine * min_cosine * (nx * nx + ny * ny + nz * nz) * (mx * mx + my * my + mz * mz)
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def _join(keep, xyz, longest, min_cosine):  # type: ignore[no-untyped-def]
+    """Return faces (M, 3) int32 between kept points, solid ones first, and the number of solid ones.
+
+    Corners are numbered along the grid, and (b - a) x (c - a) points away from the sensor. In a cell with corners
+    a b over d c the faces a-b-*, then a-c-d begin with a; those that begin with b are b-c-d of the cell to the left,
+    whose b is this a, and come between.
+    """
+    h, w = keep.shape
+    number = np.empty((h, w), dtype=np.int32)
+    count = 0
+    for row in range(h):
+        for column in range(w):
+            number[row, column] = count
+            count += keep[row, column]
+    faces = np.empty((2 * count, 3), dtype=np.int32)
+    bridging = np.empty((2 * count, 3), dtype=np.int32)
+    solid, bridges = 0, 0
+    for row in range(h - 1):
+        for column in range(w):
+            if not keep[row, column]:
+                continue
+            for kind in range(3):
+                left = column - 1 if kind == 1 else column
+                if left < 0 or left + 1 >= w:
+                    continue
+                right = left + 1
+                ka, kb, kc, kd = keep[row, left], keep[row, right], keep[row + 1, right], keep[row + 1, left]
+                along = ka and kc
+                if ka and kb and kc and kd:
+                    along = abs(xyz[row, left, 2] - xyz[row + 1, right, 2]) <= abs(xyz[row, right, 2] - xyz[row + 1, left, 2])
+                a, b, c, d = (row, left), (row, right), (row + 1, right), (row + 1, left)
+                if kind == 0 and along and kb:
+                    p, q, r = a, b, c
+                elif kind == 0 and not along and kb and kd:
+                    p, q, r = a, b, d
+                elif kind == 1 and not along and kc and kd:
+                    p, q, r = b, c, d
+                elif kind == 2 and along and kd:
+                    p, q, r = a, c, d
+                else:
+                    continue
+                if _bridges(xyz, p, q, r, longest, min_cosine):
+                    bridging[bridges, 0], bridging[bridges, 1], bridging[bridges, 2] = number[p], number[q], number[r]
+                    bridges += 1
+                else:
+                    faces[solid, 0], faces[solid, 1], faces[solid, 2] = number[p], number[q], number[r]
+                    solid += 1
+    return np.concatenate((faces[:solid], bridging[:bridges])), solid
+
+
+@njit(nogil=True, cache=True)
+def _in_order(source, faces, solid):  # type: ignore[no-untyped-def]
+    """Tell whether a mesh is in canonical order."""
+    for i in range(1, len(source)):
+        if source[i] <= source[i - 1]:
+            return False
+    for f in range(len(faces)):
+        a, b, c = faces[f, 0], faces[f, 1], faces[f, 2]
+        if a > b or a > c:
+            return False
+        if f in (0, solid):
+            continue
+        p, q, r = faces[f - 1, 0], faces[f - 1, 1], faces[f - 1, 2]
+        if a < p or (a == p and (b < q or (b == q and c < r))):
+            return False
+    return True

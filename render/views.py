@@ -31,3 +31,12 @@ class ViewSet:
     normal: NDArray[np.float32]
     mask: NDArray[np.bool_]
     source: NDArray[np.int32]
+
+
+def empty_views(views: int, size: int) -> ViewSet:
+    """Return V views that show nothing, to be filled in."""
+    shape = (views, size, size)
+    return ViewSet(
+        np.zeros((*shape, 3), np.uint8), np.zeros(shape, np.float32), np.zeros((*shape, 3), np.float32),
+        np.zeros(shape, np.bool_), np.full(shape, -1, np.int32),
+    )  # fmt: skip

@@ -13,22 +13,22 @@ from mvad.render.backends.protocol import Rasteriser
 _SOFTWARE = ("llvmpipe", "softpipe", "swrast")
 
 
-def _cpu() -> Rasteriser:
+def _cpu(threads: int, device: int | None) -> Rasteriser:
     from mvad.render.backends.cpu import CpuRasteriser
 
-    return CpuRasteriser()
+    return CpuRasteriser(threads)
 
 
-def _egl() -> Rasteriser:
+def _egl(threads: int, device: int | None) -> Rasteriser:
     from mvad.render.backends.egl import EglRasteriser
 
-    return EglRasteriser()
+    return EglRasteriser(threads, device)
 
 
-BACKENDS: dict[str, Callable[[], Rasteriser]] = {"cpu": _cpu, "egl": _egl}
+BACKENDS: dict[str, Callable[[int, int | None], Rasteriser]] = {"cpu": _cpu, "egl": _egl}
 
 
-def resolve_backend(name: str) -> Literal["cpu", "egl"]:
+def resolve_backend(name: str, device: int | None = None) -> Literal["cpu", "egl"]:
     """Turn ``auto`` into ``egl`` where the machine has a GPU that draws, else ``cpu``.
 
     Raises
@@ -46,13 +46,16 @@ def resolve_backend(name: str) -> Literal["cpu", "egl"]:
     if not has_device:
         return "cpu"
     try:
-        device = rasteriser("egl").device
+        renderer = rasteriser("egl", device=device).device
     except Exception:  # any failure of a driver means: not this one
         return "cpu"
-    return "cpu" if any(word in device for word in _SOFTWARE) else "egl"
+    return "cpu" if any(word in renderer for word in _SOFTWARE) else "egl"
 
 
 @cache
-def rasteriser(name: str) -> Rasteriser:
-    """Return this process's rasteriser of a resolved name; a GL context is made once and kept."""
-    return BACKENDS[name]()
+def rasteriser(name: str, threads: int = 1, device: int | None = None) -> Rasteriser:
+    """Return this process's rasteriser of a resolved name; a GL context is made once and kept.
+
+    ``threads`` draw or finish views side by side; ``device`` is an EGL device's number, None the best one.
+    """
+    return BACKENDS[name](threads, device)

@@ -1,4 +1,8 @@
-"""The numba rasteriser: default where no hardware GL is."""
+"""The numba rasteriser: default where no hardware GL is.
+
+Threads are this object's own: the kernels release the interpreter's lock, so views run side by side without
+numba's threading layers, whose choice is global and whose TBB warns where it is old.
+"""
 
 from __future__ import annotations
 
@@ -7,33 +11,38 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 from numpy.typing import NDArray
 
-from mvad.render.backends.triangles import to_camera, warm_up, z_buffer
+from mvad.render.backends.protocol import Finish, projected
+from mvad.render.backends.triangles import warm_up, z_buffer
 from mvad.render.rig import Rig
 from mvad.render.surface import Surface
 
 
 class CpuRasteriser:
-    """Compiled z-buffer; the views of a scan run on threads, since the kernels release the GIL."""
+    """Compiled z-buffer; the views of a scan run on ``threads`` threads."""
 
     name = "cpu"
 
     def __init__(self, threads: int = 1) -> None:
         warm_up()
-        self.device = f"numba, {threads} thread{'s' if threads > 1 else ''}"
+        self.device = "numba"
         self._pool = ThreadPoolExecutor(threads) if threads > 1 else None
 
-    def visible_faces(self, surface: Surface, rig: Rig) -> NDArray[np.int32]:
-        """See ``Rasteriser.visible_faces``."""
+    def views(self, surface: Surface, rig: Rig, samples: int, finish: Finish) -> None:
+        """See ``Rasteriser.views``."""
 
-        def one(view: int) -> NDArray[np.int32]:
-            points = to_camera(surface.vertices, rig.poses[view])
-            count = len(surface.faces) if view == 0 else len(surface.faces) - surface.bridges
-            camera = rig.intrinsics[view]
-            faces: NDArray[np.int32] = z_buffer(points, surface.faces, count, camera[0, 0], camera[0, 2], camera[1, 2], rig.size)
-            return faces
+        def draw(view: int) -> tuple[int, NDArray[np.float64], NDArray[np.int32]]:
+            screen = projected(surface, rig, view, samples)
+            return view, screen, z_buffer(screen, surface.faces, surface.drawn_in(rig.poses[view]), rig.size * samples)
 
-        run = map if self._pool is None else self._pool.map
-        return np.stack(list(run(one, range(rig.views))))
+        if self._pool is None:
+            for view in range(rig.views):
+                finish(*draw(view))
+            return
+        # Two tasks a view, so that two threads share five views evenly.
+        pool = self._pool
+        drawn = [pool.submit(lambda view=view: pool.submit(finish, *draw(view))) for view in range(rig.views)]  # type: ignore[misc]
+        for task in drawn:
+            task.result().result()
 
     def close(self) -> None:
         """Stop the threads."""

@@ -1,126 +1,246 @@
-"""OpenGL without a window: pyrender's renderer with shaders that write face numbers instead of colours.
+"""OpenGL without a window: pyrender's renderer with a framebuffer of face numbers instead of colours.
 
-One context and one renderer live as long as the rasteriser; a scan is uploaded once for all its views.
-The face number alone comes back, exact, and everything else is computed from it as for ``cpu``: so the
-depth has no depth-buffer error, and the two backends can differ only where an edge decides.
+A scan is uploaded once, 12 bytes a vertex, for all its views; one pass a view writes the number of the face that each
+sample sees, and that alone is read back: 4 bytes a sample. Depth, normal, colour, mask and source follow from the
+face as they do for ``cpu``, so there is no depth-buffer error in them and no second pass that could disagree.
+Context, program and framebuffer live as long as the rasteriser; a scan's buffers are freed when the next one comes.
 
-pyrender must reach EGL before open3d loads its own GL (its issue 302): this module is imported, and the
-context made, before the first plane is estimated.
+pyrender must reach EGL before open3d loads its own GL (its issue 302): this module is imported, and the context made,
+before the first plane is estimated. ``render.scan_to_views`` sees to it.
 """
 
 from __future__ import annotations
 
+import ctypes
 import os
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mvad.errors import BadInput, MissingComponent
+from mvad.errors import MissingComponent
+from mvad.render.backends.protocol import Finish, projected
 from mvad.render.rig import Rig
 from mvad.render.surface import Surface
 
 _SHADERS = Path(__file__).parent / "shaders"
-_MAX_FACES = (1 << 24) - 2
-_FLIP = np.diag([1.0, -1.0, -1.0, 1.0])
 _REMEDY = "install libegl1 libgl1 libgles2 libgl1-mesa-dri, or take --backend cpu"
+_EXTENSIONS = 0x3055
+_SOFTWARE = "EGL_MESA_device_software"
+_ROOM = 1.001
+"""How much further apart than the mesh the clipping planes stand."""
+
+
+@dataclass(frozen=True)
+class Device:
+    """An EGL device: its number for ``--device``, its DRM file where it has one, whether Mesa draws it in software."""
+
+    index: int
+    file: str
+    software: bool
+
+    def __str__(self) -> str:
+        return f"{self.index}: {self.file or ('software' if self.software else 'no file')}"
+
+
+def list_devices() -> list[Device]:
+    """Enumerate the EGL devices of this machine.
+
+    Raises
+    ------
+    MissingComponent
+        If EGL cannot be loaded or does not enumerate.
+    """
+    platform = _load_platform()
+    try:
+        found = platform.query_devices()
+        return [
+            Device(index, device.name or "", _SOFTWARE in _extensions(platform, device)) for index, device in enumerate(found)
+        ]
+    except Exception as error:  # ctypes, EGL and PyOpenGL raise their own kinds
+        raise MissingComponent(f"egl: devices cannot be listed ({error}); {_REMEDY}") from error
 
 
 class EglRasteriser:
-    """Rasterise on an EGL device: a GPU, or Mesa in software."""
+    """Rasterise on an EGL device: a GPU, or Mesa in software.
+
+    Without ``device_index`` it is the first device that is not software and gives a context, else the first that does.
+    """
 
     name = "egl"
 
-    def __init__(self, device_index: int = 0) -> None:
-        os.environ["PYOPENGL_PLATFORM"] = "egl"  # pyrender reads it at import and offers no argument
-        try:
-            from OpenGL.GL import GL_RENDERER, glGetString
-            from pyrender.platforms import egl
-        except Exception as error:  # PyOpenGL raises its own kinds when a library is missing
-            raise MissingComponent(f"egl: pyrender cannot load EGL ({error}); {_REMEDY}") from error
-        try:
-            self._platform = egl.EGLPlatform(64, 64, device=egl.get_device_by_index(device_index))
-            self._platform.init_context()
-            self.device = glGetString(GL_RENDERER).decode()
-        except Exception as error:  # a driver's refusal is an assertion, a GLError or a ctypes error
-            reason = str(error) or type(error).__name__
-            raise MissingComponent(f"egl: device {device_index} gives no context ({reason}); {_REMEDY}") from error
+    def __init__(self, threads: int = 1, device_index: int | None = None) -> None:
+        platform = _load_platform()
+        devices = list_devices()
+        if device_index is None:
+            wanted = sorted(devices, key=lambda device: device.software)
+        else:
+            wanted = [device for device in devices if device.index == device_index]
+        if not wanted:
+            listed = ", ".join(map(str, devices)) or "none"
+            raise MissingComponent(f"egl: no device {device_index}; found {listed}. Give another --device, or --backend cpu")
+        refusals = []
+        for device in wanted:
+            try:
+                self._platform = _context(platform, device)
+                break
+            except Exception as error:  # a driver's refusal is an assertion, a GLError or a ctypes error
+                refusals.append(f"device {device}: {error or type(error).__name__}")
+        else:
+            raise MissingComponent(f"egl: no context ({'; '.join(refusals)}); {_REMEDY}")
+        from OpenGL.GL import GL_RENDERER, glGetString
+
+        self.device = glGetString(GL_RENDERER).decode()
         self._renderer = _face_renderer()
+        self._pool = ThreadPoolExecutor(threads) if threads > 1 else None
 
-    def visible_faces(self, surface: Surface, rig: Rig) -> NDArray[np.int32]:
-        """See ``Rasteriser.visible_faces``."""
-        from pyrender import IntrinsicsCamera, RenderFlags, Scene
+    def views(self, surface: Surface, rig: Rig, samples: int, finish: Finish) -> None:
+        """See ``Rasteriser.views``. While one view is finished on a thread, the next is drawn."""
+        from pyrender import Mesh, Primitive, Scene
 
-        if len(surface.faces) > _MAX_FACES:
-            raise BadInput(f"{len(surface.faces)} faces are more than egl can number; take --backend cpu")
         self._platform.make_current()
         scene = Scene()
-        solid = len(surface.faces) - surface.bridges
-        nodes = {scene.add(_mesh(surface.vertices, surface.faces[:solid])): (0, 0, 0)}
-        with_bridges = dict(nodes)
-        if surface.bridges:
-            first = tuple(solid >> shift & 255 for shift in (0, 8, 16))
-            with_bridges[scene.add(_mesh(surface.vertices, surface.faces[solid:]))] = first
-        self._renderer.viewport_width = self._renderer.viewport_height = rig.size
-        flags = RenderFlags.SEG | RenderFlags.OFFSCREEN
-        faces = np.empty((rig.views, rig.size, rig.size), dtype=np.int32)
-        for view in range(rig.views):
-            k = rig.intrinsics[view]
-            camera = IntrinsicsCamera(k[0, 0], k[1, 1], k[0, 2], k[1, 2], rig.near_m * 0.5, rig.far_m * 2)
-            node = scene.add(camera, pose=rig.poses[view] @ _FLIP)
-            scene.main_camera_node = node
-            shown = with_bridges if view == 0 else nodes
-            picture, _ = self._renderer.render(scene, flags, seg_node_map=shown)
-            number = picture.astype(np.int32)
-            faces[view] = number[..., 0] + (number[..., 1] << 8) + (number[..., 2] << 16) - 1
-            scene.remove_node(node)
-        return faces
+        mesh = Mesh([Primitive(positions=surface.vertices, indices=surface.faces.view(np.uint32))])
+        scene.add(mesh)
+        low, high = surface.vertices.min(axis=0).astype(np.float64), surface.vertices.max(axis=0).astype(np.float64)
+        self._renderer.viewport_width = self._renderer.viewport_height = rig.size * samples
+
+        def one(view: int, face_at: NDArray[np.int32]) -> None:
+            finish(view, projected(surface, rig, view, samples), face_at)
+
+        tasks = []
+        for view, (pose, intrinsics) in enumerate(zip(rig.poses, rig.intrinsics, strict=True)):
+            clip = _world_to_clip(pose, intrinsics, rig.size, low, high)
+            face_at = self._renderer.faces_at(scene, mesh.primitives[0], surface.drawn_in(pose), clip)
+            if self._pool is None:
+                one(view, face_at)
+            else:
+                tasks.append(self._pool.submit(one, view, face_at))
+        for task in tasks:
+            task.result()
 
     def close(self) -> None:
         """Free the GL objects and the context."""
+        if self._pool is not None:
+            self._pool.shutdown()
         self._platform.make_current()
         self._renderer.delete()
-        self._platform.delete_context()
+        # Not pyrender's delete_context: it ends the display, which other contexts of this process share.
+        from OpenGL.EGL import eglDestroyContext
+
+        eglDestroyContext(self._platform._egl_display, self._platform._egl_context)
 
 
-def _mesh(vertices: NDArray[np.float32], faces: NDArray[np.int32]) -> Any:
-    from pyrender import Mesh, Primitive
+def _load_platform() -> Any:
+    os.environ["PYOPENGL_PLATFORM"] = "egl"  # pyrender reads it at import and offers no argument
+    try:
+        from pyrender.platforms import egl
+    except Exception as error:  # PyOpenGL raises its own kinds when a library is missing
+        raise MissingComponent(f"egl: pyrender cannot load EGL ({error}); {_REMEDY}") from error
+    return egl
 
-    return Mesh([Primitive(positions=vertices, indices=faces.astype(np.uint32))])
+
+def _extensions(platform: Any, device: Any) -> str:
+    text = platform._eglQueryDeviceStringEXT(device._display, _EXTENSIONS)
+    return (text or b"").decode("ascii", "replace")
+
+
+def _context(platform: Any, device: Device) -> Any:
+    made = platform.EGLPlatform(64, 64, device=platform.get_device_by_index(device.index))
+    made.init_context()
+    return made
+
+
+def _world_to_clip(
+    pose: NDArray[np.float64], intrinsics: NDArray[np.float64], size: int, low: NDArray[np.float64], high: NDArray[np.float64]
+) -> NDArray[np.float32]:
+    """Return (4, 4) float32 from the sensor's frame to clip space, row 0 of the picture first.
+
+    Near and far stand around the mesh's box, so that depth is resolved as finely as 32 bits allow.
+    """
+    corners = np.stack(np.meshgrid(*zip(low, high, strict=True)), axis=-1).reshape(-1, 3)
+    depths = (corners - pose[:3, 3]) @ pose[:3, 2]
+    far = max(depths.max() * _ROOM, 1e-6)
+    near = max(depths.min() / _ROOM, far * 1e-4)
+    clip = np.array([
+        [2 * intrinsics[0, 0] / size, 0, 2 * intrinsics[0, 2] / size - 1, 0],
+        [0, 2 * intrinsics[1, 1] / size, 2 * intrinsics[1, 2] / size - 1, 0],
+        [0, 0, (far + near) / (far - near), -2 * far * near / (far - near)],
+        [0, 0, 1, 0],
+    ])  # fmt: skip
+    return np.asarray(clip @ np.linalg.inv(pose), dtype=np.float32)
 
 
 def _face_renderer() -> Any:
-    """Return pyrender's renderer with our shaders, drawing both sides of a face without blending.
+    """Return pyrender's renderer with a framebuffer of face numbers, both sides of a face drawn, nothing blended.
 
-    In its own SEG mode pyrender culls back faces whatever the material says; a surface seen from behind
-    would be a hole, and the two backends would differ.
+    pyrender multisamples everything, rounds depth to 24 bits and culls back faces in its SEG mode whatever the material
+    says; a surface seen from behind would be a hole, and the two backends would differ.
     """
-    from OpenGL.GL import (
-        GL_BLEND,
-        GL_CULL_FACE,
-        GL_FILL,
-        GL_FRONT_AND_BACK,
-        GL_UNSIGNED_INT,
-        glDisable,
-        glDrawElementsInstanced,
-        glPolygonMode,
-    )  # fmt: skip
-    from pyrender import Renderer
+    from OpenGL import GL
+    from pyrender import Renderer, RenderFlags
     from pyrender.shader_program import ShaderProgramCache
+
+    flags = RenderFlags.SEG | RenderFlags.OFFSCREEN
 
     class FaceRenderer(Renderer):  # type: ignore[misc]  # pyrender has no types
         def __init__(self) -> None:
             super().__init__(64, 64)
+            self._main_fb_dims: tuple[int | None, int | None] = (None, None)
             self._program_cache = ShaderProgramCache(str(_SHADERS))
 
-        def _bind_and_draw_primitive(self, primitive: Any, pose: Any, program: Any, flags: int) -> None:
-            program.set_uniform("M", pose)
-            glDisable(GL_CULL_FACE)
-            glDisable(GL_BLEND)
-            glPolygonMode(GL_FRONT_AND_BACK, GL_FILL)
+        def _configure_main_framebuffer(self) -> None:
+            dims = (self.viewport_width, self.viewport_height)
+            if self._main_fb_dims == dims:
+                return
+            self._delete_main_framebuffer()
+            self._main_cb, self._main_db = GL.glGenRenderbuffers(2)
+            self._main_fb = self._main_fb_ms = GL.glGenFramebuffers(1)
+            GL.glBindFramebuffer(GL.GL_FRAMEBUFFER, self._main_fb)
+            for buffer, kind, place in (
+                (self._main_cb, GL.GL_R32I, GL.GL_COLOR_ATTACHMENT0),
+                (self._main_db, GL.GL_DEPTH_COMPONENT32F, GL.GL_DEPTH_ATTACHMENT),
+            ):
+                GL.glBindRenderbuffer(GL.GL_RENDERBUFFER, buffer)
+                GL.glRenderbufferStorage(GL.GL_RENDERBUFFER, kind, *dims)
+                GL.glFramebufferRenderbuffer(GL.GL_FRAMEBUFFER, place, GL.GL_RENDERBUFFER, buffer)
+            if GL.glCheckFramebufferStatus(GL.GL_FRAMEBUFFER) != GL.GL_FRAMEBUFFER_COMPLETE:
+                raise MissingComponent(f"egl: this driver draws no integers of {dims[0]} x {dims[1]}; take --backend cpu")
+            self._main_fb_dims = dims
+
+        def _delete_main_framebuffer(self) -> None:
+            if self._main_fb is not None:
+                GL.glDeleteFramebuffers(1, [self._main_fb])
+                GL.glDeleteRenderbuffers(2, [self._main_cb, self._main_db])
+            self._main_fb = self._main_fb_ms = self._main_cb = self._main_db = None
+            self._main_fb_dims = (None, None)
+
+        def faces_at(self, scene: Any, primitive: Any, count: int, clip: NDArray[np.float32]) -> NDArray[np.int32]:
+            """Draw the first ``count`` faces; pyrender's own book-keeping uploads the scene and frees the one before."""
+            self._update_context(scene, flags)
+            self._configure_forward_pass_viewport(flags)
+            GL.glBindFramebuffer(GL.GL_FRAMEBUFFER, self._main_fb)
+            GL.glDisable(GL.GL_MULTISAMPLE)
+            GL.glDisable(GL.GL_CULL_FACE)
+            GL.glDisable(GL.GL_BLEND)
+            GL.glPolygonMode(GL.GL_FRONT_AND_BACK, GL.GL_FILL)
+            GL.glClearBufferiv(GL.GL_COLOR, 0, np.full(4, -1, dtype=np.int32))
+            GL.glClearBufferfv(GL.GL_DEPTH, 0, np.ones(1, dtype=np.float32))
+            program = self._program_cache.get_program("faces.vert", "faces.frag", defines={"INST_M_LOC": 1})
+            if not program._in_context():
+                program._add_to_context()
+            program._bind()
+            program.set_uniform("world_to_clip", clip)
             primitive._bind()
-            glDrawElementsInstanced(primitive.mode, primitive.indices.size, GL_UNSIGNED_INT, None, 1)
+            GL.glDrawElements(primitive.mode, 3 * count, GL.GL_UNSIGNED_INT, ctypes.c_void_p(0))
             primitive._unbind()
+            program._unbind()
+            face_at = np.empty((self.viewport_height, self.viewport_width), dtype=np.int32)
+            GL.glPixelStorei(GL.GL_PACK_ALIGNMENT, 4)
+            GL.glReadPixels(0, 0, self.viewport_width, self.viewport_height, GL.GL_RED_INTEGER, GL.GL_INT, array=face_at)
+            return face_at
 
     return FaceRenderer()

@@ -1,6 +1,8 @@
-"""Compiled loops: z-buffer over triangles, and the pixel values that follow from the visible faces.
+"""Compiled loops: projection, z-buffer over triangles, and the pixel values that follow from the visible faces.
 
-All arithmetic is float64 in the view's camera frame; a pixel's centre lies at +0.5.
+All arithmetic is float64. An edge is evaluated with its corners in ascending order, so the two faces that share it
+get the same number and no ray passes between them; of equal depths the first face wins. Vertices and faces come in
+canonical order (``Surface.canonical``), so nothing depends on how a mesh was stored.
 """
 
 from __future__ import annotations
@@ -9,146 +11,172 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-
-@njit(nogil=True, cache=True)
-def to_camera(vertices, pose):  # type: ignore[no-untyped-def]  # numba compiles it for the arrays it is given
-    """Return (N, 3) float64 points in the frame of a camera whose pose (4, 4) maps camera to world."""
-    out = np.empty((len(vertices), 3), dtype=np.float64)
-    for i in range(len(vertices)):
-        x = vertices[i, 0] - pose[0, 3]
-        y = vertices[i, 1] - pose[1, 3]
-        z = vertices[i, 2] - pose[2, 3]
-        for k in range(3):
-            out[i, k] = pose[0, k] * x + pose[1, k] * y + pose[2, k] * z
-    return out
+_NEAREST_M = 1e-9
+"""A point nearer than this is not in front of the camera."""
 
 
-@njit(nogil=True, cache=True)
-def z_buffer(points, faces, count, focal, centre_x, centre_y, size):  # type: ignore[no-untyped-def]
-    """Return (H, W) int32: the nearest of the first ``count`` faces at each pixel's centre, -1 for none.
+@njit(nogil=True, cache=True, error_model="numpy")
+def project(vertices, pose, focal_x, focal_y, centre_x, centre_y):  # type: ignore[no-untyped-def]  # numba compiles it for the arrays it is given
+    """Return (N, 3) float64: x, y on the grid of samples and 1/depth; not a number where a vertex is not in front.
 
-    Depth is compared as 1/z, which is linear over the screen. Equal depths go to the lower face index.
+    ``vertices`` (N, 3) float32 in the sensor's frame; ``pose`` (4, 4) maps the camera to that frame; focal length
+    and centre in samples, whose middles lie at +0.5.
     """
-    nearest = np.zeros((size, size), dtype=np.float64)
-    face_at = np.full((size, size), -1, dtype=np.int32)
-    n = len(points)
-    px = np.empty(n)
-    py = np.empty(n)
-    iz = np.empty(n)
-    for i in range(n):
-        z = points[i, 2]
-        iz[i] = 1.0 / z if z > 1e-9 else -1.0
-        px[i] = focal * points[i, 0] * iz[i] + centre_x
-        py[i] = focal * points[i, 1] * iz[i] + centre_y
+    screen = np.empty((len(vertices), 3), dtype=np.float64)
+    r00, r10, r20 = pose[0, 0], pose[1, 0], pose[2, 0]
+    r01, r11, r21 = pose[0, 1], pose[1, 1], pose[2, 1]
+    r02, r12, r22 = pose[0, 2], pose[1, 2], pose[2, 2]
+    t0, t1, t2 = pose[0, 3], pose[1, 3], pose[2, 3]
+    for i in range(len(vertices)):
+        x, y, z = vertices[i, 0] - t0, vertices[i, 1] - t1, vertices[i, 2] - t2
+        depth = r02 * x + r12 * y + r22 * z
+        inverse = 1.0 / depth if depth > _NEAREST_M else np.nan
+        screen[i, 0] = focal_x * (r00 * x + r10 * y + r20 * z) * inverse + centre_x
+        screen[i, 1] = focal_y * (r01 * x + r11 * y + r21 * z) * inverse + centre_y
+        screen[i, 2] = inverse
+    return screen
+
+
+@njit(nogil=True, cache=True, inline="always")
+def _ascending(a, b, c):  # type: ignore[no-untyped-def]
+    """Return three corners in ascending order."""
+    if a > b:
+        a, b = b, a
+    if b > c:
+        b, c = c, b
+    if a > b:
+        a, b = b, a
+    return a, b, c
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def z_buffer(screen, faces, count, side):  # type: ignore[no-untyped-def]
+    """Return which of the first ``count`` faces each sample sees: (side, side) int32, -1 for none.
+
+    Depth is compared as 1/depth, which is linear over the screen. Most faces of a fine scan lie between the
+    samples and are left after their bounding box.
+    """
+    limit = side - 1.0
+    nearest = np.zeros((side, side), dtype=np.float64)
+    face_at = np.full((side, side), -1, dtype=np.int32)
     for f in range(count):
         a, b, c = faces[f, 0], faces[f, 1], faces[f, 2]
-        if iz[a] <= 0 or iz[b] <= 0 or iz[c] <= 0:
+        ax, bx, cx = screen[a, 0], screen[b, 0], screen[c, 0]
+        left = max(np.ceil(min(ax, bx, cx) - 0.5), 0.0)
+        right = min(np.floor(max(ax, bx, cx) - 0.5), limit)
+        if not left <= right:
             continue
-        ax, ay, bx, by, cx, cy = px[a], py[a], px[b], py[b], px[c], py[c]
-        left = max(0, int(np.ceil(min(ax, bx, cx) - 0.5)))
-        right = min(size - 1, int(np.floor(max(ax, bx, cx) - 0.5)))
-        if left > right:
+        ay, by, cy = screen[a, 1], screen[b, 1], screen[c, 1]
+        top = max(np.ceil(min(ay, by, cy) - 0.5), 0.0)
+        bottom = min(np.floor(max(ay, by, cy) - 0.5), limit)
+        if not top <= bottom:
             continue
-        top = max(0, int(np.ceil(min(ay, by, cy) - 0.5)))
-        bottom = min(size - 1, int(np.floor(max(ay, by, cy) - 0.5)))
-        area = (bx - ax) * (cy - ay) - (by - ay) * (cx - ax)
-        if area == 0.0:
+        a, b, c = _ascending(a, b, c)
+        ax, ay, a_inverse = screen[a, 0], screen[a, 1], screen[a, 2]
+        bx, by, b_inverse = screen[b, 0], screen[b, 1], screen[b, 2]
+        cx, cy, c_inverse = screen[c, 0], screen[c, 1], screen[c, 2]
+        if not (a_inverse > 0.0 and b_inverse > 0.0 and c_inverse > 0.0):
             continue
-        inverse = 1.0 / area
-        for row in range(top, bottom + 1):
+        for row in range(int(top), int(bottom) + 1):
             y = row + 0.5
-            for column in range(left, right + 1):
+            for column in range(int(left), int(right) + 1):
                 x = column + 0.5
-                wb = ((x - ax) * (cy - ay) - (y - ay) * (cx - ax)) * inverse
-                wc = ((bx - ax) * (y - ay) - (by - ay) * (x - ax)) * inverse
-                wa = 1.0 - wb - wc
-                if wa < 0.0 or wb < 0.0 or wc < 0.0:
+                wa = (cx - bx) * (y - by) - (cy - by) * (x - bx)
+                wb = (cy - ay) * (x - ax) - (cx - ax) * (y - ay)
+                wc = (bx - ax) * (y - ay) - (by - ay) * (x - ax)
+                if not ((wa >= 0.0 and wb >= 0.0 and wc >= 0.0) or (wa <= 0.0 and wb <= 0.0 and wc <= 0.0)):
                     continue
-                depth = wa * iz[a] + wb * iz[b] + wc * iz[c]
-                if depth > nearest[row, column]:
-                    nearest[row, column] = depth
+                # A face seen edge-on has no area: 0 / 0 is not a number, and no comparison with it is true.
+                inverse = (wa * a_inverse + wb * b_inverse + wc * c_inverse) / (wa + wb + wc)
+                if inverse > nearest[row, column]:
+                    nearest[row, column] = inverse
                     face_at[row, column] = f
     return face_at
 
 
-@njit(nogil=True, cache=True)
-def shade(  # type: ignore[no-untyped-def]
-    face_at, points, faces, solid, colors, focal, centre_x, centre_y, tolerance
-):
-    """Return depth (H, W) float32, vertex (H, W) int32 (-1: none) and rgb (H, W, 3) uint8 of a view.
+@njit(nogil=True, cache=True, error_model="numpy", inline="always")
+def _weights(screen, a, b, c, x, y):  # type: ignore[no-untyped-def]
+    """Return the weights of three corners in space at a screen point, and 1/depth there.
 
-    Depth is where the ray through the pixel's centre meets the face's plane. The vertex is the one with the
-    largest barycentric weight. Colour is the mean of the colour at the centre and those of all visible
-    vertices inside the pixel, so that a fine scan in a coarse view is averaged, not sampled. A face from
-    ``solid`` on is a bridge: all comes from its nearest vertex.
+    The point lies in the face but for rounding, so weights below 0 are 0.
     """
-    h, w = face_at.shape
-    depth_at = np.zeros((h, w), dtype=np.float32)
-    vertex_at = np.full((h, w), -1, dtype=np.int32)
-    total = np.zeros((h, w, 3), dtype=np.float64)
-    samples = np.zeros((h, w), dtype=np.int32)
-    for row in range(h):
-        dy = (row + 0.5 - centre_y) / focal
-        for column in range(w):
-            f = face_at[row, column]
-            if f < 0:
+    ax, ay = screen[a, 0], screen[a, 1]
+    bx, by, cx, cy = screen[b, 0] - ax, screen[b, 1] - ay, screen[c, 0] - ax, screen[c, 1] - ay
+    x, y = x - ax, y - ay
+    area = bx * cy - by * cx
+    sign = 1.0 if area > 0.0 else -1.0
+    wb, wc = sign * (x * cy - y * cx), sign * (bx * y - by * x)
+    wa = max(sign * area - wb - wc, 0.0)
+    wb, wc = max(wb, 0.0), max(wc, 0.0)
+    total = wa + wb + wc
+    wa, wb, wc = wa * screen[a, 2], wb * screen[b, 2], wc * screen[c, 2]
+    weighted = wa + wb + wc
+    if not weighted > 0.0:
+        return 1.0, 0.0, 0.0, screen[a, 2]
+    scale = 1.0 / weighted
+    return wa * scale, wb * scale, wc * scale, weighted / total
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def shade(  # type: ignore[no-untyped-def]
+    screen, faces, solid, colors, normals, source, gt, rotation, face_at, samples, rgb, depth_at, normal_at, mask_at, source_at
+):
+    """Fill in what a view shows, where it shows something; the last five arguments are a view's slices of a ``ViewSet``.
+
+    Depth, normal, mask and source belong to the pixel's centre, its middle sample: where the ray meets the face, and the corner of the largest weight. Colour is the mean over the pixel's
+    samples that see something, so that a fine scan in a coarse view is averaged; with one sample it is that corner's.
+    A face from ``solid`` on is a bridge and takes everything from its nearest corner. ``gt`` is flat over the scan,
+    empty where there is none; ``rotation`` (3, 3) turns the camera's frame into that of ``normals``.
+    """
+    size, middle = len(face_at) // samples, samples // 2
+    for row in range(size):
+        for column in range(size):
+            if face_at[row * samples + middle, column * samples + middle] < 0:
                 continue
-            dx = (column + 0.5 - centre_x) / focal
-            a, b, c = faces[f, 0], faces[f, 1], faces[f, 2]
-            e1x, e1y, e1z = points[b, 0] - points[a, 0], points[b, 1] - points[a, 1], points[b, 2] - points[a, 2]
-            e2x, e2y, e2z = points[c, 0] - points[a, 0], points[c, 1] - points[a, 1], points[c, 2] - points[a, 2]
-            nx, ny, nz = e1y * e2z - e1z * e2y, e1z * e2x - e1x * e2z, e1x * e2y - e1y * e2x
-            facing = nx * dx + ny * dy + nz
-            squared = nx * nx + ny * ny + nz * nz
-            if facing * facing < 1e-20 * squared or squared == 0.0:
-                wb, wc, depth = 0.0, 0.0, points[a, 2]
-            else:
-                depth = (nx * points[a, 0] + ny * points[a, 1] + nz * points[a, 2]) / facing
-                x, y, z = depth * dx - points[a, 0], depth * dy - points[a, 1], depth - points[a, 2]
-                wb = ((y * e2z - z * e2y) * nx + (z * e2x - x * e2z) * ny + (x * e2y - y * e2x) * nz) / squared
-                wc = ((e1y * z - e1z * y) * nx + (e1z * x - e1x * z) * ny + (e1x * y - e1y * x) * nz) / squared
-            wb = min(max(wb, 0.0), 1.0)
-            wc = min(max(wc, 0.0), 1.0 - wb)
-            wa = 1.0 - wb - wc
-            vertex = a
-            if wb > wa and wb >= wc:
-                vertex = b
-            elif wc > wa:
-                vertex = c
-            vertex_at[row, column] = vertex
-            samples[row, column] = 1
-            if f >= solid:
-                depth_at[row, column] = points[vertex, 2]
-                for k in range(3):
-                    total[row, column, k] = colors[vertex, k]
-            else:
-                depth_at[row, column] = depth
-                for k in range(3):
-                    total[row, column, k] = wa * colors[a, k] + wb * colors[b, k] + wc * colors[c, k]
-    for i in range(len(points)):
-        z = points[i, 2]
-        if z <= 1e-9:
-            continue
-        column = int(np.floor(focal * points[i, 0] / z + centre_x))
-        row = int(np.floor(focal * points[i, 1] / z + centre_y))
-        if row < 0 or column < 0 or row >= h or column >= w or samples[row, column] == 0:
-            continue
-        if z - depth_at[row, column] < tolerance:
-            samples[row, column] += 1
-            for k in range(3):
-                total[row, column, k] += colors[i, k]
-    rgb = np.zeros((h, w, 3), dtype=np.uint8)
-    for row in range(h):
-        for column in range(w):
-            if samples[row, column] > 0:
-                for k in range(3):
-                    rgb[row, column, k] = np.uint8(total[row, column, k] / samples[row, column] + 0.5)
-    return depth_at, vertex_at, rgb
+            red, green, blue, seen = 0.0, 0.0, 0.0, 0.0
+            for i in range(row * samples, (row + 1) * samples):
+                for j in range(column * samples, (column + 1) * samples):
+                    f = face_at[i, j]
+                    if f < 0:
+                        continue
+                    a, b, c = faces[f, 0], faces[f, 1], faces[f, 2]
+                    wa, wb, wc, inverse = _weights(screen, a, b, c, j + 0.5, i + 0.5)
+                    is_middle = i == row * samples + middle and j == column * samples + middle
+                    if is_middle or f >= solid:
+                        vertex = a
+                        if wb > wa and wb >= wc:
+                            vertex = b
+                        elif wc > wa:
+                            vertex = c
+                        if is_middle:
+                            depth_at[row, column] = 1.0 / (inverse if f < solid else screen[vertex, 2])
+                            source_at[row, column] = source[vertex]
+                            if len(gt) > 0:
+                                mask_at[row, column] = gt[source[vertex]]
+                            x, y, z = (
+                                np.float64(normals[vertex, 0]),
+                                np.float64(normals[vertex, 1]),
+                                np.float64(normals[vertex, 2]),
+                            )
+                            for k in range(3):
+                                normal_at[row, column, k] = rotation[0, k] * x + rotation[1, k] * y + rotation[2, k] * z
+                        if f >= solid or samples == 1:
+                            a, b, c, wa, wb, wc = vertex, vertex, vertex, 1.0, 0.0, 0.0
+                    red += wa * colors[a, 0] + wb * colors[b, 0] + wc * colors[c, 0]
+                    green += wa * colors[a, 1] + wb * colors[b, 1] + wc * colors[c, 1]
+                    blue += wa * colors[a, 2] + wb * colors[b, 2] + wc * colors[c, 2]
+                    seen += 1.0
+            rgb[row, column, 0] = np.uint8(red / seen + 0.5)
+            rgb[row, column, 1] = np.uint8(green / seen + 0.5)
+            rgb[row, column, 2] = np.uint8(blue / seen + 0.5)
 
 
 def warm_up() -> None:
     """Load or compile the kernels before the first scan, so that timings do not contain it."""
-    points: NDArray[np.float64] = to_camera(np.zeros((3, 3), np.float32), np.eye(4))
-    faces = np.zeros((1, 3), np.int32)
-    face_at = z_buffer(points, faces, 1, 1.0, 0.0, 0.0, 2)
-    shade(face_at, points, faces, 1, np.zeros((3, 3), np.uint8), 1.0, 0.0, 0.0, 0.0)
+    points, one = np.zeros((3, 3), np.float32), np.zeros((1, 3), np.int32)
+    screen: NDArray[np.float64] = project(points, np.eye(4), 1.0, 1.0, 0.0, 0.0)
+    face_at, bytes_, flags = z_buffer(screen, one, 1, 2), np.zeros((2, 2, 3), np.uint8), np.zeros((2, 2), bool)
+    depth, normal, source = np.zeros((2, 2), np.float32), np.zeros((2, 2, 3), np.float32), np.zeros((2, 2), np.int32)
+    shade(
+        screen, one, 1, bytes_[0], points, one[0], flags[0], np.eye(3), face_at, 1, bytes_, depth, normal, flags, source
+    )  # fmt: skip

@@ -34,7 +34,7 @@ def backend(request: pytest.FixtureRequest) -> Iterator[Rasteriser]:
 
 def whole(scan: Scan) -> Cleaned:
     nothing = np.zeros_like(scan.valid)
-    return Cleaned(scan.xyz, scan.valid.copy(), nothing, nothing)
+    return Cleaned(scan.xyz, scan.valid.copy(), nothing, nothing.astype(np.uint8))
 
 
 def surface_and_rig(scan: Scan, size: int = 128, views: int = 5) -> tuple[Surface, Rig]:
@@ -122,10 +122,11 @@ def test_normals_are_unit_vectors_that_face_the_camera(backend: Rasteriser) -> N
 def test_a_fine_scan_in_a_coarse_view_is_averaged(backend: Rasteriser) -> None:
     scan = wavy_scan(192)
     checker = (np.indices((192, 192)).sum(axis=0) % 2 * 255).astype(np.uint8)
-    views, _, _ = view(replace(scan, rgb=np.repeat(checker[..., None], 3, axis=2)), backend, size=40)
-    inner = views.rgb[0][12:-12, 12:-12].astype(int)
-    assert abs(inner.mean() - 127.5) < 6
-    assert inner.std() < 40, "a checkerboard finer than the pixels is grey"
+    surface, rig = surface_and_rig(replace(scan, rgb=np.repeat(checker[..., None], 3, axis=2)), 40)
+    averaged, picked = (look(surface, scan.gt, rig, backend, samples).rgb[0][12:-12, 12:-12].astype(int) for samples in (3, 1))
+    assert picked.std() > 120, "without averaging each pixel is black or white"
+    assert averaged.std() < 0.45 * picked.std(), "a checkerboard finer than the pixels is grey"
+    assert abs(averaged.mean() - 127.5) < 6
 
 
 def test_a_depth_jump_is_not_bridged_and_its_seam_is_closed_in_view_0(backend: Rasteriser) -> None:
