@@ -7,6 +7,7 @@ from types import TracebackType
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeRemainingColumn
+from rich.table import Table
 
 _LINE_EVERY_S = 15.0
 
@@ -59,6 +60,11 @@ class Bars:
         if self._done >= self._total:
             self._finish()
         self.console.print(line, soft_wrap=True, markup=False)
+
+    def show(self, table: Table) -> None:
+        """Print a table."""
+        self._finish()
+        self.console.print(table)
 
     def _finish(self) -> None:
         if self._label and not self.console.is_terminal:

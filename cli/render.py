@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -27,27 +26,42 @@ def render(
     size: Annotated[int | None, typer.Option(min=64, max=1024, help="Side of a view in pixels (256).")] = None,
     tilt: Annotated[float | None, typer.Option(min=0, max=80, help="Tilt of views 1 to V-1, degrees (30).")] = None,
     light: Annotated[int | None, typer.Option(min=0, max=5, help="Eyecandies image number (4).")] = None,
+    center: Annotated[str | None, typer.Option(help="category (one fixed rig) or scan (shifted to each object).")] = None,
+    rig: Annotated[Path | None, typer.Option("--rig", help="TOML file of other cameras; see docs/rigs.md.")] = None,
     backend: Annotated[str | None, typer.Option(help="auto, cpu or egl.")] = None,
+    device: Annotated[int | None, typer.Option(min=0, help="EGL device; mvad doctor lists them. Default: the first GPU.")] = None,
     split: Annotated[list[str] | None, typer.Option(help="train, validation, test, private; repeatable.")] = None,
     jobs: Annotated[int, typer.Option(min=0, help="Worker processes; 0 chooses.")] = 0,
+    threads: Annotated[int, typer.Option(min=1, help="Scans in flight in each process.")] = 1,
+    scheduler: Annotated[str, typer.Option(help="tcp://host:port of a running Dask scheduler; see docs/cluster.md.")] = "",
+    recycle: Annotated[float, typer.Option(min=0.05, help="Minutes after which a local worker is replaced.")] = 30,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Throw away renders of another configuration.")] = False,
     config: Config = None,
     sets: Sets = None,
 ) -> None:
     """Render scans into views of RGB, depth, normals, masks and source maps. Run it again to continue."""
     from mvad.cli.console import Bars
+    from mvad.cli.tables import audit_tables, invisible_lines
     from mvad.datasets.registry import find_categories, reader_for
     from mvad.datasets.scan import SPLITS
     from mvad.errors import BadInput, PartlyDone
-    from mvad.render.job import render_category
+    from mvad.render.engine import Workers
+    from mvad.render.job import render_categories
     from mvad.render.options import RenderOptions
+    from mvad.render.rig import Rig
     from mvad.settings import parse_assignments, read_toml, resolve
 
-    named = {"rig.views": views, "rig.size": size, "rig.tilt_deg": tilt, "light": light, "backend": backend}
+    named = {
+        "rig.views": views, "rig.size": size, "rig.tilt_deg": tilt, "rig.center": center, "light": light, "backend": backend,
+        "device": device,
+    }  # fmt: skip
     layers = [("--config", read_toml(config) if config else {})]
     layers.append(("option", {key: value for key, value in named.items() if value is not None}))
     layers.append(("--set", parse_assignments(sets or [])))
     options, _ = resolve(RenderOptions, layers)
+    if rig is not None and (views, size, tilt) != (None, None, None):
+        raise BadInput("--rig brings its own views, size and tilt; leave --views, --size and --tilt away")
+    cameras = Rig.from_toml(rig) if rig is not None else None
     splits = split or ["train", "validation", "test"]
     wrong = [name for name in splits if name not in SPLITS]
     if wrong:
@@ -56,23 +70,19 @@ def render(
     folder = raw or Places(workspace).raw(dataset)
     failed = 0
     with Bars() as bars:
-        for name in category or find_categories(reader, folder):
+        names = category or find_categories(reader, folder)
+        for name in names:
             if name not in reader.known_categories:
                 bars.say(f"notice: {name} is no category of the published {dataset}; rendering it all the same")
-            done = render_category(dataset, name, folder, Places(workspace).renders, options, splits, jobs, overwrite, bars)
+        renders, workers = Places(workspace).renders, Workers(jobs, threads, scheduler, recycle)
+        audits = {}
+        for done in render_categories(dataset, names, folder, renders, options, splits, workers, overwrite, bars, cameras):
             failed += done.failed
+            audits[done.category] = done.audit
             bars.say(f"{done.folder}: {done.rendered} rendered, {done.skipped} were there, {done.failed} failed")
-            if done.audit["samples_with_defect"]:
-                bars.say(_audit_line(done.audit))
+            for line in invisible_lines(done.audit):
+                bars.say(line)
+        for table in audit_tables(audits):
+            bars.show(table)
     if failed:
         raise PartlyDone(f"{failed} scans failed; failed.jsonl in each category's folder has the list and the reasons")
-
-
-def _audit_line(audit: Mapping[str, Any]) -> str:
-    total = max(audit["total"], 1)
-    shares = ", ".join(f"{100 * audit[name] / total:.1f} % {text}" for name, text in (
-        ("seen_any", "seen in some view"), ("no_point", "without a 3-D point"), ("removed", "gone with the background"),
-        ("unseen", "occluded"),
-    ))  # fmt: skip
-    line = f"ground truth of {audit['samples_with_defect']} samples: {shares}"
-    return line + (f"; no view shows the defect of {', '.join(audit['invisible'])}" if audit["invisible"] else "")

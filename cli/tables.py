@@ -8,6 +8,7 @@ from typing import Any
 from rich import box
 from rich.table import Table
 
+_SHARES = (("seen_any", "seen"), ("no_point", "no point"), ("removed", "backgr."), ("unseen", "occluded"))
 _FIGURES = ("s_auroc", "image_auroc", "p_auroc")
 
 
@@ -20,11 +21,7 @@ def figures_tables(results: Sequence[Mapping[str, Any]]) -> list[Table]:
 
     tables = []
     for teacher in sorted({result["teacher"]["name"] for result in results}):
-        table = Table(
-            title=f"AUROC in percent, teacher {teacher}", title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0)
-        )
-        for name in ("category", "model", "input", "seed"):
-            table.add_column(name, overflow="fold")
+        table = _table(f"AUROC in percent, teacher {teacher}", "category", "model", "input", "seed")
         for name in ("S-AUROC", "image", "P-AUROC", "test"):
             table.add_column(name, justify="right", no_wrap=True)
         groups: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
@@ -55,3 +52,41 @@ def _method(result: Mapping[str, Any]) -> tuple[str, str]:
 
 def _row(figures: Mapping[str, Any]) -> list[str]:
     return ["-" if figures[name] is None else f"{100 * figures[name]:.1f}" for name in _FIGURES]
+
+
+def audit_tables(audits: Mapping[str, Mapping[str, Any]]) -> list[Table]:
+    """Return what was removed from each rendered category, and what became of its ground truth, view by view.
+
+    A part of the background that no category has is left out.
+    """
+    backgrounds = {category: audit["background"] | audit["background"]["removed_as"] for category, audit in audits.items()}
+    parts = dict.fromkeys(part for audit in audits.values() for part in audit["background"]["removed_as"])
+    shown = ["missing", *(part for part in parts if any(points[part] for points in backgrounds.values())), "object", "filled"]
+    removed = _table("What the scans held, percent of the grid", "category", "scans")
+    for name in shown:
+        removed.add_column(name, justify="right")
+    for category, points in backgrounds.items():
+        shares = (100 * points[name] / max(points["grid"], 1) for name in shown)
+        removed.add_row(category, str(points["scans"]), *(f"{share:.1f}" for share in shares))
+    with_defects = {category: audit for category, audit in audits.items() if audit["samples_with_defect"]}
+    views = max((len(audit["views"]) for audit in with_defects.values()), default=0)
+    seen = _table("What became of the ground truth, percent of its pixels", "category", "samples")
+    for name in [text for _, text in _SHARES] + [f"v{k}" for k in range(views)]:
+        seen.add_column(name, justify="right")
+    for category, audit in with_defects.items():
+        shares = [audit[name] / audit["total"] for name, _ in _SHARES] + [view["seen"] for view in audit["views"]]
+        seen.add_row(category, str(audit["samples_with_defect"]), *(f"{100 * share:.1f}" for share in shares))
+    return [table for table in (removed, seen) if table.row_count]
+
+
+def _table(title: str, *columns: str) -> Table:
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for name in columns:
+        table.add_column(name, overflow="fold", no_wrap=name in ("category", "scans", "samples"))
+    return table
+
+
+def invisible_lines(audit: Mapping[str, Any]) -> list[str]:
+    """Return a line that names the samples whose defect no view shows, or none."""
+    missing = audit["invisible"]
+    return [f"no view shows the defect of {', '.join(missing)}"] if missing else []

@@ -63,11 +63,12 @@ class MVTec3D:
         """
         xyz = read_xyz(ref.paths["xyz"])
         shape = xyz.shape[:2]
-        finite = np.asarray(np.isfinite(xyz).all(axis=2))
-        near = np.abs(np.where(finite[..., None], xyz, 0)).max(axis=2) < MAX_DISTANCE_M
-        valid = finite & near & (xyz[..., 2] > 0)
+        # A comparison with what is not a number is false, so one test a channel says finite and near.
+        x, y, z = (np.abs(xyz[..., k]) < MAX_DISTANCE_M for k in range(3))
+        valid = x & y & z & (xyz[..., 2] > 0)
         if not valid.any():
             raise BadInput(f"{ref.paths['xyz']}: no valid point in the scan; download it again")
         rgb = read_rgb(ref.paths["rgb"], shape)
         gt = read_gray(ref.paths["gt"], shape) > 0 if "gt" in ref.paths else None
-        return Scan(np.where(valid[..., None], xyz, np.float32(0)), valid, rgb, gt)
+        xyz[~valid] = 0
+        return Scan(xyz, valid, rgb, gt)

@@ -1,71 +1,183 @@
-"""Run one function over many items, here or on Dask workers; a failure belongs to its item alone."""
+"""Run one function over many items: here, on threads, or on Dask workers; a failure belongs to its item alone.
+
+Dask does what a lab needs and nobody should write again: retries, workers that are restarted when they die or grow old,
+one machine or many. Workers are spawned, never forked: a forked GL context or thread pool is a crash in waiting.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import os
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, TypeVar
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from typing import Any, Protocol
 
-from mvad.errors import MissingComponent
-
-Item = TypeVar("Item")
-Result = TypeVar("Result")
+from mvad.errors import BadInput, MissingComponent, MvadError
 
 _ALLOWED_FAILURES = 2
 """An item whose worker died this often, plus once, is given up: it kills workers."""
 
+_RETRIES = 2
+"""How often an item is tried again after an error that is no finding about the item (a network file system's, say)."""
 
-def run_all(function: Callable[[Item], Result], items: Sequence[Item], jobs: int) -> Iterator[tuple[Item, Result | Exception]]:
-    """Yield every item with its result or its exception, as they finish.
+_JOBS_WORTH = 40
+"""Starting workers takes seconds; below this many items a second process gains nothing."""
 
-    Parameters
+_WAIT_FOR_WORKERS_S = 60
+
+
+@dataclass(frozen=True)
+class Workers:
+    """Where the work is done.
+
+    Attributes
     ----------
-    function
-        A picklable function of one item.
-    items
-        Picklable items.
     jobs
-        1 runs in this process; more start that many Dask worker processes with one thread each.
+        Worker processes on this machine; 1 is this process, 0 chooses by the number of items.
+    threads
+        Items in flight in each process.
+    scheduler
+        Address of a running Dask scheduler (``tcp://host:port``) whose workers are used instead, or "".
+    recycle_min
+        Minutes after which a local worker is replaced by a fresh one.
+    """
+
+    jobs: int = 1
+    threads: int = 1
+    scheduler: str = ""
+    recycle_min: float = 30.0
+
+
+class Run(Protocol):
+    """Yields every item with its result or its exception, as they finish."""
+
+    def __call__(self, function: Callable[[Any], Any], items: Sequence[Any]) -> Iterator[tuple[Any, Any]]:
+        """Run a picklable function on picklable items."""
+
+
+@contextlib.contextmanager
+def started(workers: Workers, items: int) -> Iterator[Run]:
+    """Start workers for about so many items, give what runs functions on them, and stop them at the end.
+
+    The functions and items must be picklable. ``MissingComponent`` is raised, not yielded: what is missing for one
+    item is missing for all.
 
     Raises
     ------
-    MissingComponent
-        If a component is missing: then it is missing for every item.
+    BadInput
+        If no scheduler answers at the address.
     """
-    run = _here if jobs <= 1 or len(items) <= 1 else _on_workers
-    for item, result in run(function, items, jobs):
+    jobs = workers.jobs or ((os.cpu_count() or 1) if items >= _JOBS_WORTH else 1)
+    if workers.scheduler:
+        context = _cluster_of(workers.scheduler)
+    elif jobs > 1:
+        context = _local_cluster(workers, min(jobs, max(items, 1)))
+    else:
+        context = _this_process(workers.threads)
+    with context as run:
+        yield lambda function, items: _without_missing(run(function, items))
+
+
+def _without_missing(results: Iterator[tuple[Any, Any]]) -> Iterator[tuple[Any, Any]]:
+    for item, result in results:
         if isinstance(result, MissingComponent):
             raise result
         yield item, result
 
 
-def _here(function: Callable[[Any], Any], items: Sequence[Any], jobs: int) -> Iterator[tuple[Any, Any]]:
-    for item in items:
-        try:
-            result = function(item)
-        except Exception as error:
-            yield item, error
-        else:
-            yield item, result
+def _outcome(function: Callable[[Any], Any], item: Any) -> Any:
+    """Return what the function returns, or the error that says something about the item: trying again is no use."""
+    try:
+        return function(item)
+    except MvadError as error:
+        return error
 
 
-def _on_workers(function: Callable[[Any], Any], items: Sequence[Any], jobs: int) -> Iterator[tuple[Any, Any]]:
+@contextlib.contextmanager
+def _this_process(threads: int) -> Iterator[Run]:
+    def run(function: Callable[[Any], Any], items: Sequence[Any]) -> Iterator[tuple[Any, Any]]:
+        for item in items:
+            try:
+                yield item, _outcome(function, item)
+            except Exception as error:
+                yield item, error
+
+    if threads <= 1:
+        yield run
+        return
+    with ThreadPoolExecutor(threads) as pool:
+        yield lambda function, items: _on_threads(pool, threads, function, items)
+
+
+def _on_threads(
+    pool: ThreadPoolExecutor, threads: int, function: Callable[[Any], Any], items: Sequence[Any]
+) -> Iterator[tuple[Any, Any]]:
+    """Keep a few items more than threads submitted, so that an interruption waits for those alone."""
+    waiting, running = iter(items), dict[Future[Any], Any]()
+    while True:
+        for item in waiting:
+            running[pool.submit(_outcome, function, item)] = item
+            if len(running) > threads:
+                break
+        if not running:
+            return
+        for future in wait(running, return_when=FIRST_COMPLETED).done:
+            error = future.exception()
+            if error is not None and not isinstance(error, Exception):
+                raise error
+            yield running.pop(future), future.result() if error is None else error
+
+
+@contextlib.contextmanager
+def _local_cluster(workers: Workers, jobs: int) -> Iterator[Run]:
     import dask
-    from distributed import Client, LocalCluster, as_completed
+    from distributed import Client, LocalCluster
 
     settings = {
         "distributed.scheduler.allowed-failures": _ALLOWED_FAILURES,
         "distributed.worker.multiprocessing-method": "spawn",
         "distributed.admin.tick.limit": "60s",
+        "distributed.worker.lifetime.duration": f"{workers.recycle_min} minutes",
+        "distributed.worker.lifetime.stagger": f"{workers.recycle_min / 10} minutes",
+        "distributed.worker.lifetime.restart": True,
     }
     with (
         dask.config.set(settings),
         LocalCluster(
-            n_workers=min(jobs, len(items)), threads_per_worker=1, processes=True, dashboard_address=None,
+            n_workers=jobs, threads_per_worker=max(workers.threads, 1), processes=True, dashboard_address=None,
             silence_logs="CRITICAL",
         ) as cluster,
         Client(cluster) as client,
     ):  # fmt: skip
-        futures = {client.submit(function, item, pure=False): item for item in items}
-        for future in as_completed(list(futures)):
-            error = future.exception()
-            yield futures.pop(future), future.result() if error is None else error
+        yield lambda function, items: _on_workers(client, function, items)
+
+
+@contextlib.contextmanager
+def _cluster_of(scheduler: str) -> Iterator[Run]:
+    from distributed import Client
+
+    try:
+        client = Client(scheduler, timeout="10s")
+    except (OSError, ValueError) as error:
+        raise BadInput(
+            f"--scheduler {scheduler}: no Dask scheduler answers there ({str(error).splitlines()[0] if str(error) else type(error).__name__}); "
+            "start one with: dask scheduler"
+        ) from error
+    with client:
+        try:
+            client.wait_for_workers(1, timeout=_WAIT_FOR_WORKERS_S)
+        except TimeoutError as error:
+            raise BadInput(
+                f"--scheduler {scheduler}: no worker has joined it; start some with: dask worker {scheduler}"
+            ) from error
+        yield lambda function, items: _on_workers(client, function, items)
+
+
+def _on_workers(client: Any, function: Callable[[Any], Any], items: Sequence[Any]) -> Iterator[tuple[Any, Any]]:
+    from distributed import as_completed
+
+    futures = {client.submit(_outcome, function, item, pure=False, retries=_RETRIES): item for item in items}
+    for future in as_completed(list(futures)):
+        error = future.exception()
+        yield futures.pop(future), future.result() if error is None else error

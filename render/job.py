@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,15 +18,12 @@ from mvad.datasets.scan import ReadOptions, ScanRef
 from mvad.errors import BadInput, MvadError
 from mvad.progress import Progress
 from mvad.render.audit import summarise
-from mvad.render.backends.choose import resolve_backend
-from mvad.render.engine import run_all
+from mvad.render.backends.choose import rasteriser, resolve_backend
+from mvad.render.engine import Run, Workers, started
 from mvad.render.options import RenderOptions
 from mvad.render.rig import Rig, fit_rig
 from mvad.render.scan_to_views import ScanJob, measure_scan, render_scan
 from mvad.settings import flatten
-
-_JOBS_WORTH = 40
-"""Starting workers takes seconds; below this many scans a second process gains nothing."""
 
 
 @dataclass(frozen=True)
@@ -48,9 +45,10 @@ def render_category(
     renders: Path,
     options: RenderOptions,
     splits: Sequence[str],
-    jobs: int,
+    workers: Workers,
     overwrite: bool,
     progress: Progress,
+    rig: Rig | None = None,
 ) -> Summary:
     """Render every scan of a category that is not rendered yet.
 
@@ -62,73 +60,131 @@ def render_category(
         Where ``<dataset>/<category>/`` is written.
     options, splits
         How, and which splits; the rig always comes from the train split.
-    jobs
-        Worker processes; 0 chooses by the number of scans.
+    workers
+        Which processes do it.
     overwrite
         Throw away what another configuration rendered.
+    rig
+        Cameras to take instead of fitting some.
 
     Raises
     ------
     BadInput
         If the raw data are unusable, or the folder holds renders of another configuration.
     """
-    options = replace(options, backend=resolve_backend(options.backend))
-    folder = category_folder(renders, dataset, category)
-    refs = reader_for(dataset).refs(raw, category, ReadOptions(light=options.light))
-    wanted = [ref for ref in refs if ref.split in splits]
-    with files.locked(folder):
-        _remove_leftovers(folder)
-        if overwrite:
-            _clear(folder)
-        failures: dict[str, str] = {}
-        jobs = jobs or _default_jobs(len(wanted))
-        try:
-            rig = _rig(folder, refs, options, jobs, failures, progress)
-            todo = [ref for ref in wanted if ref.key not in failures and not _is_done(folder, ref, rig)]
-            done = len(wanted) - len(todo)
-            progress.start(f"render {category}", len(wanted), done)
-            _render(folder, todo, rig, options, jobs, failures, progress)
-        finally:
-            manifest = _write_manifest(folder, dataset, category, licence_of(dataset, raw), options, failures)
-    return Summary(category, len(todo) - len(failures), done, len(failures), folder, manifest["audit"])
+    return next(render_categories(dataset, [category], raw, renders, options, splits, workers, overwrite, progress, rig))
 
 
-def _default_jobs(scans: int) -> int:
-    return (os.cpu_count() or 1) if scans >= _JOBS_WORTH else 1
+def render_categories(
+    dataset: str,
+    categories: Iterable[str],
+    raw: Path,
+    renders: Path,
+    options: RenderOptions,
+    splits: Sequence[str],
+    workers: Workers,
+    overwrite: bool,
+    progress: Progress,
+    rig: Rig | None = None,
+) -> Iterator[Summary]:
+    """Render categories one after the other on the same workers, which start when there is work; see ``render_category``."""
+    options = replace(options, backend=resolve_backend(options.backend, options.device))
+    # Before anything is written: a backend that is missing here would fail for every scan.
+    device = workers.scheduler or rasteriser(options.backend, device=options.device).device
+    with contextlib.ExitStack() as stack:
+        runs: list[Run] = []
+
+        def run_for(items: int) -> Run:
+            if not runs:
+                runs.append(stack.enter_context(started(workers, items)))
+            return runs[0]
+
+        for category in categories:
+            refs = reader_for(dataset).refs(raw.absolute(), category, ReadOptions(light=options.light))
+            folder = category_folder(renders, dataset, category).absolute()
+            facts = {
+                "schema": SCHEMA, "dataset": dataset, "category": category, "licence": licence_of(dataset, raw),
+                "config": flatten(options.recorded()), "rasteriser": {"name": options.backend, "device": device},
+            }  # fmt: skip
+            with files.locked(folder):
+                _remove_leftovers(folder)
+                if overwrite:
+                    _clear(folder)
+                summary = _one_category(folder, refs, options, splits, rig, facts, run_for, progress)
+            yield summary
 
 
-def _rig(
+def _one_category(
     folder: Path,
     refs: Sequence[ScanRef],
     options: RenderOptions,
-    jobs: int,
-    failures: dict[str, str],
+    splits: Sequence[str],
+    rig: Rig | None,
+    facts: dict[str, Any],
+    run_for: Callable[[int], Run],
     progress: Progress,
+) -> Summary:
+    wanted = [ref for ref in refs if ref.split in splits]
+    failures: dict[str, str] = {}
+    todo: list[ScanRef] = []
+    try:
+        rig = _recorded_rig(folder, options, rig)
+        if rig is None:
+            rig = _fit(folder, refs, options, run_for(len(wanted)), failures, progress)
+        todo = [ref for ref in wanted if ref.key not in failures and not _is_done(folder, ref, rig)]
+        progress.start(f"render {facts['category']}", len(wanted), len(wanted) - len(todo))
+        if todo:
+            _render(folder, todo, rig, options, run_for(len(wanted)), failures, progress)
+    finally:
+        manifest = _write_manifest(folder, facts, failures)
+    rendered = sum(ref.key not in failures for ref in todo)
+    skipped = len(wanted) - len({ref.key for ref in todo} | {ref.key for ref in wanted if ref.key in failures})
+    return Summary(facts["category"], rendered, skipped, len(failures), folder, manifest["audit"])
+
+
+def _recorded_rig(folder: Path, options: RenderOptions, given: Rig | None) -> Rig | None:
+    """Return the folder's rig if it was made under this configuration, or record the given one."""
+    path, config = folder / RIG, flatten(options.recorded())
+    if not path.exists():
+        if given is not None:
+            files.write_json(path, {"config": config, "rig": given.to_json(), "training_scans": []})
+        return given
+    recorded = files.read_json(path, "a rig")
+    different = [key for key, value in config.items() if recorded.get("config", {}).get(key) != value]
+    if different:
+        key = different[0]
+        raise BadInput(
+            f"{folder} was made with {key} = {recorded['config'].get(key)}, this run asks for {config[key]}. "
+            "Give --overwrite, or another --workspace."
+        )
+    rig = Rig.from_json(recorded["rig"])
+    if given is not None and given.sha256 != rig.sha256:
+        raise BadInput(f"{folder} was made with another rig than this --rig. Give --overwrite, or another --workspace.")
+    if given is None and not recorded["training_scans"]:
+        raise BadInput(f"{folder} was made with a --rig file; give it again, or --overwrite, or another --workspace.")
+    return rig
+
+
+def _fit(
+    folder: Path, refs: Sequence[ScanRef], options: RenderOptions, run: Run, failures: dict[str, str], progress: Progress
 ) -> Rig:
-    """Return the recorded rig if it was made under this configuration, else fit and record one."""
-    path = folder / RIG
-    config = flatten(options)
-    if path.exists():
-        recorded = files.read_json(path, "a rig")
-        different = [key for key, value in config.items() if recorded.get("config", {}).get(key) != value]
-        if different:
-            key = different[0]
-            raise BadInput(
-                f"{folder} was made with {key} = {recorded['config'].get(key)}, this run asks for {config[key]}. "
-                "Give --overwrite, or another --workspace."
-            )
-        return Rig.from_json(recorded["rig"])
-    training = [ref for ref in refs if ref.split == "train"]
+    """Measure training scans, evenly spread over their sorted keys, fit the rig to them and record it."""
+    training = sorted(ref for ref in refs if ref.split == "train")
+    step = max(1, len(training) / max(options.rig.measured, 1)) if options.rig.measured else 1
+    chosen = [training[int(k * step)] for k in range(int(len(training) / step))]
     extents = {}
-    progress.start(f"measure {refs[0].category}", len(training))
-    for (ref, _), result in run_all(measure_scan, [(ref, options) for ref in training], jobs):
+    progress.start(f"measure {refs[0].category}", len(chosen))
+    for (ref, _), result in run(measure_scan, [(ref, options) for ref in chosen]):
         if isinstance(result, Exception):
             failures[ref.key] = _reason(result)
         else:
             extents[ref.key] = result
         progress.advance()
     rig = fit_rig([extents[key] for key in sorted(extents)], options.rig)
-    files.write_json(path, {"config": config, "rig": rig.to_json(), "training_scans": sorted(extents)})
+    files.write_json(
+        folder / RIG,
+        {"config": flatten(options.recorded()), "rig": rig.to_json(), "training_scans": sorted(extents)},
+    )
     return rig
 
 
@@ -137,12 +193,12 @@ def _render(
     refs: Sequence[ScanRef],
     rig: Rig,
     options: RenderOptions,
-    jobs: int,
+    run: Run,
     failures: dict[str, str],
     progress: Progress,
 ) -> None:
     tasks = [ScanJob(ref, options, rig, _sample_folder(folder, ref)) for ref in refs]
-    for task, result in run_all(render_scan, tasks, jobs):
+    for task, result in run(render_scan, tasks):
         if isinstance(result, Exception):
             failures[task.ref.key] = _reason(result)
             progress.say(f"failed: {task.ref.key}: {_reason(result)}")
@@ -157,8 +213,10 @@ def _sample_folder(folder: Path, ref: ScanRef) -> Path:
 
 def _is_done(folder: Path, ref: ScanRef, rig: Rig) -> bool:
     sample = _sample_folder(folder, ref)
-    if not (sample / RECORD).exists():
-        return False
+    try:
+        files.read_json(sample / RECORD)
+    except BadInput:
+        return False  # not there, or torn by a power cut: rendered again
     record = read_record(sample)
     if record["rig_sha256"] != rig.sha256:
         raise BadInput(f"{sample} was rendered by another rig; give --overwrite, or another --workspace")
@@ -170,9 +228,7 @@ def _reason(error: Exception) -> str:
     return " ".join(text.split())[:500]
 
 
-def _write_manifest(
-    folder: Path, dataset: str, category: str, licence: str, options: RenderOptions, failures: dict[str, str]
-) -> dict[str, Any]:
+def _write_manifest(folder: Path, facts: dict[str, Any], failures: dict[str, str]) -> dict[str, Any]:
     """Write manifest and audit as the sorted union of the records, and the list of failures."""
     samples, audits, points = [], {}, {}
     for path in sorted(folder.glob(f"*/*/*/{RECORD}")):
@@ -185,16 +241,7 @@ def _write_manifest(
         audits[record["key"]], points[record["key"]] = record["audit"], record["points"]
     samples.sort(key=lambda sample: str(sample["key"]))
     rig = files.read_json(folder / RIG)["rig"] if (folder / RIG).exists() else None
-    manifest = {
-        "schema": SCHEMA,
-        "dataset": dataset,
-        "category": category,
-        "licence": licence,
-        "config": flatten(options),
-        "rig": rig,
-        "samples": samples,
-        "audit": summarise(audits, points),
-    }
+    manifest = facts | {"rig": rig, "samples": samples, "audit": summarise(audits, points)}
     files.write_json(folder / MANIFEST, manifest)
     files.write_json(folder / AUDIT, {"summary": manifest["audit"], "samples": audits})
     if failures:

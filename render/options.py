@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 
@@ -60,6 +60,10 @@ class RigOptions:
     tilt_deg: float = 30.0
     """Further round, a scan taken from one side shows mostly holes."""
     size: int = 256
+    center: Literal["category", "scan"] = "category"
+    """The cameras stand around the category's median centre, or are shifted to each scan's own."""
+    measured: int = 100
+    """Training scans that the rig is fitted to, evenly spread over their keys; 0 takes all."""
     reach_quantile: float = 0.98
     """Quantile over the training scans of how far from a view's middle the object reaches."""
     margin: float = 1.06
@@ -71,7 +75,15 @@ class RenderOptions:
     """One render job."""
 
     backend: Literal["auto", "cpu", "egl"] = "auto"
+    device: int | None = None
+    """EGL device to draw on; none takes the first that is hardware. Not recorded: it does not change what is asked."""
     light: int = 4
+    samples: int = 3
+    """Samples a pixel's side that colour is averaged over, odd; 1 gives each pixel the colour of its scan point."""
     clean: CleanOptions = field(default_factory=CleanOptions)
     surface: SurfaceOptions = field(default_factory=SurfaceOptions)
     rig: RigOptions = field(default_factory=RigOptions)
+
+    def recorded(self) -> RenderOptions:
+        """Return the options that decide what is rendered, as they are kept beside it."""
+        return replace(self, device=None)

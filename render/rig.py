@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import tomllib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,6 +17,9 @@ from mvad.datasets.renders.coding import DepthCoding
 from mvad.errors import BadInput
 from mvad.render.clean import Cleaned
 from mvad.render.options import RigOptions
+
+MIN_SIZE, MAX_SIZE = 16, 4096
+"""Sides of a view in pixels that a rig file may ask for."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +36,8 @@ class Rig:
         Height and width of a view, pixels.
     near_m, far_m
         Depths between which the object lies, metres.
+    center
+        (3,) float64, the point the cameras stand around, metres, sensor's camera frame.
     """
 
     poses: NDArray[np.float64]
@@ -38,6 +45,13 @@ class Rig:
     size: int
     near_m: float
     far_m: float
+    center: NDArray[np.float64]
+
+    def moved_to(self, center: NDArray[np.float64]) -> Rig:
+        """Return the same cameras around another point: every camera is shifted, none is turned."""
+        poses = self.poses.copy()
+        poses[:, :3, 3] += center - self.center
+        return replace(self, poses=poses, center=np.asarray(center, dtype=np.float64))
 
     @property
     def views(self) -> int:
@@ -57,6 +71,7 @@ class Rig:
             "size": self.size,
             "near_m": self.near_m,
             "far_m": self.far_m,
+            "center": self.center.tolist(),
         }
 
     @staticmethod
@@ -70,17 +85,67 @@ class Rig:
         """
         try:
             poses, intrinsics = np.array(value["poses"], float), np.array(value["intrinsics"], float)
-            rig = Rig(poses, intrinsics, int(value["size"]), float(value["near_m"]), float(value["far_m"]))
-            if poses.shape[1:] != (4, 4) or intrinsics.shape != (len(poses), 3, 3):
-                raise ValueError(f"poses {poses.shape}, intrinsics {intrinsics.shape}")
+            center = np.array(value["center"], float)
+            rig = Rig(poses, intrinsics, int(value["size"]), float(value["near_m"]), float(value["far_m"]), center)
+            rig.check()
         except (KeyError, TypeError, ValueError) as error:
-            raise BadInput(f"rig: expected poses, intrinsics, size, near_m, far_m ({error})") from error
+            raise BadInput(f"rig: expected poses, intrinsics, size, near_m, far_m, center ({error})") from error
         return rig
+
+    @staticmethod
+    def from_toml(path: Path) -> Rig:
+        """Read a rig file: ``size``, ``near_m``, ``far_m``, ``center``, and a ``[[view]]`` with pose and intrinsics each.
+
+        ``pose`` is 4 x 4, camera to the sensor's camera frame (x right, y down, z forward, metres); ``intrinsics`` is
+        3 x 3 in pixels, a pixel's centre at +0.5. ``docs/rigs.md`` has an example.
+
+        Raises
+        ------
+        BadInput
+            If the file is missing, or no rig: a pose that is not rigid, sizes out of range, near beyond far.
+        """
+        try:
+            value = tomllib.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError as error:
+            raise BadInput(f"{path}: not found; give --rig a TOML file") from error
+        except (OSError, ValueError) as error:
+            raise BadInput(f"{path}: not readable as TOML: {error}") from error
+        known = {"size", "near_m", "far_m", "center", "view"}
+        if unknown := sorted(value.keys() - known):
+            raise BadInput(f"{path}: unknown key {unknown[0]!r}; known: {', '.join(sorted(known))}")
+        try:
+            views = value.pop("view")
+            value |= {
+                name: [view[singular] for view in views] for name, singular in (("poses", "pose"), ("intrinsics", "intrinsics"))
+            }
+            return Rig.from_json(value)
+        except (KeyError, TypeError, AttributeError) as error:
+            raise BadInput(f"{path}: each [[view]] needs pose and intrinsics ({error})") from error
+        except BadInput as error:
+            raise BadInput(f"{path}: {error}") from error
+
+    def check(self) -> None:
+        """Raise ValueError if this is no rig: shapes, finite numbers, rigid poses, positive focal lengths, ranges."""
+        v = len(self.poses)
+        if self.poses.shape != (v, 4, 4) or self.intrinsics.shape != (v, 3, 3) or self.center.shape != (3,) or v == 0:
+            raise ValueError(f"poses {self.poses.shape}, intrinsics {self.intrinsics.shape}, center {self.center.shape}")
+        numbers = np.concatenate([self.poses.ravel(), self.intrinsics.ravel(), self.center, [self.near_m, self.far_m]])
+        if not np.isfinite(numbers).all():
+            raise ValueError("a number is not finite")
+        rotation = self.poses[:, :3, :3]
+        rigid = np.abs(rotation @ rotation.transpose(0, 2, 1) - np.eye(3)).max() < 1e-6 and (np.linalg.det(rotation) > 0).all()
+        if not rigid or (self.poses[:, 3] != [0, 0, 0, 1]).any():
+            raise ValueError("a pose is not rigid (a rotation, a position in metres, last row 0 0 0 1)")
+        k = self.intrinsics
+        if (k[:, [0, 1], [0, 1]] <= 0).any() or k[:, [0, 1], [1, 0]].any() or (k[:, 2] != [0, 0, 1]).any():
+            raise ValueError("intrinsics are [[fx, 0, cx], [0, fy, cy], [0, 0, 1]] with positive fx, fy")
+        if not (MIN_SIZE <= self.size <= MAX_SIZE and 0 < self.near_m < self.far_m):
+            raise ValueError(f"size {MIN_SIZE} to {MAX_SIZE}, 0 < near_m < far_m")
 
     @property
     def sha256(self) -> str:
         """Hash of everything that decides a picture."""
-        numbers = np.concatenate([self.poses.ravel(), self.intrinsics.ravel(), [self.size, self.near_m, self.far_m]])
+        numbers = np.concatenate([self.poses.ravel(), self.intrinsics.ravel(), [self.size, self.near_m, self.far_m], self.center])
         return hashlib.sha256(numbers.astype("<f8").tobytes()).hexdigest()
 
 
@@ -107,7 +172,8 @@ def fit_rig(extents: Sequence[Extent], options: RigOptions) -> Rig:
     """Place the cameras: median centre, a field of view that a high quantile of the objects fits, a margin.
 
     View 0 looks along the sensor's optical axis at the centre from the sensor's own distance; views 1 to
-    V-1 are turned about the centre by ``tilt_deg`` at equal azimuths.
+    V-1 are turned about the centre by ``tilt_deg`` at equal azimuths. With ``center = scan`` the rig is fitted to the
+    objects as if each lay at the median centre, and ``Rig.moved_to`` takes it to each of them.
 
     Raises
     ------
@@ -117,6 +183,8 @@ def fit_rig(extents: Sequence[Extent], options: RigOptions) -> Rig:
     if not extents:
         raise BadInput("a rig is fitted to training scans, and there is none; render the train split, too")
     centre = np.median([extent.centre for extent in extents], axis=0)
+    if options.center == "scan":
+        extents = [Extent(centre, extent.outline + centre - extent.centre) for extent in extents]
     radii = [np.linalg.norm(extent.outline - centre, axis=1).max() for extent in extents]
     radius = float(np.quantile(radii, options.reach_quantile)) * options.margin
     distance = max(float(np.linalg.norm(centre)), 2 * radius)
@@ -132,7 +200,8 @@ def fit_rig(extents: Sequence[Extent], options: RigOptions) -> Rig:
     middle = options.size / 2
     focal = middle / (reach * options.margin)
     intrinsics = np.tile(np.array([[focal, 0, middle], [0, focal, middle], [0, 0, 1]]), (options.views, 1, 1))
-    return Rig(poses, intrinsics, options.size, distance - 1.5 * radius, distance + 1.5 * radius)
+    near = max(distance - 1.5 * radius, 0.01 * distance)
+    return Rig(poses, intrinsics, options.size, near, distance + 1.5 * radius, centre)
 
 
 def _reach(extent: Extent, poses: NDArray[np.float64]) -> float:

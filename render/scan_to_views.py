@@ -50,7 +50,7 @@ class Stopwatch:
 def measure_scan(job: tuple[ScanRef, RenderOptions]) -> Extent:
     """Return where a training scan's object is, for the rig."""
     ref, options = job
-    rasteriser(options.backend)  # before open3d: see backends.egl
+    rasteriser(options.backend, device=options.device)  # before open3d: see backends.egl
     return extent_of(clean(reader_for(ref.dataset).load(ref), options.clean))
 
 
@@ -63,7 +63,7 @@ def render_scan(job: ScanJob) -> dict[str, float]:
         If the scan cannot be read, cleaned, meshed or seen.
     """
     ref, options, rig = job.ref, job.options, job.rig
-    backend = rasteriser(options.backend)  # before open3d: see backends.egl
+    backend = rasteriser(options.backend, device=options.device)  # before open3d: see backends.egl
     watch = Stopwatch()
     scan = reader_for(ref.dataset).load(ref)
     watch.lap("read")
@@ -71,18 +71,20 @@ def render_scan(job: ScanJob) -> dict[str, float]:
     watch.lap("clean")
     surface = build_surface(scan, cleaned, options.surface)
     watch.lap("mesh")
-    views = look(surface, scan.gt, rig, backend)
+    if options.rig.center == "scan":
+        rig = rig.moved_to(extent_of(cleaned).centre)
+    views = look(surface, scan.gt, rig, backend, options.samples)
     watch.lap("raster")
     contents = encode_views(views, rig)
     watch.lap("encode")
     audit = audit_scan(scan, cleaned, views)
-    write_sample(job.folder, contents, _record(job, audit, count_points(scan, cleaned)))
+    write_sample(job.folder, contents, _record(job, rig, audit, count_points(scan, cleaned)))
     watch.lap("write")
     return watch.seconds
 
 
-def _record(job: ScanJob, audit: dict[str, Any], points: dict[str, Any]) -> dict[str, Any]:
-    ref, rig = job.ref, job.rig
+def _record(job: ScanJob, rig: Rig, audit: dict[str, Any], points: dict[str, Any]) -> dict[str, Any]:
+    ref = job.ref
     coding = rig.depth_coding
     return {
         "schema": SCHEMA,
@@ -96,8 +98,9 @@ def _record(job: ScanJob, audit: dict[str, Any], points: dict[str, Any]) -> dict
         "views": rig.views,
         "size": rig.size,
         "depth": {"step_m": coding.step_m, "offset_m": coding.offset_m},
-        "rig_sha256": rig.sha256,
-        "config": flatten(job.options),
+        "rig_sha256": job.rig.sha256,
+        "rig_shift_m": (rig.center - job.rig.center).tolist(),
+        "config": flatten(job.options.recorded()),
         "inputs": {kind: {"file": path.name, "sha256": sha256_file(path)} for kind, path in sorted(ref.paths.items())},
         "points": points,
         "audit": audit,

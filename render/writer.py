@@ -17,8 +17,8 @@ from mvad.datasets.renders.layout import RECORD, file_name
 from mvad.render.rig import Rig
 from mvad.render.views import ViewSet
 
-_PNG_LEVEL = 1
-"""Level 1 is 4 % larger than the default on rendered views and takes a fifth of its time."""
+_PNG = {"level": 1, "strategy": imagecodecs.PNG.STRATEGY.RLE, "filter": imagecodecs.PNG.FILTER.UP}
+"""One row filter and run lengths: a third of level 1's time and no larger, on views of a real category."""
 
 
 def encode_views(views: ViewSet, rig: Rig) -> dict[str, bytes]:
@@ -46,12 +46,13 @@ def write_sample(folder: Path, contents: dict[str, bytes], record: dict[str, Any
 
 
 def _png(image: NDArray[Any]) -> bytes:
-    return bytes(imagecodecs.png_encode(image, level=_PNG_LEVEL))
+    return bytes(imagecodecs.png_encode(image, **_PNG))
 
 
 def _tiff(source: NDArray[np.int32]) -> bytes:
+    """Differences along a row and zstd: of six ways tried the quickest, and the smallest but for slow ones."""
     buffer = io.BytesIO()
     tifffile.imwrite(
-        buffer, source, compression="zlib", compressionargs={"level": 1}, predictor=True, metadata=None, software=False
+        buffer, source, compression="zstd", compressionargs={"level": 1}, predictor=True, metadata=None, software=False
     )
     return buffer.getvalue()

@@ -12,6 +12,7 @@ from mvad.datasets.scan import Scan
 from mvad.datasets.shards.pack import PackOptions, pack_realiad, pack_renders
 from mvad.datasets.synth.generate import SynthOptions, generate
 from mvad.progress import Silent
+from mvad.render.engine import Workers
 from mvad.render.job import render_category
 from mvad.render.options import RenderOptions, RigOptions
 
@@ -43,7 +44,7 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for dataset in ("mvtec3d", "eyecandies"):
         render_category(
             dataset, CATEGORY[dataset], root / "raw" / dataset, root / "renders", small_options(),
-            ("train", "validation", "test"), 1, False, Silent(),
+            ("train", "validation", "test"), Workers(), False, Silent(),
         )  # fmt: skip
         pack_renders(root / "renders", dataset, CATEGORY[dataset], root / "shards", PackOptions(), Silent())
     pack_realiad(root / "raw" / "realiad", CATEGORY["realiad"], root / "shards", PackOptions(size=VIEW), Silent())

@@ -24,8 +24,11 @@ class DepthCoding:
 
     def encode(self, depth: NDArray[np.float32]) -> NDArray[np.uint16]:
         """Code depth (..., ) in metres, 0 where nothing, as uint16; outside of the range it is clipped."""
-        level = np.rint((depth.astype(np.float64) - self.offset_m) / self.step_m)
-        return np.where(depth > 0, np.clip(level, 0, _LEVELS) + 1, 0).astype(np.uint16)
+        value = np.zeros(depth.shape, dtype=np.uint16)
+        seen = depth > 0
+        level = np.rint((depth[seen].astype(np.float64) - self.offset_m) / self.step_m)
+        value[seen] = np.clip(level, 0, _LEVELS) + 1
+        return value
 
     def decode(self, value: NDArray[np.uint16]) -> NDArray[np.float32]:
         """Return metres, 0 where nothing; within half a step of what was encoded."""
@@ -35,8 +38,10 @@ class DepthCoding:
 
 def encode_normal(normal: NDArray[np.float32]) -> NDArray[np.uint8]:
     """Code unit vectors (..., 3) as uint8 (n + 1) / 2; the zero vector (nothing seen) as (0, 0, 0)."""
-    coded = np.clip(np.rint((normal + 1) * 127.5), 0, 255)
-    return np.where((normal != 0).any(axis=-1, keepdims=True), coded, 0).astype(np.uint8)
+    seen = (normal[..., 0] != 0) | (normal[..., 1] != 0) | (normal[..., 2] != 0)
+    value = (normal * np.float32(127.5) + np.float32(128)).astype(np.uint8)  # cutting off 0.5 more is rounding
+    value *= seen[..., None]
+    return value
 
 
 def decode_normal(value: NDArray[np.uint8]) -> NDArray[np.float32]:

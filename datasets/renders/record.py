@@ -16,7 +16,8 @@ from mvad.datasets.renders.layout import MANIFEST, RECORD, file_name
 from mvad.errors import BadInput
 from mvad.files import inside, read_json, sha256_bytes
 
-SCHEMA = 1
+SCHEMA = 2
+"""2: points and ground truth by the part of the background they went with, the shift of the rig, center of the rig."""
 
 
 @dataclass(frozen=True)

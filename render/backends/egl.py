@@ -13,6 +13,8 @@ from __future__ import annotations
 
 import ctypes
 import os
+import threading
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -96,42 +98,53 @@ class EglRasteriser:
         self.device = glGetString(GL_RENDERER).decode()
         self._renderer = _face_renderer()
         self._pool = ThreadPoolExecutor(threads) if threads > 1 else None
+        self._lock = threading.Lock()
+        _release(self._platform)
 
     def views(self, surface: Surface, rig: Rig, samples: int, finish: Finish) -> None:
-        """See ``Rasteriser.views``. While one view is finished on a thread, the next is drawn."""
-        from pyrender import Mesh, Primitive, Scene
-
-        self._platform.make_current()
-        scene = Scene()
-        mesh = Mesh([Primitive(positions=surface.vertices, indices=surface.faces.view(np.uint32))])
-        scene.add(mesh)
-        low, high = surface.vertices.min(axis=0).astype(np.float64), surface.vertices.max(axis=0).astype(np.float64)
-        self._renderer.viewport_width = self._renderer.viewport_height = rig.size * samples
+        """See ``Rasteriser.views``. Scans of several threads are drawn one after the other and finished side by side."""
 
         def one(view: int, face_at: NDArray[np.int32]) -> None:
             finish(view, projected(surface, rig, view, samples), face_at)
 
-        tasks = []
-        for view, (pose, intrinsics) in enumerate(zip(rig.poses, rig.intrinsics, strict=True)):
-            clip = _world_to_clip(pose, intrinsics, rig.size, low, high)
-            face_at = self._renderer.faces_at(scene, mesh.primitives[0], surface.drawn_in(pose), clip)
-            if self._pool is None:
+        if self._pool is None:
+            for view, face_at in enumerate(list(self._draw(surface, rig, samples))):
                 one(view, face_at)
-            else:
-                tasks.append(self._pool.submit(one, view, face_at))
+            return
+        tasks = [self._pool.submit(one, view, face_at) for view, face_at in enumerate(self._draw(surface, rig, samples))]
         for task in tasks:
             task.result()
+
+    def _draw(self, surface: Surface, rig: Rig, samples: int) -> Iterator[NDArray[np.int32]]:
+        """Yield the faces of view after view; the context belongs to this thread until the last."""
+        from pyrender import Mesh, Primitive, Scene
+
+        low, high = surface.vertices.min(axis=0).astype(np.float64), surface.vertices.max(axis=0).astype(np.float64)
+        with self._lock:
+            self._platform.make_current()
+            try:
+                scene = Scene()
+                mesh = Mesh([Primitive(positions=surface.vertices, indices=surface.faces.view(np.uint32))])
+                scene.add(mesh)
+                self._renderer.viewport_width = self._renderer.viewport_height = rig.size * samples
+                for pose, intrinsics in zip(rig.poses, rig.intrinsics, strict=True):
+                    clip = _world_to_clip(pose, intrinsics, rig.size, low, high)
+                    yield self._renderer.faces_at(scene, mesh.primitives[0], surface.drawn_in(pose), clip)
+            finally:
+                _release(self._platform)
 
     def close(self) -> None:
         """Free the GL objects and the context."""
         if self._pool is not None:
             self._pool.shutdown()
-        self._platform.make_current()
-        self._renderer.delete()
-        # Not pyrender's delete_context: it ends the display, which other contexts of this process share.
         from OpenGL.EGL import eglDestroyContext
 
-        eglDestroyContext(self._platform._egl_display, self._platform._egl_context)
+        with self._lock:
+            self._platform.make_current()
+            self._renderer.delete()
+            _release(self._platform)
+            # Not pyrender's delete_context: it ends the display, which other contexts of this process share.
+            eglDestroyContext(self._platform._egl_display, self._platform._egl_context)
 
 
 def _load_platform() -> Any:
@@ -152,6 +165,13 @@ def _context(platform: Any, device: Device) -> Any:
     made = platform.EGLPlatform(64, 64, device=platform.get_device_by_index(device.index))
     made.init_context()
     return made
+
+
+def _release(platform: Any) -> None:
+    """Let go of the context, so that another thread can take it; pyrender leaves this out."""
+    from OpenGL.EGL import EGL_NO_CONTEXT, EGL_NO_SURFACE, eglMakeCurrent
+
+    eglMakeCurrent(platform._egl_display, EGL_NO_SURFACE, EGL_NO_SURFACE, EGL_NO_CONTEXT)
 
 
 def _world_to_clip(

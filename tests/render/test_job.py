@@ -15,6 +15,7 @@ from mvad import files
 from mvad.datasets.renders.record import read_manifest
 from mvad.errors import BadInput
 from mvad.progress import Silent
+from mvad.render.engine import Workers
 from mvad.render.job import Summary, render_category
 from mvad.render.options import RenderOptions, RigOptions
 
@@ -29,7 +30,7 @@ def render(
     jobs: int = 1,
     overwrite: bool = False,
 ) -> Summary:
-    return render_category("mvtec3d", "gear", raw, out, options or small_options(), splits, jobs, overwrite, Silent())
+    return render_category("mvtec3d", "gear", raw, out, options or small_options(), splits, Workers(jobs), overwrite, Silent())
 
 
 def tree(folder: Path) -> dict[str, bytes]:
