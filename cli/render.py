@@ -34,7 +34,7 @@ def render(
     jobs: Annotated[int, typer.Option(min=0, help="Worker processes; 0 chooses.")] = 0,
     threads: Annotated[int, typer.Option(min=1, help="Scans in flight in each process.")] = 1,
     scheduler: Annotated[str, typer.Option(help="tcp://host:port of a running Dask scheduler; see docs/cluster.md.")] = "",
-    recycle: Annotated[float, typer.Option(min=0.05, help="Minutes after which a local worker is replaced.")] = 30,
+    recycle: Annotated[int, typer.Option(min=1, help="Scans after which a local worker process is replaced.")] = 1000,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Throw away renders of another configuration.")] = False,
     config: Config = None,
     sets: Sets = None,

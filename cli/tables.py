@@ -8,7 +8,7 @@ from typing import Any
 from rich import box
 from rich.table import Table
 
-_SHARES = (("seen_any", "seen"), ("no_point", "no point"), ("removed", "backgr."), ("unseen", "occluded"))
+_SHARES = (("seen_any", "seen"), ("no_point", "missing"), ("removed", "removed"), ("unseen", "hidden"))
 _FIGURES = ("s_auroc", "image_auroc", "p_auroc")
 
 
@@ -62,27 +62,31 @@ def audit_tables(audits: Mapping[str, Mapping[str, Any]]) -> list[Table]:
     backgrounds = {category: audit["background"] | audit["background"]["removed_as"] for category, audit in audits.items()}
     parts = dict.fromkeys(part for audit in audits.values() for part in audit["background"]["removed_as"])
     shown = ["missing", *(part for part in parts if any(points[part] for points in backgrounds.values())), "object", "filled"]
-    removed = _table("What the scans held, percent of the grid", "category", "scans")
+    removed = _table("What the scans held, percent of the grid", "category", "n")
     for name in shown:
-        removed.add_column(name, justify="right")
+        removed.add_column(name, justify="right", no_wrap=True)
     for category, points in backgrounds.items():
-        shares = (100 * points[name] / max(points["grid"], 1) for name in shown)
-        removed.add_row(category, str(points["scans"]), *(f"{share:.1f}" for share in shares))
+        held = [points[name] / max(points["grid"], 1) for name in shown]
+        removed.add_row(category, str(points["scans"]), *_percent(held))
     with_defects = {category: audit for category, audit in audits.items() if audit["samples_with_defect"]}
     views = max((len(audit["views"]) for audit in with_defects.values()), default=0)
-    seen = _table("What became of the ground truth, percent of its pixels", "category", "samples")
+    seen = _table("What became of the ground truth, percent of its pixels", "category", "n")
     for name in [text for _, text in _SHARES] + [f"v{k}" for k in range(views)]:
-        seen.add_column(name, justify="right")
+        seen.add_column(name, justify="right", no_wrap=True)
     for category, audit in with_defects.items():
         shares = [audit[name] / audit["total"] for name, _ in _SHARES] + [view["seen"] for view in audit["views"]]
-        seen.add_row(category, str(audit["samples_with_defect"]), *(f"{100 * share:.1f}" for share in shares))
+        seen.add_row(category, str(audit["samples_with_defect"]), *_percent(shares))
     return [table for table in (removed, seen) if table.row_count]
+
+
+def _percent(shares: Sequence[float]) -> list[str]:
+    return [f"{100 * share:.1f}" for share in shares]
 
 
 def _table(title: str, *columns: str) -> Table:
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for name in columns:
-        table.add_column(name, overflow="fold", no_wrap=name in ("category", "scans", "samples"))
+        table.add_column(name, overflow="fold", no_wrap=name in ("category", "n"))
     return table
 
 

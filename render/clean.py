@@ -158,7 +158,9 @@ def _above_plane(scan: Scan, options: CleanOptions) -> tuple[NDArray[np.bool_], 
     enough = max(4.0, options.piece_share * sizes[largest])
 
     def belongs(sizes: NDArray[np.float64], middles: NDArray[np.float64]) -> NDArray[np.bool_]:
-        return np.asarray((sizes >= enough) & (np.linalg.norm(middles - centre, axis=1) <= reach))
+        away = middles - centre
+        away -= np.outer(away @ normal, normal)  # along the support: a low part may lie beside a tall object
+        return np.asarray((sizes >= enough) & (np.linalg.norm(away, axis=1) <= reach))
 
     kept = tall & belongs(sizes, middles)
     kept[largest] = True

@@ -39,14 +39,14 @@ class Workers:
         Items in flight in each process.
     scheduler
         Address of a running Dask scheduler (``tcp://host:port``) whose workers are used instead, or "".
-    recycle_min
-        Minutes after which a local worker is replaced by a fresh one.
+    recycle
+        Items after which every local worker is replaced by a fresh process, whatever may have grown in it.
     """
 
     jobs: int = 1
     threads: int = 1
     scheduler: str = ""
-    recycle_min: float = 30.0
+    recycle: int = 1000
 
 
 class Run(Protocol):
@@ -137,20 +137,26 @@ def _local_cluster(workers: Workers, jobs: int) -> Iterator[Run]:
     settings = {
         "distributed.scheduler.allowed-failures": _ALLOWED_FAILURES,
         "distributed.worker.multiprocessing-method": "spawn",
+        "distributed.worker.preload": ["mvad.render.worker_setup"],
         "distributed.admin.tick.limit": "60s",
-        "distributed.worker.lifetime.duration": f"{workers.recycle_min} minutes",
-        "distributed.worker.lifetime.stagger": f"{workers.recycle_min / 10} minutes",
-        "distributed.worker.lifetime.restart": True,
     }
     with (
         dask.config.set(settings),
         LocalCluster(
-            n_workers=jobs, threads_per_worker=max(workers.threads, 1), processes=True, dashboard_address=None,
+            n_workers=jobs, threads_per_worker=max(workers.threads, 1), processes=True, dashboard_address="127.0.0.1:0",
             silence_logs="CRITICAL",
         ) as cluster,
         Client(cluster) as client,
     ):  # fmt: skip
-        yield lambda function, items: _on_workers(client, function, items)
+        # Not Dask's own worker lifetime: with it the last items of a run waited for ever for workers that had left.
+        def run(function: Callable[[Any], Any], items: Sequence[Any]) -> Iterator[tuple[Any, Any]]:
+            batch = max(workers.recycle, 1) * jobs
+            for first in range(0, len(items), batch):
+                if first:
+                    client.restart()
+                yield from _on_workers(client, function, items[first : first + batch])
+
+        yield run
 
 
 @contextlib.contextmanager
@@ -158,7 +164,7 @@ def _cluster_of(scheduler: str) -> Iterator[Run]:
     from distributed import Client
 
     try:
-        client = Client(scheduler, timeout="10s")
+        client = Client(scheduler, timeout="5s")
     except (OSError, ValueError) as error:
         raise BadInput(
             f"--scheduler {scheduler}: no Dask scheduler answers there ({str(error).splitlines()[0] if str(error) else type(error).__name__}); "
@@ -175,9 +181,19 @@ def _cluster_of(scheduler: str) -> Iterator[Run]:
 
 
 def _on_workers(client: Any, function: Callable[[Any], Any], items: Sequence[Any]) -> Iterator[tuple[Any, Any]]:
-    from distributed import as_completed
+    from distributed import KilledWorker, as_completed
 
     futures = {client.submit(_outcome, function, item, pure=False, retries=_RETRIES): item for item in items}
+    suspects = []
     for future in as_completed(list(futures)):
         error = future.exception()
-        yield futures.pop(future), future.result() if error is None else error
+        item = futures.pop(future)
+        if isinstance(error, KilledWorker):
+            suspects.append(item)
+        else:
+            yield item, future.result() if error is None else error
+    # Dask blames every item that its dying worker held. Each gets another chance, alone, so that one costs one.
+    for item in suspects:
+        alone = client.submit(_outcome, function, item, pure=False, retries=_RETRIES)
+        error = alone.exception()
+        yield item, alone.result() if error is None else error

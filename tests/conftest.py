@@ -19,6 +19,7 @@ from mvad.render.options import RenderOptions, RigOptions
 SMALL = SynthOptions(seed=3, train=4, validation=1, good=2, per_defect=1, size=160)
 os.environ["MVAD_OFFLINE"] = "1"  # no test asks the network, nor does a command that a test starts
 
+ROOT = Path(__file__).parents[1]
 CATEGORY = {"mvtec3d": "gear", "eyecandies": "dome", "realiad": "plate"}
 VIEW = 64
 
@@ -81,3 +82,15 @@ def wavy_scan(size: int = 96) -> Scan:
     index = np.arange(size * size).reshape(size, size)
     rgb = np.stack([index % 256, index // 256 % 256, (index * 7) % 256], axis=2).astype(np.uint8)
     return Scan(xyz, np.ones((size, size), bool), rgb, index % 5 == 0)
+
+
+def block_on_a_plane(tilt_deg: float = 20.0, size: int = 120) -> tuple[Scan, np.ndarray]:
+    """A 20 mm block on a tilted plane under an orthographic sensor; returns the scan and where the block is."""
+    line = (np.arange(size) - size / 2) / size * 0.1
+    x, y = np.meshgrid(line, line)
+    block = (np.abs(x) < 0.02) & (np.abs(y) < 0.015)
+    z = 0.65 - np.tan(np.radians(tilt_deg)) * y - 0.02 * block
+    rng = np.random.default_rng(0)
+    xyz = np.stack([x, y, z + rng.normal(0, 5e-5, z.shape)], axis=2).astype(np.float32)
+    rgb = np.zeros((size, size, 3), np.uint8)
+    return Scan(xyz, np.ones((size, size), bool), rgb, block & (x > 0.015)), block

@@ -119,6 +119,7 @@ def _rendered(folder: Path) -> Sample:
         key=record["key"], defect=record["defect"], label=int(bad), rgb=sample.rgb, mask=sample.mask,
         present=np.ones(views, np.uint8), view_label=np.asarray(sample.mask.any(axis=(1, 2)), dtype=np.uint8),
         depth=sample.depth, normal=sample.normal, source=sample.source,
+        shift=np.array(record["rig_shift_m"], dtype=np.float64),
     )  # fmt: skip
 
 

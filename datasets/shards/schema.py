@@ -40,6 +40,9 @@ FIELDS = {
     "present": Field("N V", "uint8", "1 where the view exists"),
     "label": Field("N", "uint8", "1 if the sample is anomalous"),
     "view_label": Field("N V", "uint8", "1 if the view shows the defect"),
+    "shift": Field(
+        "N 3", "float64", "metres to add to the positions of rig/poses for this sample; not 0 with --center scan (renders only)"
+    ),
     "key": Field("N", "S", "category/split/defect/id, UTF-8"),
     "defect": Field("N", "S", "good or the defect's name, UTF-8"),
     "rig/poses": Field("V 4 4", "float64", "camera to the sensor's camera frame, x right, y down, z forward (renders only)"),
@@ -87,6 +90,8 @@ class Sample:
         1 if anomalous.
     depth, normal, source
         (V, H, W) uint16, (V, H, W, 3) uint8, (V, H, W) int32, or None.
+    shift
+        (3,) float64, metres to add to the positions of the rig's poses, or None.
     """
 
     key: str
@@ -99,6 +104,7 @@ class Sample:
     depth: NDArray[np.uint16] | None = None
     normal: NDArray[np.uint8] | None = None
     source: NDArray[np.int32] | None = None
+    shift: NDArray[np.float64] | None = None
 
 
 def build(
@@ -133,6 +139,9 @@ def build(
         for name in ("present", "view_label"):
             array = np.stack([getattr(sample, name) for sample in samples])
             file.create_dataset(name, data=array, chunks=array.shape, **options)
+        if samples[0].shift is not None:
+            shifts = np.array([sample.shift for sample in samples], dtype=np.float64)
+            file.create_dataset("shift", data=shifts, chunks=shifts.shape, **options)
         labels = np.array([sample.label for sample in samples], dtype=np.uint8)
         file.create_dataset("label", data=labels, chunks=labels.shape, **options)
         for name in ("key", "defect"):

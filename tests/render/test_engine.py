@@ -1,0 +1,118 @@
+"""Many items on one process, on threads, on local workers and on workers of a scheduler: the same results."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+
+from mvad.errors import BadInput, MissingComponent
+from mvad.render.engine import Workers, started
+
+
+def work(item: tuple[str, str]) -> str:
+    """Do what an item says; importable by workers."""
+    kind, folder = item
+    if kind == "bad":
+        raise BadInput("this scan is bad")
+    if kind == "broken":
+        raise RuntimeError("a fault of ours")
+    if kind == "missing":
+        raise MissingComponent("no driver")
+    if kind == "poison":
+        os.kill(os.getpid(), signal.SIGKILL)
+    if kind == "slow":
+        time.sleep(0.4)
+    if kind == "flaky":
+        tried = Path(folder) / "tried"
+        if not tried.exists():
+            tried.write_text("once")
+            raise OSError(5, "the network file system hiccups")
+    return f"{kind} done by {os.getpid()}"
+
+
+@pytest.fixture(scope="module")
+def scheduler(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A scheduler and two worker processes on loopback, started as docs/cluster.md says."""
+    folder = tmp_path_factory.mktemp("cluster")
+    # Workers find this module; elsewhere they need mvad alone.
+    environment = os.environ | {
+        "PYTHONPATH": os.pathsep.join([str(ROOT / "src"), str(ROOT / "tests"), str(ROOT / "tests" / "render")])
+    }
+    address = folder / "scheduler.json"
+    dask = [sys.executable, "-m", "dask"]
+    commands = [[*dask, "scheduler", "--host", "127.0.0.1", "--port", "0", "--no-dashboard", "--scheduler-file", str(address)]]
+    commands += [[*dask, "worker", "--scheduler-file", str(address), "--nthreads", "1", "--no-dashboard"]] * 2
+    processes = []
+    try:
+        quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "start_new_session": True}
+        for command in commands:
+            processes.append(subprocess.Popen(command, env=environment, cwd=folder, **quiet))  # type: ignore[call-overload]
+        deadline = time.monotonic() + 60
+        while not address.exists() and time.monotonic() < deadline:
+            time.sleep(0.05)
+        yield json.loads(address.read_text())["address"]
+    finally:
+        for process in processes:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait(timeout=30)
+
+
+def run(workers: Workers, kinds: list[str], folder: Path) -> dict[str, object]:
+    items = [(kind, str(folder)) for kind in kinds]
+    with started(workers, len(items)) as run_all:
+        return {item[0]: result for item, result in run_all(work, items)}
+
+
+PLACES = {"here": Workers(1), "threads": Workers(1, threads=3), "workers": Workers(2)}
+
+
+@pytest.mark.parametrize("place", [*PLACES, "scheduler"])
+def test_a_failure_belongs_to_its_item_alone(place: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    workers = PLACES.get(place) or Workers(scheduler=request.getfixturevalue("scheduler"))
+    results = run(workers, ["a", "bad", "b", "broken", "c"], tmp_path)
+    assert sorted(results) == ["a", "b", "bad", "broken", "c"]
+    assert isinstance(results["bad"], BadInput)
+    assert isinstance(results["broken"], RuntimeError)
+    assert all(str(results[kind]).startswith(f"{kind} done") for kind in "abc")
+    elsewhere = {str(results[kind]).split()[-1] for kind in "abc"} - {str(os.getpid())}
+    assert bool(elsewhere) == (place in ("workers", "scheduler"))
+
+
+def test_an_item_that_kills_its_workers_is_given_up_and_the_others_finish(tmp_path: Path) -> None:
+    results = run(Workers(2), ["slow", "poison", *"abcdef"], tmp_path)
+    assert type(results["poison"]).__name__ == "KilledWorker"
+    assert all(str(results[kind]).startswith(f"{kind} done") for kind in ("slow", *"abcdef"))
+
+
+def test_a_transient_error_is_tried_again_on_workers(tmp_path: Path) -> None:
+    results = run(Workers(2), ["a", "flaky"], tmp_path)
+    assert str(results["flaky"]).startswith("flaky done")
+
+
+def test_workers_that_grow_old_are_replaced_and_nothing_is_lost(tmp_path: Path) -> None:
+    items = [(f"item{k}", str(tmp_path)) for k in range(10)]
+    with started(Workers(2, recycle=3), len(items)) as run_all:
+        results = {item[0]: str(result) for item, result in run_all(work, items)}
+    assert sorted(results) == sorted(kind for kind, _ in items)
+    assert all(text.startswith(f"{kind} done") for kind, text in results.items()), results
+    assert len({text.split()[-1] for text in results.values()}) > 2
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_what_is_missing_for_one_is_missing_for_all(place: str, tmp_path: Path) -> None:
+    with pytest.raises(MissingComponent, match="no driver"):
+        run(PLACES[place], ["missing"] * 4, tmp_path)
+
+
+def test_no_scheduler_is_one_line() -> None:
+    with pytest.raises(BadInput, match="no Dask scheduler answers"), started(Workers(scheduler="tcp://127.0.0.1:9"), 1):
+        pass
