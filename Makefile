@@ -7,7 +7,7 @@ DEMO := demo
 export OMP_NUM_THREADS ?= $(shell nproc)
 
 .DEFAULT_GOAL := help
-.PHONY: setup demo test lint type benchmark verify clean help
+.PHONY: setup demo test lint type benchmark benchmark-render verify clean help
 
 setup: $(VENV)/.installed ## make .venv and install everything, system libraries where that is allowed
 	@$(BIN)/mvad --version
@@ -35,6 +35,10 @@ type: setup ## mypy --strict
 benchmark: setup ## render, pack, train and judge the real scans of MVAD_REAL_DATA, and write benchmarks/results
 	$(BIN)/python benchmarks/real_scans.py
 
+benchmark-render: setup ## rendering against pyrender, moderngl, Open3D and embree; MVAD_REAL_DATA adds real scans
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[benchmark]"
+	$(BIN)/python benchmarks/render.py
+
 verify: setup ## check every stored byte of the demo's workspace
 	$(BIN)/mvad verify --workspace $(DEMO)
 
@@ -43,4 +47,4 @@ clean: ## remove the environment, the demo and caches
 	find . -name __pycache__ -not -path './.git/*' -prune -exec rm -rf {} +
 
 help: ## print this list
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1|/' | column -t -s '|'
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1|/' | column -t -s '|'

@@ -14,7 +14,12 @@ from mvad.cli.options import Places
 from mvad.errors import MvadError
 
 _NEEDED_GB = 20
-_EGL = "import mvad.render.backends.egl as egl; print(egl.EglRasteriser().device)"
+_EGL = (
+    "import mvad.render.backends.egl as egl\n"
+    "chosen = egl.EglRasteriser()\n"
+    "listed = ', '.join(f'--device {device}' for device in egl.list_devices())\n"
+    "print(f'{chosen.device}; found: {listed}')"
+)
 _OPEN3D = "import open3d; print(open3d.__version__)"
 _LIBRARIES = "apt-get install libegl1 libgl1 libgles2 libgl1-mesa-dri libgomp1 libx11-6 libusb-1.0-0"
 

@@ -66,11 +66,15 @@ class Eyecandies:
                 mask = depth.with_name(f"{number}_mask.png")
                 if split == "test" or (split != "private" and mask.exists()):
                     paths["gt"] = mask
-                if not paths["rgb"].exists():
-                    raise BadInput(f"{paths['rgb']}: not found; download this light or give another --light")
-                found.append(ScanRef(self.name, category, split, _defect(depth, number), number, paths))
+                try:
+                    defect = _defect(depth, number)
+                except BadInput:  # this scan's fault alone: ``load`` says it again
+                    defect, paths["metadata"] = UNKNOWN, _metadata(depth, number)
+                found.append(ScanRef(self.name, category, split, defect, number, paths))
         if not found:
             raise BadInput(f"{root}: no scan found; expected train/data/*_depth.png")
+        if not any(ref.paths["rgb"].exists() for ref in found):
+            raise BadInput(f"{found[0].paths['rgb']}: not found; download this light or give another --light")
         return sorted(found)
 
     def load(self, ref: ScanRef) -> Scan:
@@ -81,6 +85,8 @@ class Eyecandies:
         BadInput
             If a file is missing, damaged, or contradicts another.
         """
+        if "metadata" in ref.paths:
+            _defect(ref.paths["depth"], ref.id)
         coded = read_gray16(ref.paths["depth"])
         shape = coded.shape
         near, far = _depth_range(ref.paths["info"])
@@ -129,8 +135,12 @@ def read_yaml(path: Path) -> dict[str, Any]:
     return value
 
 
+def _metadata(depth: Path, number: str) -> Path:
+    return depth.with_name(f"{number}_metadata.yaml")
+
+
 def _defect(depth: Path, number: str) -> str:
-    path = depth.with_name(f"{number}_metadata.yaml")
+    path = _metadata(depth, number)
     if not path.exists():
         return UNKNOWN
     metadata = read_yaml(path)

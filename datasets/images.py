@@ -67,6 +67,8 @@ def _decode(path: Path, modes: tuple[str, ...], shape: tuple[int, int] | None) -
             size = (image.height, image.width)
             if image.mode not in modes:
                 raise BadInput(f"{path}: expected a picture of mode {modes[0]}, found {image.mode}; is this the right file?")
+            if image.mode == "RGB" and any("16" in str(tile[3]) for tile in image.tile):
+                raise BadInput(f"{path}: expected 8 bits a channel, found 16; is this the right file?")  # Pillow would cut them
             if max(size) > MAX_SIDE:
                 raise BadInput(f"{path}: {size[1]} x {size[0]} pixels is more than {MAX_SIDE} a side; refused")
             if shape is not None and size != shape:

@@ -14,8 +14,8 @@ from mvad.datasets.images import read_gray, read_rgb, read_xyz
 from mvad.datasets.scan import ReadOptions, Scan, ScanRef
 from mvad.errors import BadInput
 
-MAX_DISTANCE_M = 100.0
-"""A structured-light sensor of this field measures below 2 m; a point further out is a fault of the file."""
+MIN_DISTANCE_M, MAX_DISTANCE_M = 1e-3, 100.0
+"""A structured-light sensor of this field measures 0.3 to 2 m; a point outside of this is a fault of the file."""
 
 
 class MVTec3D:
@@ -65,7 +65,7 @@ class MVTec3D:
         shape = xyz.shape[:2]
         # A comparison with what is not a number is false, so one test a channel says finite and near.
         x, y, z = (np.abs(xyz[..., k]) < MAX_DISTANCE_M for k in range(3))
-        valid = x & y & z & (xyz[..., 2] > 0)
+        valid = x & y & z & (xyz[..., 2] > MIN_DISTANCE_M)
         if not valid.any():
             raise BadInput(f"{ref.paths['xyz']}: no valid point in the scan; download it again")
         rgb = read_rgb(ref.paths["rgb"], shape)

@@ -28,6 +28,9 @@ _MIN_PLANE_POINTS = 50
 _RANSAC_POINTS = 3000
 _RANSAC_ROUNDS = 300
 _FIT_POINTS = 8000
+_BEHIND_COUNTS = 10
+"""How much more a point behind a plane says against it being the support than a point on it says for it."""
+
 _open3d_seed = threading.Lock()
 """open3d's generator is global: seeding and drawing must not be interrupted by another thread."""
 
@@ -82,8 +85,8 @@ def support_plane(scan: Scan, options: CleanOptions) -> tuple[NDArray[np.float64
     """Estimate the plane the object lies on: (normal towards the sensor, offset), n.p + d = height in metres.
 
     RANSAC (open3d, seeded) on bands along the image's border and on the whole scan. Of the planes found, the one wins
-    that most points of the widest band support, less the points that lie behind it: nothing lies behind a support, so
-    an object that touches the frame does not win. Then least squares over its supporters.
+    that most points of the widest band support, less ten times the share of points that lie behind it: nothing lies
+    behind a support, so an object that touches the frame does not win. Then least squares over its supporters.
 
     Raises
     ------
@@ -109,9 +112,12 @@ def support_plane(scan: Scan, options: CleanOptions) -> tuple[NDArray[np.float64
     def support(plane: tuple[NDArray[np.float64], float]) -> float:
         height = every @ plane[0] + plane[1]
         on = float((np.abs(judges @ plane[0] + plane[1]) < distance).mean())
-        return on - float((height < -2 * distance).mean())
+        return on - _BEHIND_COUNTS * float((height < -2 * distance).mean())
 
-    normal, offset = max((_ransac(points, distance, options.seed) for points in samples), key=support)
+    planes = [plane for points in samples if (plane := _ransac(points, distance, options.seed)) is not None]
+    if not planes:
+        raise BadInput("the scan's points lie on no plane but one line; is this a scan of an object on a support?")
+    normal, offset = max(planes, key=support)
     for _ in range(2):
         near = every[np.abs(every @ normal + offset) < distance]
         centre = near.mean(axis=0)
@@ -126,7 +132,7 @@ def _thinned(points: NDArray[np.floating]) -> NDArray[np.float64]:
     return np.asarray(points[:: max(1, len(points) // _RANSAC_POINTS)], dtype=np.float64)
 
 
-def _ransac(points: NDArray[np.float64], distance: float, seed: int) -> tuple[NDArray[np.float64], float]:
+def _ransac(points: NDArray[np.float64], distance: float, seed: int) -> tuple[NDArray[np.float64], float] | None:
     import open3d  # 0.8 s and 900 MB: only where it is used
 
     cloud = open3d.geometry.PointCloud(open3d.utility.Vector3dVector(points))
@@ -134,7 +140,10 @@ def _ransac(points: NDArray[np.float64], distance: float, seed: int) -> tuple[ND
         open3d.utility.random.seed(seed)
         found, _ = cloud.segment_plane(distance, ransac_n=3, num_iterations=_RANSAC_ROUNDS)
     plane = np.asarray(found, dtype=np.float64)
-    plane /= np.linalg.norm(plane[:3])
+    length = np.linalg.norm(plane[:3])
+    if not length > 0:
+        return None  # the points lie on one line
+    plane /= length
     if plane[2] > 0:
         plane = -plane
     return plane[:3], float(plane[3])

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,7 @@ from mvad import __version__
 from mvad.datasets.registry import reader_for
 from mvad.datasets.renders.record import SCHEMA
 from mvad.datasets.scan import ScanRef
+from mvad.errors import BadInput
 from mvad.files import sha256_file
 from mvad.render.audit import audit_scan, count_points
 from mvad.render.backends.choose import rasteriser
@@ -47,11 +50,22 @@ class Stopwatch:
         self._last = now
 
 
+@contextlib.contextmanager
+def _about(ref: ScanRef) -> Iterator[None]:
+    """Name the scan's points in what the later stages, which know no files, find wrong with them."""
+    try:
+        yield
+    except BadInput as error:
+        raise BadInput(f"{ref.paths.get('xyz', ref.paths.get('depth'))}: {error}") from error
+
+
 def measure_scan(job: tuple[ScanRef, RenderOptions]) -> Extent:
     """Return where a training scan's object is, for the rig."""
     ref, options = job
     rasteriser(options.backend, device=options.device)  # before open3d: see backends.egl
-    return extent_of(clean(reader_for(ref.dataset).load(ref), options.clean))
+    scan = reader_for(ref.dataset).load(ref)
+    with _about(ref):
+        return extent_of(clean(scan, options.clean))
 
 
 def render_scan(job: ScanJob) -> dict[str, float]:
@@ -67,14 +81,15 @@ def render_scan(job: ScanJob) -> dict[str, float]:
     watch = Stopwatch()
     scan = reader_for(ref.dataset).load(ref)
     watch.lap("read")
-    cleaned = clean(scan, options.clean)
-    watch.lap("clean")
-    surface = build_surface(scan, cleaned, options.surface)
-    watch.lap("mesh")
-    if options.rig.center == "scan":
-        rig = rig.moved_to(extent_of(cleaned).centre)
-    views = look(surface, scan.gt, rig, backend, options.samples)
-    watch.lap("raster")
+    with _about(ref):
+        cleaned = clean(scan, options.clean)
+        watch.lap("clean")
+        surface = build_surface(scan, cleaned, options.surface)
+        watch.lap("mesh")
+        if options.rig.center == "scan":
+            rig = rig.moved_to(extent_of(cleaned).centre)
+        views = look(surface, scan.gt, rig, backend, options.samples)
+        watch.lap("raster")
     contents = encode_views(views, rig)
     watch.lap("encode")
     audit = audit_scan(scan, cleaned, views)

@@ -81,8 +81,10 @@ class EglRasteriser:
             wanted = sorted(devices, key=lambda device: device.software)
         else:
             wanted = [device for device in devices if device.index == device_index]
+        if not devices:
+            raise MissingComponent(f"egl: no EGL device on this machine; {_REMEDY}")
         if not wanted:
-            listed = ", ".join(map(str, devices)) or "none"
+            listed = ", ".join(map(str, devices))
             raise MissingComponent(f"egl: no device {device_index}; found {listed}. Give another --device, or --backend cpu")
         refusals = []
         for device in wanted:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shlex
@@ -12,7 +13,10 @@ import sys
 import time
 from pathlib import Path
 
+import h5py
+import numpy as np
 import pytest
+from PIL import Image
 
 from mvad.cli import main
 
@@ -129,7 +133,7 @@ def test_an_interruption_leaves_a_manifest_and_can_be_continued(number: int, cod
         for kind, suffix in (("xyz", "tiff"), ("rgb", "png")):
             folder = tmp_path / "raw" / "gear" / "train" / "good" / kind
             shutil.copy(sorted(folder.iterdir())[0], folder / f"9{copy:02d}.{suffix}")
-    arguments = ["render", "mvtec3d", "--raw", "raw", "--size", "512", "--jobs", "1"]
+    arguments = ["render", "mvtec3d", "--raw", "raw", "--size", "320", "--jobs", "1"]
     environment = os.environ | {"PYTHONPATH": str(ROOT / "src")}
     folder = tmp_path / "mvad-data" / "renders" / "mvtec3d" / "gear"
     with subprocess.Popen(
@@ -155,3 +159,93 @@ def test_two_runs_on_one_output_do_not_mix(workspace: Path, tmp_path: Path) -> N
         done = mvad("render", "mvtec3d", "--raw", str(workspace / "raw" / "mvtec3d"), cwd=tmp_path)
     assert done.returncode == 3
     assert "another mvad" in done.stderr
+
+
+def test_other_cameras_and_centred_scans_are_rendered_packed_and_refused_over_old_output(workspace: Path, tmp_path: Path) -> None:
+    shutil.copytree(workspace / "raw" / "mvtec3d", tmp_path / "raw")
+    text = re.findall(r"```toml\n(.*?)```", (ROOT / "docs" / "rigs.md").read_text(), re.S)[0]
+    (tmp_path / "rig.toml").write_text(text.replace("size = 256", "size = 96").replace(", 128]", ", 48]").replace("2000", "700"))
+    render = ["render", "mvtec3d", "--raw", "raw", "--split", "test"]
+    done = mvad(*render, "--rig", "rig.toml", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    folder = tmp_path / "mvad-data" / "renders" / "mvtec3d" / "gear"
+    assert sorted(path.name for path in (folder / "test" / "good").iterdir().__next__().glob("rgb_*")) == [
+        "rgb_0.png",
+        "rgb_1.png",
+    ]
+    again = mvad(*render, "--size", "96", "--views", "2", cwd=tmp_path)
+    assert again.returncode == 3
+    assert "--overwrite" in again.stderr
+    both = mvad(*render, "--rig", "rig.toml", "--views", "3", cwd=tmp_path)
+    assert both.returncode == 3
+    assert "--rig brings its own" in both.stderr
+    centred = mvad(*render, "--split", "train", "--center", "scan", "--size", "96", "--overwrite", cwd=tmp_path)
+    assert centred.returncode == 0, centred.stderr
+    for path in folder.glob("*/*/*/record.json"):
+        record = json.loads(path.read_text())
+        assert np.linalg.norm(record["rig_shift_m"]) < 0.03
+        seen = np.argwhere(np.array(Image.open(path.with_name("depth_0.png"))) > 0)
+        middle = (seen.min(axis=0) + seen.max(axis=0)) / 2
+        assert np.abs(middle - 48).max() < 5, "each object is in the middle of its view 0"
+    assert mvad("pack", cwd=tmp_path).returncode == 0
+    with h5py.File(tmp_path / "mvad-data" / "shards" / "mvtec3d" / "gear" / "train-00000.h5") as file:
+        assert file["shift"].shape == (4, 3)
+        assert np.abs(file["shift"][:]).max() > 1e-4
+
+
+@pytest.mark.egl
+def test_a_missing_driver_or_device_is_exit_5_with_the_way_out(workspace: Path, tmp_path: Path) -> None:
+    raw = str(workspace / "raw" / "mvtec3d")
+    wrong = mvad("render", "mvtec3d", "--raw", raw, "--backend", "egl", "--device", "99", cwd=tmp_path)
+    assert wrong.returncode == 5
+    assert "no device 99; found 0" in wrong.stderr
+    hidden = {"__EGL_VENDOR_LIBRARY_FILENAMES": "/nowhere.json", "PYTHONPATH": str(ROOT / "src")}
+    command = [*MVAD, "render", "mvtec3d", "--raw", raw, "--size", "64"]
+    without = subprocess.run(
+        [*command, "--backend", "egl"], capture_output=True, text=True, cwd=tmp_path, env=os.environ | hidden
+    )
+    assert without.returncode == 5
+    assert "libegl1" in without.stderr
+    assert "--backend cpu" in without.stderr
+    assert without.stderr.count("\n") == 1
+    assert not (tmp_path / "mvad-data").exists(), "nothing is written before everything is there"
+    cpu = subprocess.run([*command, "--backend", "cpu"], capture_output=True, text=True, cwd=tmp_path, env=os.environ | hidden)
+    assert cpu.returncode == 0, cpu.stderr
+
+
+def test_ctrl_c_stops_workers_without_a_traceback_and_is_resumed(workspace: Path, tmp_path: Path) -> None:
+    """The terminal sends Ctrl-C to the whole group, workers included."""
+    shutil.copytree(workspace / "raw" / "mvtec3d", tmp_path / "raw")
+    for copy in range(30):
+        for kind, suffix in (("xyz", "tiff"), ("rgb", "png")):
+            folder = tmp_path / "raw" / "gear" / "train" / "good" / kind
+            shutil.copy(sorted(folder.iterdir())[0], folder / f"9{copy:02d}.{suffix}")
+    command = [*MVAD, "render", "mvtec3d", "--raw", "raw", "--size", "320", "--jobs", "2"]
+    environment = os.environ | {"PYTHONPATH": str(ROOT / "src")}
+    folder = tmp_path / "mvad-data" / "renders" / "mvtec3d" / "gear"
+    with subprocess.Popen(
+        command, cwd=tmp_path, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+        start_new_session=True,
+    ) as process:  # fmt: skip
+        deadline = time.monotonic() + 120
+        while not list(folder.glob("*/*/*/record.json")) and time.monotonic() < deadline:
+            time.sleep(0.02)
+        os.killpg(process.pid, signal.SIGINT)
+        said = process.communicate(timeout=60)[1]
+    assert process.returncode == 130
+    assert said == ""
+    manifest = json.loads((folder / "manifest.json").read_text())
+    assert 1 <= len(manifest["samples"]) < 44
+    assert mvad(*command[len(MVAD) :], cwd=tmp_path).returncode == 0
+    assert len(json.loads((folder / "manifest.json").read_text())["samples"]) == 44
+    assert not list(folder.rglob("*.part-*"))
+
+
+def test_a_render_ends_with_what_became_of_points_and_ground_truth(workspace: Path, tmp_path: Path) -> None:
+    done = mvad("render", "mvtec3d", "--raw", str(workspace / "raw" / "mvtec3d"), "--size", "64", cwd=tmp_path)
+    assert done.returncode == 0
+    audit = json.loads((tmp_path / "mvad-data" / "renders" / "mvtec3d" / "gear" / "audit.json").read_text())["summary"]
+    assert f"{100 * audit['background']['object'] / audit['background']['grid']:.1f}" in done.stdout
+    assert f"{100 * audit['seen_any'] / audit['total']:.1f}" in done.stdout
+    for view in audit["views"]:
+        assert abs(view["seen"] + view["no_point"] + view["removed"] + view["occluded"] - 1) < 2e-3

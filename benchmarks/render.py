@@ -1,0 +1,609 @@
+"""Rendering against its peers, in one run.
+
+Usage: python benchmarks/render.py [--quick]
+
+Every measurement runs in a process of its own (GL contexts, memory, thread settings), several rounds in turn (A B C A B
+C); a row is the median over the rounds. Real scans are taken where MVAD_REAL_DATA says; without it their rows are left
+out. Writes results/render-MACHINE.json and .svg.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE))
+CHILDREN: dict[str, Callable[..., Any]] = {}
+THREADS = os.cpu_count() or 1
+ENOUGH_MS = 3000  # a slow peer is not repeated in a round
+QUICK = "--quick" in sys.argv
+PEERS = (
+    "mvad cpu", "mvad cpu, 1 thread", "mvad cpu, 1 sample", "mvad egl", "mvad egl, 1 sample", "moderngl, 1 sample",
+    "moderngl, 3 x 3 samples", "tuned pyrender", "naive pyrender", "naive pyrender, bare primitives",
+    "Open3D ray casting", "embree (trimesh)",
+)  # fmt: skip
+
+
+def child(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Register what runs in a process of its own."""
+    CHILDREN[function.__name__] = function
+    return function
+
+
+def run(name: str, environment: dict[str, str] | None = None, **arguments: Any) -> Any:
+    """Run a child and return what it returns."""
+    command = [sys.executable, __file__, "--child", name, json.dumps(arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | (environment or {}))
+    if done.returncode:
+        raise SystemExit(f"{name} {arguments}: exit {done.returncode}\n{done.stderr[-3000:]}")
+    return json.loads(done.stdout.strip().splitlines()[-1])
+
+
+def in_turn(measure: Callable[[str], Any], names: tuple[str, ...], rounds: int) -> dict[str, list[Any]]:
+    """Measure every name once a round, so that what disturbs the machine disturbs all."""
+    taken: dict[str, list[Any]] = {name: [] for name in names}
+    for turn in range(rounds):
+        for name in names:
+            taken[name].append(measure(name))
+            print(f"round {turn + 1}/{rounds}: {name}: {taken[name][-1]}", flush=True)
+    return taken
+
+
+def milliseconds(function: Callable[[], Any], times: int, warm: int = 1) -> float:
+    taken: list[float] = []
+    for turn in range(warm + times):
+        began = time.perf_counter()
+        function()
+        taken.append(1000 * (time.perf_counter() - began))
+        if turn >= warm and sum(taken) > ENOUGH_MS:
+            break
+    return round(statistics.median(taken[warm:]), 2)
+
+
+def rss_mb() -> float:
+    return round(int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6, 1)
+
+
+def peak_mb() -> float:
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3, 1)
+
+
+# ------------------------------------------------------------------------------------------------ what is measured
+
+
+def prepared(what: str, size: int = 256, scan_size: int = 800, views: int = 5) -> tuple[Any, Any, Any]:
+    """Return scan, surface and rig of the generated scan or of a real gland ("gland 12")."""
+    from scans import big_scan, load, real_refs
+
+    from mvad.render.clean import clean
+    from mvad.render.options import CleanOptions, RigOptions, SurfaceOptions
+    from mvad.render.rig import extent_of, fit_rig
+    from mvad.render.surface import build_surface
+
+    if what == "generated":
+        scan = big_scan(scan_size)
+        training = [scan]
+    else:
+        refs = real_refs(Path(os.environ["MVAD_REAL_DATA"]))
+        test = [ref for ref in refs if ref.split == "test"]
+        scan = load(test[int(what.split()[1]) % len(test)])
+        training = [load(ref) for ref in refs if ref.split == "train"][:12:3]
+    rig = fit_rig([extent_of(clean(one, CleanOptions())) for one in training], RigOptions(size=size, views=views))
+    return scan, build_surface(scan, clean(scan, CleanOptions()), SurfaceOptions()), rig
+
+
+def renderer(name: str, size: int) -> Callable[[Any, Any, Any], Any]:
+    """Return what renders a surface under a rig, by the names of ``PEERS``."""
+    os.environ["PYOPENGL_PLATFORM"] = "egl"
+    if name.startswith("mvad"):
+        from mvad.render.backends.choose import rasteriser
+        from mvad.render.look import look
+
+        threads = 1 if "1 thread" in name else THREADS
+        backend = rasteriser(name.split()[1].rstrip(","), threads)
+        samples = 1 if "1 sample" in name else 3
+        return lambda surface, gt, rig: look(surface, gt, rig, backend, samples)
+    import peers
+
+    made: dict[str, Callable[[], Any]] = {
+        "moderngl, 1 sample": lambda: peers.Moderngl(size),
+        "moderngl, 3 x 3 samples": lambda: peers.Moderngl(3 * size),
+        "tuned pyrender": lambda: peers.TunedPyrender(size),
+        "naive pyrender": lambda: lambda *a: peers.naive_pyrender(*a, process=False),
+        "naive pyrender, bare primitives": lambda: lambda *a: peers.naive_pyrender(*a, bare=True),
+        "Open3D ray casting": lambda: peers.open3d_rays,
+        "embree (trimesh)": lambda: peers.embree_rays,
+    }
+    return made[name]()
+
+
+@child
+def views_ms(name: str, what: str, size: int = 256, scan_size: int = 800, views: int = 5) -> float:
+    """Milliseconds for all views of one scan, mesh to arrays; contexts, kernels and buffers are warm."""
+    draw = renderer(name, size)
+    scan, surface, rig = prepared(what, size, scan_size, views)
+    slow = what == "generated" and "naive" in name
+    return milliseconds(lambda: draw(surface, scan.gt, rig), 7, 0 if slow else 1)
+
+
+@child
+def accuracy(name: str, what: str) -> dict[str, Any]:
+    """How far a renderer's depth lies from embree's, how many rays disagree, how good its colour is."""
+    sys.path.insert(0, str(HERE.parent / "tests"))
+    import twins
+    from render_proofs import reference_colours
+
+    draw = renderer(name, 256)
+    scan, surface, rig = prepared(what)
+    seen = draw(surface, scan.gt, rig)
+    solid = len(surface.faces) - surface.bridges
+    distance, hits, rays, worst = [], 0, 0, 0.0
+    for view in range(rig.views):
+        faces = surface if name.startswith("mvad") else replace(surface, faces=surface.faces[:solid], bridges=0)
+        truth, face_at = twins.embree_hits(faces, rig, view)
+        depth = np.asarray(seen.depth[view], np.float64)
+        both = (truth > 0) & (depth > 0) & (face_at < solid)
+        distance.append(np.abs(truth - depth)[both])
+        hits += int(((truth > 0) != (depth > 0)).sum())
+        rays += int((truth > 0).sum())
+        worst = max(worst, float(distance[-1].max()))
+    row = {
+        "depth_error_um_mean": float(f"{1e6 * np.concatenate(distance).mean():.3g}"),
+        "depth_error_um_max": float(f"{1e6 * worst:.3g}"),
+        "hit_mismatch_percent": float(f"{100 * hits / rays:.3g}"),
+    }
+    if seen.rgb is not None and np.shape(seen.rgb)[1] == rig.size:
+        reference, count = reference_colours(surface, rig)
+        at = (np.asarray(seen.depth) > 0) & (count > 0)
+        row["colour_psnr_db"] = round(twins.psnr(np.asarray(seen.rgb)[at], reference[at]), 1)
+    label = getattr(seen, "label", None)
+    if label is not None and scan.gt is not None:
+        row["label_values"] = len(np.unique(label))
+    if name.startswith("mvad"):
+        there = seen.source >= 0
+        row["mask_equals_gt_at_source"] = bool(np.array_equal(seen.mask[there], scan.gt.reshape(-1)[seen.source[there]]))
+    return row
+
+
+@child
+def agreement(what: str) -> dict[str, float]:
+    """Return shares of object pixels on which cpu and egl differ."""
+    from mvad.render.backends.choose import rasteriser
+    from mvad.render.look import look
+
+    egl = rasteriser("egl")
+    scan, surface, rig = prepared(what)
+    one, two = look(surface, scan.gt, rig, rasteriser("cpu")), look(surface, scan.gt, rig, egl)
+    seen, also = one.source >= 0, two.source >= 0
+    both, width = seen & also, scan.valid.shape[1]
+    a, b = one.source[both], two.source[both]
+    apart = np.maximum(np.abs(a // width - b // width), np.abs(a % width - b % width))
+    return {
+        "object_differs": float((seen != also).sum() / seen.sum()), "mask_differs": float((one.mask != two.mask)[both].mean()),
+        "source_differs": float((a != b).mean()), "source_more_than_one_apart": float((apart > 1).mean()),
+        "depth_um_mean": float(1e6 * np.abs(one.depth - two.depth)[both].mean()),
+    }  # fmt: skip
+
+
+@child
+def stages(backend: str, what: str, scans: int) -> dict[str, float]:
+    """Milliseconds a scan by stage, one process, one thread; ``what`` is "glands" or a folder of generated scans."""
+    from scans import load, real_refs
+
+    from mvad.datasets.registry import reader_for
+    from mvad.datasets.scan import ReadOptions
+    from mvad.render.audit import audit_scan, count_points
+    from mvad.render.backends.choose import rasteriser
+    from mvad.render.backends.protocol import projected
+    from mvad.render.clean import clean
+    from mvad.render.look import look
+    from mvad.render.normals import grid_normals
+    from mvad.render.options import RenderOptions
+    from mvad.render.rig import extent_of, fit_rig
+    from mvad.render.scan_to_views import ScanJob, _record
+    from mvad.render.surface import build_surface
+    from mvad.render.writer import encode_views, write_sample
+
+    drawing, options = rasteriser(backend), RenderOptions(backend=backend)  # type: ignore[arg-type]
+    if what == "glands":
+        refs = real_refs(Path(os.environ["MVAD_REAL_DATA"]))
+    else:
+        refs = reader_for("mvtec3d").refs(Path(what), "big", ReadOptions())
+    rig = fit_rig([extent_of(clean(load(ref), options.clean)) for ref in refs[:6]], options.rig)
+    taken: dict[str, list[float]] = {}
+    with tempfile.TemporaryDirectory(dir=os.environ.get("MVAD_BENCHMARK_DIR")) as folder:
+        for number in range(scans + 2):
+            ref, marks = refs[number % len(refs)], [("", time.perf_counter())]
+
+            def lap(stage: str, marks: list[tuple[str, float]] = marks) -> None:
+                marks.append((stage, time.perf_counter()))
+
+            scan = load(ref)
+            lap("read")
+            cleaned = clean(scan, options.clean)
+            lap("clean")
+            surface = build_surface(scan, cleaned, options.surface)
+            lap("mesh")
+            grid_normals(surface.vertices, surface.faces[: len(surface.faces) - surface.bridges], 2)
+            lap("normals")
+            projected(surface, rig, 0, 3)
+            lap("project, one view")
+            views = look(surface, scan.gt, rig, drawing)
+            lap("raster")
+            contents = encode_views(views, rig)
+            lap("encode")
+            job = ScanJob(ref, options, rig, Path(folder) / str(number))
+            write_sample(job.folder, contents, _record(job, rig, audit_scan(scan, cleaned, views), count_points(scan, cleaned)))
+            lap("audit, hash, write")
+            if number >= 2:
+                for (_, before), (stage, after) in itertools.pairwise(marks):
+                    taken.setdefault(stage, []).append(1000 * (after - before))
+    row = {stage: round(statistics.mean(values), 2) for stage, values in taken.items()}
+    row["mesh"] = round(row["mesh"] - row["normals"], 2)  # normals are a part of it, measured apart
+    row["scan"] = round(sum(ms for stage, ms in row.items() if stage != "project, one view"), 2)
+    return row
+
+
+@child
+def upload_ms(what: str) -> float:
+    """Milliseconds to upload a scan's mesh to GL, once for all its views."""
+    from mvad.render.backends.choose import rasteriser
+
+    egl: Any = rasteriser("egl")
+    from OpenGL.GL import glFinish
+    from pyrender import Mesh, Primitive, RenderFlags, Scene
+
+    _, surface, _ = prepared(what)
+    egl._platform.make_current()
+
+    def upload() -> None:
+        scene = Scene()
+        scene.add(Mesh([Primitive(positions=surface.vertices, indices=surface.faces.view(np.uint32))]))
+        egl._renderer._update_context(scene, RenderFlags.SEG)
+        glFinish()
+
+    return milliseconds(upload, 9, 2)
+
+
+@child
+def memory(backend: str, scans: int) -> dict[str, float]:
+    """Resident memory of one worker over many whole scans, read to written."""
+    from scans import big_scan, real_refs, write_category
+
+    from mvad.datasets.registry import reader_for
+    from mvad.datasets.scan import ReadOptions
+    from mvad.render.options import RenderOptions
+    from mvad.render.rig import fit_rig
+    from mvad.render.scan_to_views import ScanJob, measure_scan, render_scan
+
+    options = RenderOptions(backend=backend)  # type: ignore[arg-type]
+    assert big_scan
+    with tempfile.TemporaryDirectory(dir=os.environ.get("MVAD_BENCHMARK_DIR")) as folder:
+        if "MVAD_REAL_DATA" in os.environ:
+            refs = real_refs(Path(os.environ["MVAD_REAL_DATA"]))
+        else:
+            write_category(Path(folder) / "raw" / "big", 8, 300)
+            refs = reader_for("mvtec3d").refs(Path(folder) / "raw", "big", ReadOptions())
+        rig = fit_rig([measure_scan((ref, options)) for ref in refs[:4]], options.rig)
+        early = 0.0
+        for number in range(scans + 40):
+            render_scan(ScanJob(refs[number % len(refs)], options, rig, Path(folder) / "out"))
+            if number == 39:
+                early = rss_mb()
+    return {"scans": scans, "rss_mb_after_40": early, "growth_mb": round(rss_mb() - early, 1), "peak_mb": peak_mb()}
+
+
+@child
+def soak(backend: str, views: int) -> dict[str, Any]:
+    """Draw the same small scan again and again: no view may differ from the first, nothing may grow."""
+    from mvad.render.backends.choose import rasteriser
+    from mvad.render.look import look
+
+    drawing = rasteriser(backend)
+    scan, surface, rig = prepared("generated", 64, 60)
+    first = look(surface, scan.gt, rig, drawing)
+    early, differing, began = rss_mb(), 0, time.perf_counter()
+    for number in range(views // rig.views):
+        again = look(surface, scan.gt, rig, drawing)
+        differing += sum(not np.array_equal(getattr(first, name), getattr(again, name)) for name in ("rgb", "depth", "source"))
+        if number == 200:
+            early = rss_mb()
+    return {
+        "views": views, "seen_share": round(float((first.source >= 0).mean()), 3), "views_that_differ": differing,
+        "growth_mb": round(rss_mb() - early, 1), "seconds": round(time.perf_counter() - began, 1),
+        "file_descriptors": len(os.listdir("/proc/self/fd")),
+    }  # fmt: skip
+
+
+@child
+def cleaning(scans: int) -> dict[str, Any]:
+    """Compare our cleaning with the published recipe on real glands: milliseconds a scan, ground truth lost by each."""
+    import peers
+    from scans import load, real_refs
+
+    from mvad.render.clean import clean
+    from mvad.render.options import CleanOptions
+
+    refs = [ref for ref in real_refs(Path(os.environ["MVAD_REAL_DATA"])) if ref.split == "test"]
+    ours, theirs, lost, lost_theirs, total = [], [], 0, 0, 0
+    clean(load(refs[0]), CleanOptions())
+    peers.published_cleaning(load(refs[0]).xyz)
+    for number, ref in enumerate(refs):
+        scan = load(ref)
+        if number < scans:
+            ours.append(milliseconds(lambda scan=scan: clean(scan, CleanOptions()), 3, 0))  # type: ignore[misc]
+            theirs.append(milliseconds(lambda scan=scan: peers.published_cleaning(scan.xyz), 1, 0))  # type: ignore[misc]
+        assert scan.gt is not None
+        lost += int((scan.gt & scan.valid & ~clean(scan, CleanOptions()).keep).sum())
+        lost_theirs += int((scan.gt & scan.valid & ~peers.published_cleaning(scan.xyz)).sum())
+        total += int(scan.gt.sum())
+    return {
+        "scans_timed": scans, "ours_ms": round(statistics.median(ours), 2), "published_ms": round(statistics.median(theirs), 1),
+        "ratio": round(statistics.median(theirs) / statistics.median(ours), 1), "scans_judged": len(refs),
+        "ground_truth_pixels": total, "lost_ours": lost, "lost_published": lost_theirs,
+    }  # fmt: skip
+
+
+@child
+def encoders() -> dict[str, Any]:
+    """Milliseconds and kilobytes a scan (5 views) of ways to write what is rendered."""
+    import io
+
+    import imagecodecs
+    import tifffile
+    from PIL import Image
+
+    from mvad.datasets.renders.coding import encode_normal
+    from mvad.render.backends.choose import rasteriser
+    from mvad.render.look import look
+
+    what = "gland 3" if "MVAD_REAL_DATA" in os.environ else "generated"
+    scan, surface, rig = prepared(what)
+    views = look(surface, scan.gt, rig, rasteriser("cpu"))
+    images = {"rgb": views.rgb, "normal": encode_normal(views.normal), "depth": rig.depth_coding.encode(views.depth)}
+    png = imagecodecs.PNG
+
+    def pillow(level: int) -> Callable[[np.ndarray], bytes]:
+        def encode(image: np.ndarray) -> bytes:
+            buffer = io.BytesIO()
+            Image.fromarray(image).save(buffer, "PNG", compress_level=level)
+            return buffer.getvalue()
+
+        return encode
+
+    def tiff(**options: Any) -> Callable[[np.ndarray], bytes]:
+        def encode(image: np.ndarray) -> bytes:
+            buffer = io.BytesIO()
+            tifffile.imwrite(buffer, image, metadata=None, software=False, **options)
+            return buffer.getvalue()
+
+        return encode
+
+    ways: dict[str, Callable[[np.ndarray], bytes]] = {
+        "Pillow level 6": pillow(6), "Pillow level 1": pillow(1),
+        "imagecodecs level 6": lambda image: imagecodecs.png_encode(image, level=6),
+        "imagecodecs level 1": lambda image: imagecodecs.png_encode(image, level=1),
+        "libspng level 1": lambda image: imagecodecs.spng_encode(image, level=1),
+        "level 1, filter SUB": lambda image: imagecodecs.png_encode(image, level=1, filter=png.FILTER.SUB),
+        "level 1, filter UP, run lengths (ours)": lambda image: imagecodecs.png_encode(
+            image, level=1, filter=png.FILTER.UP, strategy=png.STRATEGY.RLE),
+    }  # fmt: skip
+    source_ways = {
+        "TIFF zlib 1, predictor": tiff(compression="zlib", compressionargs={"level": 1}, predictor=True),
+        "TIFF zlib 6, predictor": tiff(compression="zlib", predictor=True),
+        "TIFF LZW, predictor": tiff(compression="lzw", predictor=True),
+        "TIFF zstd 3, predictor": tiff(compression="zstd", compressionargs={"level": 3}, predictor=True),
+        "TIFF zstd 1, predictor (ours)": tiff(compression="zstd", compressionargs={"level": 1}, predictor=True),
+        "PNG of 4 bytes": lambda image: imagecodecs.png_encode(image.view(np.uint8).reshape(*image.shape, 4), level=1),
+    }
+    rows: dict[str, Any] = {}
+    for kind, table in [*((kind, ways) for kind in images), ("source", source_ways)]:
+        data = views.source if kind == "source" else images[kind]
+        for way, encode in table.items():
+            size = sum(len(encode(np.ascontiguousarray(image))) for image in data)
+            ms = milliseconds(lambda data=data, encode=encode: [encode(np.ascontiguousarray(i)) for i in data], 5)  # type: ignore[misc]
+            rows.setdefault(kind, {})[way] = {"ms": ms, "kb": round(size / 1e3, 1)}
+    return rows
+
+
+def whole_job(raw: Path, category: str, jobs: int, threads: int = 1, backend: str = "cpu") -> dict[str, float]:
+    """Run ``mvad render`` as a user does, from raw files to files on disk; workers have one thread each."""
+    single = {name: "1" for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")}
+    with tempfile.TemporaryDirectory(dir=os.environ.get("MVAD_BENCHMARK_DIR")) as folder:
+        command = [
+            sys.executable, "-m", "mvad.cli.main", "render", "mvtec3d", "--raw", str(raw), "--category", category, "--workspace",
+            folder, "--jobs", str(jobs), "--threads", str(threads), "--backend", backend,
+        ]  # fmt: skip
+        began = time.perf_counter()
+        done = subprocess.run(command, capture_output=True, text=True, env=os.environ | single)
+        seconds = time.perf_counter() - began
+        if done.returncode:
+            raise SystemExit(done.stderr)
+        records = list(Path(folder).glob("renders/*/*/*/*/*/record.json"))
+        written = sorted(record.stat().st_mtime for record in records)
+    count = len(written)
+    first = count // 5  # leaves the start of the workers out
+    return {
+        "scans": count, "seconds": round(seconds, 2), "scans_per_s": round(count / seconds, 2),
+        "scans_per_s_once_started": round((count - first) / max(written[-1] - written[first - 1], 1e-9), 2),
+    }  # fmt: skip
+
+
+def many_glands(folder: Path, real: Path, times: int) -> Path:
+    """Link the real scans several times under other numbers, so that a job is long enough to be timed."""
+    for source in (real / "mvtec3d" / "cable_gland").glob("*/*/*/*"):
+        split, defect, kind = source.parts[-4:-1]
+        for turn in range(times):
+            target = folder / "cable_gland" / split / defect / kind / f"{turn}{source.name}"
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.symlink_to(source)
+    return folder
+
+
+# ---------------------------------------------------------------------------------------------------------- the run
+
+
+def compare(what: str, rounds: int) -> dict[str, Any]:
+    taken = in_turn(lambda name: run("views_ms", name=name, what=what), PEERS, rounds)
+    rows: dict[str, Any] = {name: {"ms": statistics.median(values), "rounds": values} for name, values in taken.items()}
+    for row in rows.values():
+        row["naive_pyrender_is_slower"] = round(rows["naive pyrender"]["ms"] / row["ms"], 1)
+        row["moderngl_1_sample_is_slower"] = round(rows["moderngl, 1 sample"]["ms"] / row["ms"], 2)
+        row["moderngl_3x3_is_slower"] = round(rows["moderngl, 3 x 3 samples"]["ms"] / row["ms"], 2)
+    return rows
+
+
+def scaling(quick: bool) -> dict[str, Any]:
+    """How time grows, ms a scan for all views."""
+
+    def curve(name: str, key: str, values: list[int]) -> dict[str, float]:
+        return {str(value): run("views_ms", name=name, what="generated", **{key: value}) for value in values}
+
+    rows: dict[str, Any] = {}
+    for name in ("mvad cpu", "mvad egl"):
+        rows[name] = {
+            "scan_side": curve(name, "scan_size", [200, 400, 800] if quick else [200, 400, 800, 1600]),
+            "image_side": curve(name, "size", [128, 256, 512] if quick else [128, 256, 512, 1024]),
+            "views": curve(name, "views", [1, 5, 10]),
+        }
+        print(name, rows[name], flush=True)
+    return rows
+
+
+def plot(result: dict[str, Any], path: Path) -> None:
+    """Draw the comparison and the growth."""
+    import matplotlib
+
+    matplotlib.use("svg")
+    from matplotlib import pyplot
+
+    groups = [name for name in ("generated", "gland") if name in result["views"]]
+    figure, axes = pyplot.subplots(1, len(groups) + 1, figsize=(6 * (len(groups) + 1), 5), layout="constrained")
+    for axis, group in zip(axes, groups, strict=False):
+        rows = result["views"][group]
+        names = sorted(rows, key=lambda name: rows[name]["ms"], reverse=True)
+        colors = ["#2a7f9e" if name.startswith("mvad") else "#b9b9b9" for name in names]
+        bars = axis.barh(names, [rows[name]["ms"] for name in names], color=colors)
+        axis.bar_label(bars, fmt="%.4g", padding=3)
+        axis.set(xscale="log", xlabel="ms a scan, 5 views at 256 px", title=result["views_of"][group])
+        axis.margins(x=0.2)
+    for name, curves in result["scaling"].items():
+        for key, style in (("scan_side", "-"), ("image_side", "--")):
+            points = {int(k): v for k, v in curves[key].items()}
+            axes[-1].plot(list(points), list(points.values()), style, marker="o", label=f"{name}, {key.replace('_', ' ')}")
+    axes[-1].set(xscale="log", yscale="log", xlabel="pixels", ylabel="ms a scan, 5 views", title="growth")
+    axes[-1].legend()
+    figure.savefig(path)
+
+
+def main() -> int:
+    from mvad import files
+    from mvad.model.judging.runs import machine
+
+    real = Path(os.environ["MVAD_REAL_DATA"]) if "MVAD_REAL_DATA" in os.environ else None
+    rounds = 1 if QUICK else 3
+    model = next(
+        (line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line), "cpu"
+    )
+    result: dict[str, Any] = {
+        "machine": machine() | {"cores": THREADS, "processor": model} | versions(), "rounds": rounds,
+        "views_of": {"generated": "generated 800 x 800, 1.2 M triangles", "gland": "real cable_gland, 46,000 triangles"},
+        "views": {"generated": compare("generated", rounds)},
+    }  # fmt: skip
+    if real:
+        result["views"]["gland"] = compare("gland 12", rounds)
+    judged = ("mvad cpu", "mvad cpu, 1 sample", "mvad egl", "moderngl, 1 sample", "tuned pyrender", "naive pyrender")
+    scans = ["generated", *(["gland 2", "gland 19"] if real else [])]
+    result["accuracy"] = {what: {name: run("accuracy", name=name, what=what) for name in judged} for what in scans}
+    result["agreement"] = {what: run("agreement", what=what) for what in scans}
+    print(json.dumps([result["accuracy"], result["agreement"]], indent=1), flush=True)
+    with tempfile.TemporaryDirectory(dir=os.environ.get("MVAD_BENCHMARK_DIR")) as name:
+        from scans import write_category
+
+        generated = Path(name) / "generated"
+        write_category(generated / "big", 24)
+        single = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+        where = {"generated": str(generated), **({"glands": "glands"} if real else {})}
+        result["stages_ms"] = {
+            f"{label}, {backend}": run("stages", single, backend=backend, what=what, scans=10 if label == "generated" else 40)
+            for label, what in where.items()
+            for backend in ("cpu", "egl")
+        }
+        result["upload_ms"] = {what: run("upload_ms", what=what) for what in ["generated", *(["gland 12"] if real else [])]}
+        print(json.dumps([result["stages_ms"], result["upload_ms"]], indent=1), flush=True)
+        jobs: dict[str, Any] = {}
+        plans = [("generated", generated, "big")]
+        if real:
+            plans.append(("glands", many_glands(Path(name) / "glands", real, 1 if QUICK else 4), "cable_gland"))
+        for label, raw, category in plans:
+            rows = in_turn(
+                lambda way, raw=raw, category=category: whole_job(raw, category, *WAYS[way]),  # type: ignore[misc]
+                tuple(WAYS), 1 if QUICK else 2,
+            )  # fmt: skip
+            jobs[label] = {way: min(values, key=lambda value: value["seconds"]) for way, values in rows.items()}
+        naive = result["views"]["generated"]["naive pyrender"]["ms"]
+        fast = min(jobs["generated"].values(), key=lambda row: row["seconds"])
+        jobs["generated_times_naive_rendering"] = {
+            way: round(naive / (1000 * row["seconds"] / row["scans"]), 1) for way, row in jobs["generated"].items()
+        }
+        jobs["two_workers_over_one"] = {
+            label: round(
+                jobs[label]["2 workers"]["scans_per_s_once_started"] / jobs[label]["1 process"]["scans_per_s_once_started"], 2
+            )
+            for label, _, _ in plans
+        }
+        assert fast
+        result["whole_job"] = jobs
+        print(json.dumps(jobs, indent=1), flush=True)
+    if real:
+        result["cleaning"] = run("cleaning", scans=10)
+    result["encoders"] = run("encoders")
+    result["memory"] = {backend: run("memory", backend=backend, scans=30 if QUICK else 300) for backend in ("cpu", "egl")}
+    result["soak"] = {backend: run("soak", backend=backend, views=1000 if QUICK else 20000) for backend in ("cpu", "egl")}
+    print(json.dumps([result.get("cleaning"), result["memory"], result["soak"]], indent=1), flush=True)
+    result["scaling"] = scaling(QUICK)
+    label = "-".join("".join(c if c.isalnum() else " " for c in f"{model} {THREADS} cores").lower().split())
+    target = HERE / "results" / f"render-{label}{'-quick' if QUICK else ''}.json"
+    files.write_json(target, result)
+    plot(result, target.with_suffix(".svg"))
+    print(target)
+    return 0
+
+
+WAYS = {"1 process": (1, 1), "2 workers": (2, 1), "1 process, 2 threads": (1, 2)}
+
+
+def versions() -> dict[str, str]:
+    from importlib.metadata import version
+
+    names = ("numba", "pyrender", "PyOpenGL", "moderngl", "open3d", "trimesh", "embreex", "imagecodecs", "distributed")
+    return {name: version(name) for name in names} | {"GL_RENDERER": run("gl_renderer")}
+
+
+@child
+def gl_renderer() -> str:
+    """Name the device that egl draws on."""
+    from mvad.render.backends.choose import rasteriser
+
+    return rasteriser("egl").device
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["--child"]:
+        print(json.dumps(CHILDREN[sys.argv[2]](**json.loads(sys.argv[3]))))
+        sys.exit(0)
+    sys.exit(main())
