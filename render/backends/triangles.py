@@ -1,8 +1,8 @@
 """Compiled loops: projection, z-buffer over triangles, and the pixel values that follow from the visible faces.
 
-All arithmetic is float64. An edge is evaluated with its corners in ascending order, so the two faces that share it
-get the same number and no ray passes between them; of equal depths the first face wins. Vertices and faces come in
-canonical order (``Surface.canonical``), so nothing depends on how a mesh was stored.
+All arithmetic is float64. Vertices and faces come in canonical order (``Surface.canonical``: a face begins with its
+lowest corner), so nothing depends on how a mesh was stored. An edge is evaluated from its lower corner to its higher, so
+the two faces that share it get the same number and no ray passes between them; of equal depths the first face wins.
 """
 
 from __future__ import annotations
@@ -37,18 +37,6 @@ def project(vertices, pose, focal_x, focal_y, centre_x, centre_y):  # type: igno
     return screen
 
 
-@njit(nogil=True, cache=True, inline="always")
-def _ascending(a, b, c):  # type: ignore[no-untyped-def]
-    """Return three corners in ascending order."""
-    if a > b:
-        a, b = b, a
-    if b > c:
-        b, c = c, b
-    if a > b:
-        a, b = b, a
-    return a, b, c
-
-
 @njit(nogil=True, cache=True, error_model="numpy")
 def z_buffer(screen, faces, count, side):  # type: ignore[no-untyped-def]
     """Return which of the first ``count`` faces each sample sees: (side, side) int32, -1 for none.
@@ -71,20 +59,20 @@ def z_buffer(screen, faces, count, side):  # type: ignore[no-untyped-def]
         bottom = min(np.floor(max(ay, by, cy) - 0.5), limit)
         if not top <= bottom:
             continue
-        a, b, c = _ascending(a, b, c)
-        ax, ay, a_inverse = screen[a, 0], screen[a, 1], screen[a, 2]
-        bx, by, b_inverse = screen[b, 0], screen[b, 1], screen[b, 2]
-        cx, cy, c_inverse = screen[c, 0], screen[c, 1], screen[c, 2]
+        if b > c:
+            b, c, bx, cx, by, cy = c, b, cx, bx, cy, by
+        a_inverse, b_inverse, c_inverse = screen[a, 2], screen[b, 2], screen[c, 2]
         if not (a_inverse > 0.0 and b_inverse > 0.0 and c_inverse > 0.0):
             continue
+        abx, aby, acx, acy, bcx, bcy = bx - ax, by - ay, cx - ax, cy - ay, cx - bx, cy - by
         for row in range(int(top), int(bottom) + 1):
             y = row + 0.5
             for column in range(int(left), int(right) + 1):
                 x = column + 0.5
-                wa = (cx - bx) * (y - by) - (cy - by) * (x - bx)
-                wb = (cy - ay) * (x - ax) - (cx - ax) * (y - ay)
-                wc = (bx - ax) * (y - ay) - (by - ay) * (x - ax)
-                if not ((wa >= 0.0 and wb >= 0.0 and wc >= 0.0) or (wa <= 0.0 and wb <= 0.0 and wc <= 0.0)):
+                wa = bcx * (y - by) - bcy * (x - bx)
+                wb = acy * (x - ax) - acx * (y - ay)
+                wc = abx * (y - ay) - aby * (x - ax)
+                if min(wa, wb, wc) < 0.0 and max(wa, wb, wc) > 0.0:
                     continue
                 # A face seen edge-on has no area: 0 / 0 is not a number, and no comparison with it is true.
                 inverse = (wa * a_inverse + wb * b_inverse + wc * c_inverse) / (wa + wb + wc)
