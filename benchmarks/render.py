@@ -44,12 +44,12 @@ def child(function: Callable[..., Any]) -> Callable[..., Any]:
     return function
 
 
-def run(name: str, environment: dict[str, str] | None = None, **arguments: Any) -> Any:
+def run(child_name: str, environment: dict[str, str] | None = None, /, **arguments: Any) -> Any:
     """Run a child and return what it returns."""
-    command = [sys.executable, __file__, "--child", name, json.dumps(arguments)]
+    command = [sys.executable, __file__, "--child", child_name, json.dumps(arguments)]
     done = subprocess.run(command, capture_output=True, text=True, env=os.environ | (environment or {}))
     if done.returncode:
-        raise SystemExit(f"{name} {arguments}: exit {done.returncode}\n{done.stderr[-3000:]}")
+        raise SystemExit(f"{child_name} {arguments}: exit {done.returncode}\n{done.stderr[-3000:]}")
     return json.loads(done.stdout.strip().splitlines()[-1])
 
 
@@ -535,11 +535,11 @@ def main() -> int:
         from scans import write_category
 
         generated = Path(name) / "generated"
-        write_category(generated / "big", 24)
+        write_category(generated / "big", 40)
         single = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
         where = {"generated": str(generated), **({"glands": "glands"} if real else {})}
         result["stages_ms"] = {
-            f"{label}, {backend}": run("stages", single, backend=backend, what=what, scans=10 if label == "generated" else 40)
+            f"{label}, {backend}": run("stages", single, backend=backend, what=what, scans=10 if label == "generated" else 30)
             for label, what in where.items()
             for backend in ("cpu", "egl")
         }

@@ -5,12 +5,25 @@ from __future__ import annotations
 import numpy as np
 from twins import embree_hits, psnr, supersampled
 
+from mvad.datasets.scan import Scan
 from mvad.render.backends.choose import rasteriser
 from mvad.render.backends.protocol import Rasteriser
+from mvad.render.clean import Cleaned
 from mvad.render.look import look
-from mvad.render.rig import Rig
-from mvad.render.surface import Surface
+from mvad.render.options import RigOptions, SurfaceOptions
+from mvad.render.rig import Rig, extent_of, fit_rig
+from mvad.render.surface import Surface, build_surface
 from mvad.render.views import ViewSet
+
+
+def whole(scan: Scan) -> Cleaned:
+    nothing = np.zeros_like(scan.valid)
+    return Cleaned(scan.xyz, scan.valid.copy(), nothing, nothing.astype(np.uint8))
+
+
+def surface_and_rig(scan: Scan, size: int = 128, views: int = 5) -> tuple[Surface, Rig]:
+    cleaned = whole(scan)
+    return build_surface(scan, cleaned, SurfaceOptions()), fit_rig([extent_of(cleaned)], RigOptions(size=size, views=views))
 
 
 def assert_like_embree(views: ViewSet, surface: Surface, rig: Rig) -> None:

@@ -1,8 +1,9 @@
-"""OpenGL without a window: pyrender's renderer with a framebuffer of face numbers instead of colours.
+"""OpenGL without a window: pyrender's renderer with a framebuffer of corners instead of colours.
 
-A scan is uploaded once, 12 bytes a vertex, for all its views; one pass a view writes the number of the face that each
-sample sees, and that alone is read back: 4 bytes a sample. Depth, normal, colour, mask and source follow from the
-face as they do for ``cpu``, so there is no depth-buffer error in them and no second pass that could disagree.
+A scan is uploaded once, 12 bytes a vertex, for all its views; one pass a view writes the first corner of the face that
+each sample sees, and that alone is read back: 4 bytes a sample. Which of the few faces that begin there it is, is then
+decided as for ``cpu`` (``triangles.resolve``). Depth, normal, colour, mask and source follow from the face, so there is
+no depth-buffer error in them and no second pass that could disagree.
 Context, program and framebuffer live as long as the rasteriser; a scan's buffers are freed when the next one comes.
 
 pyrender must reach EGL before open3d loads its own GL (its issue 302): this module is imported, and the context made,
@@ -25,6 +26,7 @@ from numpy.typing import NDArray
 
 from mvad.errors import MissingComponent
 from mvad.render.backends.protocol import Finish, projected
+from mvad.render.backends.triangles import faces_by_corner, resolve
 from mvad.render.rig import Rig
 from mvad.render.surface import Surface
 
@@ -98,27 +100,29 @@ class EglRasteriser:
         from OpenGL.GL import GL_RENDERER, glGetString
 
         self.device = glGetString(GL_RENDERER).decode()
-        self._renderer = _face_renderer()
+        self._renderer = _corner_renderer()
         self._pool = ThreadPoolExecutor(threads) if threads > 1 else None
         self._lock = threading.Lock()
         _release(self._platform)
 
     def views(self, surface: Surface, rig: Rig, samples: int, finish: Finish) -> None:
         """See ``Rasteriser.views``. Scans of several threads are drawn one after the other and finished side by side."""
+        begins = faces_by_corner(surface.faces, len(surface.faces) - surface.bridges, len(surface.vertices))
 
-        def one(view: int, face_at: NDArray[np.int32]) -> None:
-            finish(view, projected(surface, rig, view, samples), face_at)
+        def one(view: int, corner_at: NDArray[np.int32]) -> None:
+            screen = projected(surface, rig, view, samples)
+            finish(view, screen, resolve(corner_at, screen, surface.faces, begins))
 
         if self._pool is None:
-            for view, face_at in enumerate(list(self._draw(surface, rig, samples))):
-                one(view, face_at)
+            for view, corner_at in enumerate(list(self._draw(surface, rig, samples))):
+                one(view, corner_at)
             return
-        tasks = [self._pool.submit(one, view, face_at) for view, face_at in enumerate(self._draw(surface, rig, samples))]
+        tasks = [self._pool.submit(one, view, corner_at) for view, corner_at in enumerate(self._draw(surface, rig, samples))]
         for task in tasks:
             task.result()
 
     def _draw(self, surface: Surface, rig: Rig, samples: int) -> Iterator[NDArray[np.int32]]:
-        """Yield the faces of view after view; the context belongs to this thread until the last."""
+        """Yield the corners seen in view after view; the context belongs to this thread until the last."""
         from pyrender import Mesh, Primitive, Scene
 
         low, high = surface.vertices.min(axis=0).astype(np.float64), surface.vertices.max(axis=0).astype(np.float64)
@@ -131,7 +135,9 @@ class EglRasteriser:
                 self._renderer.viewport_width = self._renderer.viewport_height = rig.size * samples
                 for pose, intrinsics in zip(rig.poses, rig.intrinsics, strict=True):
                     clip = _world_to_clip(pose, intrinsics, rig.size, low, high)
-                    yield self._renderer.faces_at(scene, mesh.primitives[0], surface.drawn_in(pose), clip)
+                    solid = len(surface.faces) - surface.bridges
+                    bridges = surface.drawn_in(pose) - solid
+                    yield self._renderer.corners_at(scene, mesh.primitives[0], solid, bridges, clip)
             finally:
                 _release(self._platform)
 
@@ -196,8 +202,8 @@ def _world_to_clip(
     return np.asarray(clip @ np.linalg.inv(pose), dtype=np.float32)
 
 
-def _face_renderer() -> Any:
-    """Return pyrender's renderer with a framebuffer of face numbers, both sides of a face drawn, nothing blended.
+def _corner_renderer() -> Any:
+    """Return pyrender's renderer with a framebuffer of corners, both sides of a face drawn, nothing blended.
 
     pyrender multisamples everything, rounds depth to 24 bits and culls back faces in its SEG mode whatever the material
     says; a surface seen from behind would be a hole, and the two backends would differ.
@@ -208,7 +214,7 @@ def _face_renderer() -> Any:
 
     flags = RenderFlags.SEG | RenderFlags.OFFSCREEN
 
-    class FaceRenderer(Renderer):  # type: ignore[misc]  # pyrender has no types
+    class CornerRenderer(Renderer):  # type: ignore[misc]  # pyrender has no types
         def __init__(self) -> None:
             super().__init__(64, 64)
             self._main_fb_dims: tuple[int | None, int | None] = (None, None)
@@ -240,8 +246,10 @@ def _face_renderer() -> Any:
             self._main_fb = self._main_fb_ms = self._main_cb = self._main_db = None
             self._main_fb_dims = (None, None)
 
-        def faces_at(self, scene: Any, primitive: Any, count: int, clip: NDArray[np.float32]) -> NDArray[np.int32]:
-            """Draw the first ``count`` faces; pyrender's own book-keeping uploads the scene and frees the one before."""
+        def corners_at(
+            self, scene: Any, primitive: Any, solid: int, bridges: int, clip: NDArray[np.float32]
+        ) -> NDArray[np.int32]:
+            """Draw faces and bridges; pyrender's own book-keeping uploads the scene and frees the one before."""
             self._update_context(scene, flags)
             self._configure_forward_pass_viewport(flags)
             GL.glBindFramebuffer(GL.GL_FRAMEBUFFER, self._main_fb)
@@ -251,18 +259,22 @@ def _face_renderer() -> Any:
             GL.glPolygonMode(GL.GL_FRONT_AND_BACK, GL.GL_FILL)
             GL.glClearBufferiv(GL.GL_COLOR, 0, np.full(4, -1, dtype=np.int32))
             GL.glClearBufferfv(GL.GL_DEPTH, 0, np.ones(1, dtype=np.float32))
-            program = self._program_cache.get_program("faces.vert", "faces.frag", defines={"INST_M_LOC": 1})
+            program = self._program_cache.get_program("corners.vert", "corners.frag", defines={"INST_M_LOC": 1})
             if not program._in_context():
                 program._add_to_context()
             program._bind()
             program.set_uniform("world_to_clip", clip)
             primitive._bind()
-            GL.glDrawElements(primitive.mode, 3 * count, GL.GL_UNSIGNED_INT, ctypes.c_void_p(0))
+            GL.glProvokingVertex(GL.GL_FIRST_VERTEX_CONVENTION)
+            for first, count in ((0, solid), (solid, bridges)):
+                if count:
+                    program.set_uniform("bridge", int(first > 0))
+                    GL.glDrawElements(primitive.mode, 3 * count, GL.GL_UNSIGNED_INT, ctypes.c_void_p(12 * first))
             primitive._unbind()
             program._unbind()
-            face_at = np.empty((self.viewport_height, self.viewport_width), dtype=np.int32)
+            corner_at = np.empty((self.viewport_height, self.viewport_width), dtype=np.int32)
             GL.glPixelStorei(GL.GL_PACK_ALIGNMENT, 4)
-            GL.glReadPixels(0, 0, self.viewport_width, self.viewport_height, GL.GL_RED_INTEGER, GL.GL_INT, array=face_at)
-            return face_at
+            GL.glReadPixels(0, 0, self.viewport_width, self.viewport_height, GL.GL_RED_INTEGER, GL.GL_INT, array=corner_at)
+            return corner_at
 
-    return FaceRenderer()
+    return CornerRenderer()

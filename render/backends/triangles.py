@@ -82,6 +82,54 @@ def z_buffer(screen, faces, count, side):  # type: ignore[no-untyped-def]
     return face_at
 
 
+@njit(nogil=True, cache=True)
+def faces_by_corner(faces, solid, vertices):  # type: ignore[no-untyped-def]
+    """Return (2, vertices + 1) int32: solid faces that begin with corner v are [0, v] to [0, v + 1], bridges [1, v] on."""
+    begins = np.zeros((2, vertices + 1), dtype=np.int32)
+    for f in range(len(faces)):
+        begins[0 if f < solid else 1, faces[f, 0] + 1] += 1
+    begins[1, 0] = solid
+    for v in range(vertices):
+        begins[0, v + 1] += begins[0, v]
+        begins[1, v + 1] += begins[1, v]
+    return begins
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def resolve(corner_at, screen, faces, begins):  # type: ignore[no-untyped-def]
+    """Return (H, W) int32 faces from the first corners of faces that samples see (v, or -2 - v of a bridge; -1: none).
+
+    Of the faces that begin there it is the nearest that the sample lies in, by the rules of ``z_buffer``; where the
+    device's rounding put the sample just outside of all of them, the one that it is least outside of.
+    """
+    face_at = np.full(corner_at.shape, -1, dtype=np.int32)
+    for row in range(corner_at.shape[0]):
+        y = row + 0.5
+        for column in range(corner_at.shape[1]):
+            v = corner_at[row, column]
+            if v == -1:
+                continue
+            part = 0 if v >= 0 else 1
+            v = v if v >= 0 else -2 - v
+            x = column + 0.5
+            best, best_inside, best_inverse = -1, -np.inf, 0.0
+            for f in range(begins[part, v], begins[part, v + 1]):
+                a, b, c = faces[f, 0], faces[f, 1], faces[f, 2]
+                if b > c:
+                    b, c = c, b
+                ax, ay, bx, by, cx, cy = screen[a, 0], screen[a, 1], screen[b, 0], screen[b, 1], screen[c, 0], screen[c, 1]
+                wa = (cx - bx) * (y - by) - (cy - by) * (x - bx)
+                wb = (cy - ay) * (x - ax) - (cx - ax) * (y - ay)
+                wc = (bx - ax) * (y - ay) - (by - ay) * (x - ax)
+                area = wa + wb + wc
+                inside = min(wa / area, wb / area, wc / area, 0.0)
+                inverse = (wa * screen[a, 2] + wb * screen[b, 2] + wc * screen[c, 2]) / area
+                if inside > best_inside or (inside == best_inside and inverse > best_inverse):
+                    best, best_inside, best_inverse = f, inside, inverse
+            face_at[row, column] = best
+    return face_at
+
+
 @njit(nogil=True, cache=True, error_model="numpy", inline="always")
 def _weights(screen, a, b, c, x, y):  # type: ignore[no-untyped-def]
     """Return the weights of three corners in space at a screen point, and 1/depth there.

@@ -12,10 +12,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import ROOT
+from conftest import ROOT, small_options
 
 from mvad.errors import BadInput, MissingComponent
+from mvad.progress import Silent
 from mvad.render.engine import Workers, started
+from mvad.render.job import render_category
 
 
 def work(item: tuple[str, str]) -> str:
@@ -116,3 +118,17 @@ def test_what_is_missing_for_one_is_missing_for_all(place: str, tmp_path: Path) 
 def test_no_scheduler_is_one_line() -> None:
     with pytest.raises(BadInput, match="no Dask scheduler answers"), started(Workers(scheduler="tcp://127.0.0.1:9"), 1):
         pass
+
+
+def test_a_scheduler_on_loopback_renders_the_same_bytes(scheduler: str, workspace: Path, tmp_path: Path) -> None:
+    done = render_category(
+        "mvtec3d", "gear", workspace / "raw" / "mvtec3d", tmp_path, small_options(), ("train", "validation", "test"),
+        Workers(scheduler=scheduler), False, Silent(),
+    )  # fmt: skip
+    assert (done.rendered, done.failed) == (14, 0)
+    there = workspace / "renders" / "mvtec3d" / "gear"
+    compared = 0
+    for path in sorted(there.glob("*/*/*/*")):
+        assert (done.folder / path.relative_to(there)).read_bytes() == path.read_bytes(), path
+        compared += 1
+    assert compared == 14 * 26

@@ -8,16 +8,25 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from conftest import small_options
 
 from mvad import files
-from mvad.datasets.renders.record import read_manifest
-from mvad.errors import BadInput
+from mvad.datasets.registry import reader_for
+from mvad.datasets.renders.coding import decode_normal
+from mvad.datasets.renders.record import read_manifest, read_record, read_sample
+from mvad.datasets.scan import ReadOptions
+from mvad.errors import BadInput, MissingComponent
 from mvad.progress import Silent
+from mvad.render.backends.choose import rasteriser
+from mvad.render.clean import clean
 from mvad.render.engine import Workers
 from mvad.render.job import Summary, render_category
+from mvad.render.look import look
 from mvad.render.options import RenderOptions, RigOptions
+from mvad.render.rig import Rig
+from mvad.render.surface import build_surface
 
 SPLITS = ("train", "validation", "test")
 
@@ -27,10 +36,10 @@ def render(
     out: Path,
     options: RenderOptions | None = None,
     splits: Sequence[str] = SPLITS,
-    jobs: int = 1,
+    workers: Workers = Workers(),
     overwrite: bool = False,
 ) -> Summary:
-    return render_category("mvtec3d", "gear", raw, out, options or small_options(), splits, Workers(jobs), overwrite, Silent())
+    return render_category("mvtec3d", "gear", raw, out, options or small_options(), splits, workers, overwrite, Silent())
 
 
 def tree(folder: Path) -> dict[str, bytes]:
@@ -53,9 +62,48 @@ def test_rendering_again_does_nothing(workspace: Path, raw: Path, tmp_path: Path
     assert tree(tmp_path / "out") == before
 
 
-def test_workers_give_the_same_bytes_as_one_process(workspace: Path, raw: Path, tmp_path: Path) -> None:
-    render(raw, tmp_path / "out", jobs=2)
+@pytest.mark.parametrize("workers", [Workers(2), Workers(1, threads=3)], ids=["two workers", "three threads"])
+def test_workers_and_threads_give_the_same_bytes_as_one_process(
+    workspace: Path, raw: Path, tmp_path: Path, workers: Workers
+) -> None:
+    render(raw, tmp_path / "out", workers=workers)
     assert tree(tmp_path / "out" / "mvtec3d" / "gear") == tree(workspace / "renders" / "mvtec3d" / "gear")
+
+
+@pytest.mark.egl
+def test_egl_gives_the_same_bytes_on_workers_and_threads(raw: Path, tmp_path: Path) -> None:
+    options = replace(small_options(), backend="egl")
+    try:
+        render(raw, tmp_path / "one", options)
+    except MissingComponent as error:
+        pytest.skip(str(error))
+    for name, workers in (("workers", Workers(2)), ("threads", Workers(1, threads=3))):
+        render(raw, tmp_path / name, options, workers=workers)
+        assert tree(tmp_path / name) == tree(tmp_path / "one"), name
+
+
+def test_decoded_files_are_within_half_a_step_of_what_was_drawn(workspace: Path) -> None:
+    folder = workspace / "renders" / "mvtec3d" / "gear"
+    rig = Rig.from_json(files.read_json(folder / "rig.json")["rig"])
+    reader, options = reader_for("mvtec3d"), small_options()
+    for ref in reader.refs(workspace / "raw" / "mvtec3d", "gear", ReadOptions())[::5]:
+        scan = reader.load(ref)
+        surface = build_surface(scan, cleaned := clean(scan, options.clean), options.surface)
+        views = look(surface, scan.gt, rig, rasteriser("cpu"))
+        record = read_record(folder / ref.split / ref.defect / ref.id)
+        sample = read_sample(folder / ref.split / ref.defect / ref.id, record)
+        assert record["depth"]["step_m"] == pytest.approx((rig.far_m - rig.near_m) / 65534)
+        assert record["depth"]["step_m"] < 5e-6
+        seen = views.source >= 0
+        wrong = np.abs(sample.coding.decode(sample.depth).astype(np.float64) - views.depth)[seen]
+        assert wrong.max() <= record["depth"]["step_m"] / 2 + 6e-8  # float32 holds 0.6 m to 6e-8
+        assert np.array_equal(sample.rgb, views.rgb)
+        assert np.array_equal(sample.source, views.source)
+        assert np.array_equal(sample.mask > 0, views.mask)
+        turned = (decode_normal(sample.normal) * views.normal).sum(axis=-1)[seen]
+        assert np.degrees(np.arccos(np.clip(turned, -1, 1))).max() < 0.5
+        assert record["points"]["object"] == cleaned.keep.sum()
+        assert sum(record["points"]["removed_as"].values()) == cleaned.removed.sum()
 
 
 def test_a_crash_at_any_step_ends_in_the_same_bytes(raw: Path, tmp_path: Path) -> None:
@@ -92,6 +140,24 @@ def test_a_crash_at_any_step_ends_in_the_same_bytes(raw: Path, tmp_path: Path) -
     finally:
         files.step_hook = lambda step: None
     assert len(steps) > 60
+
+
+def test_a_record_torn_by_a_power_cut_is_rendered_again(raw: Path, tmp_path: Path) -> None:
+    done = render(raw, tmp_path / "out")
+    whole = tree(tmp_path / "out")
+    records = sorted(done.folder.glob("*/*/*/record.json"))
+    records[0].write_bytes(b"")
+    records[1].write_bytes(records[1].read_bytes()[:40])
+    assert render(raw, tmp_path / "out").rendered == 2
+    assert tree(tmp_path / "out") == whole
+
+
+def test_the_rig_is_fitted_to_training_scans_spread_over_their_keys(raw: Path, tmp_path: Path) -> None:
+    some = replace(small_options(), rig=RigOptions(size=64, measured=2))
+    done = render(raw, tmp_path / "out", some, splits=("validation",))
+    train = sorted(path.stem for path in (raw / "gear" / "train" / "good" / "xyz").iterdir())
+    used = [key.rsplit("/", 1)[1] for key in json.loads((done.folder / "rig.json").read_text())["training_scans"]]
+    assert used == [train[0], train[2]]
 
 
 def test_one_bad_scan_costs_one_scan(raw: Path, tmp_path: Path) -> None:

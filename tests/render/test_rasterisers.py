@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import os
+import resource
 import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
-from conftest import wavy_scan
-from render_proofs import assert_agree, assert_antialiased, assert_like_embree, reference_colours
+from conftest import ROOT, wavy_scan
+from render_proofs import assert_agree, assert_antialiased, assert_like_embree, reference_colours, surface_and_rig
 from scipy import ndimage
 from twins import plain_faces, psnr, rays_of
 
@@ -19,11 +23,9 @@ from mvad.datasets.scan import Scan
 from mvad.errors import MissingComponent
 from mvad.render.backends.choose import BACKENDS, rasteriser
 from mvad.render.backends.protocol import Rasteriser
-from mvad.render.clean import Cleaned
 from mvad.render.look import look
-from mvad.render.options import RigOptions, SurfaceOptions
-from mvad.render.rig import Rig, extent_of, fit_rig
-from mvad.render.surface import Surface, build_surface
+from mvad.render.rig import Rig
+from mvad.render.surface import Surface
 from mvad.render.views import ViewSet
 
 
@@ -33,16 +35,6 @@ def backend(request: pytest.FixtureRequest) -> Iterator[Rasteriser]:
         yield rasteriser(request.param)
     except MissingComponent as error:
         pytest.skip(str(error))
-
-
-def whole(scan: Scan) -> Cleaned:
-    nothing = np.zeros_like(scan.valid)
-    return Cleaned(scan.xyz, scan.valid.copy(), nothing, nothing.astype(np.uint8))
-
-
-def surface_and_rig(scan: Scan, size: int = 128, views: int = 5) -> tuple[Surface, Rig]:
-    cleaned = whole(scan)
-    return build_surface(scan, cleaned, SurfaceOptions()), fit_rig([extent_of(cleaned)], RigOptions(size=size, views=views))
 
 
 def view(scan: Scan, backend: Rasteriser, size: int = 128) -> tuple[ViewSet, Surface, Rig]:
@@ -259,6 +251,82 @@ def test_open3d_and_egl_live_in_one_process_in_either_order(first: str) -> None:
     if "MissingComponent" in done.stderr:
         pytest.skip(done.stderr.splitlines()[-1])
     assert done.stdout.strip().endswith("fine"), done.stderr
+
+
+@pytest.mark.egl
+def test_the_objects_of_a_scan_are_freed_when_the_next_one_comes() -> None:
+    try:
+        egl: Any = rasteriser("egl")
+    except MissingComponent as error:
+        pytest.skip(str(error))
+    from OpenGL.GL import glDeleteBuffers, glGenBuffers, glIsBuffer, glIsVertexArray
+
+    for size in range(20, 40):
+        surface, rig = surface_and_rig(wavy_scan(size), size=32)
+        look(surface, None, rig, egl)
+    egl._platform.make_current()
+    newest = int(glGenBuffers(1))
+    glDeleteBuffers(1, [newest])
+    assert newest > 20 * 2, "each scan had buffers of its own"
+    assert sum(bool(glIsBuffer(name)) for name in range(1, newest + 1)) <= 3, "the last scan's alone are alive"
+    assert sum(bool(glIsVertexArray(name)) for name in range(1, newest + 1)) <= 2
+
+
+@pytest.mark.egl
+def test_devices_are_listed_and_a_closed_rasteriser_leaves_the_others_alone() -> None:
+    from mvad.render.backends.egl import EglRasteriser, list_devices
+
+    try:
+        first = rasteriser("egl")
+    except MissingComponent as error:
+        pytest.skip(str(error))
+    devices = list_devices()
+    assert [device.index for device in devices] == list(range(len(devices)))
+    surface, rig = surface_and_rig(wavy_scan(30), size=32)
+    before = look(surface, None, rig, first)
+    for _ in range(3):
+        again = EglRasteriser(device_index=devices[-1].index)
+        look(surface, None, rig, again)
+        again.close()
+    assert_same(before, look(surface, None, rig, first))
+
+
+def test_a_thousand_views_are_all_the_same_and_memory_stays(backend: Rasteriser) -> None:
+    """The benchmark draws 20,000; Open3D's offscreen renderer goes blank after 131,042 (its issue 6912)."""
+    surface, rig = surface_and_rig(wavy_scan(30), size=32)
+    first = look(surface, None, rig, backend)
+    assert (first.source >= 0).any(axis=(1, 2)).all()
+    for number in range(200):
+        assert_same(first, look(surface, None, rig, backend))
+        if number == 50:
+            early = resident_mb()
+    assert resident_mb() - early < 20
+
+
+def resident_mb() -> float:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize() / 1e6
+
+
+def test_the_cpu_backend_warns_of_nothing_and_changes_no_global_setting() -> None:
+    code = (
+        "import numba, numpy as np\n"
+        "before = numba.get_num_threads()\n"
+        "from conftest import ROOT, wavy_scan\n"
+        "from render_proofs import surface_and_rig\n"
+        "from mvad.render.backends.cpu import CpuRasteriser\n"
+        "from mvad.render.look import look\n"
+        "surface, rig = surface_and_rig(wavy_scan(40), 32)\n"
+        "drawing = CpuRasteriser(threads=3)\n"
+        "assert (look(surface, None, rig, drawing).source >= 0).any()\n"
+        "drawing.close()\n"
+        "assert numba.get_num_threads() == before\n"
+    )
+    paths = os.pathsep.join(str(ROOT / folder) for folder in ("src", "tests"))
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, env=os.environ | {"PYTHONPATH": paths}
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
 
 
 def test_a_device_that_is_not_there_says_what_to_do() -> None:
