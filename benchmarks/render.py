@@ -1,6 +1,6 @@
 """Rendering against its peers, in one run.
 
-Usage: python benchmarks/render.py [--quick]
+Usage: python benchmarks/render.py [--quick] [--only SECTION,SECTION]. A section is one run; others are kept.
 
 Every measurement runs in a process of its own (GL contexts, memory, thread settings), several rounds in turn (A B C A B
 C); a row is the median over the rounds. Real scans are taken where MVAD_REAL_DATA says; without it their rows are left
@@ -510,76 +510,94 @@ def plot(result: dict[str, Any], path: Path) -> None:
     figure.savefig(path)
 
 
+JUDGED = ("mvad cpu", "mvad cpu, 1 sample", "mvad egl", "moderngl, 1 sample", "tuned pyrender", "naive pyrender")
+ROUNDS = 1 if QUICK else 3
+
+
+def views(real: Path | None, scratch: Path) -> Any:
+    return {"generated": compare("generated", ROUNDS), **({"gland": compare("gland 12", ROUNDS)} if real else {})}
+
+
+def exactness(real: Path | None, scratch: Path) -> Any:
+    scans = ["generated", *(["gland 2", "gland 19"] if real else [])]
+    return {
+        "against_embree_and_4x4": {what: {name: run("accuracy", name=name, what=what) for name in JUDGED} for what in scans},
+        "cpu_against_egl": {what: run("agreement", what=what) for what in scans},
+    }
+
+
+def by_stage(real: Path | None, scratch: Path) -> Any:
+    from scans import write_category
+
+    write_category(scratch / "generated" / "big", 6)
+    single = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+    where = {"generated": str(scratch / "generated"), **({"glands": "glands"} if real else {})}
+    rows = {
+        f"{label}, {backend}": run("stages", single, backend=backend, what=what, scans=10 if label == "generated" else 30)
+        for label, what in where.items()
+        for backend in ("cpu", "egl")
+    }
+    return rows | {f"upload, {what}": run("upload_ms", what=what) for what in ["generated", *(["gland 12"] if real else [])]}
+
+
+def jobs(real: Path | None, scratch: Path) -> Any:
+    """Whole jobs, and naive rendering of the same generated scan beside them."""
+    from scans import write_category
+
+    write_category(scratch / "job" / "big", 60)
+    plans = [("generated", scratch / "job", "big")]
+    if real:
+        plans.append(("glands", many_glands(scratch / "glands", real, 1 if QUICK else 3), "cable_gland"))
+    found: dict[str, Any] = {}
+    for label, raw, category in plans:
+        rows = in_turn(
+            lambda way, raw=raw, category=category: whole_job(raw, category, *WAYS[way]), tuple(WAYS), 1 if QUICK else 2
+        )  # type: ignore[misc]
+        found[label] = {way: min(values, key=lambda value: value["seconds"]) for way, values in rows.items()}
+    naive = statistics.median(run("views_ms", name="naive pyrender", what="generated") for _ in range(ROUNDS))
+    found["naive_rendering_alone_ms"] = naive
+    for clock in ("scans_per_s", "scans_per_s_once_started"):
+        found[f"naive_is_slower, {clock}"] = {way: round(naive / 1000 * row[clock], 1) for way, row in found["generated"].items()}
+        found[f"two_workers_over_one, {clock}"] = {
+            label: round(found[label]["2 workers"][clock] / found[label]["1 process"][clock], 2) for label, _, _ in plans
+        }
+    return found
+
+
+SECTIONS: dict[str, Callable[[Path | None, Path], Any]] = {
+    "views": views,
+    "exactness": exactness,
+    "stages_ms": by_stage,
+    "whole_job": jobs,
+    "cleaning": lambda real, scratch: run("cleaning", scans=10) if real else None,
+    "encoders": lambda real, scratch: run("encoders"),
+    "memory": lambda real, scratch: {b: run("memory", backend=b, scans=30 if QUICK else 300) for b in ("cpu", "egl")},
+    "soak": lambda real, scratch: {b: run("soak", backend=b, views=1000 if QUICK else 20000) for b in ("cpu", "egl")},
+    "scaling": lambda real, scratch: scaling(QUICK),
+}  # fmt: skip
+
+
 def main() -> int:
     from mvad import files
     from mvad.model.judging.runs import machine
 
     real = Path(os.environ["MVAD_REAL_DATA"]) if "MVAD_REAL_DATA" in os.environ else None
-    rounds = 1 if QUICK else 3
-    model = next(
-        (line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line), "cpu"
-    )
-    result: dict[str, Any] = {
-        "machine": machine() | {"cores": THREADS, "processor": model} | versions(), "rounds": rounds,
-        "views_of": {"generated": "generated 800 x 800, 1.2 M triangles", "gland": "real cable_gland, 46,000 triangles"},
-        "views": {"generated": compare("generated", rounds)},
-    }  # fmt: skip
-    if real:
-        result["views"]["gland"] = compare("gland 12", rounds)
-    judged = ("mvad cpu", "mvad cpu, 1 sample", "mvad egl", "moderngl, 1 sample", "tuned pyrender", "naive pyrender")
-    scans = ["generated", *(["gland 2", "gland 19"] if real else [])]
-    result["accuracy"] = {what: {name: run("accuracy", name=name, what=what) for name in judged} for what in scans}
-    result["agreement"] = {what: run("agreement", what=what) for what in scans}
-    print(json.dumps([result["accuracy"], result["agreement"]], indent=1), flush=True)
-    with tempfile.TemporaryDirectory(dir=os.environ.get("MVAD_BENCHMARK_DIR")) as name:
-        from scans import write_category
-
-        generated = Path(name) / "generated"
-        write_category(generated / "big", 40)
-        single = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
-        where = {"generated": str(generated), **({"glands": "glands"} if real else {})}
-        result["stages_ms"] = {
-            f"{label}, {backend}": run("stages", single, backend=backend, what=what, scans=10 if label == "generated" else 30)
-            for label, what in where.items()
-            for backend in ("cpu", "egl")
-        }
-        result["upload_ms"] = {what: run("upload_ms", what=what) for what in ["generated", *(["gland 12"] if real else [])]}
-        print(json.dumps([result["stages_ms"], result["upload_ms"]], indent=1), flush=True)
-        jobs: dict[str, Any] = {}
-        plans = [("generated", generated, "big")]
-        if real:
-            plans.append(("glands", many_glands(Path(name) / "glands", real, 1 if QUICK else 4), "cable_gland"))
-        for label, raw, category in plans:
-            rows = in_turn(
-                lambda way, raw=raw, category=category: whole_job(raw, category, *WAYS[way]),  # type: ignore[misc]
-                tuple(WAYS), 1 if QUICK else 2,
-            )  # fmt: skip
-            jobs[label] = {way: min(values, key=lambda value: value["seconds"]) for way, values in rows.items()}
-        naive = result["views"]["generated"]["naive pyrender"]["ms"]
-        fast = min(jobs["generated"].values(), key=lambda row: row["seconds"])
-        jobs["generated_times_naive_rendering"] = {
-            way: round(naive / (1000 * row["seconds"] / row["scans"]), 1) for way, row in jobs["generated"].items()
-        }
-        jobs["two_workers_over_one"] = {
-            label: round(
-                jobs[label]["2 workers"]["scans_per_s_once_started"] / jobs[label]["1 process"]["scans_per_s_once_started"], 2
-            )
-            for label, _, _ in plans
-        }
-        assert fast
-        result["whole_job"] = jobs
-        print(json.dumps(jobs, indent=1), flush=True)
-    if real:
-        result["cleaning"] = run("cleaning", scans=10)
-    result["encoders"] = run("encoders")
-    result["memory"] = {backend: run("memory", backend=backend, scans=30 if QUICK else 300) for backend in ("cpu", "egl")}
-    result["soak"] = {backend: run("soak", backend=backend, views=1000 if QUICK else 20000) for backend in ("cpu", "egl")}
-    print(json.dumps([result.get("cleaning"), result["memory"], result["soak"]], indent=1), flush=True)
-    result["scaling"] = scaling(QUICK)
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    model = next((line.split(":")[1].strip() for line in lines if "model name" in line), "cpu")
     label = "-".join("".join(c if c.isalnum() else " " for c in f"{model} {THREADS} cores").lower().split())
     target = HERE / "results" / f"render-{label}{'-quick' if QUICK else ''}.json"
-    files.write_json(target, result)
-    plot(result, target.with_suffix(".svg"))
+    only = sys.argv[sys.argv.index("--only") + 1].split(",") if "--only" in sys.argv else list(SECTIONS)
+    result: dict[str, Any] = files.read_json(target) if target.exists() else {}
+    result["machine"] = machine() | {"cores": THREADS, "processor": model} | versions()
+    result["rounds"] = ROUNDS
+    result["views_of"] = {"generated": "generated 800 x 800, 1.2 M triangles", "gland": "real cable_gland, 46,000 triangles"}
+    for name in only:
+        with tempfile.TemporaryDirectory(dir=os.environ.get("MVAD_BENCHMARK_DIR")) as scratch:
+            result[name] = SECTIONS[name](real, Path(scratch))
+        print(name, json.dumps(result[name], indent=1), flush=True)
+        files.write_json(target, result)
+    if {"views", "scaling"} <= result.keys():
+        plot(result, target.with_suffix(".svg"))
     print(target)
     return 0
 

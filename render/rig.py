@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numba import njit
 from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
@@ -158,14 +159,28 @@ class Extent:
 
 
 def extent_of(cleaned: Cleaned) -> Extent:
-    """Measure a cleaned scan; percentiles keep single stray points from moving the box."""
-    points = cleaned.xyz[cleaned.keep].astype(np.float64)
-    low, high = np.percentile(points, [0.5, 99.5], axis=0)
+    """Measure a cleaned scan; quantiles keep single stray points from moving the box."""
+    points = np.ascontiguousarray(cleaned.xyz[cleaned.keep])
+    ranks = (int(0.005 * (len(points) - 1)), int(0.995 * (len(points) - 1)))
+    middle = [np.partition(points[:, axis], ranks)[list(ranks)].mean(dtype=np.float64) for axis in range(3)]
     directions = Rotation.from_euler(
         "zy", np.stack(np.meshgrid(np.arange(8) * 45, [-60, -30, 0, 30, 60]), -1).reshape(-1, 2), degrees=True
     )
-    ranks = points @ directions.apply([1.0, 0.0, 0.0]).T
-    return Extent((low + high) / 2, points[ranks.argmax(axis=0)])
+    return Extent(np.array(middle), points[_farthest(points, directions.apply([1.0, 0.0, 0.0]))].astype(np.float64))
+
+
+@njit(nogil=True, cache=True)
+def _farthest(points, directions):  # type: ignore[no-untyped-def]  # numba compiles it for the arrays it is given
+    """Return of each direction (K, 3) which point (N, 3) lies farthest along it, (K,) int64."""
+    farthest = np.zeros(len(directions), dtype=np.int64)
+    for k in range(len(directions)):
+        x, y, z = directions[k, 0], directions[k, 1], directions[k, 2]
+        reached = -np.inf
+        for i in range(len(points)):
+            along = x * points[i, 0] + y * points[i, 1] + z * points[i, 2]
+            if along > reached:
+                reached, farthest[k] = along, i
+    return farthest
 
 
 def fit_rig(extents: Sequence[Extent], options: RigOptions) -> Rig:

@@ -44,7 +44,7 @@ def assert_like_embree(views: ViewSet, surface: Surface, rig: Rig) -> None:
 def reference_colours(surface: Surface, rig: Rig) -> tuple[np.ndarray, np.ndarray]:
     """Colours of 4 x 4 samples a pixel, from faces that the cpu kernel finds, and how many samples see something."""
     drawn: dict[int, np.ndarray] = {}
-    rasteriser("cpu").views(surface, rig, 4, lambda camera, screen, face_at: drawn.__setitem__(camera, face_at))
+    rasteriser("cpu").views(surface, rig, 4, lambda camera, screen, face_at: drawn.__setitem__(camera, face_at.copy()))
     made = [supersampled(surface, rig, camera, drawn[camera], 4) for camera in range(rig.views)]
     return np.stack([color for color, _ in made]), np.stack([count for _, count in made])
 

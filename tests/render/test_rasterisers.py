@@ -63,7 +63,7 @@ def test_depth_agrees_with_an_independent_ray_caster(backend: Rasteriser) -> Non
 def test_a_small_scene_equals_its_plain_twin_sample_by_sample(backend: Rasteriser) -> None:
     surface, rig = surface_and_rig(wavy_scan(20), size=24)
     drawn: dict[int, np.ndarray] = {}
-    backend.views(surface, rig, 3, lambda camera, screen, face_at: drawn.__setitem__(camera, face_at))
+    backend.views(surface, rig, 3, lambda camera, screen, face_at: drawn.__setitem__(camera, face_at.copy()))
     assert sorted(drawn) == list(range(rig.views))
     for camera, face_at in drawn.items():
         twin = plain_faces(surface, rig, camera, 3)
