@@ -476,7 +476,7 @@ def scaling(quick: bool) -> dict[str, Any]:
     rows: dict[str, Any] = {}
     for name in ("mvad cpu", "mvad egl"):
         rows[name] = {
-            "scan_side": curve(name, "scan_size", [200, 400, 800] if quick else [200, 400, 800, 1600]),
+            "scan_side": curve(name, "scan_size", [200, 400, 800]),
             "image_side": curve(name, "size", [128, 256, 512] if quick else [128, 256, 512, 1024]),
             "views": curve(name, "views", [1, 5, 10]),
         }

@@ -138,6 +138,9 @@ def _local_cluster(workers: Workers, jobs: int) -> Iterator[Run]:
         "distributed.scheduler.allowed-failures": _ALLOWED_FAILURES,
         "distributed.worker.multiprocessing-method": "spawn",
         "distributed.worker.preload": ["mvad.render.worker_setup"],
+        # Dask asks malloc to give every freed block back; rendering then waits for the kernel to zero them again.
+        "distributed.nanny.pre-spawn-environ.MALLOC_TRIM_THRESHOLD_": str(256 << 20),
+        "distributed.nanny.pre-spawn-environ.MALLOC_MMAP_THRESHOLD_": str(32 << 20),
         "distributed.admin.tick.limit": "60s",
     }
     with (
