@@ -550,9 +550,7 @@ def jobs(real: Path | None, scratch: Path) -> Any:
         plans.append(("glands", many_glands(scratch / "glands", real, 1 if QUICK else 3), "cable_gland"))
     found: dict[str, Any] = {}
     for label, raw, category in plans:
-        rows = in_turn(
-            lambda way, raw=raw, category=category: whole_job(raw, category, *WAYS[way]), tuple(WAYS), 1
-        )  # type: ignore[misc]
+        rows = in_turn(lambda way, raw=raw, category=category: whole_job(raw, category, *WAYS[way]), tuple(WAYS), 1)  # type: ignore[misc]
         found[label] = {way: min(values, key=lambda value: value["seconds"]) for way, values in rows.items()}
     naive = statistics.median(run("views_ms", name="naive pyrender", what="generated") for _ in range(ROUNDS))
     found["naive_rendering_alone_ms"] = naive
