@@ -498,12 +498,12 @@ def plot(result: dict[str, Any], path: Path) -> None:
         names = sorted(rows, key=lambda name: rows[name]["ms"], reverse=True)
         colors = ["#2a7f9e" if name.startswith("mvad") else "#b9b9b9" for name in names]
         bars = axis.barh(names, [rows[name]["ms"] for name in names], color=colors)
-        axis.bar_label(bars, fmt="%.4g", padding=3)
+        axis.bar_label(bars, fmt="{:,.0f}", padding=3)
         axis.set(xscale="log", xlabel="ms a scan, 5 views at 256 px", title=result["views_of"][group])
-        axis.margins(x=0.2)
+        axis.margins(x=0.3)
     for name, curves in result["scaling"].items():
         for key, style in (("scan_side", "-"), ("image_side", "--")):
-            points = {int(k): v for k, v in curves[key].items()}
+            points = dict(sorted((int(side), ms) for side, ms in curves[key].items()))
             axes[-1].plot(list(points), list(points.values()), style, marker="o", label=f"{name}, {key.replace('_', ' ')}")
     axes[-1].set(xscale="log", yscale="log", xlabel="pixels", ylabel="ms a scan, 5 views", title="growth")
     axes[-1].legend()
