@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[2]
 NEEDED = {
     "mvad/py.typed",
     "mvad/cli/main.py",
-    "mvad/render/backends/shaders/segmentation.frag",
+    "mvad/render/backends/shaders/corners.frag",
     "mvad/model/report/template.html",
     "mvad/model/judging/paper/table2_mvtec3d.csv",
 }
