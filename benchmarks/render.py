@@ -282,7 +282,7 @@ def upload_ms(what: str) -> float:
 @child
 def memory(backend: str, scans: int) -> dict[str, float]:
     """Resident memory of one worker over many whole scans, read to written."""
-    from scans import big_scan, real_refs, write_category
+    from scans import real_refs, write_category
 
     from mvad.datasets.registry import reader_for
     from mvad.datasets.scan import ReadOptions
@@ -291,7 +291,6 @@ def memory(backend: str, scans: int) -> dict[str, float]:
     from mvad.render.scan_to_views import ScanJob, measure_scan, render_scan
 
     options = RenderOptions(backend=backend)  # type: ignore[arg-type]
-    assert big_scan
     with tempfile.TemporaryDirectory(dir=os.environ.get("MVAD_BENCHMARK_DIR")) as folder:
         if "MVAD_REAL_DATA" in os.environ:
             refs = real_refs(Path(os.environ["MVAD_REAL_DATA"]))

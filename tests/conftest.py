@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,10 @@ import pytest
 from mvad.datasets.scan import Scan
 from mvad.datasets.shards.pack import PackOptions, pack_realiad, pack_renders
 from mvad.datasets.synth.generate import SynthOptions, generate
+from mvad.errors import MissingComponent
 from mvad.progress import Silent
+from mvad.render.backends.choose import BACKENDS, rasteriser
+from mvad.render.backends.protocol import Rasteriser
 from mvad.render.engine import Workers
 from mvad.render.job import render_category
 from mvad.render.options import RenderOptions, RigOptions
@@ -63,6 +67,15 @@ def real_data() -> Path:
     if not folder or not Path(folder).is_dir():
         pytest.skip("needs real scans: set MVAD_REAL_DATA to a folder with mvtec3d, eyecandies, realiad, dtd")
     return Path(folder)
+
+
+@pytest.fixture(params=[pytest.param(name, marks=pytest.mark.egl) if name == "egl" else name for name in BACKENDS])
+def backend(request: pytest.FixtureRequest) -> Iterator[Rasteriser]:
+    """Each rasteriser by its name, or skip where the machine cannot give it."""
+    try:
+        yield rasteriser(request.param)
+    except MissingComponent as error:
+        pytest.skip(str(error))
 
 
 @pytest.fixture

@@ -6,7 +6,6 @@ import os
 import resource
 import subprocess
 import sys
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -27,14 +26,6 @@ from mvad.render.look import look
 from mvad.render.rig import Rig
 from mvad.render.surface import Surface
 from mvad.render.views import ViewSet
-
-
-@pytest.fixture(params=[pytest.param(name, marks=pytest.mark.egl) if name == "egl" else name for name in BACKENDS])
-def backend(request: pytest.FixtureRequest) -> Iterator[Rasteriser]:
-    try:
-        yield rasteriser(request.param)
-    except MissingComponent as error:
-        pytest.skip(str(error))
 
 
 def view(scan: Scan, backend: Rasteriser, size: int = 128) -> tuple[ViewSet, Surface, Rig]:

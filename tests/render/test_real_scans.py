@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
@@ -15,7 +14,7 @@ from mvad.datasets.renders.coding import decode_normal
 from mvad.datasets.renders.record import read_record, read_sample
 from mvad.datasets.scan import ReadOptions, Scan
 from mvad.errors import MissingComponent
-from mvad.render.backends.choose import BACKENDS, rasteriser
+from mvad.render.backends.choose import rasteriser
 from mvad.render.backends.protocol import Rasteriser
 from mvad.render.clean import clean
 from mvad.render.look import look
@@ -31,14 +30,6 @@ SCANS = {
     "bent gland": ("mvtec3d", "cable_gland", "cable_gland/test/bent/013"),
     "candy": ("eyecandies", "CandyCane", ""),
 }
-
-
-@pytest.fixture(params=[pytest.param(name, marks=pytest.mark.egl) if name == "egl" else name for name in BACKENDS])
-def backend(request: pytest.FixtureRequest) -> Iterator[Rasteriser]:
-    try:
-        yield rasteriser(request.param)
-    except MissingComponent as error:
-        pytest.skip(str(error))
 
 
 @cache
