@@ -7,7 +7,7 @@ DEMO := demo
 export OMP_NUM_THREADS ?= $(shell nproc)
 
 .DEFAULT_GOAL := help
-.PHONY: setup demo test lint type benchmark benchmark-render verify clean help
+.PHONY: setup demo test lint type benchmark benchmark-render benchmark-shards verify clean help
 
 setup: $(VENV)/.installed ## make .venv and install everything, system libraries where that is allowed
 	@$(BIN)/mvad --version
@@ -22,7 +22,7 @@ demo: setup ## generate, render, pack, train, evaluate and report on small data,
 	@MVAD=$(BIN)/mvad bash tools/demo.sh $(DEMO)
 
 test: setup ## run the tests (MVAD_REAL_DATA adds those on real scans)
-	$(BIN)/pytest
+	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto --dist worksteal
 
 lint: setup ## ruff and the doors between the rooms
 	$(BIN)/ruff check .
@@ -38,6 +38,10 @@ benchmark: setup ## render, pack, train and judge the real scans of MVAD_REAL_DA
 benchmark-render: setup ## rendering against pyrender, moderngl, Open3D and embree; MVAD_REAL_DATA adds real scans
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[benchmark]"
 	$(BIN)/python benchmarks/render.py
+
+benchmark-shards: setup ## shards against picture folders, webdataset and plain HDF5; MVAD_REAL_DATA adds real scans
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[benchmark]"
+	$(BIN)/python benchmarks/shards.py
 
 verify: setup ## check every stored byte of the demo's workspace
 	$(BIN)/mvad verify --workspace $(DEMO)

@@ -10,9 +10,7 @@ out. Writes results/render-MACHINE.json and .svg.
 from __future__ import annotations
 
 import itertools
-import json
 import os
-import resource
 import statistics
 import subprocess
 import sys
@@ -27,40 +25,14 @@ import numpy as np
 
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE))
-CHILDREN: dict[str, Callable[..., Any]] = {}
-THREADS = os.cpu_count() or 1
+from harness import QUICK, ROUNDS, THREADS, child, drive, in_turn, peak_mb, rss_mb, run, versions  # noqa: E402
+
 ENOUGH_MS = 3000  # a slow peer is not repeated in a round
-QUICK = "--quick" in sys.argv
 PEERS = (
     "mvad cpu", "mvad cpu, 1 thread", "mvad cpu, 1 sample", "mvad egl", "mvad egl, 1 sample", "moderngl, 1 sample",
     "moderngl, 3 x 3 samples", "tuned pyrender", "naive pyrender", "naive pyrender, bare primitives",
     "Open3D ray casting", "embree (trimesh)",
 )  # fmt: skip
-
-
-def child(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Register what runs in a process of its own."""
-    CHILDREN[function.__name__] = function
-    return function
-
-
-def run(child_name: str, environment: dict[str, str] | None = None, /, **arguments: Any) -> Any:
-    """Run a child and return what it returns."""
-    command = [sys.executable, __file__, "--child", child_name, json.dumps(arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | (environment or {}))
-    if done.returncode:
-        raise SystemExit(f"{child_name} {arguments}: exit {done.returncode}\n{done.stderr[-3000:]}")
-    return json.loads(done.stdout.strip().splitlines()[-1])
-
-
-def in_turn(measure: Callable[[str], Any], names: tuple[str, ...], rounds: int) -> dict[str, list[Any]]:
-    """Measure every name once a round, so that what disturbs the machine disturbs all."""
-    taken: dict[str, list[Any]] = {name: [] for name in names}
-    for turn in range(rounds):
-        for name in names:
-            taken[name].append(measure(name))
-            print(f"round {turn + 1}/{rounds}: {name}: {taken[name][-1]}", flush=True)
-    return taken
 
 
 def milliseconds(function: Callable[[], Any], times: int, warm: int = 1) -> float:
@@ -72,14 +44,6 @@ def milliseconds(function: Callable[[], Any], times: int, warm: int = 1) -> floa
         if turn >= warm and sum(taken) > ENOUGH_MS:
             break
     return round(statistics.median(taken[warm:]), 2)
-
-
-def rss_mb() -> float:
-    return round(int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6, 1)
-
-
-def peak_mb() -> float:
-    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3, 1)
 
 
 # ------------------------------------------------------------------------------------------------ what is measured
@@ -510,7 +474,6 @@ def plot(result: dict[str, Any], path: Path) -> None:
 
 
 JUDGED = ("mvad cpu", "mvad cpu, 1 sample", "mvad egl", "moderngl, 1 sample", "tuned pyrender", "naive pyrender")
-ROUNDS = 1 if QUICK else 3
 
 
 def views(real: Path | None, scratch: Path) -> Any:
@@ -574,39 +537,15 @@ SECTIONS: dict[str, Callable[[Path | None, Path], Any]] = {
 }  # fmt: skip
 
 
-def main() -> int:
-    from mvad import files
-    from mvad.model.judging.runs import machine
-
-    real = Path(os.environ["MVAD_REAL_DATA"]) if "MVAD_REAL_DATA" in os.environ else None
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-    model = next((line.split(":")[1].strip() for line in lines if "model name" in line), "cpu")
-    label = "-".join("".join(c if c.isalnum() else " " for c in f"{model} {THREADS} cores").lower().split())
-    target = HERE / "results" / f"render-{label}{'-quick' if QUICK else ''}.json"
-    only = sys.argv[sys.argv.index("--only") + 1].split(",") if "--only" in sys.argv else list(SECTIONS)
-    result: dict[str, Any] = files.read_json(target) if target.exists() else {}
-    result["machine"] = machine() | {"cores": THREADS, "processor": model} | versions()
-    result["rounds"] = ROUNDS
-    result["views_of"] = {"generated": "generated 800 x 800, 1.2 M triangles", "gland": "real cable_gland, 46,000 triangles"}
-    for name in only:
-        with tempfile.TemporaryDirectory(dir=os.environ.get("MVAD_BENCHMARK_DIR")) as scratch:
-            result[name] = SECTIONS[name](real, Path(scratch))
-        print(name, json.dumps(result[name], indent=1), flush=True)
-        files.write_json(target, result)
-    if {"views", "scaling"} <= result.keys():
-        plot(result, target.with_suffix(".svg"))
-    print(target)
-    return 0
-
-
 WAYS = {"1 process": (1, 1), "2 workers": (2, 1), "1 process, 2 threads": (1, 2)}
 
 
-def versions() -> dict[str, str]:
-    from importlib.metadata import version
-
+def about() -> dict[str, Any]:
     names = ("numba", "pyrender", "PyOpenGL", "moderngl", "open3d", "trimesh", "embreex", "imagecodecs", "distributed")
-    return {name: version(name) for name in names} | {"GL_RENDERER": run("gl_renderer")}
+    return {
+        "versions": versions(*names) | {"GL_RENDERER": run("gl_renderer")},
+        "views_of": {"generated": "generated 800 x 800, 1.2 M triangles", "gland": "real cable_gland, 46,000 triangles"},
+    }
 
 
 @child
@@ -618,7 +557,4 @@ def gl_renderer() -> str:
 
 
 if __name__ == "__main__":
-    if sys.argv[1:2] == ["--child"]:
-        print(json.dumps(CHILDREN[sys.argv[2]](**json.loads(sys.argv[3]))))
-        sys.exit(0)
-    sys.exit(main())
+    sys.exit(drive("render", SECTIONS, about, plot))

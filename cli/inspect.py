@@ -17,17 +17,25 @@ def register(app: typer.Typer) -> None:
 
 def inspect(
     shard: Annotated[Path, typer.Argument(help="A shard (.h5).")],
-    sheet: Annotated[Path | None, typer.Option("--sheet", help="Write a contact sheet of some samples here (PNG).")] = None,
+    sheet: Annotated[Path | None, typer.Option("--sheet", help="PNG to draw into. Default: CATEGORY-FILE.png here.")] = None,
+    untrusted: Annotated[
+        bool, typer.Option("--untrusted", help="The file comes from somebody else: parse it in a process of its own.")
+    ] = False,
     samples: Annotated[int, typer.Option(min=1, max=64, help="Samples on the sheet, evenly spread.")] = 8,
 ) -> None:
-    """Print a shard's fields and attributes, and draw a contact sheet: views, then geometry, masks in red."""
+    """Print a shard's attributes and fields, and draw a contact sheet: views, then geometry, masks in red."""
     from mvad import files
     from mvad.cli.console import Bars
-    from mvad.datasets.shards.contact_sheet import contact_sheet, describe
+    from mvad.cli.tables import shard_tables
+    from mvad.datasets.shards.contact_sheet import as_png, attribute_rows, contact_sheet, field_rows, sample_rows
+    from mvad.datasets.shards.reader import open_shard
 
     with Bars() as bars:
-        for line in describe(shard):
-            bars.say(line)
-        if sheet:
-            files.write_bytes(sheet, contact_sheet(shard, samples))
-            bars.say(f"contact sheet: {sheet}")
+        opened = open_shard(shard, not untrusted)
+        if not opened.vouched:
+            bars.say(f"notice: nothing vouches for {shard.name}; its structure was read in a process of its own")
+        for table in shard_tables(attribute_rows(opened), field_rows(opened), sample_rows(opened)):
+            bars.show(table)
+        target = sheet or Path(f"{Path(opened.layout.attributes['category']).name}-{shard.stem}.png")
+        files.write_bytes(target, as_png(contact_sheet(opened, samples)))
+        bars.say(f"contact sheet: {target}")

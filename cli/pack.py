@@ -22,29 +22,39 @@ def pack(
     category: Category = None,
     raw: Annotated[Path | None, typer.Option("--raw", help="Real-IAD's folder. Default: raw/realiad in the workspace.")] = None,
     workspace: Workspace = DEFAULT_WORKSPACE,
-    filter_name: Annotated[str, typer.Option("--filter", help="zstd, lz4, gzip or none.")] = "zstd",
+    filter_name: Annotated[str, typer.Option("--filter", help="zstd, lz4 (faster, larger), gzip (plain h5py) or none.")] = "zstd",
+    level: Annotated[int | None, typer.Option(min=1, max=22, help="Of zstd (9) or gzip (4).")] = None,
+    fields: Annotated[str, typer.Option(help="Which to keep, where they are; masks always are.")] = "rgb,depth,normal,source",
     size: Annotated[int, typer.Option(min=32, max=2048, help="Side of Real-IAD's views in pixels; renders keep theirs.")] = 256,
-    samples_per_shard: Annotated[int, typer.Option(min=1, help="Bounds memory: a sample is about 4 MB.")] = 128,
+    shard_mb: Annotated[float, typer.Option(min=0.01, help="Uncompressed megabytes a file; bounds memory.")] = 512,
+    jobs: Annotated[int, typer.Option(min=0, help="Samples in flight; 0 takes the processor's cores.")] = 0,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace shards of another configuration.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be packed, and stop.")] = False,
 ) -> None:
     """Pack rendered categories, and Real-IAD where it is, into HDF5 shards. Run it again to continue."""
+    import os
+
     from mvad.cli.console import Bars
+    from mvad.cli.tables import contents_table
     from mvad.datasets import realiad
-    from mvad.datasets.shards.contents import realiad_table, render_table, tasks
+    from mvad.datasets.shards.contents import count, tasks
     from mvad.datasets.shards.pack import PackOptions, pack_realiad, pack_renders
 
     places = Places(workspace)
     realiad_raw = raw or places.raw("realiad")
-    options = PackOptions(filter_name, samples_per_shard, size)
+    options = PackOptions(filter_name, level, tuple(fields.split(",")), size, shard_mb)
+    flying = jobs or os.cpu_count() or 1
     with Bars() as bars:
-        for name, found in tasks(places.renders, realiad_raw, dataset, category):
-            if name == realiad.NAME and found not in realiad.KNOWN_CATEGORIES:
-                bars.say(f"notice: {found} is no category of the published {name}; packing it all the same")
-            if dry_run:
-                lines = realiad_table(realiad_raw, found) if name == realiad.NAME else render_table(places.renders, name, found)
-                for line in lines:
-                    bars.say(line)
-            elif name == realiad.NAME:
-                bars.say(f"packed {pack_realiad(realiad_raw, found, places.shards, options, bars)}")
+        found = tasks(places.renders, realiad_raw, dataset, category)
+        for dataset_name, name in found:
+            if dataset_name == realiad.NAME and name not in realiad.KNOWN_CATEGORIES:
+                bars.say(f"notice: {name} is no category of the published {dataset_name}; packing it all the same")
+        if dry_run:
+            bars.show(contents_table([row for pair in found for row in count(places.renders, realiad_raw, *pair)]))
+            return
+        for dataset_name, name in found:
+            if dataset_name == realiad.NAME:
+                made = pack_realiad(realiad_raw, name, places.shards, options, bars, flying, overwrite)
             else:
-                bars.say(f"packed {pack_renders(places.renders, name, found, places.shards, options, bars)}")
+                made = pack_renders(places.renders, dataset_name, name, places.shards, options, bars, flying, overwrite)
+            bars.say(f"packed {made}")

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich import box
 from rich.table import Table
+from rich.text import Text
+
+if TYPE_CHECKING:
+    from mvad.datasets.shards.contents import SplitCounts
 
 _SHARES = (("seen_any", "seen"), ("no_point", "missing"), ("removed", "removed"), ("unseen", "hidden"))
 _FIGURES = ("s_auroc", "image_auroc", "p_auroc")
@@ -88,6 +92,38 @@ def _table(title: str, *columns: str) -> Table:
     for name in columns:
         table.add_column(name, overflow="fold", no_wrap=name in ("category", "n"))
     return table
+
+
+def contents_table(rows: Sequence[SplitCounts]) -> Table:
+    """Return what there is to pack; a number a view where that is known without opening images."""
+    views = list(dict.fromkeys(view for row in rows for view in row.anomalous_views))
+    table = _table("To pack; bad: samples with a defect" + (", then views that show it" if views else ""), "category")
+    table.add_column("split", no_wrap=True)
+    for name in ("n", "images", "bad", *views):
+        table.add_column(name, justify="right", no_wrap=True)
+    for row in rows:
+        counts = [str(row.anomalous_views.get(view, "")) for view in views]
+        table.add_row(f"{row.dataset}/{row.category}", row.split, str(row.samples), str(row.images), str(row.anomalous), *counts)
+    return table
+
+
+def shard_tables(
+    attributes: Sequence[tuple[str, str]], fields: Sequence[tuple[str, ...]], samples: Sequence[tuple[str, ...]]
+) -> list[Table]:
+    """Return a shard's attributes, fields and counts."""
+    tables = [
+        _table("Attributes", "name", "value"),
+        _table("Fields", "name", "shape", "type", "filter", "on disk"),
+        _table("What they hold", "name", "meaning"),
+        _table("Samples", "defect", "samples", "views that show it, of those present"),
+    ]
+    for column in tables[1].columns:
+        column.no_wrap = True
+    meanings = [(row[0], row[-1]) for row in fields]
+    for table, rows in zip(tables, (attributes, [row[:-1] for row in fields], meanings, samples), strict=True):
+        for row in rows:
+            table.add_row(*(Text(cell) for cell in row))  # not markup: names come from a file
+    return tables
 
 
 def invisible_lines(audit: Mapping[str, Any]) -> list[str]:

@@ -1,4 +1,4 @@
-"""``mvad verify``: check every stored byte."""
+"""``mvad verify``: check every stored byte, and rebuild what is damaged."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from mvad.cli.options import DEFAULT_WORKSPACE, Workspace
+from mvad.cli.options import DEFAULT_WORKSPACE, Offline, Places, TeacherWeights, Workspace
 
 
 def register(app: typer.Typer) -> None:
@@ -17,21 +17,45 @@ def register(app: typer.Typer) -> None:
 
 def verify(
     paths: Annotated[
-        list[Path] | None, typer.Argument(help="Folders of renders, shards or runs. Default: the workspace.")
+        list[Path] | None, typer.Argument(help="Folders of renders, shards or runs, or a file. Default: the workspace.")
     ] = None,
     workspace: Workspace = DEFAULT_WORKSPACE,
+    repair: Annotated[bool, typer.Option("--repair", help="Rebuild what is damaged, and nothing else.")] = False,
+    raw: Annotated[
+        Path | None,
+        typer.Option("--raw", help="Holds DATASET/CATEGORY: compare these files with what was rendered and packed from them."),
+    ] = None,
+    untrusted: Annotated[
+        bool, typer.Option("--untrusted", help="The files come from somebody else: parse each shard in a process of its own.")
+    ] = False,
+    teacher_weights: TeacherWeights = None,
+    offline: Offline = False,
 ) -> None:
     """Check renders, shards and runs against their records: every file, every hash, labels against masks."""
     from mvad.cli.console import Bars
-    from mvad.datasets.verify import verify_tree
+    from mvad.cli.repair import repair as mend
+    from mvad.datasets.verify import verify_inputs, verify_tree
     from mvad.errors import BadInput
+    from mvad.model.teachers.weights import WeightsSource
 
+    places, checked_paths = Places(workspace), paths or [workspace]
     with Bars() as bars:
-        checked, faults = verify_tree(paths or [workspace], bars)
+        checked, faults = verify_tree(checked_paths, bars, not untrusted)
+        if raw:
+            compared, changed = verify_inputs(places.renders, places.shards, raw, bars)
+            checked, faults = checked + compared, faults + changed
         for fault in faults:
-            bars.say(fault)
+            bars.say(fault.text)
         if not checked:
-            raise BadInput(f"{(paths or [workspace])[0]}: holds nothing that mvad wrote; give the folder of a workspace")
+            raise BadInput(f"{checked_paths[0]}: holds nothing that mvad wrote; give the folder of a workspace")
         bars.say(f"{checked} files checked, {len(faults)} faults")
+        if faults and repair:
+            weights = WeightsSource(teacher_weights, places.weights, offline)
+            mend(faults, raw or workspace / "raw", places.shards, places.renders, places.textures, weights, bars)
+            before, (checked, faults) = len(faults), verify_tree(checked_paths, bars)
+            for fault in faults:
+                bars.say(f"still: {fault.text}")
+            bars.say(f"{checked} files checked again, {len(faults)} of {before} faults are left")
     if faults:
-        raise BadInput(f"{len(faults)} of {checked} files are not what was written; the lines above say what rebuilds each")
+        remedy = "the lines above say what rebuilds each" if repair else "--repair rebuilds what is damaged"
+        raise BadInput(f"{len(faults)} of {checked} files are not what was written; {remedy}")

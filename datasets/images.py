@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import io
+import struct
 from pathlib import Path
+from typing import Any
 
+import imagecodecs
 import numpy as np
 import tifffile
 from numpy.typing import NDArray
@@ -15,26 +19,62 @@ MAX_SIDE = 8192
 """No dataset of this field has larger images; more is a decompression bomb or a wrong file."""
 
 
-def read_rgb(path: Path, shape: tuple[int, int] | None = None) -> NDArray[np.uint8]:
+def read_rgb(path: Path, shape: tuple[int, int] | None = None, data: bytes | None = None) -> NDArray[np.uint8]:
     """Read an 8-bit colour image as (H, W, 3) uint8; ``shape`` is the (H, W) it must have.
+
+    ``data`` is the file's content where it was read already.
 
     Raises
     ------
     BadInput
         If the file is missing, damaged, not 8-bit RGB, or of another size.
     """
-    return np.asarray(_decode(path, ("RGB",), shape), dtype=np.uint8)
+    return np.asarray(_decode(path, ("RGB",), shape, data), dtype=np.uint8)
 
 
-def read_gray(path: Path, shape: tuple[int, int] | None = None) -> NDArray[np.uint8]:
+def read_gray(path: Path, shape: tuple[int, int] | None = None, data: bytes | None = None) -> NDArray[np.uint8]:
     """Read an 8-bit single-channel image (a mask) as (H, W) uint8; see ``read_rgb``."""
-    image = _decode(path, ("L", "1"), shape)
+    image = _decode(path, ("L", "1"), shape, data)
     return np.asarray(image.convert("L"), dtype=np.uint8)
 
 
 def read_gray16(path: Path, shape: tuple[int, int] | None = None) -> NDArray[np.uint16]:
     """Read a 16-bit single-channel PNG (a depth map) as (H, W) uint16; see ``read_rgb``."""
     return np.asarray(_decode(path, ("I;16", "I;16B", "I"), shape)).astype(np.uint16)
+
+
+_PNG = {"rgb": (8, 2, np.uint8), "gray": (8, 0, np.uint8), "gray16": (16, 0, np.uint16)}
+"""Bits, colour type and result of the kinds of PNG that mvad writes (PNG specification, 11.2.2)."""
+
+
+def decode_png(path: Path, data: bytes, kind: str, shape: tuple[int, int]) -> NDArray[Any]:
+    """Decode a PNG that was written by mvad: much quicker than ``read_rgb``, and as strict.
+
+    Parameters
+    ----------
+    path
+        For messages.
+    data
+        The file's content.
+    kind
+        rgb, gray or gray16.
+    shape
+        The (H, W) it must have; the header is compared before anything is decoded.
+
+    Raises
+    ------
+    BadInput
+        If it is damaged or of another kind or size.
+    """
+    bits, colour, dtype = _PNG[kind]
+    expected = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR" + struct.pack(">IIBB", shape[1], shape[0], bits, colour)
+    if not data.startswith(expected):
+        raise BadInput(f"{path}: is no {bits}-bit PNG of {shape[1]} x {shape[0]} pixels; render again")
+    try:
+        image = imagecodecs.png_decode(data)
+    except Exception as error:
+        raise BadInput(f"{path}: damaged ({_first_line(error)}); render again") from error
+    return np.asarray(image, dtype=dtype)
 
 
 def read_xyz(path: Path) -> NDArray[np.float32]:
@@ -61,9 +101,9 @@ def read_xyz(path: Path) -> NDArray[np.float32]:
         raise BadInput(f"{path}: not readable as a TIFF ({_first_line(error)}); download it again") from error
 
 
-def _decode(path: Path, modes: tuple[str, ...], shape: tuple[int, int] | None) -> Image.Image:
+def _decode(path: Path, modes: tuple[str, ...], shape: tuple[int, int] | None, data: bytes | None = None) -> Image.Image:
     try:
-        with Image.open(path, formats=("PNG", "JPEG")) as image:
+        with Image.open(path if data is None else io.BytesIO(data), formats=("PNG", "JPEG")) as image:
             size = (image.height, image.width)
             if image.mode not in modes:
                 raise BadInput(f"{path}: expected a picture of mode {modes[0]}, found {image.mode}; is this the right file?")

@@ -41,7 +41,7 @@ def view_images(
     BadInput
         If a modality is not in the shards, or ``size`` does not divide their views' side.
     """
-    stored = batch.rgb.shape[2]
+    stored = batch.size
     if stored % size:
         raise BadInput(f"input.size = {size} does not divide the shards' {stored} pixels; choose {stored} or a divisor")
     factor = stored // size
@@ -59,13 +59,14 @@ def view_images(
 
 def _planes(batch: Batch, modality: str, depth_range: tuple[float, float] | None) -> Tensor:
     """Return one modality as (B, V, 3, H, W) float32 in 0..255."""
-    if modality == "rgb":
+    if modality == "rgb" and batch.rgb is not None:
         return batch.rgb.permute(0, 1, 4, 2, 3).float()
     if modality == "normal" and batch.normal is not None:
         return batch.normal.permute(0, 1, 4, 2, 3).float()
-    if modality == "depth" and batch.depth is not None and depth_range is not None:
+    depth = batch.depth if modality == "depth" else None
+    if depth is not None and depth_range is not None:
         middle, half = depth_range
-        gray = 127.5 - 127.5 * (batch.depth - middle) / half  # near is bright
+        gray = 127.5 - 127.5 * (depth - middle) / half  # near is bright
         return gray[:, :, None].expand(-1, -1, 3, -1, -1)
     raise BadInput(f"modality {modality} is not in these shards; choose rgb, or depth and normal for renders")
 

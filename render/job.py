@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
-import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,6 +22,8 @@ from mvad.render.options import RenderOptions
 from mvad.render.rig import Rig, fit_rig
 from mvad.render.scan_to_views import ScanJob, measure_scan, render_scan
 from mvad.settings import flatten
+
+_AGAIN = "run the same mvad render again with --overwrite"
 
 
 @dataclass(frozen=True)
@@ -147,9 +147,9 @@ def _recorded_rig(folder: Path, options: RenderOptions, given: Rig | None) -> Ri
     path, config = folder / RIG, flatten(options.recorded())
     if not path.exists():
         if given is not None:
-            files.write_json(path, {"config": config, "rig": given.to_json(), "training_scans": []})
+            files.write_sealed_json(path, {"config": config, "rig": given.to_json(), "training_scans": []})
         return given
-    recorded = files.read_json(path, "a rig")
+    recorded = files.read_sealed_json(path, "a rig", _AGAIN)
     different = [key for key, value in config.items() if recorded.get("config", {}).get(key) != value]
     if different:
         key = different[0]
@@ -181,7 +181,7 @@ def _fit(
             extents[ref.key] = result
         progress.advance()
     rig = fit_rig([extents[key] for key in sorted(extents)], options.rig)
-    files.write_json(
+    files.write_sealed_json(
         folder / RIG,
         {"config": flatten(options.recorded()), "rig": rig.to_json(), "training_scans": sorted(extents)},
     )
@@ -214,7 +214,7 @@ def _sample_folder(folder: Path, ref: ScanRef) -> Path:
 def _is_done(folder: Path, ref: ScanRef, rig: Rig) -> bool:
     sample = _sample_folder(folder, ref)
     try:
-        files.read_json(sample / RECORD)
+        files.read_sealed_json(sample / RECORD, "a record", _AGAIN)
     except BadInput:
         return False  # not there, or torn by a power cut: rendered again
     record = read_record(sample)
@@ -240,31 +240,24 @@ def _write_manifest(folder: Path, facts: dict[str, Any], failures: dict[str, str
         )
         audits[record["key"]], points[record["key"]] = record["audit"], record["points"]
     samples.sort(key=lambda sample: str(sample["key"]))
-    rig = files.read_json(folder / RIG)["rig"] if (folder / RIG).exists() else None
-    manifest = facts | {"rig": rig, "samples": samples, "audit": summarise(audits, points)}
-    files.write_json(folder / MANIFEST, manifest)
-    files.write_json(folder / AUDIT, {"summary": manifest["audit"], "samples": audits})
+    recorded = files.read_sealed_json(folder / RIG, "a rig", _AGAIN) if (folder / RIG).exists() else {}
+    rig, from_scans = recorded.get("rig"), bool(recorded.get("training_scans"))
+    manifest = facts | {"rig": rig, "rig_from_scans": from_scans, "samples": samples, "audit": summarise(audits, points)}
+    files.write_sealed_json(folder / AUDIT, {"summary": manifest["audit"], "samples": audits})
     if failures:
-        lines = [json.dumps({"key": key, "reason": reason}) for key, reason in sorted(failures.items())]
-        files.write_text(folder / FAILED, "\n".join(lines) + "\n")
-    else:
-        (folder / FAILED).unlink(missing_ok=True)
+        files.write_lines(folder / FAILED, [{"key": key, "reason": reason} for key, reason in sorted(failures.items())])
+    elif (folder / FAILED).exists():
+        files.remove(folder / FAILED)
+    files.write_sealed_json(folder / MANIFEST, manifest)  # last: it speaks of the others
     return manifest
 
 
 def _remove_leftovers(folder: Path) -> None:
     for left in sorted(folder.rglob("*.part-*")):
-        if left.is_dir():
-            shutil.rmtree(left, ignore_errors=True)
-        else:
-            left.unlink(missing_ok=True)
+        files.remove(left)
 
 
 def _clear(folder: Path) -> None:
     for entry in folder.iterdir():
-        if entry.name == ".lock":
-            continue
-        if entry.is_dir():
-            shutil.rmtree(entry)
-        else:
-            entry.unlink()
+        if entry.name != ".lock":
+            files.remove(entry)

@@ -40,9 +40,8 @@ def write_sample(folder: Path, contents: dict[str, bytes], record: dict[str, Any
     outputs = {name: files.sha256_bytes(content) for name, content in sorted(contents.items())}
     with files.whole_folder(folder) as part:
         for name, content in contents.items():
-            files.step_hook(f"write {name}")
-            (part / name).write_bytes(content)
-        files.write_json(part / RECORD, record | {"outputs": outputs})
+            files.write_new(part / name, content)
+        files.write_new(part / RECORD, files.sealed(record | {"outputs": outputs}))
 
 
 def _png(image: NDArray[Any]) -> bytes:

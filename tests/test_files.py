@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -56,19 +57,27 @@ def test_a_file_is_old_or_new_but_never_half_at_every_step(tmp_path: Path) -> No
 def test_a_write_that_breaks_off_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     target = tmp_path / "a.bin"
     files.write_bytes(target, b"old")
-    whole = Path.write_bytes
+    whole = os.write
 
-    def half(self: Path, data: bytes) -> int:
-        whole(self, data[: len(data) // 2])
+    def half(handle: int, data: memoryview) -> int:
+        whole(handle, data[: len(data) // 2])
         raise CrashError
 
-    monkeypatch.setattr(Path, "write_bytes", half)
+    monkeypatch.setattr(os, "write", half)
     with pytest.raises(CrashError):
         files.write_bytes(target, b"new content")
-    assert target.read_bytes() == b"old"
     monkeypatch.undo()
+    assert target.read_bytes() == b"old"
     files.write_bytes(target, b"new content")
     assert [path.name for path in tmp_path.iterdir()] == ["a.bin"]
+
+
+def test_short_writes_are_continued(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = os.write
+    monkeypatch.setattr(os, "write", lambda handle, data: whole(handle, data[:3]))
+    files.write_bytes(tmp_path / "a", b"more than three")
+    monkeypatch.undo()
+    assert (tmp_path / "a").read_bytes() == b"more than three"
 
 
 def test_a_folder_appears_complete_or_not_at_all(tmp_path: Path) -> None:
@@ -93,13 +102,56 @@ def test_a_folder_appears_complete_or_not_at_all(tmp_path: Path) -> None:
 
 
 def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(self: Path, data: bytes) -> int:
+    def full(handle: int, data: memoryview) -> int:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(Path, "write_bytes", full)
+    monkeypatch.setattr(os, "write", full)
     with pytest.raises(BadInput, match="No space left"):
         files.write_bytes(tmp_path / "a", b"x")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_cannot_take_its_place_leaves_the_old_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    target = tmp_path / "sample"
+    target.mkdir()
+    (target / "old").write_text("1")
+    part = files.unfinished_name(target)
+    whole = Path.replace
+
+    def refuse(self: Path, to: Path) -> Path:
+        if self == part:
+            raise OSError(5, "Input/output error")
+        return whole(self, to)
+
+    monkeypatch.setattr(Path, "replace", refuse)
+    with pytest.raises(BadInput, match="Input/output error"), files.whole_folder(target) as folder:
+        (folder / "new").write_text("2")
+    assert [str(path.relative_to(tmp_path)) for path in sorted(tmp_path.rglob("*"))] == ["sample", "sample/old"]
+
+
+def test_every_changed_byte_of_sealed_json_is_noticed(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    value = {"b": [1, 2.5, "é"], "a": {"x": None, "2": True}}
+    files.write_sealed_json(path, value)
+    assert files.read_sealed_json(path, "a test", "") == value
+    good = path.read_bytes()
+    for place in range(len(good)):
+        for bit in range(8):
+            path.write_bytes(good[:place] + bytes([good[place] ^ 1 << bit]) + good[place + 1 :])
+            with pytest.raises(BadInput, match=r"a\.json"):
+                files.read_sealed_json(path, "a test", "")
+
+
+def test_every_changed_byte_of_a_log_is_noticed(tmp_path: Path) -> None:
+    log = tmp_path / "log.jsonl"
+    for k in range(3):
+        files.append_line(log, {"k": k, "f": 0.1})
+    good = log.read_bytes()
+    assert files.damaged_lines(log) == []
+    for place in range(len(good) - 1):  # without the last byte, its end, the last line still says all
+        for bit in range(8):
+            log.write_bytes(good[:place] + bytes([good[place] ^ 1 << bit]) + good[place + 1 :])
+            assert files.damaged_lines(log), (place, bit)
 
 
 def test_a_second_writer_is_refused(tmp_path: Path) -> None:
@@ -122,8 +174,11 @@ def test_a_link_that_leaves_its_folder_is_refused(tmp_path: Path) -> None:
         files.inside(tmp_path / "root", "way/x")
 
 
-def test_a_torn_last_line_is_dropped(tmp_path: Path) -> None:
+def test_a_torn_last_line_is_dropped_and_taken_away_by_the_next_line(tmp_path: Path) -> None:
     log = tmp_path / "log.jsonl"
     files.append_line(log, {"a": 1})
     log.write_text(log.read_text() + '{"a": 2')
     assert files.read_lines(log) == [{"a": 1}]
+    files.append_line(log, {"a": 3})
+    assert files.read_lines(log) == [{"a": 1}, {"a": 3}]
+    assert files.damaged_lines(log) == []

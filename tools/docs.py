@@ -1,4 +1,4 @@
-"""Write docs/formats.md and docs/keys.md from the code that defines them; --check only compares."""
+"""Write docs/formats.md, shard-format.md and keys.md from the code that defines them; --check only compares."""
 
 from __future__ import annotations
 
@@ -8,7 +8,25 @@ import sys
 from pathlib import Path
 
 from mvad.datasets.renders import layout
-from mvad.datasets.shards.schema import FIELDS, ROOT_ATTRIBUTES
+from mvad.datasets.shards import pack
+from mvad.datasets.shards.chunks import FILTERS, PIPELINES
+from mvad.datasets.shards.pack import PackOptions
+from mvad.datasets.shards.schema import (
+    CARD,
+    FIELD_ATTRIBUTES,
+    FIELDS,
+    IMAGES,
+    MANIFEST,
+    MAX_ATTRIBUTE_BYTES,
+    MAX_CHUNK_BYTES,
+    MAX_SAMPLES,
+    MAX_SIDE,
+    MAX_VIEWS,
+    MODALITIES,
+    ROOT_ATTRIBUTES,
+    SCHEMA,
+    SCHEMA_VERSION,
+)
 from mvad.model import config as model_config
 from mvad.model.config import PRESETS, ModelConfig
 from mvad.render import options as render_options
@@ -46,18 +64,12 @@ def formats() -> str:
         f"`{layout.FAILED}` (scans that failed, with reasons), `{layout.TIMINGS}` (seconds by stage; a log, so that everything else",
         "is the same bytes in every run).",
         "",
+        "JSON files of mvad have a member `seal`: the SHA-256 of the file's text with the seal's 64 digits as zeros. Lines of",
+        "logs (`*.jsonl`) have a member `crc32`, of the line's JSON without it, keys sorted.",
+        "",
         "## Shards",
         "",
-        "`shards/<dataset>/<category>/<split>-00000.h5`, `manifest.json`, `README.md`. HDF5; read with h5py after",
-        "`import hdf5plugin`, or pack with `--filter gzip` for plain readers. Every chunk has a fletcher32 sum.",
-        "",
-        "| dataset | shape | dtype | meaning |",
-        "|---|---|---|---|",
-        *(f"| `{name}` | {field.shape} | {field.dtype} | {field.meaning} |" for name, field in FIELDS.items()),
-        "",
-        "| root attribute | meaning |",
-        "|---|---|",
-        *(f"| `{name}` | {meaning} |" for name, meaning in ROOT_ATTRIBUTES.items()),
+        "See [shard-format.md](shard-format.md).",
         "",
         "## Runs",
         "",
@@ -67,11 +79,108 @@ def formats() -> str:
     return "\n".join(lines) + "\n"
 
 
+READ = """import h5py, hdf5plugin, json
+
+with h5py.File("test-00000.h5") as file:
+    rgb, depth = file["rgb"][0], file["depth"][0]
+    metres = (file["depth"].attrs["offset"] + file["depth"].attrs["step"] * (depth - 1.0)) * (depth > 0)
+    print(json.loads(file.attrs["views"]), file["key"].asstr()[0], rgb.shape, metres.max(), file["mask"][0].sum(axis=(1, 2)))
+"""
+
+
+def shard_format() -> str:
+    """Return the page on shards."""
+    shapes = {name: field.shape for name, field in FIELDS.items()}
+    lines = [
+        f"# Shards: `{SCHEMA}` {SCHEMA_VERSION}",
+        "",
+        "Generated from the code by `tools/docs.py`; `make test` fails where it is stale, and runs the lines below.",
+        "",
+        "One HDF5 file holds some samples of a split of a category: `shards/<dataset>/<category>/<split>-00000.h5`. Beside the",
+        f"files lie `{MANIFEST}` (counts, sizes and SHA-256 of each, configuration, audit of the ground truth) and `{CARD}`, the",
+        "dataset card. `mvad inspect FILE` prints a file and draws a contact sheet; `mvad verify` checks every byte.",
+        "",
+        "## Read it without mvad",
+        "",
+        "`pip install h5py hdf5plugin`, then:",
+        "",
+        "```python",
+        *READ.splitlines(),
+        "```",
+        "",
+        "After `mvad pack --filter gzip` (or `none`) the same works without `hdf5plugin`.",
+        "",
+        "## Fields",
+        "",
+        "N samples, V views, H x W pixels. All but those for renders only are in every file, except that a file may have been",
+        f"packed with some of {', '.join(MODALITIES)} and source alone; one of {', '.join(MODALITIES)} at least is there.",
+        "",
+        "| dataset | shape | dtype | unit | meaning |",
+        "|---|---|---|---|---|",
+        *(
+            f"| `{name}` | {shapes[name]} | {'fixed-length UTF-8' if field.dtype == 'S' else field.dtype} | {field.unit or '-'} | {field.meaning} |"
+            for name, field in FIELDS.items()
+        ),
+        "",
+        "| attribute of a dataset | meaning |",
+        "|---|---|",
+        *(f"| `{name}` | {meaning} |" for name, meaning in FIELD_ATTRIBUTES.items()),
+        "",
+        "| attribute of the file | meaning |",
+        "|---|---|",
+        *(f"| `{name}` | {meaning} |" for name, meaning in ROOT_ATTRIBUTES.items()),
+        "",
+        "Texts are fixed-length UTF-8 (h5py gives them as `bytes`).",
+        "",
+        "## Laws",
+        "",
+        "A mask lies only in views that are present and labelled; a labelled view belongs to a labelled sample; a sample whose",
+        "defect is `good` is not labelled; all of a view that is not present is 0; `seen`, `depth > 0`, `normal != 0` and",
+        "`source >= 0` are the same pixels. A sample may be labelled and show its defect in no view.",
+        "",
+        "## Storage",
+        "",
+        f"{', '.join(f'`{name}`' for name in IMAGES)} have one chunk a sample, (1, V, H, W, ...), and the chunks of a sample lie",
+        "side by side; each other dataset is one chunk. The filters of a dataset are one of",
+        "",
+        "| `--filter` | HDF5 filters, in order | level |",
+        "|---|---|---|",
+        *(
+            f"| `{f.name}` | {' then '.join(str(n) for n in pipeline)} | {f'1 to {f.greatest_level}, default {f.default_level}' if f.greatest_level else '-'} |"
+            for pipeline, f in ((pipeline, FILTERS[name]) for pipeline, name in PIPELINES.items())
+        ),
+        "",
+        "1 is deflate, 3 fletcher32, 32004 lz4, 32015 zstd. There is a fletcher32 sum over every chunk as stored. No time is",
+        "stored, and the file format is bounded to HDF5 1.10, so equal inputs give equal bytes.",
+        "",
+        "## What a reader of mvad refuses",
+        "",
+        "Links (external, soft), external storage, virtual, contiguous and compact datasets, references, variable-length,",
+        "compound, enumerated and committed types, other filters or chunks, chunks that skip their filters or are missing,",
+        f"chunks over {MAX_CHUNK_BYTES >> 20} MiB, more than {MAX_SAMPLES} samples, {MAX_VIEWS} views or {MAX_SIDE} pixels a side, attributes",
+        f"over {MAX_ATTRIBUTE_BYTES >> 20} MiB, unknown fields, attributes and versions: all before a pixel is read.",
+        "",
+        "The HDF5 library itself has had memory errors on crafted files. A file whose SHA-256 a manifest of ours lists is parsed",
+        "in process; any other in a child process without plugins and with limits on memory, time and files. A manifest proves",
+        "that nothing changed since it was written, not who wrote it: meet shards from strangers with `mvad verify --untrusted`,",
+        "which parses each in such a child. Pixels never pass through the HDF5 library: mvad reads a chunk's bytes from its place in the",
+        "file, compares the sum, and gives the codec exactly the room that the shape says.",
+    ]
+    return "\n".join(lines) + "\n"
+
+
 def keys() -> str:
     """Return the page on configuration keys."""
-    lines = ["# Keys", "", "Generated from the code by `tools/docs.py`. `--set key=value` reaches each of them.", ""]
+    lines = [
+        "# Keys",
+        "",
+        "Generated from the code by `tools/docs.py`. `--set key=value` reaches each of them,",
+        "those of packing are options of `mvad pack`.",
+        "",
+    ]
     for title, module, config in (
         ("Rendering", render_options, RenderOptions()),
+        ("Packing", pack, PackOptions()),
         ("Training", model_config, ModelConfig()),
     ):
         reasons = _reasons(module, type(config).__name__)
@@ -114,7 +223,7 @@ def _reasons(module: object, root: str) -> dict[str, str]:
 
 def main() -> int:
     """Write or check the pages."""
-    pages = {"formats.md": formats(), "keys.md": keys()}
+    pages = {"formats.md": formats(), "shard-format.md": shard_format(), "keys.md": keys()}
     if "--check" in sys.argv:
         stale = [name for name, text in pages.items() if not (DOCS / name).exists() or (DOCS / name).read_text() != text]
         if stale:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,12 +11,13 @@ import numpy as np
 import tifffile
 from numpy.typing import NDArray
 
-from mvad.datasets.images import MAX_SIDE, read_gray, read_gray16, read_rgb
+from mvad.datasets.images import MAX_SIDE, decode_png
 from mvad.datasets.renders.coding import DepthCoding
-from mvad.datasets.renders.layout import MANIFEST, RECORD, file_name
+from mvad.datasets.renders.layout import MANIFEST, RECORD, SUFFIXES, file_name
 from mvad.errors import BadInput
-from mvad.files import inside, read_json, sha256_bytes
+from mvad.files import inside, read_sealed_json, sha256_bytes
 
+AGAIN = "run the same mvad render again"
 SCHEMA = 2
 """2: points and ground truth by the part of the background they went with, the shift of the rig, center of the rig."""
 
@@ -52,10 +54,11 @@ def read_record(folder: Path) -> dict[str, Any]:
     BadInput
         If it is missing, damaged, or of a schema that this version does not know.
     """
-    record = read_json(folder / RECORD, "a render's record")
-    if not isinstance(record, dict) or record.get("schema") != SCHEMA:
-        found = record.get("schema") if isinstance(record, dict) else type(record).__name__
-        raise BadInput(f"{folder / RECORD}: schema {found}, this version reads {SCHEMA}; render again with --overwrite")
+    record = read_sealed_json(folder / RECORD, "a render's record", AGAIN)
+    if record.get("schema") != SCHEMA:
+        raise BadInput(
+            f"{folder / RECORD}: schema {record.get('schema')}, this version reads {SCHEMA}; render again with --overwrite"
+        )
     return record
 
 
@@ -67,8 +70,8 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     BadInput
         If it is missing, damaged, or of an unknown schema.
     """
-    manifest = read_json(folder / MANIFEST, 'a manifest; "mvad render" writes it')
-    if not isinstance(manifest, dict) or manifest.get("schema") != SCHEMA or "samples" not in manifest:
+    manifest = read_sealed_json(folder / MANIFEST, 'a manifest; "mvad render" writes it', AGAIN)
+    if manifest.get("schema") != SCHEMA or "samples" not in manifest:
         raise BadInput(f"{folder / MANIFEST}: not a manifest of schema {SCHEMA}; render again with --overwrite")
     return manifest
 
@@ -82,32 +85,45 @@ def read_sample(folder: Path, record: dict[str, Any]) -> RenderedSample:
         If a file is missing, was changed, or does not fit the record.
     """
     views, size = int(record["views"]), int(record["size"])
-    for name, expected in record["outputs"].items():
+    expected = {file_name(kind, view) for kind in SUFFIXES for view in range(views)}
+    if set(record["outputs"]) != expected:
+        raise BadInput(f"{folder / RECORD}: lists other files than {views} views have; render again with --overwrite")
+    contents: dict[str, bytes] = {}
+    for name, sha256 in record["outputs"].items():
         path = inside(folder, name)
         try:
-            actual = sha256_bytes(path.read_bytes())
+            contents[name] = path.read_bytes()
         except OSError as error:
             raise BadInput(f"{path}: cannot be read ({error.strerror}); run the same mvad render again") from error
-        if actual != expected:
+        if sha256_bytes(contents[name]) != sha256:
             raise BadInput(f"{path}: is not what was rendered (SHA-256 differs); delete {folder} and render again")
-    shape = (size, size)
-    each = range(views)
-    coding = DepthCoding(float(record["depth"]["step_m"]), float(record["depth"]["offset_m"]))
+
+    def stacked(kind: str, png: str) -> NDArray[Any]:
+        names = [file_name(kind, view) for view in range(views)]
+        return np.stack([decode_png(folder / name, contents[name], png, (size, size)) for name in names])
+
+    sources = [file_name("source", view) for view in range(views)]
     return RenderedSample(
-        rgb=np.stack([read_rgb(folder / file_name("rgb", view), shape) for view in each]),
-        depth=np.stack([read_gray16(folder / file_name("depth", view), shape) for view in each]),
-        normal=np.stack([read_rgb(folder / file_name("normal", view), shape) for view in each]),
-        mask=np.stack([read_gray(folder / file_name("mask", view), shape) // np.uint8(255) for view in each]),
-        source=np.stack([_read_source(folder / file_name("source", view), shape) for view in each]),
-        coding=coding,
+        rgb=stacked("rgb", "rgb"),
+        depth=stacked("depth", "gray16"),
+        normal=stacked("normal", "rgb"),
+        mask=stacked("mask", "gray") // np.uint8(255),
+        source=np.stack([_read_source(folder / name, contents[name], (size, size)) for name in sources]),
+        coding=DepthCoding(float(record["depth"]["step_m"]), float(record["depth"]["offset_m"])),
     )
 
 
-def _read_source(path: Path, shape: tuple[int, int]) -> NDArray[np.int32]:
+def _read_source(path: Path, data: bytes, shape: tuple[int, int]) -> NDArray[np.int32]:
     try:
-        source = tifffile.imread(path)
+        with tifffile.TiffFile(io.BytesIO(data)) as file:
+            page = file.pages[0]
+            if page.shape != shape or page.dtype != np.int32 or len(file.pages) != 1:
+                raise BadInput(f"{path}: expected {shape} int32, found {page.shape} {page.dtype}; render again")
+            source = file.asarray()
+    except BadInput:
+        raise
     except Exception as error:  # tifffile raises many kinds for damaged files
         raise BadInput(f"{path}: not readable as a source map; delete its folder and render again") from error
-    if source.shape != shape or source.dtype != np.int32 or source.max(initial=-1) >= MAX_SIDE**2:
-        raise BadInput(f"{path}: expected {shape} int32, found {source.shape} {source.dtype}; render again")
+    if source.max(initial=-1) >= MAX_SIDE**2 or source.min(initial=0) < -1:
+        raise BadInput(f"{path}: points to places that no scan has; render again")
     return np.asarray(source)

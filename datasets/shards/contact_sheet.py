@@ -1,50 +1,75 @@
-"""A shard for people: its fields in lines, some of its samples in a picture."""
+"""A shard for people: its attributes and fields in rows, some of its samples in a picture."""
 
 from __future__ import annotations
 
-from pathlib import Path
+import math
 
 import imagecodecs
 import numpy as np
 from numpy.typing import NDArray
 
-from mvad.datasets.shards.schema import FIELDS, open_checked
+from mvad.datasets.shards.reader import ShardFile
+from mvad.datasets.shards.schema import FIELDS, ROOT_ATTRIBUTES
+
+_SHOWN = 400
 
 
-def describe(path: Path) -> list[str]:
-    """Return lines on a shard's attributes and fields."""
-    with open_checked(path) as file:
-        lines = [f"{name}: {str(value)[:100]}" for name, value in sorted(file.attrs.items())]
-        for name, field in FIELDS.items():
-            if name in file:
-                shape = " x ".join(map(str, file[name].shape))
-                lines.append(f"{name}: {shape} {field.dtype}, {field.meaning}")
-    return lines
+def attribute_rows(shard: ShardFile) -> list[tuple[str, str]]:
+    """Return (name, value) of each root attribute; long values are cut."""
+    values = ((name, str(shard.layout.attributes[name])) for name in ROOT_ATTRIBUTES)
+    return [(name, value if len(value) <= _SHOWN else value[:_SHOWN] + " ...") for name, value in values]
 
 
-def contact_sheet(path: Path, samples: int) -> bytes:
-    """Return a PNG: a row a sample; colour of every view, then geometry of the first; defects tinted red."""
-    with open_checked(path) as file:
-        count = len(file["label"])
-        rows = []
-        for index in sorted({round(k) for k in np.linspace(0, count - 1, min(samples, count))}):
-            mask = file["mask"][index][..., None] > 0
-            rgb = file["rgb"][index]
-            tinted = np.where(mask, (rgb // 2 + np.array([127, 0, 0])).astype(np.uint8), rgb)
-            row = list(tinted)
-            if "normal" in file:
-                row.append(file["normal"][index][0])
-            if "depth" in file:
-                row.append(_gray(file["depth"][index][0]))
-            rows.append(np.concatenate(row, axis=1))
-    return bytes(imagecodecs.png_encode(np.concatenate(rows, axis=0), level=6))
+def field_rows(shard: ShardFile) -> list[tuple[str, str, str, str, str, str]]:
+    """Return (name, shape, type, compression, size on disk, meaning) of each field."""
+    rows = []
+    for name, field in ((name, shard.layout.fields[name]) for name in FIELDS if name in shard.layout.fields):
+        stored = sum(length for _, length in field.chunks)
+        raw = math.prod(field.shape) * np.dtype(field.dtype).itemsize
+        size = f"{stored / 1e6:.2f} of {raw / 1e6:.2f} MB"
+        unit = f" [{FIELDS[name].unit}]" if FIELDS[name].unit else ""
+        rows.append((name, " x ".join(map(str, field.shape)), field.dtype, field.compression, size, FIELDS[name].meaning + unit))
+    return rows
 
 
-def _gray(depth: NDArray[np.uint16]) -> NDArray[np.uint8]:
-    """Stretch coded depths over grey, near bright, nothing black."""
-    seen = depth > 0
+def sample_rows(shard: ShardFile) -> list[tuple[str, str, str]]:
+    """Return (defect, samples, how many of them show it in each view)."""
+    defects, labels = shard.texts("defect"), shard.read("view_label")
+    present = shard.read("present")
+    rows = []
+    for defect in sorted(set(defects)):
+        chosen = [row for row, name in enumerate(defects) if name == defect]
+        views = "  ".join(f"{view} {labels[chosen, k].sum()}/{present[chosen, k].sum()}" for k, view in enumerate(shard.views))
+        rows.append((defect, str(len(chosen)), views))
+    return rows
+
+
+def contact_sheet(shard: ShardFile, samples: int) -> NDArray[np.uint8]:
+    """Return a picture (H, W, 3): a row a sample; colour of every view, then geometry of the first; defects tinted red."""
+    count, there = len(shard), shard.layout.fields
+    rows = []
+    for index in sorted({round(k) for k in np.linspace(0, count - 1, min(samples, count))}):
+        mask = shard.read("mask", index)[..., None] > 0
+        pictures = [_colour(name, shard.read(name, index)) for name in ("rgb", "normal", "depth") if name in there]
+        main = pictures[0]
+        row = list(np.where(mask, (main // 2 + np.array([127, 0, 0])).astype(np.uint8), main))
+        row += [picture[0] for picture in pictures[1:]]
+        rows.append(np.concatenate(row, axis=1))
+    return np.concatenate(rows, axis=0)
+
+
+def as_png(picture: NDArray[np.uint8]) -> bytes:
+    """Return a picture's PNG."""
+    return bytes(imagecodecs.png_encode(picture, level=6))
+
+
+def _colour(name: str, images: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Return (V, H, W, 3): colours and normals as they are, depths stretched over grey, near bright, nothing black."""
+    if name != "depth":
+        return images
+    seen = images > 0
     if not seen.any():
-        return np.zeros((*depth.shape, 3), np.uint8)
-    low, high = float(depth[seen].min()), float(depth[seen].max())
-    gray = np.where(seen, 255 - 200 * (depth - low) / max(high - low, 1), 0).astype(np.uint8)
-    return np.repeat(gray[..., None], 3, axis=2)
+        return np.zeros((*images.shape, 3), np.uint8)
+    low, high = float(images[seen].min()), float(images[seen].max())
+    gray = np.where(seen, 255 - 200 * (images - low) / max(high - low, 1), 0).astype(np.uint8)
+    return np.repeat(gray[..., None], 3, axis=-1)

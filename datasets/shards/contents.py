@@ -3,12 +3,30 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import dataclass
 from pathlib import Path
 
 from mvad.datasets import realiad
 from mvad.datasets.renders.layout import MANIFEST, category_folder
 from mvad.datasets.renders.record import read_manifest
+from mvad.datasets.scan import GOOD, UNKNOWN
 from mvad.errors import BadInput
+
+
+@dataclass(frozen=True)
+class SplitCounts:
+    """How much of a split there is.
+
+    ``anomalous_views`` counts by view, or is empty where that takes opening the masks (renders).
+    """
+
+    dataset: str
+    category: str
+    split: str
+    samples: int
+    images: int
+    anomalous: int
+    anomalous_views: dict[str, int]
 
 
 def tasks(renders: Path, realiad_raw: Path, datasets: list[str] | None, categories: list[str] | None) -> list[tuple[str, str]]:
@@ -34,24 +52,32 @@ def tasks(renders: Path, realiad_raw: Path, datasets: list[str] | None, categori
     return chosen
 
 
-def realiad_table(raw: Path, category: str) -> list[str]:
-    """Return lines of counts by split: samples, images, anomalous views by camera."""
-    lines = []
+def count(renders: Path, realiad_raw: Path, dataset: str, category: str) -> list[SplitCounts]:
+    """Return a category's counts by split: of photographs from the JSON alone, of renders from the manifest alone."""
+    return _photographs(realiad_raw, category) if dataset == realiad.NAME else _renders(renders, dataset, category)
+
+
+def _photographs(raw: Path, category: str) -> list[SplitCounts]:
     samples = realiad.refs(raw, category)
-    for split in ("train", "test"):
+    rows = []
+    for split in sorted({sample.split for sample in samples}, reverse=True):
         of_split = [sample for sample in samples if sample.split == split]
-        bad = Counter(v.camera for s in of_split for v in s.views if v.mask is not None)
+        bad = Counter(view.camera for sample in of_split for view in sample.views if view.mask is not None)
+        cameras = sorted({view.camera for sample in of_split for view in sample.views})
         images = sum(len(sample.views) for sample in of_split)
         anomalous = sum(any(view.mask is not None for view in sample.views) for sample in of_split)
-        views = ", ".join(f"{camera} {bad[camera]}" for camera in sorted({v.camera for s in of_split for v in s.views}))
-        lines.append(
-            f"realiad/{category} {split}: {len(of_split)} samples, {images} images, {anomalous} anomalous samples; by view: {views}"
+        rows.append(
+            SplitCounts(realiad.NAME, category, split, len(of_split), images, anomalous, {name: bad[name] for name in cameras})
         )
-    return lines
+    return rows
 
 
-def render_table(renders: Path, dataset: str, category: str) -> list[str]:
-    """Return lines of counts by split and defect."""
+def _renders(renders: Path, dataset: str, category: str) -> list[SplitCounts]:
     manifest = read_manifest(category_folder(renders, dataset, category))
-    counts = Counter((sample["split"], sample["defect"]) for sample in manifest["samples"])
-    return [f"{dataset}/{category} {split}: {defect} {count}" for (split, defect), count in sorted(counts.items())]
+    samples, views = manifest["samples"], len(manifest["rig"]["poses"]) if manifest["rig"] else 0
+    rows = []
+    for split in dict.fromkeys(str(sample["split"]) for sample in samples):
+        defects = [sample["defect"] for sample in samples if sample["split"] == split]
+        anomalous = sum(defect not in (GOOD, UNKNOWN) for defect in defects)
+        rows.append(SplitCounts(dataset, category, split, len(defects), len(defects) * views, anomalous, {}))
+    return rows

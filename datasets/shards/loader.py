@@ -1,37 +1,44 @@
-"""Shards as torch samples: files are opened late, once a process, and never travel in a pickle."""
+"""Shards as torch samples: a batch is decoded by threads, straight into its tensors, and every chunk is checked."""
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-import h5py
 import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from mvad import files
-from mvad.datasets.shards.pack import MANIFEST
-from mvad.datasets.shards.schema import IMAGES, depth_coding, open_checked, view_names
+from mvad.datasets.renders.coding import DepthCoding
+from mvad.datasets.shards.reader import ShardFile, read_manifest
+from mvad.datasets.shards.schema import IMAGES, MODALITIES
 from mvad.errors import BadInput
+
+_TORCH = {"uint8": torch.uint8, "uint16": torch.uint16, "int32": torch.int32}
 
 
 @dataclass(frozen=True)
 class Batch:
-    """B samples of V views, coded as in the shards.
+    """B samples of V views, coded as in the shards; they travel to the device as small integers and become floats there.
 
     Attributes
     ----------
     rgb, normal
-        (B, V, H, W, 3) uint8; ``normal`` may be None.
-    depth
-        (B, V, H, W) float32 metres, 0 where nothing, or None.
+        (B, V, H, W, 3) uint8, or None where the shards have none or they were not asked for.
+    depth_code
+        (B, V, H, W) uint16 under ``coding``, or None; ``depth`` gives metres.
     mask
         (B, V, H, W) uint8.
     seen
-        (B, V, H, W) bool: the object is there; all true for photographs.
+        (B, V, H, W) bool: the object is there; all true in the views of photographs.
+    source
+        (B, V, H, W) int32, or None; only where it was asked for.
     present, view_label
         (B, V) bool.
     label
@@ -40,23 +47,86 @@ class Batch:
 
     keys: tuple[str, ...]
     defects: tuple[str, ...]
-    rgb: Tensor
-    depth: Tensor | None
+    rgb: Tensor | None
+    depth_code: Tensor | None
     normal: Tensor | None
     mask: Tensor
     seen: Tensor
+    source: Tensor | None
     present: Tensor
     view_label: Tensor
     label: Tensor
+    coding: DepthCoding | None
+
+    @property
+    def depth(self) -> Tensor | None:
+        """(B, V, H, W) float32 metres on the batch's device, 0 where nothing; or None."""
+        if self.depth_code is None or self.coding is None:
+            return None
+        levels = self.depth_code.to(torch.int32)
+        metres = self.coding.offset_m + self.coding.step_m * (levels - 1).double()
+        return torch.where(levels > 0, metres, 0.0).float()
+
+    @property
+    def size(self) -> int:
+        """Side of a view in pixels."""
+        return int(self.mask.shape[-1])
 
     def to(self, device: torch.device) -> Batch:
-        """Return the batch on a device."""
-        moved: dict[str, Any] = {f.name: t.to(device) for f in fields(self) if isinstance(t := getattr(self, f.name), Tensor)}
-        return replace(self, **moved)
+        """Return the batch on a device; a pinned batch is copied while the caller goes on."""
+        moved = {name: tensor.to(device, non_blocking=True) for name, tensor in self._tensors().items()}
+        return replace(self, **moved)  # type: ignore[arg-type]
+
+    def pin_memory(self) -> Batch:
+        """Return the batch in page-locked memory; torch's DataLoader calls this."""
+        return replace(self, **{name: tensor.pin_memory() for name, tensor in self._tensors().items()})  # type: ignore[arg-type]
+
+    def _tensors(self) -> dict[str, Tensor]:
+        return {f.name: value for f in fields(self) if isinstance(value := getattr(self, f.name), Tensor)}
+
+
+def join(batches: Sequence[Batch]) -> Batch:
+    """Put batches together; those with fewer views get views that are not present. A ``collate_fn`` for a DataLoader.
+
+    Raises
+    ------
+    BadInput
+        If their fields, sizes or depth codings differ.
+    """
+    first, views = batches[0], max(batch.mask.shape[1] for batch in batches)
+    if len({(tuple(batch._tensors()), batch.coding, batch.mask.shape[2:]) for batch in batches}) > 1:
+        raise BadInput("batches of different fields, sizes or depth ranges cannot be joined; pack them alike")
+
+    def padded(tensor: Tensor, name: str) -> Tensor:
+        missing = views - tensor.shape[1] if tensor.ndim > 1 else 0
+        if not missing:
+            return tensor
+        filler = torch.full((len(tensor), missing, *tensor.shape[2:]), -1 if name == "source" else 0, dtype=tensor.dtype)
+        return torch.cat([tensor, filler], dim=1)
+
+    joined: dict[str, Any] = {
+        name: torch.cat([padded(getattr(batch, name), name) for batch in batches]) for name in first._tensors()
+    }
+    keys = tuple(key for batch in batches for key in batch.keys)
+    return replace(first, keys=keys, defects=tuple(d for batch in batches for d in batch.defects), **joined)
 
 
 class ShardSet(Dataset[Batch]):
     """All samples of a split of a category, in the order of their keys.
+
+    Files are opened when they are first read, once a process; a pickle, a fork and a spawned worker carry only where the
+    chunks lie.
+
+    Parameters
+    ----------
+    folder
+        A packed category.
+    split
+        train, validation, test or private.
+    fields
+        Which of rgb, depth, normal and source to read; None takes the modalities that are there. Masks always are.
+    threads
+        Samples decoded at the same time; 0 takes the processor's.
 
     Raises
     ------
@@ -64,78 +134,144 @@ class ShardSet(Dataset[Batch]):
         If the manifest is missing, has no such split, or a file is not what the manifest lists.
     """
 
-    def __init__(self, folder: Path, split: str) -> None:
-        self.folder = folder
-        self.split = split
-        manifest = files.read_json(folder / MANIFEST, 'a manifest of shards; "mvad pack" writes it')
+    def __init__(self, folder: Path, split: str, fields: Sequence[str] | None = None, threads: int = 0) -> None:
+        self.folder, self.split = folder, split
+        self.threads = threads or len(os.sched_getaffinity(0))
+        manifest = read_manifest(folder)
         entries = [entry for entry in manifest["shards"] if entry["split"] == split]
         if not entries:
             raise BadInput(f"{folder}: has no {split} split; pack it first")
         self.dataset, self.category = str(manifest["dataset"]), str(manifest["category"])
         self.sha256 = {str(entry["file"]): str(entry["sha256"]) for entry in entries}
-        self._places: list[tuple[str, int]] = []
-        self._open: dict[str, h5py.File] = {}
-        self.keys: list[str] = []
-        self.defects: list[str] = []
-        for entry in entries:
-            path = files.inside(folder, entry["file"])
-            if not path.exists() or files.sha256_file(path) != entry["sha256"]:
-                raise BadInput(f"{path}: is not what {MANIFEST} lists (SHA-256 differs); pack again to rebuild it")
-            with open_checked(path) as file:
-                count = len(file["label"])
-                self._places += [(path.name, k) for k in range(count)]
-                self.keys += [text.decode() for text in file["key"][:]]
-                self.defects += [text.decode() for text in file["defect"][:]]
-                self.views = view_names(file)
-                self.fields = [name for name in IMAGES if name in file]
-                self.size = int(file["rgb"].shape[2])
-                self.coding = depth_coding(file)
-                self.poses = np.array(file["rig/poses"]) if "rig" in file else None
-        self.labels = self._read_all("label").astype(bool)
+        self._files = [ShardFile(files.inside(folder, name), sha256) for name, sha256 in self.sha256.items()]
+        self._places = [(number, row) for number, file in enumerate(self._files) for row in range(len(file))]
+        self.keys = [key for file in self._files for key in file.texts("key")]
+        self.defects = [defect for file in self._files for defect in file.texts("defect")]
+        first = self._files[0]
+        self.views, self.coding = first.views, first.coding
+        self.size = int(first.layout.fields["mask"].shape[2])
+        self.poses = first.read("rig/poses") if "rig/poses" in first.layout.fields else None
+        self._shapes = {name: (f.shape[1:], f.dtype) for name, f in first.layout.fields.items() if name in IMAGES}
+        if any(
+            {n: (f.shape[1:], f.dtype) for n, f in file.layout.fields.items() if n in IMAGES} != self._shapes
+            for file in self._files
+        ):
+            raise BadInput(f"{folder}: the shards of {split} have different fields or sizes; pack again with --overwrite")
+        self.stored = [name for name in (*MODALITIES, "source") if name in self._shapes]
+        self._small = {
+            name: np.concatenate([file.read(name) for file in self._files]) for name in ("present", "view_label", "label")
+        }
+        self._memory: dict[str, Tensor] = {}
+        self._pool: tuple[int, ThreadPoolExecutor] | None = None
+        self.fields = self._chosen(fields)
+        for file in self._files:
+            file.close()
+
+    @property
+    def labels(self) -> Any:
+        """(N,) bool."""
+        return self._small["label"].astype(bool)
+
+    def select(self, fields: Sequence[str]) -> ShardSet:
+        """Return the same samples with other fields; ``fields`` as for the constructor."""
+        other = object.__new__(ShardSet)
+        other.__dict__ |= self.__getstate__() | {"fields": self._chosen(fields)}
+        if any(name not in other._memory for name in other._read_names()):
+            other._memory = {}
+        return other
+
+    def in_memory(self, limit_mb: int = 4096) -> ShardSet:
+        """Decode everything now, into memory that all workers share; afterwards nothing is read or checked again.
+
+        Raises
+        ------
+        BadInput
+            If it takes more than ``limit_mb``.
+        """
+        needed = sum(self._bytes(name) for name in self._read_names()) * len(self) // 1_000_000
+        if needed > limit_mb:
+            raise BadInput(f"{self.folder}: {self.split} takes {needed} MB in memory, more than {limit_mb}; leave it on disk")
+        arrays = self._decode(range(len(self)))
+        self._memory = {name: tensor.share_memory_() for name, tensor in arrays.items()}  # type: ignore[no-untyped-call]
+        return self
 
     def __len__(self) -> int:
         return len(self._places)
 
     def __getitem__(self, index: int) -> Batch:
-        """Return one sample as a batch of one."""
-        return self.batch(np.array([index]))
+        """Return one sample as a batch of one; ``join`` puts several together."""
+        return self.batch([index])
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_open": {}}
+        return self.__dict__ | {"_pool": None}
 
-    def batch(self, indices: Any) -> Batch:
+    def batch(self, indices: Iterable[int]) -> Batch:
         """Read samples by number, in the given order.
 
         Raises
         ------
         BadInput
-            If a chunk fails its checksum.
+            If a chunk fails its checksum; the file, the sample and the field are named.
         """
-        arrays: dict[str, list[Any]] = {name: [] for name in (*self.fields, "present", "view_label", "label")}
-        for index in indices:
-            name, row = self._places[int(index)]
-            file = self._file(name)
-            for field in arrays:
-                try:
-                    arrays[field].append(file[field][row])
-                except OSError as error:
-                    raise BadInput(f"{self.folder / name}: sample {row} of {field} fails its checksum; pack again") from error
-        stacked = {name: torch.from_numpy(np.stack(values)) for name, values in arrays.items()}
-        depth = None
-        if self.coding is not None:
-            depth = torch.from_numpy(self.coding.decode(np.stack(arrays["depth"])))
-        seen = stacked["source"] >= 0 if "source" in stacked else torch.ones_like(stacked["mask"], dtype=torch.bool)
+        rows = [int(index) for index in indices]
+        arrays = self._from_memory(rows) if self._memory else self._decode(rows)
+        present = torch.from_numpy(self._small["present"][rows]).bool()
+        everywhere = present[:, :, None, None].expand(arrays["mask"].shape)
+        seen = arrays["seen"].bool() if "seen" in arrays else everywhere.clone()
         return Batch(
-            keys=tuple(self.keys[int(i)] for i in indices),
-            defects=tuple(self.defects[int(i)] for i in indices),
-            rgb=stacked["rgb"], depth=depth, normal=stacked.get("normal"), mask=stacked["mask"], seen=seen,
-            present=stacked["present"].bool(), view_label=stacked["view_label"].bool(), label=stacked["label"].bool(),
+            keys=tuple(self.keys[row] for row in rows), defects=tuple(self.defects[row] for row in rows),
+            rgb=arrays.get("rgb"), depth_code=arrays.get("depth"), normal=arrays.get("normal"), mask=arrays["mask"], seen=seen,
+            source=arrays.get("source"), present=present,
+            view_label=torch.from_numpy(self._small["view_label"][rows]).bool(),
+            label=torch.from_numpy(self._small["label"][rows]).bool(),
+            coding=self.coding if "depth" in arrays else None,
         )  # fmt: skip
 
-    def _file(self, name: str) -> h5py.File:
-        if name not in self._open:
-            self._open[name] = open_checked(self.folder / name)
-        return self._open[name]
+    def _chosen(self, wanted: Sequence[str] | None) -> list[str]:
+        if wanted is None:
+            return [name for name in self.stored if name in MODALITIES]
+        missing = [name for name in wanted if name not in self.stored]
+        if missing:
+            raise BadInput(f"{self.folder}: has no {missing[0]}; choose from {', '.join(self.stored)}")
+        return list(wanted)
 
-    def _read_all(self, field: str) -> Any:
-        return np.concatenate([self._file(name)[field][:] for name in self.sha256])
+    def _read_names(self) -> list[str]:
+        return [*self.fields, *(name for name in ("mask", "seen") if name in self._shapes)]
+
+    def _bytes(self, name: str) -> int:
+        shape, dtype = self._shapes[name]
+        return int(np.prod(shape)) * np.dtype(dtype).itemsize
+
+    def _from_memory(self, rows: list[int]) -> dict[str, Tensor]:
+        chosen = torch.tensor(rows)
+        return {
+            # index_select is many times as fast as indexing with a list, but does not know uint16.
+            name: self._memory[name].view(torch.uint8).index_select(0, chosen).view(self._memory[name].dtype)
+            for name in self._read_names()
+        }
+
+    def _decode(self, rows: Sequence[int]) -> dict[str, Tensor]:
+        names = self._read_names()
+        made = {name: torch.empty((len(rows), *self._shapes[name][0]), dtype=_TORCH[self._shapes[name][1]]) for name in names}
+        outs = {name: tensor.numpy() for name, tensor in made.items()}
+
+        for number in {self._places[row][0] for row in rows}:
+            self._files[number].open()
+
+        def one(place: int) -> None:
+            number, row = self._places[rows[place]]
+            for name in names:
+                self._files[number].read_into(name, row, outs[name][place])
+
+        if self.threads == 1 or len(rows) == 1:
+            for place in range(len(rows)):
+                one(place)
+        else:
+            for _ in self._decoders().map(one, range(len(rows))):
+                pass
+        return made
+
+    def _decoders(self) -> ThreadPoolExecutor:
+        if self._pool is None or self._pool[0] != os.getpid():  # a pool does not survive a fork
+            self._pool = (os.getpid(), ThreadPoolExecutor(self.threads, "mvad-decode"))
+        return self._pool[1]

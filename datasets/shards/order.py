@@ -1,4 +1,4 @@
-"""Which samples a step sees: a pure function of (seed, step), whatever the workers."""
+"""Which samples a step sees and what they are augmented with: pure functions of (seed, step), whatever the workers."""
 
 from __future__ import annotations
 
@@ -17,3 +17,21 @@ def batch_indices(seed: int, step: int, samples: int, batch: int) -> NDArray[np.
     epochs = places // samples
     orders = {epoch: np.random.default_rng([seed, int(epoch)]).permutation(samples) for epoch in np.unique(epochs)}
     return np.array([orders[epoch][place % samples] for epoch, place in zip(epochs, places, strict=True)])
+
+
+def rank_places(batch: int, rank: int, world: int) -> range:
+    """Return which places of a step's batch belong to a rank: equal, adjoining parts, so that all ranks make the batch.
+
+    Raises
+    ------
+    ValueError
+        If the batch cannot be divided into equal parts.
+    """
+    if batch % world or not 0 <= rank < world:
+        raise ValueError(f"a batch of {batch} cannot be divided among {world} ranks (this is rank {rank})")
+    return range(rank * batch // world, (rank + 1) * batch // world)
+
+
+def generator(seed: int, step: int, place: int) -> np.random.Generator:
+    """Return the random numbers of one sample in one step; ``place`` counts over the ranks' common batch."""
+    return np.random.default_rng([seed, step, place])

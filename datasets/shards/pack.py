@@ -1,270 +1,265 @@
-"""Renders and photographs into shards: one part of a split at a time, built in memory, written once."""
+"""A category into shards: samples read and compressed by threads, each file built in memory and written once."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-from PIL import Image
-
 from mvad import __version__, files
-from mvad.datasets import realiad
-from mvad.datasets.images import read_gray, read_rgb
-from mvad.datasets.registry import licence_of
 from mvad.datasets.renders.coding import DepthCoding
-from mvad.datasets.renders.layout import RECORD, category_folder
-from mvad.datasets.renders.record import read_manifest, read_record, read_sample
-from mvad.datasets.scan import GOOD, UNKNOWN, SampleRef
-from mvad.datasets.shards.schema import SCHEMA, SCHEMA_VERSION, Sample, build, open_checked
+from mvad.datasets.shards.build import PackedSample, build, compress
+from mvad.datasets.shards.card import card
+from mvad.datasets.shards.chunks import filter_of
+from mvad.datasets.shards.layout import Layout
+from mvad.datasets.shards.reader import ShardFile, read_manifest
+from mvad.datasets.shards.schema import CARD, MANIFEST, MODALITIES, SCHEMA, SCHEMA_VERSION, Sample, contradiction
+from mvad.datasets.shards.sources import CategorySource, Source, photographed_category, rendered_category
 from mvad.errors import BadInput
 from mvad.progress import Progress
 
-MANIFEST = "manifest.json"
-CARD = "README.md"
 WRITTEN = "written.jsonl"
 """Hashes of the shards of a run that has not reached its manifest yet."""
-MASK_RULE = "anomalous if any of the pixel was; source > 127 with more than two grey values, else > 0"
+
+_FIELDS = (*MODALITIES, "source")
 
 
 @dataclass(frozen=True)
 class PackOptions:
-    """How shards are made. ``samples_per_shard`` bounds memory: a five-view sample of 256 px is 4 MB."""
+    """How shards are made; recorded in each."""
 
     filter: str = "zstd"
-    samples_per_shard: int = 128
+    """zstd reads six times as fast as a PNG folder and more, and is smaller; lz4 is faster still and larger; gzip is for
+    readers without hdf5plugin; none stores plain bytes."""
+    level: int | None = None
+    """Of the filter; None takes its default. zstd 9 decompresses faster than 3 and costs pack time."""
+    fields: tuple[str, ...] = _FIELDS
+    """Which of rgb, depth, normal and source to keep, where they are; masks always are."""
     size: int = 256
-    """Only for photographs; renders keep the size they were rendered in."""
+    """Side of a view of photographs, in pixels; renders keep the size they were rendered in."""
+    shard_mb: float = 512
+    """Uncompressed megabytes a file holds at most; decides how many samples, and so bounds memory."""
 
 
 @dataclass(frozen=True)
-class _Source:
-    """A sample still to be read: its key, its split, the hash that identifies its content, and how to read it."""
+class _Part:
+    """The samples of one file."""
 
-    key: str
     split: str
-    sha256: str
-    read: Callable[[], Sample]
+    number: int
+    sources: Sequence[Source]
+
+    @property
+    def name(self) -> str:
+        return f"{self.split}-{self.number:05d}.h5"
 
 
-@dataclass(frozen=True)
-class _Category:
-    dataset: str
-    category: str
-    licence: str
-    config: dict[str, Any]
-    views: list[str]
-    sources: list[_Source]
-    coding: DepthCoding | None = None
-    rig: tuple[NDArray[np.float64], NDArray[np.float64]] | None = None
+def pack_renders(
+    renders: Path, dataset: str, category: str, shards: Path, options: PackOptions, progress: Progress, jobs: int = 1,
+    overwrite: bool = False,
+) -> Path:  # fmt: skip
+    """Pack a rendered category; returns its manifest. See ``pack_category``."""
+    return pack_category(rendered_category(renders, dataset, category), shards, options, progress, jobs, overwrite)
 
 
-def pack_renders(renders: Path, dataset: str, category: str, shards: Path, options: PackOptions, progress: Progress) -> Path:
-    """Pack a rendered category; returns its manifest.
-
-    Raises
-    ------
-    BadInput
-        If the renders are incomplete or were changed since they were made.
-    """
-    folder = category_folder(renders, dataset, category)
-    manifest = read_manifest(folder)
-    if not manifest["samples"]:
-        raise BadInput(f"{folder}: holds no rendered sample; run mvad render first")
-    sources = []
-    for entry in manifest["samples"]:
-        place = files.inside(folder, f"{entry['split']}/{entry['defect']}/{entry['id']}")
-        if not (place / RECORD).exists() or files.sha256_file(place / RECORD) != entry["record_sha256"]:
-            raise BadInput(f"{place}: is not what the manifest lists; run the same mvad render again")
-        sources.append(_Source(entry["key"], entry["split"], entry["record_sha256"], lambda at=place: _rendered(at)))  # type: ignore[misc]
-    rig = manifest["rig"]
-    coding = DepthCoding.between(rig["near_m"], rig["far_m"])
-    poses, intrinsics = np.array(rig["poses"]), np.array(rig["intrinsics"])
-    views = [f"view_{k}" for k in range(len(poses))]
-    made = _Category(dataset, category, manifest["licence"], manifest["config"], views, sources, coding, (poses, intrinsics))
-    return _pack(made, shards, options, manifest["audit"], progress)
+def pack_realiad(
+    raw: Path, category: str, shards: Path, options: PackOptions, progress: Progress, jobs: int = 1, overwrite: bool = False
+) -> Path:
+    """Pack a Real-IAD category from its JSON and images; returns its manifest. See ``pack_category``."""
+    return pack_category(photographed_category(raw, category, options.size), shards, options, progress, jobs, overwrite)
 
 
-def pack_realiad(raw: Path, category: str, shards: Path, options: PackOptions, progress: Progress) -> Path:
-    """Pack a Real-IAD category from its JSON and images; returns its manifest.
+def pack_category(
+    category: CategorySource, shards: Path, options: PackOptions, progress: Progress, jobs: int = 1, overwrite: bool = False
+) -> Path:
+    """Write a category's shards, card and manifest; returns the manifest.
+
+    Shards that are already what would be written are kept, so that running it again continues. Which samples share a file
+    depends on their keys and sizes alone; any number of ``jobs`` (samples in flight) writes the same bytes.
 
     Raises
     ------
     BadInput
-        If an image is missing, or the aspect ratio differs within the category.
+        If a sample is damaged or contradicts itself, or the folder holds shards of another configuration and
+        ``overwrite`` is not set.
     """
-    if realiad.image_root(raw) is None:
-        raise BadInput(f"{raw}: no images; download realiad_256 (or _512, _1024) there, or give --dry-run")
-    refs = realiad.refs(raw, category)
-    cameras = sorted({view.camera for ref in refs for view in ref.views})
-    config = {"size": options.size, "resize": "area (box)", "mask_rule": MASK_RULE}
-    sources = [
-        _Source(ref.key, ref.split, _hash_images(ref), lambda ref=ref: _photographed(ref, cameras, options.size))  # type: ignore[misc]
-        for ref in refs
-    ]
-    made = _Category(realiad.NAME, category, licence_of(realiad.NAME, raw), config, cameras, sources)
-    return _pack(made, shards, options, None, progress)
-
-
-def _rendered(folder: Path) -> Sample:
-    record = read_record(folder)
-    sample = read_sample(folder, record)
-    views = len(sample.rgb)
-    bad = record["defect"] not in (GOOD, UNKNOWN)
-    return Sample(
-        key=record["key"], defect=record["defect"], label=int(bad), rgb=sample.rgb, mask=sample.mask,
-        present=np.ones(views, np.uint8), view_label=np.asarray(sample.mask.any(axis=(1, 2)), dtype=np.uint8),
-        depth=sample.depth, normal=sample.normal, source=sample.source,
-        shift=np.array(record["rig_shift_m"], dtype=np.float64),
-    )  # fmt: skip
-
-
-def _photographed(ref: SampleRef, cameras: Sequence[str], size: int) -> Sample:
-    views = {view.camera: view for view in ref.views}
-    rgb = np.zeros((len(cameras), size, size, 3), np.uint8)
-    mask = np.zeros((len(cameras), size, size), np.uint8)
-    present, view_label = np.zeros(len(cameras), np.uint8), np.zeros(len(cameras), np.uint8)
-    for k, camera in enumerate(cameras):
-        if camera not in views:
-            continue
-        view = views[camera]
-        image = read_rgb(view.image)
-        if image.shape[0] != image.shape[1]:
-            raise BadInput(f"{view.image}: {image.shape[1]} x {image.shape[0]} is not square; Real-IAD's views are")
-        present[k] = 1
-        rgb[k] = np.asarray(Image.fromarray(image).resize((size, size), Image.Resampling.BOX))
-        if view.mask is not None:
-            view_label[k] = 1
-            mask[k] = any_overlap(binary_mask(read_gray(view.mask)), size)
-    return Sample(ref.key, ref.defect, int(view_label.any()), rgb, mask, present, view_label)
-
-
-def binary_mask(mask: NDArray[np.uint8]) -> NDArray[np.bool_]:
-    """Threshold a mask: > 127 where soft edges show that it was resized, else > 0 (``formats.md``)."""
-    return mask > (127 if len(np.unique(mask)) > 2 else 0)
-
-
-def any_overlap(mask: NDArray[np.bool_], size: int) -> NDArray[np.uint8]:
-    """Resize (H, W) bool to (size, size) uint8: 1 where any part of the pixel was true."""
-    for axis in (0, 1):
-        length = mask.shape[axis]
-        lines = []
-        for k in range(size):
-            first, last = k * length // size, -(-(k + 1) * length // size)
-            lines.append(mask.take(range(first, max(last, first + 1)), axis=axis).any(axis=axis))
-        mask = np.stack(lines, axis=axis)
-    return mask.astype(np.uint8)
-
-
-def _hash_images(ref: SampleRef) -> str:
-    names = [path for view in ref.views for path in (view.image, view.mask) if path is not None]
-    try:
-        return files.sha256_bytes("".join(files.sha256_file(path) for path in names).encode())
-    except OSError as error:
-        raise BadInput(f"{error.filename}: not found; download the images of this category again") from error
-
-
-def _pack(category: _Category, shards: Path, options: PackOptions, audit: Any, progress: Progress) -> Path:
+    _, level = filter_of(options.filter, options.level)
+    options = replace(options, level=level)
+    unknown = [name for name in options.fields if name not in _FIELDS]
+    if unknown or not set(options.fields) & set(MODALITIES):
+        raise BadInput(
+            f"--fields {','.join(options.fields)}: choose from {', '.join(_FIELDS)}, one of rgb, depth, normal at least"
+        )
     folder = shards / category.dataset / category.category
     with files.locked(folder):
-        splits = sorted({source.split for source in category.sources})
-        parts = []
-        for split in splits:
-            of_split = sorted((s for s in category.sources if s.split == split), key=lambda source: source.key)
-            for part, at in enumerate(range(0, len(of_split), options.samples_per_shard)):
-                parts.append((split, part, of_split[at : at + options.samples_per_shard]))
+        for left in sorted(folder.glob("*.part-*")):
+            files.remove(left)
+        packing = json.loads(json.dumps(asdict(options)))
+        if not overwrite:
+            _refuse_another_configuration(folder, {"config": category.config, "packing": packing})
         progress.start(f"pack {category.category}", len(category.sources))
-        known = _known_hashes(folder)
-        listed = []
-        for split, part, sources in parts:
-            path = folder / f"{split}-{part:05d}.h5"
-            attributes = _attributes(category, split, part, sources, options)
-            if not _is_current(path, attributes, known):
-                content = build([source.read() for source in sources], attributes, category.coding, category.rig, options.filter)
-                files.write_bytes(path, content)
-                files.append_line(folder / WRITTEN, {"file": path.name, "sha256": files.sha256_bytes(content)})
-            listed.append(_entry(path, split))
-            progress.advance(len(sources))
+        known = _known_hashes(folder, overwrite)
+        with ThreadPoolExecutor(max(jobs, 1), "mvad-pack") as pool:
+            listed = []
+            for part in _parts(category, options):
+                entry = _kept(folder, part, category, packing, known, pool)
+                if entry is None:
+                    entry = _written(folder, part, category, options, packing, pool, jobs, progress)
+                else:
+                    progress.advance(len(part.sources))
+                listed.append(entry)
         names = {entry["file"] for entry in listed}
-        for stale in folder.glob("*.h5"):
+        for stale in sorted(folder.glob("*.h5")):
             if stale.name not in names:
-                stale.unlink()
+                files.remove(stale)
         manifest = {
-            "schema": SCHEMA, "schema_version": SCHEMA_VERSION, "dataset": category.dataset,
-            "category": category.category, "licence": category.licence, "views": category.views,
-            "config": category.config, "audit": audit, "shards": listed,
+            "schema": SCHEMA, "schema_version": SCHEMA_VERSION, "dataset": category.dataset, "category": category.category,
+            "licence": category.licence, "views": category.views, "config": category.config, "packing": packing,
+            "audit": category.audit, "shards": listed,
         }  # fmt: skip
-        files.write_text(folder / CARD, _card(manifest))
-        files.write_json(folder / MANIFEST, manifest)
-        (folder / WRITTEN).unlink(missing_ok=True)
+        text = card(manifest)
+        files.write_text(folder / CARD, text)
+        files.write_sealed_json(folder / MANIFEST, manifest | {"card_sha256": files.sha256_bytes(text.encode())})
+        if (folder / WRITTEN).exists():
+            files.remove(folder / WRITTEN)
     return folder / MANIFEST
 
 
-def _attributes(
-    category: _Category, split: str, part: int, sources: Sequence[_Source], options: PackOptions
-) -> dict[str, str | int]:
-    listing = "\n".join(f"{source.key} {source.sha256}" for source in sources) + options.filter
+def _refuse_another_configuration(folder: Path, wanted: Mapping[str, Mapping[str, Any]]) -> None:
+    if not (folder / MANIFEST).exists():
+        return
+    manifest = read_manifest(folder)
+    for group, values in wanted.items():
+        for key, value in json.loads(json.dumps(values)).items():
+            found = manifest.get(group, {}).get(key)
+            if found != value:
+                raise BadInput(
+                    f"{folder} was packed with {key} = {found}, this run asks for {value}. Give --overwrite, or another --workspace."
+                )
+
+
+def _parts(category: CategorySource, options: PackOptions) -> list[_Part]:
+    """Cut each split into files by the size of a sample, which is the same for all of a category."""
+    pixel = {"rgb": 3, "depth": 2, "normal": 3, "source": 4} if category.rig else {"rgb": 3}
+    bytes_a_pixel = 1 + bool(category.rig) + sum(pixel.get(name, 0) for name in options.fields)
+    sample = category.size**2 * len(category.views) * bytes_a_pixel
+    each = max(1, int(options.shard_mb * 1e6 / sample))
+    parts = []
+    for split in sorted({source.split for source in category.sources}):
+        of_split = [source for source in category.sources if source.split == split]
+        parts += [_Part(split, n, of_split[at : at + each]) for n, at in enumerate(range(0, len(of_split), each))]
+    return parts
+
+
+def _kept(
+    folder: Path, part: _Part, category: CategorySource, packing: dict[str, Any], known: dict[str, str], pool: ThreadPoolExecutor
+) -> dict[str, Any] | None:
+    """Return the entry of a shard that is already what would be written, or None."""
+    path = folder / part.name
+    if not path.exists() or part.name not in known:
+        return None
+    try:
+        shard = ShardFile(path, known[part.name])
+        found = shard.layout.attributes
+        cheap = _attributes(category, part, packing, "")
+        if any(found.get(name) != value for name, value in cheap.items() if name != "sources"):
+            return None
+        hashes = list(pool.map(lambda source: source.sha256(), part.sources))
+        if found["sources"] != _sources_hash(part, hashes):
+            return None
+        return _entry(
+            path, part, shard.layout, shard.texts("defect"), shard.read("label"), shard.read("view_label"), known[part.name]
+        )
+    except BadInput:
+        return None
+
+
+def _written(
+    folder: Path, part: _Part, category: CategorySource, options: PackOptions, packing: dict[str, Any], pool: ThreadPoolExecutor,
+    jobs: int, progress: Progress,
+) -> dict[str, Any]:  # fmt: skip
+    """Read, compress and write the samples of one file."""
+    samples: list[PackedSample] = []
+    for sample in _in_order(pool, jobs, part.sources, options):
+        if samples and sample.shapes != samples[0].shapes:
+            raise BadInput(
+                f"{sample.values['key'].decode()}: its views differ in size from {part.sources[0].key}'s; render again"
+            )
+        samples.append(sample)
+        progress.advance()
+    hashed = _sources_hash(part, [sample.sha256 for sample in samples])
+    attributes = _attributes(category, part, packing, hashed)
+    coding: DepthCoding | None = category.coding if "depth" in samples[0].shapes else None
+    content = build(samples, attributes, coding, category.rig, options.filter, options.level or 0)
+    path, sha256 = folder / part.name, files.sha256_bytes(content)
+    files.write_bytes(path, content)
+    files.append_line(folder / WRITTEN, {"file": path.name, "sha256": sha256})
+    shard = ShardFile(path, sha256)  # what was written reads back
+    return _entry(path, part, shard.layout, shard.texts("defect"), shard.read("label"), shard.read("view_label"), sha256)
+
+
+def _in_order(pool: ThreadPoolExecutor, jobs: int, sources: Sequence[Source], options: PackOptions) -> Iterator[PackedSample]:
+    """Yield compressed samples in order, a few being worked on ahead; memory holds no more than those."""
+    waiting: deque[Future[PackedSample]] = deque()
+    try:
+        for source in sources:
+            waiting.append(pool.submit(_packed, source, options))
+            if len(waiting) > jobs:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        for future in waiting:
+            future.cancel()
+
+
+def _packed(source: Source, options: PackOptions) -> PackedSample:
+    sample, sha256 = source.read()
+    wrong = contradiction(sample)
+    if wrong:
+        raise BadInput(f"{source.key}: {wrong}; render it again, or download it again")
+    return compress(_with_fields(sample, options.fields), sha256, options.filter, options.level or 0)
+
+
+def _with_fields(sample: Sample, fields: Sequence[str]) -> Sample:
+    return replace(sample, **{name: None for name in _FIELDS if name not in fields})  # type: ignore[arg-type]
+
+
+def _attributes(category: CategorySource, part: _Part, packing: dict[str, Any], sources: str) -> dict[str, str | int]:
     return {
-        "schema": SCHEMA, "schema_version": SCHEMA_VERSION, "dataset": category.dataset,
-        "category": category.category, "split": split, "part": part, "views": json.dumps(category.views),
-        "config": json.dumps(category.config, sort_keys=True), "sources": files.sha256_bytes(listing.encode()),
-        "mvad_version": __version__, "licence": category.licence,
+        "schema": SCHEMA, "schema_version": SCHEMA_VERSION, "dataset": category.dataset, "category": category.category,
+        "split": part.split, "part": part.number, "views": json.dumps(category.views),
+        "config": json.dumps(category.config, sort_keys=True), "packing": json.dumps(packing, sort_keys=True),
+        "sources": sources, "mvad_version": __version__, "licence": category.licence,
     }  # fmt: skip
 
 
-def _known_hashes(folder: Path) -> dict[str, str]:
+def _sources_hash(part: _Part, hashes: Sequence[str]) -> str:
+    lines = [f"{source.key} {sha256}" for source, sha256 in zip(part.sources, hashes, strict=True)]
+    return files.sha256_bytes("\n".join(lines).encode())
+
+
+def _known_hashes(folder: Path, overwrite: bool) -> dict[str, str]:
     """Return the hashes of shards as they were written, by the manifest or by an interrupted run's log."""
-    manifest = folder / MANIFEST
-    listed = files.read_json(manifest, "a manifest of shards")["shards"] if manifest.exists() else []
+    try:
+        listed = read_manifest(folder)["shards"] if (folder / MANIFEST).exists() else []
+    except BadInput:
+        if not overwrite:
+            raise
+        listed = []
     return {str(entry["file"]): str(entry["sha256"]) for entry in [*listed, *files.read_lines(folder / WRITTEN)]}
 
 
-def _is_current(path: Path, attributes: dict[str, str | int], known: dict[str, str]) -> bool:
-    """Tell whether a shard is already what would be written; a damaged or outdated one is not."""
-    if not path.exists() or files.sha256_file(path) != known.get(path.name):
-        return False
-    try:
-        with open_checked(path) as file:
-            return all(file.attrs.get(name) == value for name, value in attributes.items())
-    except BadInput:
-        return False
-
-
-def _entry(path: Path, split: str) -> dict[str, Any]:
-    with open_checked(path) as file:
-        defects = [text.decode() for text in file["defect"][:]]
-        return {
-            "file": path.name, "split": split, "samples": len(defects), "bytes": path.stat().st_size,
-            "sha256": files.sha256_file(path), "anomalous": int(file["label"][:].sum()),
-            "defects": {name: defects.count(name) for name in sorted(set(defects))},
-            "views_with_defect": [int(count) for count in file["view_label"][:].sum(axis=0)],
-        }  # fmt: skip
-
-
-def _card(manifest: dict[str, Any]) -> str:
-    """Return the dataset card: counts, views, licence, coverage."""
-    lines = [
-        f"# {manifest['dataset']} / {manifest['category']}",
-        "",
-        f"Views: {', '.join(manifest['views'])}. Licence of the data: {manifest['licence']}.",
-        "Format: " + f"{SCHEMA} {SCHEMA_VERSION}; read it with h5py after `import hdf5plugin`.",
-        "",
-        "| file | samples | anomalous | defects | SHA-256 |",
-        "|---|---|---|---|---|",
-    ]
-    for entry in manifest["shards"]:
-        defects = ", ".join(f"{name} {count}" for name, count in entry["defects"].items())
-        lines.append(f"| {entry['file']} | {entry['samples']} | {entry['anomalous']} | {defects} | {entry['sha256'][:16]}… |")
-    audit = manifest["audit"]
-    if audit and audit["total"]:
-        lines += [
-            "",
-            f"Ground truth: {audit['total']} pixels in {audit['samples_with_defect']} samples; {audit['seen_any']} seen in "
-            f"some view, {audit['no_point']} have no 3-D point, {audit['removed']} went with the background, "
-            f"{audit['unseen']} are occluded or finer than the views.",
-        ]
-    return "\n".join(lines) + "\n"
+def _entry(
+    path: Path, part: _Part, layout: Layout, defects: list[str], label: Any, view_label: Any, sha256: str
+) -> dict[str, Any]:
+    return {
+        "file": path.name, "split": part.split, "samples": len(defects), "bytes": path.stat().st_size, "sha256": sha256,
+        "fields": {name: {"shape": list(field.shape), "bytes": sum(n for _, n in field.chunks)} for name, field in layout.fields.items()},
+        "anomalous": int(label.sum()), "defects": {name: defects.count(name) for name in sorted(set(defects))},
+        "views_with_defect": [int(count) for count in view_label.sum(axis=0)],
+    }  # fmt: skip

@@ -1,95 +1,102 @@
-"""The shard format, version 1: its one definition. ``docs/formats.md`` is generated from ``FIELDS``."""
+"""The shard format, version 1: its one definition. ``docs/shard-format.md`` is generated from here."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
-import h5py
-import hdf5plugin
 import numpy as np
 from numpy.typing import NDArray
 
-from mvad.datasets.renders.coding import DepthCoding
-from mvad.errors import BadInput
-
 SCHEMA = "mvad-shard"
 SCHEMA_VERSION = 1
+MANIFEST = "manifest.json"
+CARD = "README.md"
+
 MAX_CHUNK_BYTES = 256 << 20
-MAX_SAMPLES = 1 << 22
+MAX_SAMPLES = 1 << 16
+MAX_VIEWS = 256
+MAX_SIDE = 8192
+MAX_TEXT_BYTES = 4096
+MAX_ATTRIBUTE_BYTES = 1 << 20
+MAX_ATTRIBUTES = 32
 
 
 @dataclass(frozen=True)
 class Field:
-    """One dataset of a shard: shape in N, V, H, W; numpy kind and size; what it means."""
+    """One dataset of a shard: shape in N, V, H, W; numpy kind and size; unit; what it means."""
 
     shape: str
     dtype: str
+    unit: str
     meaning: str
 
 
 FIELDS = {
-    "rgb": Field("N V H W 3", "uint8", "colour; black where a render shows nothing"),
-    "depth": Field("N V H W", "uint16", "metres = offset + step * (value - 1), 0 is nothing; attributes step, offset, unit"),
-    "normal": Field("N V H W 3", "uint8", "n = value / 127.5 - 1 in the view's frame, renormalise; (0, 0, 0) is nothing"),
-    "mask": Field("N V H W", "uint8", "1 on the defect, else 0"),
-    "source": Field("N V H W", "int32", "row * W + column of the raw scan, -1 where nothing is seen (renders only)"),
-    "present": Field("N V", "uint8", "1 where the view exists"),
-    "label": Field("N", "uint8", "1 if the sample is anomalous"),
-    "view_label": Field("N V", "uint8", "1 if the view shows the defect"),
-    "shift": Field(
-        "N 3", "float64", "metres to add to the positions of rig/poses for this sample; not 0 with --center scan (renders only)"
+    "rgb": Field("N V H W 3", "uint8", "", "colour; black where a render shows nothing"),
+    "depth": Field("N V H W", "uint16", "metre", "offset + step * (value - 1) along the view's axis; 0 is nothing"),
+    "normal": Field("N V H W 3", "uint8", "", "n = value / 127.5 - 1 in the view's frame, renormalise; (0, 0, 0) is nothing"),
+    "mask": Field("N V H W", "uint8", "", "1 on the defect, else 0"),
+    "seen": Field("N V H W", "uint8", "", "1 where the object is, 0 where nothing is (renders only)"),
+    "source": Field("N V H W", "int32", "", "row * W + column of the raw scan, -1 where nothing is (renders only)"),
+    "present": Field("N V", "uint8", "", "1 where the view exists; all else of a view that does not is 0"),
+    "label": Field("N", "uint8", "", "1 if the sample is anomalous"),
+    "view_label": Field("N V", "uint8", "", "1 if the view shows the defect"),
+    "shift": Field("N 3", "float64", "metre", "to add to the positions of rig/poses for this sample (renders only)"),
+    "key": Field("N", "S", "", "category/split/defect/id, UTF-8"),
+    "defect": Field("N", "S", "", "good, or the defect's name, UTF-8"),
+    "made_from": Field(
+        "N", "S", "", "SHA-256 of what the sample was made from: a render's record, or the hashes of its photographs"
     ),
-    "key": Field("N", "S", "category/split/defect/id, UTF-8"),
-    "defect": Field("N", "S", "good or the defect's name, UTF-8"),
-    "rig/poses": Field("V 4 4", "float64", "camera to the sensor's camera frame, x right, y down, z forward (renders only)"),
-    "rig/intrinsics": Field("V 3 3", "float64", "pixels; a pixel's centre lies at +0.5 (renders only)"),
+    "rig/poses": Field("V 4 4", "float64", "metre", "camera to sensor frame, x right, y down, z forward (renders only)"),
+    "rig/intrinsics": Field("V 3 3", "float64", "pixel", "a pixel's centre lies at +0.5 (renders only)"),
 }
-IMAGES = ("rgb", "depth", "normal", "mask", "source")
-REQUIRED = ("rgb", "mask", "present", "label", "view_label", "key", "defect")
+IMAGES = ("rgb", "depth", "normal", "mask", "seen", "source")
+"""Fields whose chunk is one sample; the others are one chunk."""
+
+MODALITIES = ("rgb", "depth", "normal")
+REQUIRED = ("mask", "present", "label", "view_label", "key", "defect", "made_from")
+"""Besides, one modality at least."""
+
 ROOT_ATTRIBUTES = {
     "schema": "mvad-shard",
-    "schema_version": "1",
+    "schema_version": "1, an integer",
     "dataset": "mvtec3d, eyecandies or realiad",
     "category": "the category's name",
     "split": "train, validation, test or private",
-    "part": "number of this file within the split",
+    "part": "number of this file within the split, an integer",
     "views": "JSON: names of the views in order",
-    "config": "JSON: the configuration that made the samples",
+    "config": "JSON: the configuration that made the samples; for photographs how they were resized and masks thresholded",
+    "packing": "JSON: the filter and its level, the fields, the size, megabytes a shard",
     "sources": "SHA-256 over the hashes of everything the shard was made from",
     "mvad_version": "version that packed it",
     "licence": "licence of the dataset",
 }
-
-FILTERS: dict[str, Mapping[str, Any]] = {
-    "zstd": hdf5plugin.Zstd(clevel=3),
-    "lz4": hdf5plugin.LZ4(),
-    "gzip": {"compression": "gzip", "compression_opts": 4},
-    "none": {},
+INTEGERS = ("schema_version", "part")
+FIELD_ATTRIBUTES = {
+    "meaning": "what the field holds (every field)",
+    "unit": "metre or pixel (fields that have one)",
+    "step": "metres a level, a float64 (depth)",
+    "offset": "metres of level 1, a float64 (depth)",
 }
-ALLOWED_FILTERS = frozenset({1, 2, 3, 32004, 32015})
-"""deflate, shuffle, fletcher32, lz4, zstd."""
+NUMBERS = ("step", "offset")
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One multi-view sample, coded as in a shard (uint8 and uint16, no floats).
+    """One multi-view sample, coded as in a shard (integers, no floats).
 
     Attributes
     ----------
-    rgb
-        (V, H, W, 3) uint8.
     mask
         (V, H, W) uint8, 0 or 1.
     present, view_label
         (V,) uint8.
     label
         1 if anomalous.
-    depth, normal, source
-        (V, H, W) uint16, (V, H, W, 3) uint8, (V, H, W) int32, or None.
+    rgb, normal
+        (V, H, W, 3) uint8, or None.
+    depth, seen, source
+        (V, H, W) uint16, uint8, int32, or None.
     shift
         (3,) float64, metres to add to the positions of the rig's poses, or None.
     """
@@ -97,138 +104,51 @@ class Sample:
     key: str
     defect: str
     label: int
-    rgb: NDArray[np.uint8]
     mask: NDArray[np.uint8]
     present: NDArray[np.uint8]
     view_label: NDArray[np.uint8]
+    rgb: NDArray[np.uint8] | None = None
     depth: NDArray[np.uint16] | None = None
     normal: NDArray[np.uint8] | None = None
+    seen: NDArray[np.uint8] | None = None
     source: NDArray[np.int32] | None = None
     shift: NDArray[np.float64] | None = None
 
 
-def build(
-    samples: Sequence[Sample],
-    attributes: Mapping[str, str | int],
-    coding: DepthCoding | None,
-    rig: tuple[NDArray[np.float64], NDArray[np.float64]] | None,
-    filter_name: str,
-) -> bytes:
-    """Return a shard's bytes; equal inputs give equal bytes (no times are stored).
+def contradiction(sample: Sample) -> str:
+    """Return which law between its fields a sample breaks, or an empty text.
 
-    A chunk is one sample's images, since a sample is what training reads; every chunk has a fletcher32 sum.
-
-    Raises
-    ------
-    BadInput
-        If the filter is unknown.
+    A mask lies in views that exist and are labelled; a labelled view belongs to a labelled sample; values are in
+    range; what the object's extent says is the same in every field.
     """
-    if filter_name not in FILTERS:
-        raise BadInput(f"--filter {filter_name}: choose from {', '.join(FILTERS)}")
-    with h5py.File("shard.h5", "w", driver="core", backing_store=False, libver=("earliest", "v110")) as file:
-        for name, value in sorted(attributes.items()):
-            file.attrs[name] = value
-        options = {"fletcher32": True, "track_times": False}
-        for name in IMAGES:
-            if getattr(samples[0], name) is None:
-                continue
-            array = np.stack([getattr(sample, name) for sample in samples])
-            made = file.create_dataset(name, data=array, chunks=(1, *array.shape[1:]), **options, **FILTERS[filter_name])
-            if name == "depth" and coding is not None:
-                made.attrs.update({"step": coding.step_m, "offset": coding.offset_m, "unit": "metre"})
-        for name in ("present", "view_label"):
-            array = np.stack([getattr(sample, name) for sample in samples])
-            file.create_dataset(name, data=array, chunks=array.shape, **options)
-        if samples[0].shift is not None:
-            shifts = np.array([sample.shift for sample in samples], dtype=np.float64)
-            file.create_dataset("shift", data=shifts, chunks=shifts.shape, **options)
-        labels = np.array([sample.label for sample in samples], dtype=np.uint8)
-        file.create_dataset("label", data=labels, chunks=labels.shape, **options)
-        for name in ("key", "defect"):
-            texts = [getattr(sample, name).encode() for sample in samples]
-            kind = h5py.string_dtype("utf-8", max(map(len, texts)))
-            file.create_dataset(name, data=np.array(texts, dtype=kind), chunks=(len(texts),), **options)
-        if rig is not None:
-            for name, array in zip(("poses", "intrinsics"), rig, strict=True):
-                file.create_dataset(f"rig/{name}", data=array, chunks=array.shape, **options)
-        file.flush()
-        return bytes(file.id.get_file_image())
-
-
-def open_checked(path: Path) -> h5py.File:
-    """Open a shard for reading after its structure was checked; no pixel is read.
-
-    Raises
-    ------
-    BadInput
-        If it is no shard of this version, or holds anything that a shard does not (links, external or
-        virtual storage, unknown filters, absurd shapes).
-    """
-    try:
-        file = h5py.File(path, "r")
-    except OSError as error:
-        raise BadInput(f'{path}: not readable as HDF5 ({_line(error)}); "mvad pack" rebuilds it') from error
-    try:
-        _check(path, file)
-    except BadInput:
-        file.close()
-        raise
-    except Exception as error:  # h5py raises many kinds on a damaged structure
-        file.close()
-        raise BadInput(f"{path}: damaged ({_line(error)}); delete it and pack again") from error
-    return file
-
-
-def depth_coding(file: h5py.File) -> DepthCoding | None:
-    """Return how a shard's depth is coded, or None where it has none."""
-    if "depth" not in file:
-        return None
-    return DepthCoding(float(file["depth"].attrs["step"]), float(file["depth"].attrs["offset"]))
-
-
-def view_names(file: h5py.File) -> list[str]:
-    """Return the names of a shard's views in order."""
-    return [str(name) for name in json.loads(file.attrs["views"])]
-
-
-def _check(path: Path, file: h5py.File) -> None:
-    version = file.attrs.get("schema_version")
-    if file.attrs.get("schema") != SCHEMA or version != SCHEMA_VERSION:
-        raise BadInput(f"{path}: schema {file.attrs.get('schema')!r} version {version!r}; this reads {SCHEMA} {SCHEMA_VERSION}")
-    missing = [name for name in (*REQUIRED, *()) if name not in file] + [a for a in ROOT_ATTRIBUTES if a not in file.attrs]
-    if missing:
-        raise BadInput(f"{path}: {missing[0]} is missing; delete it and pack again")
-    sizes: dict[str, int] = {}
-    for group in (file, file["rig"]) if "rig" in file else (file,):
-        for name in group:
-            full = f"rig/{name}" if group != file else name
-            if not isinstance(group.get(name, getlink=True), h5py.HardLink):
-                raise BadInput(f"{path}: {full} is a link, which no shard has; refused")
-            if full != "rig":
-                _check_field(path, full, group[name], sizes)
-
-
-def _check_field(path: Path, name: str, found: Any, sizes: dict[str, int]) -> None:
-    if name not in FIELDS or not isinstance(found, h5py.Dataset):
-        raise BadInput(f"{path}: {name} is no field of a shard; refused")
-    if found.external or found.is_virtual:
-        raise BadInput(f"{path}: {name} lies in other files, which no shard does; refused")
-    plist = found.id.get_create_plist()
-    filters = {plist.get_filter(k)[0] for k in range(plist.get_nfilters())}
-    if not filters <= ALLOWED_FILTERS:
-        raise BadInput(f"{path}: {name} uses unknown filters {sorted(filters - ALLOWED_FILTERS)}; refused")
-    expected = FIELDS[name]
-    kind_fits = found.dtype.kind == "S" if expected.dtype == "S" else found.dtype == np.dtype(expected.dtype)
-    letters = expected.shape.split()
-    if not kind_fits or len(found.shape) != len(letters):
-        raise BadInput(f"{path}: {name} is {found.shape} {found.dtype}, expected ({expected.shape}) {expected.dtype}")
-    for letter, length in zip(letters, found.shape, strict=True):
-        wanted = int(letter) if letter.isdigit() else sizes.setdefault(letter, length)
-        if length != wanted or not 1 <= length <= MAX_SAMPLES:
-            raise BadInput(f"{path}: {name} is {found.shape}, expected ({expected.shape}) with {letter} = {wanted}")
-    if found.chunks and int(np.prod(found.chunks)) * found.dtype.itemsize > MAX_CHUNK_BYTES:
-        raise BadInput(f"{path}: {name} has chunks of more than {MAX_CHUNK_BYTES} bytes; refused")
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())[:160]
+    views, rest = len(sample.mask), tuple(range(1, sample.mask.ndim))
+    masked, labelled, present = sample.mask.any(axis=rest), sample.view_label.astype(bool), sample.present.astype(bool)
+    for name in ("mask", "present", "view_label", "seen"):
+        array = getattr(sample, name)
+        if array is not None and array.max(initial=0) > 1:
+            return f"{name} has values over 1"
+    if sample.label not in (0, 1):
+        return "label is neither 0 nor 1"
+    if (masked & ~labelled).any():
+        return f"view {int(np.argmax(masked & ~labelled))} has a mask and is labelled normal"
+    if (labelled & ~present).any():
+        return f"view {int(np.argmax(labelled & ~present))} is labelled and does not exist"
+    if labelled.any() and not sample.label:
+        return f"view {int(np.argmax(labelled))} is labelled and the sample is not"
+    if sample.label and sample.defect == "good":
+        return "the sample is labelled and its defect is good"
+    for name in ("rgb", "depth", "normal", "mask", "seen"):
+        array = getattr(sample, name)
+        if array is not None and array.reshape(views, -1)[~present].any():
+            return f"{name} is not empty in a view that does not exist"
+    extents = {
+        "source": None if sample.source is None else sample.source >= 0,
+        "depth": None if sample.depth is None else sample.depth > 0,
+        "normal": None if sample.normal is None else sample.normal.any(axis=-1),
+        "seen": None if sample.seen is None else sample.seen > 0,
+    }
+    known = {name: extent for name, extent in extents.items() if extent is not None}
+    for name, extent in known.items():
+        if not np.array_equal(extent, next(iter(known.values()))):
+            return f"{name} and {next(iter(known))} disagree where the object is"
+    return ""

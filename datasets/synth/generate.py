@@ -74,7 +74,7 @@ def generate(dataset: str, raw: Path, categories: Sequence[str], options: SynthO
         for name in categories
     }  # fmt: skip
     total = sum(len(samples) for samples in planned.values())
-    finished = set(files.read_lines(raw / "generated.jsonl"))
+    finished = {line["key"] for line in files.read_lines(raw / "generated.jsonl")}
     progress.start(
         f"generate {dataset}", total, sum(f"{n}/{s.split}/{s.number}" in finished for n in planned for s in planned[n])
     )
@@ -84,7 +84,7 @@ def generate(dataset: str, raw: Path, categories: Sequence[str], options: SynthO
             key = f"{name}/{sample.split}/{sample.number}"
             if key not in finished:
                 chosen.write(sample, root, options.size)
-                files.append_line(raw / "generated.jsonl", key)
+                files.append_line(raw / "generated.jsonl", {"key": key})
                 progress.advance()
         chosen.write_category(root, options.size)
     return total

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,6 +39,7 @@ class SampleResult:
     score: float
     view_labels: list[bool | None]
     view_scores: list[float | None]
+    picture_sha256: str
 
 
 def evaluate_run(run: Path, shards: Path, weights: WeightsSource, progress: Progress) -> dict[str, Any]:
@@ -49,12 +50,37 @@ def evaluate_run(run: Path, shards: Path, weights: WeightsSource, progress: Prog
     BadInput
         If the run is not finished, or the shards' training split is not the one it was trained on.
     """
-    detector, config, facts = load_run(run, weights)
+    detector, _, facts = load_run(run, weights)
     folder = shards / facts["dataset"] / facts["category"]
     train = ShardSet(folder, "train")
     if train.sha256 != facts["shards"]:
         raise BadInput(f"{folder}: is not what {run.name} was trained on; pack the same data, or train again")
     data = ShardSet(folder, "test")
+    trained = {"training_samples": len(train), "train_shards": facts["shards"]}
+    return judge_split(run, data, detector.score, facts, trained, progress)
+
+
+def judge_split(
+    run: Path, data: ShardSet, answer: Callable[[Batch], AnomalyMaps], facts: Mapping[str, Any], trained: Mapping[str, Any],
+    progress: Progress,
+) -> dict[str, Any]:  # fmt: skip
+    """Judge whatever answers with anomaly maps, and write ``results.json`` and ``maps/``; returns the results.
+
+    Parameters
+    ----------
+    run
+        Folder to write.
+    data
+        The test split.
+    answer
+        Scores a batch of one sample.
+    facts
+        The run's ``config.json``.
+    trained
+        What it was trained on, for the results.
+    progress
+        Is told of each sample.
+    """
     progress.start(f"evaluate {run.name}", len(data))
     pixels = PixelScores()
     samples, seconds = [], {"network": 0.0, "all": 0.0}
@@ -62,33 +88,33 @@ def evaluate_run(run: Path, shards: Path, weights: WeightsSource, progress: Prog
         began = time.perf_counter()
         batch = data.batch([index])
         before = time.perf_counter()
-        answer = detector.score(batch)
+        found = answer(batch)
         seconds["network"] += time.perf_counter() - before
-        samples.append(_result(batch, answer))
-        maps = functional.interpolate(answer.maps.cpu(), size=PIXELS, mode="bilinear", align_corners=False)[0].numpy()
+        maps = functional.interpolate(found.maps.cpu(), size=PIXELS, mode="bilinear", align_corners=False)[0].numpy()
         masks = functional.interpolate(batch.mask.float(), size=PIXELS, mode="nearest")[0].numpy() > 0
         present = batch.present[0].numpy()
         pixels.add(maps[present], masks[present])
-        files.write_bytes(run / MAPS / f"{_file(batch.keys[0])}.jpg", imagecodecs.jpeg_encode(strip(batch, maps), level=88))
+        picture = bytes(imagecodecs.jpeg_encode(strip(batch, maps), level=88))
+        files.write_bytes(run / MAPS / f"{_file(batch.keys[0])}.jpg", picture)
+        samples.append(_result(batch, found, files.sha256_bytes(picture)))
         seconds["all"] += time.perf_counter() - began
         progress.advance()
     results = {
         "run": run.name,
         "dataset": facts["dataset"],
         "category": facts["category"],
-        "model": config.model,
-        "seed": config.seed,
+        "model": facts["config"]["model"],
+        "seed": facts["config"]["seed"],
         "config": facts["config"],
         "teacher": facts["teacher"],
         "figures": figures(samples, pixels.auroc()),
-        "training_samples": len(train),
+        **trained,
         "test_shards": data.sha256,
-        "train_shards": facts["shards"],
         "seconds": {name: round(value, 3) for name, value in seconds.items()},
         "machine": machine(),
         "samples": [_as_json(sample) for sample in samples],
     }
-    files.write_json(run / RESULTS, results)
+    files.write_sealed_json(run / RESULTS, results)
     return results
 
 
@@ -126,7 +152,7 @@ def mean_figures(results: list[Mapping[str, Any]]) -> dict[str, float | None]:
     return means
 
 
-def _result(batch: Batch, answer: AnomalyMaps) -> SampleResult:
+def _result(batch: Batch, answer: AnomalyMaps, picture_sha256: str) -> SampleResult:
     present = batch.present[0].tolist()
     scores, labels = answer.view_scores[0].tolist(), batch.view_label[0].tolist()
     return SampleResult(
@@ -136,6 +162,7 @@ def _result(batch: Batch, answer: AnomalyMaps) -> SampleResult:
         score=float(answer.sample_scores[0]),
         view_labels=[bool(label) if there else None for label, there in zip(labels, present, strict=True)],
         view_scores=[float(score) if there else None for score, there in zip(scores, present, strict=True)],
+        picture_sha256=picture_sha256,
     )
 
 

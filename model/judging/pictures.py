@@ -35,13 +35,23 @@ def strip(batch: Batch, maps: NDArray[np.floating]) -> NDArray[np.uint8]:
     """
     low, high = float(maps.min()), float(maps.max())
     stretched = (maps - low) / max(high - low, 1e-12)
-    rows = [batch.rgb[0].numpy()]
-    if batch.normal is not None:
-        rows.append(batch.normal[0].numpy())
+    rows = [images[0].numpy() for images in (batch.rgb, batch.normal) if images is not None] or [_gray(batch)]
     mask = batch.mask[0].numpy()[..., None] > 0
     rows.append(np.where(mask, np.array([230, 40, 40], np.uint8), (rows[0] // 2).astype(np.uint8)))
     rows.append(heat(stretched))
     return np.concatenate([np.concatenate([_fit(view) for view in row], axis=1) for row in rows], axis=0)
+
+
+def _gray(batch: Batch) -> NDArray[np.uint8]:
+    """Return (V, H, W, 3): depth stretched over grey, near bright."""
+    depth = batch.depth
+    if depth is None:
+        raise ValueError("a batch without rgb, normal and depth has no picture")
+    metres = depth[0].numpy()
+    seen = metres > 0
+    low, high = (float(metres[seen].min()), float(metres[seen].max())) if seen.any() else (0.0, 1.0)
+    gray = np.where(seen, 255 - 200 * (metres - low) / max(high - low, 1e-9), 0).astype(np.uint8)
+    return np.repeat(gray[..., None], 3, axis=-1)
 
 
 def _fit(image: NDArray[np.uint8]) -> NDArray[np.uint8]:

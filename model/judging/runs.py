@@ -85,18 +85,18 @@ def fit_run(
     wanted = _facts(data, config, origins, setting_of(data, config), teacher)
     with files.locked(run):
         _check_same(run, wanted)
-        files.write_json(run / CONFIG, wanted)
+        files.write_sealed_json(run / CONFIG, wanted)
         if is_trained(run):
             return False
         if config.train.threads:
             torch.set_num_threads(config.train.threads)
         _cut_metrics(run)
         context = FitContext(run, progress, lambda figures: files.append_line(run / METRICS, dict(figures)))
-        detector.fit(data, context)
+        detector.fit(data.select(config.input.modalities), context)
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in sorted(detector.state().items())}
         content = safetensors.torch.save(tensors)
         files.write_bytes(run / MODEL, content)
-        files.write_json(run / MODEL_FACTS, {"sha256": files.sha256_bytes(content), "mvad_version": __version__})
+        files.write_sealed_json(run / MODEL_FACTS, {"sha256": files.sha256_bytes(content), "mvad_version": __version__})
     return True
 
 
@@ -113,8 +113,8 @@ def read_facts(run: Path) -> dict[str, Any]:
     BadInput
         If the folder is no run.
     """
-    facts = files.read_json(run / CONFIG, 'a run; "mvad train" makes one')
-    if not isinstance(facts, dict) or "config" not in facts:
+    facts = files.read_sealed_json(run / CONFIG, 'a run; "mvad train" makes one', "delete the folder and train again")
+    if "config" not in facts:
         raise BadInput(f"{run / CONFIG}: not a run's configuration")
     return facts
 
@@ -131,7 +131,7 @@ def load_run(run: Path, weights: WeightsSource) -> tuple[Detector, ModelConfig, 
     if not is_trained(run):
         raise BadInput(f"{run}: training is not finished; run the same mvad train again")
     content = (run / MODEL).read_bytes() if (run / MODEL).exists() else b""
-    if files.sha256_bytes(content) != files.read_json(run / MODEL_FACTS)["sha256"]:
+    if files.sha256_bytes(content) != _model_facts(run)["sha256"]:
         raise BadInput(
             f"{run / MODEL}: damaged (SHA-256 differs); delete {run / MODEL_FACTS} and train again from the last checkpoint"
         )
@@ -146,6 +146,11 @@ def load_run(run: Path, weights: WeightsSource) -> tuple[Detector, ModelConfig, 
     except (KeyError, RuntimeError, safetensors.SafetensorError) as error:
         raise BadInput(f"{run / MODEL}: does not fit the run's configuration; train again") from error
     return detector, config, facts
+
+
+def _model_facts(run: Path) -> dict[str, Any]:
+    remedy = f"delete {run / MODEL_FACTS} and run the same mvad train again"
+    return files.read_sealed_json(run / MODEL_FACTS, "a finished run", remedy)
 
 
 def find_runs(runs: Path) -> list[Path]:
@@ -197,7 +202,7 @@ def _cut_metrics(run: Path) -> None:
     saved = last_checkpoint(run)
     step = saved.step if saved else 0
     kept = [line for line in files.read_lines(run / METRICS) if line["step"] <= step]
-    files.write_text(run / METRICS, "".join(json.dumps(line, sort_keys=True) + "\n" for line in kept))
+    files.write_lines(run / METRICS, kept)
 
 
 def input_name(config: Mapping[str, Any]) -> str:

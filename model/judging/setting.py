@@ -23,10 +23,10 @@ def setting_of(data: ShardSet, config: ModelConfig) -> Setting:
         If a modality is asked for that the shards do not have.
     """
     modalities = config.input.modalities or MODALITIES[data.dataset]
-    missing = [name for name in modalities if name not in data.fields]
+    missing = [name for name in modalities if name not in data.stored]
     if missing:
         raise BadInput(
-            f"{data.folder}: has no {missing[0]}; choose --modalities from {', '.join(set(data.fields) & {'rgb', 'depth', 'normal'})}"
+            f"{data.folder}: has no {missing[0]}; choose --modalities from {', '.join(set(data.stored) & {'rgb', 'depth', 'normal'})}"
         )
     depth_range = None
     if data.coding is not None:

@@ -31,7 +31,7 @@ def build_page(runs: Sequence[Path]) -> str:
     BadInput
         If a run has no readable ``results.json``.
     """
-    results = [files.read_json(run / RESULTS, 'results; "mvad evaluate" writes them') for run in runs]
+    results = [files.read_sealed_json(run / RESULTS, 'results; "mvad evaluate" writes them', "evaluate again") for run in runs]
     pairs = sorted(zip(runs, results, strict=True), key=lambda pair: _order(pair[1]))
     template = Template((resources.files("mvad.model.report") / "template.html").read_text(encoding="utf-8"))
     each = max(4, MAX_PICTURES // max(len(runs), 1))
@@ -68,7 +68,7 @@ def _headline(results: Sequence[Mapping[str, Any]]) -> str:
         cells += [_mean(group, name) for name in ("s_auroc", "image_auroc", "p_auroc")]
         cells += [
             "" if paper is None else f"{paper:.1f}",
-            str(group[0].get("training_samples", "")),
+            str(group[0].get("training_samples") or ""),
             str(group[0]["figures"]["samples"]),
         ]
         defects = ", ".join(f"{name} {_percent(value)}" for name, value in group[0]["figures"]["s_auroc_by_defect"].items())

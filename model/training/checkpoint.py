@@ -34,10 +34,10 @@ def save_checkpoint(run: Path, step: int, tensors: Mapping[str, Tensor], facts: 
     content = safetensors.torch.save(contiguous)
     files.write_bytes(folder / f"step-{step}.safetensors", content)
     # The JSON comes last: a checkpoint without it does not exist.
-    files.write_json(folder / f"step-{step}.json", {**facts, "step": step, "sha256": files.sha256_bytes(content)})
+    files.write_sealed_json(folder / f"step-{step}.json", {**facts, "step": step, "sha256": files.sha256_bytes(content)})
     for old in _steps(folder)[:-keep]:
-        (folder / f"step-{old}.json").unlink()
-        (folder / f"step-{old}.safetensors").unlink(missing_ok=True)
+        files.remove(folder / f"step-{old}.json")
+        files.remove(folder / f"step-{old}.safetensors")
 
 
 def last_checkpoint(run: Path) -> Checkpoint | None:
@@ -52,7 +52,8 @@ def last_checkpoint(run: Path) -> Checkpoint | None:
     if not steps:
         return None
     stem = run / FOLDER / f"step-{steps[-1]}"
-    facts = files.read_json(stem.with_suffix(".json"), "a checkpoint's facts")
+    remedy = f"delete {stem.name}.* to go back to the checkpoint before"
+    facts = files.read_sealed_json(stem.with_suffix(".json"), "a checkpoint's facts", remedy)
     path = stem.with_suffix(".safetensors")
     try:
         content = path.read_bytes()

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from mvad.datasets.renders.coding import DepthCoding, decode_normal, encode_normal
 from mvad.datasets.shards.order import batch_indices
-from mvad.datasets.shards.pack import any_overlap, binary_mask
+from mvad.datasets.shards.sources import any_overlap, binary_mask
 
 
 @given(st.floats(0.1, 5), st.floats(0.01, 3), st.lists(st.floats(0, 1), min_size=1, max_size=50))

@@ -1,12 +1,11 @@
-"""Shards: equal bytes, no silent damage, nothing hostile."""
+"""Shards: what goes in comes out, equal bytes, the laws between fields."""
 
 from __future__ import annotations
 
-import pickle
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
-import h5py
 import numpy as np
 import pytest
 from conftest import CATEGORY, SMALL, VIEW
@@ -14,11 +13,12 @@ from conftest import CATEGORY, SMALL, VIEW
 from mvad import files
 from mvad.datasets.renders.layout import category_folder
 from mvad.datasets.renders.record import read_record, read_sample
-from mvad.datasets.shards.contact_sheet import contact_sheet, describe
+from mvad.datasets.shards.chunks import FILTERS
+from mvad.datasets.shards.contact_sheet import as_png, attribute_rows, contact_sheet, field_rows, sample_rows
 from mvad.datasets.shards.loader import ShardSet
-from mvad.datasets.shards.pack import PackOptions, pack_renders
-from mvad.datasets.shards.schema import FILTERS, open_checked
-from mvad.datasets.verify import verify_tree
+from mvad.datasets.shards.pack import PackOptions, pack_realiad, pack_renders
+from mvad.datasets.shards.reader import open_shard, read_manifest
+from mvad.datasets.shards.schema import Sample, contradiction
 from mvad.errors import BadInput
 from mvad.progress import Silent
 
@@ -32,12 +32,15 @@ def shards(workspace: Path, tmp_path: Path) -> Path:
 
 def test_a_shard_holds_what_was_rendered(workspace: Path) -> None:
     folder = category_folder(workspace / "renders", "mvtec3d", "gear")
-    data = ShardSet(workspace / "shards" / "mvtec3d" / "gear", "test")
+    data = ShardSet(workspace / "shards" / "mvtec3d" / "gear", "test", ("rgb", "depth", "normal", "source"))
+    assert len(data) == 9
     for index, key in enumerate(data.keys):
         place = folder / Path(key).relative_to("gear")
         sample = read_sample(place, read_record(place))
         batch = data.batch([index])
         assert np.array_equal(batch.rgb[0].numpy(), sample.rgb)
+        assert np.array_equal(batch.normal[0].numpy(), sample.normal)
+        assert np.array_equal(batch.source[0].numpy(), sample.source)
         assert np.array_equal(batch.mask[0].numpy(), sample.mask)
         assert np.array_equal(batch.depth[0].numpy(), sample.coding.decode(sample.depth))
         assert np.array_equal(batch.seen[0].numpy(), sample.source >= 0)
@@ -52,187 +55,187 @@ def test_real_iad_labels_are_per_view(workspace: Path) -> None:
     assert batch.depth is None
     assert bool((batch.mask.flatten(2).any(dim=2) == batch.view_label).all())
     assert bool((batch.view_label.any(dim=1) == batch.label).all())
+    assert bool(batch.seen.all()), "a photograph has no empty pixel"
     assert len(ShardSet(data.folder, "train")) == SMALL.train
-    assert batch.rgb.shape[2] == VIEW
+    assert batch.size == VIEW
+    assert "127" in read_manifest(data.folder)["config"]["mask_rule"]
 
 
-def test_equal_inputs_give_equal_bytes(workspace: Path, tmp_path: Path) -> None:
-    pack_renders(workspace / "renders", "mvtec3d", "gear", tmp_path, PackOptions(), Silent())
+@pytest.mark.parametrize("jobs", [1, 3])
+def test_equal_inputs_give_equal_bytes_for_any_number_of_jobs(jobs: int, workspace: Path, tmp_path: Path) -> None:
+    pack_renders(workspace / "renders", "mvtec3d", "gear", tmp_path, PackOptions(), Silent(), jobs)
+    compared = 0
     for path in (workspace / "shards" / "mvtec3d" / "gear").glob("*.*"):
         assert path.read_bytes() == (tmp_path / "mvtec3d" / "gear" / path.name).read_bytes(), path.name
+        compared += 1
+    assert compared == 6, "three shards, a card, a manifest, the lock"
 
 
 @pytest.mark.parametrize("name", FILTERS)
-def test_every_filter_reads_back_the_same(name: str, workspace: Path, tmp_path: Path) -> None:
-    pack_renders(workspace / "renders", "mvtec3d", "gear", tmp_path, PackOptions(filter=name, samples_per_shard=3), Silent())
+def test_every_filter_and_any_split_into_files_reads_back_the_same(name: str, workspace: Path, tmp_path: Path) -> None:
+    pack_renders(workspace / "renders", "mvtec3d", "gear", tmp_path, PackOptions(filter=name, shard_mb=0.9), Silent(), 2)
     ours = ShardSet(tmp_path / "mvtec3d" / "gear", "test")
     theirs = ShardSet(workspace / "shards" / "mvtec3d" / "gear", "test")
-    assert ours.keys == theirs.keys
+    assert len(ours.sha256) == 3
+    assert ours.keys == theirs.keys == sorted(theirs.keys)
     every = range(len(ours))
     assert bool((ours.batch(every).rgb == theirs.batch(every).rgb).all())
+    assert bool((ours.batch(every).depth == theirs.batch(every).depth).all())
 
 
-def test_an_interrupted_pack_ends_in_the_same_bytes(workspace: Path, tmp_path: Path) -> None:
-    class CrashError(Exception):
-        pass
-
-    options = PackOptions(samples_per_shard=3)
-
-    def pack(root: Path) -> dict[str, bytes]:
-        pack_renders(workspace / "renders", "mvtec3d", "gear", root, options, Silent())
-        return {path.name: path.read_bytes() for path in (root / "mvtec3d" / "gear").iterdir()}
-
-    steps: list[str] = []
-    files.step_hook = steps.append
-    try:
-        whole = pack(tmp_path / "whole")
-        for number in range(len(steps)):
-            count = 0
-
-            def hook(step: str, stop: int = number) -> None:
-                nonlocal count
-                if count == stop:
-                    raise CrashError
-                count += 1
-
-            files.step_hook = hook
-            root = tmp_path / f"crash{number}"
-            with pytest.raises(CrashError):
-                pack(root)
-            files.step_hook = lambda step: None
-            assert pack(root) == whole, f"crash before step {number}: {steps[number]}"
-    finally:
-        files.step_hook = lambda step: None
-    assert len(steps) > 15
+def test_fields_that_are_not_wanted_are_not_stored(workspace: Path, tmp_path: Path) -> None:
+    pack_renders(workspace / "renders", "mvtec3d", "gear", tmp_path, PackOptions(fields=("depth",)), Silent())
+    data = ShardSet(tmp_path / "mvtec3d" / "gear", "test")
+    assert data.stored == ["depth"]
+    assert data.batch([0]).rgb is None
+    whole = ShardSet(workspace / "shards" / "mvtec3d" / "gear", "test")
+    assert bool((data.batch([3]).depth == whole.batch([3]).depth).all())
+    with pytest.raises(BadInput, match="has no rgb; choose from depth"):
+        data.select(["rgb"])
+    with pytest.raises(BadInput, match="--fields source: choose from"):
+        pack_renders(workspace / "renders", "mvtec3d", "gear", tmp_path, PackOptions(fields=("source",)), Silent())
 
 
-def test_every_flipped_bit_is_detected(shards: Path) -> None:
-    path = shards / "test-00000.h5"
-    good = path.read_bytes()
-    rng = np.random.default_rng(0)
-    for _ in range(60):
-        place, bit = int(rng.integers(len(good))), int(rng.integers(8))
-        bad = bytearray(good)
-        bad[place] ^= 1 << bit
-        path.write_bytes(bad)
-        with pytest.raises(BadInput, match=r"test-00000\.h5"):
-            ShardSet(shards, "test")
-    path.write_bytes(good)
-    ShardSet(shards, "test")
+@pytest.mark.parametrize(
+    ("change", "key"),
+    [
+        ({"filter": "lz4"}, "filter = zstd, this run asks for lz4"),
+        ({"level": 3}, "level = 9"),
+        ({"shard_mb": 1.0}, "shard_mb = 512"),
+    ],
+)
+def test_another_packing_over_old_shards_is_refused_by_name(shards: Path, workspace: Path, change, key: str) -> None:  # type: ignore[no-untyped-def]
+    options = replace(PackOptions(), **change)
+    with pytest.raises(BadInput, match=f"{key}.*--overwrite"):
+        pack_renders(workspace / "renders", "mvtec3d", "gear", shards.parents[1], options, Silent())
+    pack_renders(workspace / "renders", "mvtec3d", "gear", shards.parents[1], options, Silent(), overwrite=True)
+    assert len(ShardSet(shards, "test")) == 9
 
 
-@pytest.mark.parametrize("share", [0, 1, 0.5, -1])
-def test_truncation_is_detected_and_packing_again_mends_it(share: float, workspace: Path, shards: Path) -> None:
-    path = shards / "train-00000.h5"
-    good = path.read_bytes()
-    path.write_bytes(good[: int(share * len(good)) if 0 < share < 1 else int(share)])
-    with pytest.raises(BadInput, match="train-00000"):
-        ShardSet(shards, "train")
-    _, faults = verify_tree([shards], Silent())
-    assert any("train-00000.h5" in fault for fault in faults)
-    pack_renders(workspace / "renders", "mvtec3d", "gear", shards.parents[1], PackOptions(), Silent())
-    assert path.read_bytes() == good
+def test_other_renders_over_old_shards_are_refused_by_name(shards: Path, workspace: Path, tmp_path: Path) -> None:
+    manifest = read_manifest(shards)
+    manifest["config"]["rig.tilt_deg"] = 12.0
+    files.write_sealed_json(shards / "manifest.json", manifest)
+    with pytest.raises(BadInput, match=r"rig\.tilt_deg = 12\.0, this run asks for 30"):
+        pack_renders(workspace / "renders", "mvtec3d", "gear", shards.parents[1], PackOptions(), Silent())
 
 
-def test_a_changed_render_is_not_packed(workspace: Path, tmp_path: Path) -> None:
-    shutil.copytree(workspace / "renders", tmp_path / "renders")
-    picture = next((tmp_path / "renders" / "mvtec3d" / "gear" / "test").rglob("rgb_2.png"))
-    data = bytearray(picture.read_bytes())
-    data[-20] ^= 1
-    picture.write_bytes(data)
-    with pytest.raises(BadInput, match="is not what was rendered"):
-        pack_renders(tmp_path / "renders", "mvtec3d", "gear", tmp_path / "shards", PackOptions(), Silent())
-    _, faults = verify_tree([tmp_path / "renders"], Silent())
-    assert len(faults) == 1
-    assert str(picture) in faults[0]
+def test_packing_again_reads_no_image(shards: Path, workspace: Path, tmp_path: Path) -> None:
+    before = {path.name: path.read_bytes() for path in shards.glob("*.*")}
+    renders = tmp_path / "renders" / "mvtec3d" / "gear"
+    for path in sorted((workspace / "renders" / "mvtec3d" / "gear").rglob("*.json")):
+        target = renders / path.relative_to(workspace / "renders" / "mvtec3d" / "gear")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, target)
+    pack_renders(tmp_path / "renders", "mvtec3d", "gear", shards.parents[1], PackOptions(), Silent())
+    assert {path.name: path.read_bytes() for path in shards.glob("*.*")} == before
 
 
-def external_link(file: h5py.File) -> None:
-    del file["mask"]
-    file["mask"] = h5py.ExternalLink("/etc/hostname", "/x")
+def test_a_render_that_was_made_anew_is_packed_anew(workspace: Path, shards: Path, tmp_path: Path) -> None:
+    shutil.copytree(workspace / "renders" / "mvtec3d" / "gear", tmp_path / "renders" / "mvtec3d" / "gear")
+    folder = tmp_path / "renders" / "mvtec3d" / "gear"
+    record = next((folder / "validation").rglob("record.json"))
+    content = files.read_sealed_json(record, "a record", "")
+    files.write_sealed_json(record, content | {"mvad_version": "another"})
+    manifest = files.read_sealed_json(folder / "manifest.json", "a manifest", "")
+    for sample in manifest["samples"]:
+        if sample["split"] == "validation":
+            sample["record_sha256"] = files.sha256_file(record)
+    files.write_sealed_json(folder / "manifest.json", manifest)
+    before = {path.name: path.stat().st_mtime_ns for path in shards.glob("*.h5")}
+    pack_renders(tmp_path / "renders", "mvtec3d", "gear", shards.parents[1], PackOptions(), Silent())
+    after = {path.name: path.stat().st_mtime_ns for path in shards.glob("*.h5")}
+    assert [name for name in before if before[name] != after[name]] == ["validation-00000.h5"]
 
 
-def soft_link(file: h5py.File) -> None:
-    del file["label"]
-    file["label"] = h5py.SoftLink("/present")
+def test_a_mask_of_another_shape_than_its_photograph_is_refused(workspace: Path, tmp_path: Path) -> None:
+    import imagecodecs
+
+    shutil.copytree(workspace / "raw" / "realiad", tmp_path / "raw")
+    mask = sorted((tmp_path / "raw").rglob("NG/**/*.png"))[0]
+    image = imagecodecs.png_decode(mask.read_bytes())
+    mask.write_bytes(imagecodecs.png_encode(np.ascontiguousarray(image[:-8])))
+    with pytest.raises(BadInput, match=f"{mask.name}.*its image is square"):
+        pack_realiad(tmp_path / "raw", "plate", tmp_path / "shards", PackOptions(size=VIEW), Silent())
 
 
-def external_storage(file: h5py.File) -> None:
-    del file["label"]
-    file.create_dataset("label", (9,), "u1", external=[("/etc/hostname", 0, 9)])
+def test_a_photograph_behind_a_link_out_of_its_folder_is_refused(workspace: Path, tmp_path: Path) -> None:
+    shutil.copytree(workspace / "raw" / "realiad", tmp_path / "raw")
+    photograph = sorted((tmp_path / "raw").rglob("OK/**/*.jpg"))[0]
+    shutil.move(photograph, tmp_path / "elsewhere.jpg")
+    photograph.symlink_to(tmp_path / "elsewhere.jpg")
+    with pytest.raises(BadInput, match="leads out"):
+        pack_realiad(tmp_path / "raw", "plate", tmp_path / "shards", PackOptions(size=VIEW), Silent())
 
 
-def virtual(file: h5py.File) -> None:
-    del file["label"]
-    layout = h5py.VirtualLayout((9,), "u1")
-    layout[:] = h5py.VirtualSource("other.h5", "label", (9,))
-    file.create_virtual_dataset("label", layout)
+def lawful() -> Sample:
+    """Two views, the second missing, the first with a defect."""
+    mask = np.zeros((2, 4, 4), np.uint8)
+    mask[0, 1, 1] = 1
+    seen = np.zeros((2, 4, 4), np.uint8)
+    seen[0, :2] = 1
+    flags = np.array([1, 0], np.uint8)
+    source = np.where(seen > 0, 7, -1).astype(np.int32)
+    return Sample(
+        "c/test/cut/1",
+        "cut",
+        1,
+        mask,
+        flags,
+        flags,
+        np.repeat(seen[..., None], 3, axis=-1),
+        seen.astype(np.uint16),
+        None,
+        seen,
+        source,
+    )
 
 
-def wrong_type(file: h5py.File) -> None:
-    shape = file["mask"].shape
-    del file["mask"]
-    file.create_dataset("mask", shape, "f8")
-
-
-def absurd_shape(file: h5py.File) -> None:
-    del file["label"]
-    file.create_dataset("label", (10**12,), "u1", chunks=(1024,))
-
-
-def disagreeing_shape(file: h5py.File) -> None:
-    del file["label"]
-    file.create_dataset("label", (3,), "u1")
-
-
-def unknown_field(file: h5py.File) -> None:
-    file.create_dataset("payload", (3,), "u1")
-
-
-def other_version(file: h5py.File) -> None:
-    file.attrs["schema_version"] = 99
-
-
-HOSTILE = {
-    external_link: "is a link",
-    soft_link: "is a link",
-    external_storage: "lies in other files",
-    virtual: "lies in other files",
-    wrong_type: "mask is .* expected",
-    absurd_shape: "label is .* expected",
-    disagreeing_shape: "label is .* expected",
-    unknown_field: "payload is no field",
-    other_version: "version .*99",
+BROKEN = {
+    "view 0 has a mask and is labelled normal": {"view_label": np.zeros(2, np.uint8)},
+    "view 1 is labelled and does not exist": {"view_label": np.ones(2, np.uint8)},
+    "view 0 is labelled and the sample is not": {"label": 0, "defect": "good"},
+    "the sample is labelled and its defect is good": {"defect": "good"},
+    "label is neither": {"label": 2},
+    "mask has values over 1": {"mask": lawful().mask * 255},
+    "present has values over 1": {"present": np.array([2, 0], np.uint8)},
+    "seen and source disagree": {"seen": np.zeros((2, 4, 4), np.uint8)},
+    "depth and source disagree": {"depth": np.zeros((2, 4, 4), np.uint16)},
+    "rgb is not empty in a view that does not exist": {"rgb": np.ones((2, 4, 4, 3), np.uint8)},
 }
 
 
-@pytest.mark.parametrize("change", HOSTILE)
-def test_a_hostile_shard_is_refused_for_what_it_is(shards: Path, change) -> None:  # type: ignore[no-untyped-def]
-    path = shards / "test-00000.h5"
-    with h5py.File(path, "r+") as file:
-        assert len(file["present"]) == 9
-        change(file)
-    with pytest.raises(BadInput, match=HOSTILE[change]) as caught:
-        open_checked(path)
-    assert "\n" not in str(caught.value)
-
-
-def test_a_text_file_is_no_shard(tmp_path: Path) -> None:
-    path = tmp_path / "a.h5"
-    path.write_text("hello")
-    with pytest.raises(BadInput, match="not readable as HDF5"):
-        open_checked(path)
-
-
-def test_open_files_do_not_travel_in_a_pickle(workspace: Path) -> None:
-    data = ShardSet(workspace / "shards" / "mvtec3d" / "gear", "train")
-    batch = data.batch([1])
-    copy = pickle.loads(pickle.dumps(data))
-    assert bool((copy.batch([1]).rgb == batch.rgb).all())
-    assert copy.keys == data.keys
+@pytest.mark.parametrize("law", BROKEN)
+def test_a_sample_that_contradicts_itself_is_told(law: str) -> None:
+    assert contradiction(lawful()) == ""
+    assert law in contradiction(replace(lawful(), **BROKEN[law]))
 
 
 def test_inspect_describes_and_draws(workspace: Path) -> None:
-    path = workspace / "shards" / "mvtec3d" / "gear" / "test-00000.h5"
-    assert any(line.startswith("depth: 9 x 5 x 64 x 64 uint16") for line in describe(path))
-    assert contact_sheet(path, 3).startswith(b"\x89PNG")
+    shard = open_shard(workspace / "shards" / "mvtec3d" / "gear" / "test-00000.h5")
+    assert shard.vouched
+    rows = {row[0]: row for row in field_rows(shard)}
+    assert rows["depth"][1:4] == ("9 x 5 x 64 x 64", "uint16", "zstd")
+    assert "[metre]" in rows["depth"][5]
+    assert dict(attribute_rows(shard))["licence"] == "generated by mvad, Apache-2.0"
+    counts = {row[0]: row[1] for row in sample_rows(shard)}
+    assert counts["good"] == "2"
+    assert sum(map(int, counts.values())) == 9
+    sheet = contact_sheet(shard, 3)
+    assert sheet.shape == (3 * VIEW, 7 * VIEW, 3)
+    assert as_png(sheet).startswith(b"\x89PNG")
+    reds = (sheet[..., 0].astype(int) - sheet[..., 1]) > 100
+    assert reds[2 * VIEW :, : 5 * VIEW].any(), "the last sample has a defect"
+
+
+def test_the_card_says_what_there_is(workspace: Path) -> None:
+    folder = workspace / "shards" / "mvtec3d" / "gear"
+    text = (folder / "README.md").read_text()
+    manifest = read_manifest(folder)
+    for entry in manifest["shards"]:
+        assert entry["sha256"] in text
+        assert (folder / entry["file"]).stat().st_size == entry["bytes"]
+        assert sum(field["bytes"] for field in entry["fields"].values()) < entry["bytes"]
+    assert "Licence of the data: generated by mvad" in text
+    assert f"{manifest['audit']['total']} pixels in 7 samples" in text
+    assert '"filter": "zstd"' in text

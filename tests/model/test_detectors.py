@@ -12,6 +12,7 @@ import pytest
 import safetensors.torch
 import torch
 
+from mvad import files
 from mvad.datasets.shards.loader import ShardSet
 from mvad.errors import BadInput
 from mvad.model.config import PRESETS, ModelConfig
@@ -160,7 +161,7 @@ def test_damaged_weights_are_named_and_not_used(gear: Path, tmp_path: Path) -> N
 def test_evaluation_writes_figures_and_a_picture_for_every_sample(workspace: Path, tmp_path: Path) -> None:
     train(tmp_path / "run", workspace / "shards" / "eyecandies" / "dome", model="mean_feature")
     results = evaluate_run(tmp_path / "run", workspace / "shards", NOWHERE, Silent())
-    assert results == json.loads((tmp_path / "run" / "results.json").read_text())
+    assert results == files.read_sealed_json(tmp_path / "run" / "results.json", "results", "")
     assert results["figures"]["samples"] == len(results["samples"]) == 7
     assert 0 <= results["figures"]["s_auroc"] <= 1
     assert results["config"]["input.modalities"] == ["rgb", "normal"], "the paper's input for Eyecandies"
@@ -173,12 +174,12 @@ def test_a_run_is_not_judged_on_other_data(workspace: Path, tmp_path: Path) -> N
     shutil.copytree(workspace / "shards", tmp_path / "shards")
     shards = tmp_path / "shards" / "mvtec3d" / "gear"
     train(tmp_path / "run", shards, model="mean_feature")
-    manifest = json.loads((shards / "manifest.json").read_text())
+    manifest = files.read_sealed_json(shards / "manifest.json", "a manifest", "")
     (shards / "train-00000.h5").unlink()
     shutil.copy(shards / "test-00000.h5", shards / "train-00000.h5")
     for entry in manifest["shards"]:
         if entry["split"] == "train":
             entry["sha256"] = next(e["sha256"] for e in manifest["shards"] if e["split"] == "test")
-    (shards / "manifest.json").write_text(json.dumps(manifest))
+    files.write_sealed_json(shards / "manifest.json", manifest)
     with pytest.raises(BadInput, match="is not what run was trained on"):
         evaluate_run(tmp_path / "run", tmp_path / "shards", NOWHERE, Silent())

@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score
 
+from mvad import files
 from mvad.datasets.shards.loader import ShardSet
 from mvad.errors import BadInput, MissingComponent
 from mvad.model.config import ModelConfig, PseudoConfig, ScoreConfig
@@ -271,7 +272,6 @@ def test_the_papers_figures_are_package_data() -> None:
 
 
 def test_a_report_shows_figures_and_escapes_names(tmp_path: Path) -> None:
-    import json
 
     samples = [
         {
@@ -293,7 +293,7 @@ def test_a_report_shows_figures_and_escapes_names(tmp_path: Path) -> None:
         "config": {"input.modalities": ["rgb"], "input.size": 128}, "teacher": {"name": "t", "sha256": "x"}, "machine": {},
         "figures": {"s_auroc": 0.5, "image_auroc": None, "p_auroc": 0.75, "s_auroc_by_defect": {"<script>": 0.5}, "samples": 6},
     }  # fmt: skip
-    (run / "results.json").write_text(json.dumps(result))
+    files.write_sealed_json(run / "results.json", result)
     page = build_page([run])
     assert "&lt;script&gt;" in page
     assert page.count("<script>") == 1, "only the page's own"

@@ -1,0 +1,177 @@
+"""Read fields of one shard, by its layout and plain file reads: no HDF5 handle, safe to share between processes."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mvad import files
+from mvad.datasets.renders.coding import DepthCoding
+from mvad.datasets.shards.chunks import DamagedChunkError, decode_into
+from mvad.datasets.shards.layout import Layout, layout_of
+from mvad.datasets.shards.schema import IMAGES, MANIFEST, Sample
+from mvad.errors import BadInput
+
+
+class ShardFile:
+    """An open shard. Any number of threads may read; a pickle or a fork holds no open file, only where things are.
+
+    Parameters
+    ----------
+    path
+        The file.
+    sha256
+        What its manifest says of it, or None for a file that nothing vouches for.
+    trusted
+        Whether the manifest's author is one of us; if not, the file is treated as one that nothing vouches for.
+
+    Raises
+    ------
+    BadInput
+        If the file is another than its manifest lists, or no shard of this version.
+    """
+
+    def __init__(self, path: Path, sha256: str | None, trusted: bool = True) -> None:
+        self.path = path
+        if sha256 is not None and (not path.exists() or files.sha256_file(path) != sha256):
+            raise BadInput(f"{path}: is not what manifest.json lists (SHA-256 differs); pack again to rebuild it")
+        self.vouched = sha256 is not None and trusted
+        self.layout: Layout = layout_of(path, self.vouched)
+        self._handle: int | None = None
+
+    def __len__(self) -> int:
+        return self.layout.fields["label"].shape[0]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_handle": None}
+
+    def __del__(self) -> None:
+        if self.__dict__.get("_handle") is not None:
+            self.close()
+
+    @property
+    def views(self) -> list[str]:
+        """Names of the views in order."""
+        return [str(name) for name in json.loads(self.layout.attributes["views"])]
+
+    @property
+    def coding(self) -> DepthCoding | None:
+        """How depth is coded, or None where there is none."""
+        if "depth" not in self.layout.fields:
+            return None
+        attributes = self.layout.fields["depth"].attributes
+        return DepthCoding(float(attributes["step"]), float(attributes["offset"]))
+
+    def open(self) -> int:
+        """Return the file's descriptor; it is opened at the first call in a process."""
+        if self._handle is None:
+            try:
+                self._handle = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
+            except OSError as error:
+                raise BadInput(f"{self.path}: cannot be read ({error.strerror}); pack again") from error
+        return self._handle
+
+    def close(self) -> None:
+        """Close the file; the next read opens it again."""
+        handle, self._handle = self._handle, None
+        if handle is not None:
+            os.close(handle)
+
+    def read_into(self, name: str, row: int, out: NDArray[Any]) -> None:
+        """Decode one sample's images into a contiguous array of the field's shape and type.
+
+        Raises
+        ------
+        BadInput
+            If the bytes are not what was written.
+        """
+        field = self.layout.fields[name]
+        offset, length = field.chunks[row]
+        try:
+            decode_into(os.pread(self.open(), length, offset), field.compression, out)
+        except DamagedChunkError as error:
+            which = f"sample {row} of {name}" if name in IMAGES else name
+            raise BadInput(f"{self.path}: {which} is damaged: {error}; pack again") from error
+        except OSError as error:
+            raise BadInput(f"{self.path}: cannot be read ({error.strerror}); pack again") from error
+
+    def read(self, name: str, row: int | None = None) -> NDArray[Any]:
+        """Return one sample's images, or a whole field where ``row`` is None; see ``read_into``."""
+        field = self.layout.fields[name]
+        shape = field.shape if row is None else field.shape[1:]
+        out = np.empty(shape, field.dtype)
+        if row is None and name in IMAGES:
+            for each in range(len(self)):
+                self.read_into(name, each, out[each])
+        else:
+            self.read_into(name, row or 0, out)
+        return out
+
+    def texts(self, name: str) -> list[str]:
+        """Return ``key`` or ``defect`` of every sample."""
+        try:
+            return [text.decode() for text in self.read(name)]
+        except UnicodeDecodeError as error:
+            raise BadInput(f"{self.path}: {name} is not UTF-8; pack again") from error
+
+    def sample(self, row: int) -> Sample:
+        """Return one sample with all its fields."""
+        there = self.layout.fields
+        images = {name: self.read(name, row) for name in IMAGES if name in there}
+        values = {name: self.read(name)[row] for name in ("present", "view_label", "shift") if name in there}
+        key, defect = self.texts("key")[row], self.texts("defect")[row]
+        return Sample(key=key, defect=defect, label=int(self.read("label")[row]), **images, **values)
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """Read a packed category's manifest.
+
+    Raises
+    ------
+    BadInput
+        If it is missing, damaged, or of another kind.
+    """
+    kind = 'a manifest of shards; "mvad pack" writes it'
+    manifest = files.read_sealed_json(folder / MANIFEST, kind, "pack again with --overwrite")
+    if "shards" not in manifest:
+        raise BadInput(f"{folder / MANIFEST}: is no manifest of shards; give the folder of a packed category")
+    return manifest
+
+
+def open_shard(path: Path, trusted: bool = True) -> ShardFile:
+    """Open a single file: by the hash in the manifest beside it where there is one, else as one that nothing vouches for.
+
+    Raises
+    ------
+    BadInput
+        If it is no shard of this version.
+    """
+    listed = None
+    if (path.parent / MANIFEST).exists():
+        entries = read_manifest(path.parent)["shards"]
+        listed = next((entry["sha256"] for entry in entries if entry["file"] == path.name), None)
+    return ShardFile(path, listed, trusted)
+
+
+def recorded_packing(folder: Path) -> dict[str, Any]:
+    """Return how a category was packed: from its manifest, or where that is damaged from a shard.
+
+    Raises
+    ------
+    BadInput
+        If neither can be read.
+    """
+    try:
+        return dict(read_manifest(folder)["packing"])
+    except BadInput:
+        for path in sorted(folder.glob("*.h5")):
+            try:
+                return dict(json.loads(ShardFile(path, None).layout.attributes["packing"]))
+            except (BadInput, ValueError):
+                continue
+        raise

@@ -1,0 +1,196 @@
+"""Where samples come from: a rendered folder, or the photographs of a Real-IAD sample."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from mvad import files
+from mvad.datasets import realiad
+from mvad.datasets.images import read_gray, read_rgb
+from mvad.datasets.registry import licence_of
+from mvad.datasets.renders.coding import DepthCoding
+from mvad.datasets.renders.layout import RECORD, category_folder
+from mvad.datasets.renders.record import read_manifest, read_record, read_sample
+from mvad.datasets.scan import GOOD, UNKNOWN, SampleRef
+from mvad.datasets.shards.schema import Sample
+from mvad.errors import BadInput
+
+MASK_RULE = (
+    "source > 127 where a mask has more than two grey values (it was resized before), else > 0; then 1 where any part of the "
+    "pixel was"
+)
+
+
+@dataclass(frozen=True)
+class Source:
+    """A sample still to be read.
+
+    Attributes
+    ----------
+    key, split
+        Its name and where it belongs.
+    sha256
+        Returns the hash of what it is made from, without decoding it.
+    read
+        Returns the sample and that hash, each file being read once.
+    """
+
+    key: str
+    split: str
+    sha256: Callable[[], str]
+    read: Callable[[], tuple[Sample, str]]
+
+
+@dataclass(frozen=True)
+class CategorySource:
+    """A category to pack: what its shards will say of themselves, and its samples sorted by key."""
+
+    dataset: str
+    category: str
+    licence: str
+    config: dict[str, Any]
+    views: list[str]
+    size: int
+    sources: list[Source]
+    coding: DepthCoding | None = None
+    rig: tuple[NDArray[np.float64], NDArray[np.float64]] | None = None
+    audit: dict[str, Any] | None = None
+
+
+def rendered_category(renders: Path, dataset: str, category: str) -> CategorySource:
+    """Return a rendered category.
+
+    Raises
+    ------
+    BadInput
+        If the renders are incomplete or were changed since they were made.
+    """
+    folder = category_folder(renders, dataset, category)
+    manifest = read_manifest(folder)
+    if not manifest["samples"]:
+        raise BadInput(f"{folder}: holds no rendered sample; run mvad render first")
+    sources = []
+    for entry in sorted(manifest["samples"], key=lambda entry: str(entry["key"])):
+        place = files.below(folder, entry["split"], entry["defect"], entry["id"])
+        listed = str(entry["record_sha256"])
+        sources.append(
+            Source(entry["key"], entry["split"], partial(_record_hash, place, listed), partial(_rendered, place, listed))
+        )
+    rig = manifest["rig"]
+    poses, intrinsics = np.array(rig["poses"], dtype=np.float64), np.array(rig["intrinsics"], dtype=np.float64)
+    return CategorySource(
+        dataset, category, manifest["licence"], manifest["config"], [f"view_{k}" for k in range(len(poses))], int(rig["size"]),
+        sources, DepthCoding.between(rig["near_m"], rig["far_m"]), (poses, intrinsics), manifest["audit"],
+    )  # fmt: skip
+
+
+def photographed_category(raw: Path, category: str, size: int) -> CategorySource:
+    """Return a Real-IAD category, to be resized to ``size`` pixels.
+
+    Raises
+    ------
+    BadInput
+        If its JSON is no split, or there are no images.
+    """
+    root = realiad.image_root(raw)
+    if root is None:
+        raise BadInput(f"{raw}: no images; download realiad_256 (or _512, _1024) there, or give --dry-run")
+    refs = realiad.refs(raw, category)
+    cameras = sorted({view.camera for ref in refs for view in ref.views})
+    sources = [
+        Source(ref.key, ref.split, partial(_photographs_hash, root, ref), partial(_photographed, root, ref, cameras, size))
+        for ref in sorted(refs, key=lambda ref: ref.key)
+    ]
+    split_file = raw / realiad.JSON_FOLDERS[0] / f"{category}.json"
+    config = {
+        "size": size, "resize": "area (box)", "mask_rule": MASK_RULE, "split_file_sha256": files.sha256_file(split_file),
+    }  # fmt: skip
+    return CategorySource(realiad.NAME, category, licence_of(realiad.NAME, raw), config, cameras, size, sources)
+
+
+def _record_hash(folder: Path, listed: str) -> str:
+    path = folder / RECORD
+    if not path.exists() or files.sha256_file(path) != listed:
+        raise BadInput(f"{folder}: is not what the manifest lists; run the same mvad render again")
+    return listed
+
+
+def _rendered(folder: Path, listed: str) -> tuple[Sample, str]:
+    _record_hash(folder, listed)
+    record = read_record(folder)
+    images = read_sample(folder, record)
+    bad = record["defect"] not in (GOOD, UNKNOWN)
+    sample = Sample(
+        key=record["key"], defect=record["defect"], label=int(bad), rgb=images.rgb, mask=images.mask,
+        present=np.ones(len(images.rgb), np.uint8), view_label=np.asarray(images.mask.any(axis=(1, 2)), dtype=np.uint8),
+        depth=images.depth, normal=images.normal, seen=(images.source >= 0).astype(np.uint8), source=images.source,
+        shift=np.array(record["rig_shift_m"], dtype=np.float64),
+    )  # fmt: skip
+    return sample, listed
+
+
+def _photographed(root: Path, ref: SampleRef, cameras: Sequence[str], size: int) -> tuple[Sample, str]:
+    views = {view.camera: view for view in ref.views}
+    rgb = np.zeros((len(cameras), size, size, 3), np.uint8)
+    mask = np.zeros((len(cameras), size, size), np.uint8)
+    present, view_label = np.zeros(len(cameras), np.uint8), np.zeros(len(cameras), np.uint8)
+    contents = {path: _content(root, path) for path in _paths(ref)}
+    for k, camera in enumerate(cameras):
+        if camera not in views:
+            continue
+        view = views[camera]
+        image = read_rgb(view.image, data=contents[view.image])
+        if image.shape[0] != image.shape[1]:
+            raise BadInput(f"{view.image}: {image.shape[1]} x {image.shape[0]} is not square; Real-IAD's views are")
+        present[k] = 1
+        rgb[k] = np.asarray(Image.fromarray(image).resize((size, size), Image.Resampling.BOX))
+        if view.mask is not None:
+            view_label[k] = 1
+            marked = read_gray(view.mask, data=contents[view.mask])
+            if marked.shape[0] != marked.shape[1]:
+                raise BadInput(f"{view.mask}: {marked.shape[1]} x {marked.shape[0]}, but its image is square; download it again")
+            mask[k] = any_overlap(binary_mask(marked), size)
+    return Sample(ref.key, ref.defect, int(view_label.any()), mask, present, view_label, rgb=rgb), _hash_of(contents)
+
+
+def binary_mask(mask: NDArray[np.uint8]) -> NDArray[np.bool_]:
+    """Threshold a mask: > 127 where soft edges show that it was resized, else > 0 (``MASK_RULE``)."""
+    return mask > (127 if np.count_nonzero(np.bincount(mask.reshape(-1), minlength=256)) > 2 else 0)
+
+
+def any_overlap(mask: NDArray[np.bool_], size: int) -> NDArray[np.uint8]:
+    """Resize (H, W) bool to (size, size) uint8: 1 where any part of the pixel was true."""
+    for axis in (0, 1):
+        length = mask.shape[axis]
+        first = np.arange(size) * length // size
+        after = np.maximum(-(-np.arange(1, size + 1) * length // size), first + 1)
+        counts = np.concatenate([np.zeros_like(mask.take([0], axis), np.int64), mask.cumsum(axis, dtype=np.int64)], axis)
+        mask = counts.take(after, axis) > counts.take(first, axis)
+    return mask.astype(np.uint8)
+
+
+def _paths(ref: SampleRef) -> list[Path]:
+    return [path for view in ref.views for path in (view.image, view.mask) if path is not None]
+
+
+def _photographs_hash(root: Path, ref: SampleRef) -> str:
+    return _hash_of({path: _content(root, path) for path in _paths(ref)})
+
+
+def _hash_of(contents: dict[Path, bytes]) -> str:
+    return files.sha256_bytes("".join(files.sha256_bytes(content) for content in contents.values()).encode())
+
+
+def _content(root: Path, path: Path) -> bytes:
+    try:
+        return files.inside(root, str(path.relative_to(root))).read_bytes()
+    except OSError as error:
+        raise BadInput(f"{path}: cannot be read ({error.strerror}); download the images of this category again") from error

@@ -1,0 +1,1 @@
+"""Faults on purpose: every promise about files is broken at, and holds."""
