@@ -285,7 +285,11 @@ def batches(name: str, folder: Path, workers: int, threads: int) -> Iterator[Any
         "h5py": lambda: Plain(folder), "mvad": lambda: Ours(folder, threads),
     }  # fmt: skip
     steps = Steps(makers[name.split()[0]]())
-    if workers:
+    if name.startswith("mvad") and threads > 1 and not workers:
+        from mvad.datasets.shards.batches import Batches
+
+        yield from ((batch.rgb, batch.mask) for batch in Batches(steps.reader.sets[0], 0, BATCH).steps(0, len(steps)))
+    elif workers:
         yield from DataLoader(steps, batch_size=None, num_workers=workers, multiprocessing_context="fork")  # type: ignore[arg-type]
     else:
         for step in range(len(steps)):

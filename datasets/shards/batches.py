@@ -120,7 +120,7 @@ def _living(loader: DataLoader[Batch | MvadError], data: ShardSet) -> Iterator[B
     try:
         yield from loader
     except (ConnectionError, EOFError, RuntimeError) as error:
-        if isinstance(error, RuntimeError) and "DataLoader worker" not in str(error):
+        if str(error).startswith("Caught") or (isinstance(error, RuntimeError) and "DataLoader worker" not in str(error)):
             raise
         reason = " ".join(str(error).split())[:160] or type(error).__name__
         raise BadInput(

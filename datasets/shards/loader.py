@@ -16,11 +16,10 @@ from torch.utils.data import Dataset
 
 from mvad import files
 from mvad.datasets.renders.coding import DepthCoding
+from mvad.datasets.shards.buffers import Buffers
 from mvad.datasets.shards.reader import ShardFile, read_manifest
 from mvad.datasets.shards.schema import IMAGES, MODALITIES
 from mvad.errors import BadInput
-
-_TORCH = {"uint8": torch.uint8, "uint16": torch.uint16, "int32": torch.int32}
 
 
 @dataclass(frozen=True)
@@ -162,6 +161,7 @@ class ShardSet(Dataset[Batch]):
             name: np.concatenate([file.read(name) for file in self._files]) for name in ("present", "view_label", "label")
         }
         self._memory: dict[str, Tensor] = {}
+        self._buffers = Buffers()
         self._pool: tuple[int, ThreadPoolExecutor] | None = None
         self.fields = self._chosen(fields)
         for file in self._files:
@@ -217,7 +217,7 @@ class ShardSet(Dataset[Batch]):
         arrays = self._from_memory(rows) if self._memory else self._decode(rows)
         present = torch.from_numpy(self._small["present"][rows]).bool()
         everywhere = present[:, :, None, None].expand(arrays["mask"].shape)
-        seen = arrays["seen"].bool() if "seen" in arrays else everywhere.clone()
+        seen = arrays["seen"].view(torch.bool) if "seen" in arrays else everywhere
         return Batch(
             keys=tuple(self.keys[row] for row in rows), defects=tuple(self.defects[row] for row in rows),
             rgb=arrays.get("rgb"), depth_code=arrays.get("depth"), normal=arrays.get("normal"), mask=arrays["mask"], seen=seen,
@@ -252,8 +252,8 @@ class ShardSet(Dataset[Batch]):
 
     def _decode(self, rows: Sequence[int]) -> dict[str, Tensor]:
         names = self._read_names()
-        made = {name: torch.empty((len(rows), *self._shapes[name][0]), dtype=_TORCH[self._shapes[name][1]]) for name in names}
-        outs = {name: tensor.numpy() for name, tensor in made.items()}
+        leased = {name: self._buffers.empty((len(rows), *self._shapes[name][0]), self._shapes[name][1]) for name in names}
+        outs = {name: array for name, (_, array) in leased.items()}
 
         for number in {self._places[row][0] for row in rows}:
             self._files[number].open()
@@ -269,7 +269,7 @@ class ShardSet(Dataset[Batch]):
         else:
             for _ in self._decoders().map(one, range(len(rows))):
                 pass
-        return made
+        return {name: tensor for name, (tensor, _) in leased.items()}
 
     def _decoders(self) -> ThreadPoolExecutor:
         if self._pool is None or self._pool[0] != os.getpid():  # a pool does not survive a fork

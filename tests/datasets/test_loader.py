@@ -21,6 +21,7 @@ from torch.utils.data import ConcatDataset, DataLoader
 from mvad import files
 from mvad.datasets import realiad
 from mvad.datasets.shards.batches import Batches
+from mvad.datasets.shards.buffers import Buffers
 from mvad.datasets.shards.loader import Batch, ShardSet, join
 from mvad.datasets.shards.pack import PackOptions, pack_renders
 from mvad.datasets.shards.sources import photographed_category
@@ -246,3 +247,34 @@ def test_the_same_without_the_sum_goes_unnoticed(folder: Path, monkeypatch: pyte
     monkeypatch.undo()
     with pytest.raises(chunks.DamagedChunkError):
         chunks.decode_into(bytes(chunk), "none", out)
+
+
+def test_memory_is_used_again_but_never_while_somebody_holds_it() -> None:
+    buffers = Buffers()
+
+    def fresh(value: int) -> torch.Tensor:
+        tensor, array = buffers.empty((64, 64), "uint16")
+        array[:] = value
+        return tensor
+
+    first = fresh(1)
+    place = first.data_ptr()
+    view, number = first[3:5], first.numpy()[7]
+    del first
+    gc.collect()
+    assert fresh(2).data_ptr() != place, "a view of the first is held"
+    assert (view == 1).all()
+    del view
+    assert fresh(3).data_ptr() != place, "an array of it is held"
+    assert (number == 1).all()
+    del number
+    assert fresh(4).data_ptr() == place or fresh(5).data_ptr() == place
+    assert pickle.loads(pickle.dumps(buffers))._free == {}
+
+
+def test_batches_that_are_kept_stay_what_they_are(folder: Path) -> None:
+    data = ShardSet(folder, "test")
+    kept = [data.batch([index, (index + 1) % 9]) for index in range(9)]
+    alone = ShardSet(folder, "test", threads=1)
+    for index, batch in enumerate(kept):
+        assert same(batch, alone.batch([index, (index + 1) % 9]))
