@@ -78,7 +78,7 @@ def build(
         "gzip": {"compression": "gzip", "compression_opts": level},
         "none": {},
     }
-    with h5py.File("shard.h5", "w", driver="core", backing_store=False, libver=("earliest", "v110")) as file:
+    with h5py.File("shard.h5", "w", driver="core", backing_store=False, libver=("v110", "v110")) as file:
         for name, value in sorted(attributes.items()):
             _attribute(file, name, value)
         made = {}

@@ -196,7 +196,8 @@ def _written(
     coding: DepthCoding | None = category.coding if "depth" in samples[0].shapes else None
     content = build(samples, attributes, coding, category.rig, options.filter, options.level or 0)
     path, sha256 = folder / part.name, files.sha256_bytes(content)
-    files.write_bytes(path, content)
+    if not path.exists() or files.sha256_file(path) != sha256:  # it may be whole where the manifest is not
+        files.write_bytes(path, content)
     files.append_line(folder / WRITTEN, {"file": path.name, "sha256": sha256})
     shard = ShardFile(path, sha256)  # what was written reads back
     return _entry(path, part, shard.layout, shard.texts("defect"), shard.read("label"), shard.read("view_label"), sha256)

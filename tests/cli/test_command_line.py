@@ -19,6 +19,7 @@ import pytest
 from PIL import Image
 
 from mvad.cli import main
+from mvad.datasets.export import read_table
 
 ROOT = Path(__file__).parents[2]
 VERBS = ("synth", "render", "pack", "inspect", "verify", "export", "train", "evaluate", "import", "report", "doctor")
@@ -53,14 +54,26 @@ def test_help_loads_no_heavy_library() -> None:
 def test_the_examples_of_the_help_run_one_after_the_other(workspace: Path, tmp_path: Path) -> None:
     """The examples, in the order of the work, in an empty folder with a download beside it."""
     shutil.copytree(workspace / "raw" / "mvtec3d" / "gear", tmp_path / "downloads" / "mvtec3d" / "cable_gland")
-    for verb in ("render", "pack", "inspect", "train", "evaluate", "report", "verify", "doctor", "synth"):
+    for verb in ("render", "pack", "inspect", "export", "train", "evaluate", "import", "report", "verify", "doctor", "synth"):
         line = shlex.split(example(verb))
         assert line[:2] == ["mvad", verb]
+        if verb == "import":
+            random_maps(tmp_path / line[2], tmp_path / line[3])
         done = mvad(*line[1:], cwd=tmp_path)
         assert done.returncode == 0, f"{' '.join(line)}\n{done.stdout}\n{done.stderr}"
     assert (tmp_path / "sheet.png").exists()
-    assert (tmp_path / "report.html").exists()
+    assert "<td>padim</td>" in (tmp_path / "report.html").read_text()
     assert "no" not in [line.split()[0] for line in mvad("doctor", cwd=tmp_path).stdout.splitlines()]
+
+
+def random_maps(exported: Path, maps: Path) -> None:
+    """What another tool might make of an export."""
+    for view in ("view_0", "view_1", "view_2", "view_3", "view_4"):
+        for row in read_table(exported, view):
+            if row["split"] == "test":
+                target = (maps / view / row["image_path"]).with_suffix(".npy")
+                target.parent.mkdir(parents=True, exist_ok=True)
+                np.save(target, np.random.default_rng(0).random((32, 32)))
 
 
 CASES = {
@@ -84,6 +97,11 @@ CASES = {
     "nothing to judge": (["evaluate"], 3),
     "nothing to report": (["report"], 3),
     "nothing to verify": (["verify"], 3),
+    "unknown level": (["pack", "--raw", "{raw}", "--filter", "lz4", "--level", "3"], 3),
+    "unknown field": (["pack", "--raw", "{raw}", "--fields", "rgb,thermal"], 3),
+    "nothing to export": (["export"], 3),
+    "unknown layout": (["export", "--workspace", "{ws}", "--layout", "coco", "--out", "exports"], 3),
+    "no export": (["import", "nowhere", "maps", "--name", "x"], 3),
     "no shard": (["inspect", "nowhere.h5"], 3),
 }
 

@@ -1,0 +1,192 @@
+"""``mvad verify``: says what is wrong, and with --repair makes that again and nothing else."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+
+from mvad import files
+from mvad.cli import main
+from mvad.datasets.shards.loader import ShardSet
+from mvad.model.config import ModelConfig
+from mvad.model.judging.evaluate import evaluate_run
+from mvad.model.judging.runs import fit_run, prepare
+from mvad.model.teachers.weights import WeightsSource
+from mvad.progress import Silent
+from mvad.settings import resolve
+
+NOWHERE = WeightsSource(None, Path("nowhere"), True)
+
+
+@pytest.fixture
+def ws(workspace: Path, tmp_path: Path) -> Path:
+    """A workspace of the generated MVTec category, to be damaged."""
+    for folder in ("raw", "renders", "shards"):
+        shutil.copytree(workspace / folder / "mvtec3d", tmp_path / "ws" / folder / "mvtec3d")
+    return tmp_path / "ws"
+
+
+@pytest.fixture
+def run(ws: Path) -> Path:
+    """A trained and judged run in that workspace."""
+    place = ws / "runs" / "gear"
+    keys = {"model": "idif", "teacher": "random", "pseudo.textures": "procedural", "input.modalities": ("rgb",), "input.size": 64}
+    keys |= {"train.student_steps": 4, "train.head_steps": 2, "train.batch": 2, "train.checkpoint_every": 2, "train.keep_checkpoints": 3}
+    config, origins = resolve(ModelConfig, [("test", keys)])
+    data = ShardSet(ws / "shards" / "mvtec3d" / "gear", "train")
+    config, detector, teacher, _ = prepare(data, config, ws / "textures", NOWHERE)
+    fit_run(place, data, config, origins, detector, teacher, Silent())
+    evaluate_run(place, ws / "shards", NOWHERE, Silent())
+    return place
+
+
+def verify(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> tuple[int, str]:
+    """Run the verb in this process; returns exit code and everything it said."""
+    before, sys.argv = sys.argv, ["mvad", "verify", *map(str, arguments)]
+    try:
+        with pytest.raises(SystemExit) as left:
+            main.run()
+    finally:
+        sys.argv = before
+    captured = capsys.readouterr()
+    code = left.value.code
+    return (0 if code is None else int(code)), captured.out + captured.err
+
+
+def state(root: Path) -> dict[str, tuple[bytes, int]]:
+    skip = {".lock", "timings.jsonl"}
+    return {
+        str(p.relative_to(root)): (p.read_bytes(), p.stat().st_mtime_ns)
+        for p in sorted(root.rglob("*"))
+        if p.is_file() and p.name not in skip
+    }
+
+
+def flip(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 4
+    path.write_bytes(content)
+
+
+def one(root: Path, pattern: str) -> Path:
+    return sorted(root.rglob(pattern))[0]
+
+
+DAMAGE: dict[str, tuple[Callable[[Path], object], str, int]] = {
+    "a view": (lambda ws: flip(one(ws / "renders", "test/*/*/normal_3.png")), "normal_3.png", 26),
+    "a view is missing": (lambda ws: one(ws / "renders", "train/*/*/depth_0.png").unlink(), "depth_0.png", 26),
+    "a record": (lambda ws: flip(one(ws / "renders", "record.json")), "record.json", 26),
+    "a sample is missing": (lambda ws: shutil.rmtree(one(ws / "renders", "record.json").parent), "record.json", 26),
+    "the manifest of renders": (lambda ws: flip(one(ws / "renders", "manifest.json")), "manifest.json", 0),
+    "the audit": (lambda ws: flip(one(ws / "renders", "audit.json")), "audit.json", 0),
+    "the audit is missing": (lambda ws: one(ws / "renders", "audit.json").unlink(), "audit.json", 0),
+    "the rig": (lambda ws: flip(one(ws / "renders", "rig.json")), "rig.json", 0),
+    "a shard": (lambda ws: flip(one(ws / "shards", "test-*.h5")), "test-00000.h5", 1),
+    "a shard is missing": (lambda ws: one(ws / "shards", "train-*.h5").unlink(), "train-00000.h5", 1),
+    "the card": (lambda ws: flip(one(ws / "shards", "README.md")), "README.md", 0),
+    "the manifest of shards": (lambda ws: flip(one(ws / "shards", "manifest.json")), "manifest.json", 0),
+}
+"""What is damaged, the file that must be named, and how many data files may be written again at most."""
+
+
+@pytest.mark.parametrize("name", DAMAGE)
+def test_what_is_damaged_is_named_and_made_again_and_nothing_else(
+    name: str, ws: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = state(ws)
+    assert verify(capsys, "--workspace", ws)[0] == 0
+    hurt, named, most = DAMAGE[name]
+    hurt(ws)
+    code, said = verify(capsys, "--workspace", ws)
+    assert code == 3
+    assert named in said
+    assert "--repair" in said
+    code, said = verify(capsys, "--workspace", ws, "--repair")
+    assert code == 0, said
+    after = state(ws)
+    assert {k: v[0] for k, v in after.items()} == {k: v[0] for k, v in before.items()}
+    listings = {"manifest.json", "audit.json", "rig.json", "README.md"}
+    written = [k for k in after if after[k][1] != before[k][1] and Path(k).name not in listings]
+    assert len(written) <= most, written
+
+
+def test_without_the_scans_nothing_is_lost_and_the_way_out_is_named(ws: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    flip(one(ws / "renders", "test/*/*/normal_3.png"))
+    shutil.move(ws / "raw", ws.parent / "elsewhere")
+    before = state(ws)
+    code, said = verify(capsys, "--workspace", ws, "--repair")
+    assert code == 3
+    assert "not repaired" in said
+    assert state(ws) == before
+    assert verify(capsys, "--workspace", ws, "--repair", "--raw", ws.parent / "elsewhere")[0] == 0
+
+
+def test_a_changed_scan_is_named_when_raw_is_given(ws: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert verify(capsys, "--workspace", ws, "--raw", ws / "raw")[0] == 0
+    scan = one(ws / "raw", "test/*/rgb/*.png")
+    flip(scan)
+    assert verify(capsys, "--workspace", ws)[0] == 0, "unasked, scans are not read"
+    code, said = verify(capsys, "--workspace", ws, "--raw", ws / "raw")
+    assert code == 3
+    assert f"{scan}: is not what it was when it was rendered" in said
+
+
+def test_a_run_is_mended_from_its_records(run: Path, ws: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    whole = {path: path.read_bytes() for path in sorted(run.rglob("*")) if path.is_file()}
+    assert verify(capsys, "--workspace", ws, "--offline")[0] == 0
+    for name in ("model.safetensors", "model.json", "results.json", one(run, "maps/*.jpg").relative_to(run)):
+        flip(run / name)
+        code, said = verify(capsys, "--workspace", ws, "--offline")
+        assert code == 3
+        assert str(name) in said
+        code, said = verify(capsys, "--workspace", ws, "--repair", "--offline")
+        assert code == 0, said
+        if Path(name).name != "results.json":  # it has seconds in it
+            assert (run / name).read_bytes() == whole[run / name], name
+    last = one(run, "checkpoints/step-6.safetensors")
+    flip(last)
+    code, said = verify(capsys, "--workspace", ws, "--repair", "--offline")
+    assert code == 0, said
+    assert not last.exists()
+    assert not last.with_suffix(".json").exists()
+    assert one(run, "checkpoints/step-4.safetensors").exists(), "the one before is kept"
+
+
+def test_a_contradiction_is_found_behind_matching_hashes(ws: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Somebody edits a shard with h5py and writes its new hash into the manifest: sums are right, and it is still wrong."""
+    shard = one(ws / "shards", "test-*.h5")
+    with h5py.File(shard, "r+") as file:
+        labels = file["view_label"][:]
+        file["view_label"][:] = np.zeros_like(labels)
+    manifest = files.read_sealed_json(shard.parent / "manifest.json", "a manifest", "")
+    for entry in manifest["shards"]:
+        entry["sha256"] = files.sha256_file(shard.parent / entry["file"])
+    files.write_sealed_json(shard.parent / "manifest.json", manifest)
+    code, said = verify(capsys, "--workspace", ws)
+    assert code == 3
+    assert "has a mask and is labelled normal; pack again" in said
+    code, said = verify(capsys, shard.parent, "--untrusted")
+    assert "has a mask and is labelled normal; pack again" in said
+
+
+def test_a_shard_on_its_own_and_a_stranger_are_looked_at(ws: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    alone = tmp_path / "alone.h5"
+    shutil.copy(one(ws / "shards", "test-*.h5"), alone)
+    assert verify(capsys, alone)[0] == 0
+    shutil.copy(alone, one(ws / "shards", "test-*.h5").with_name("stranger-00000.h5"))
+    code, said = verify(capsys, ws / "shards")
+    assert code == 3
+    assert "stranger-00000.h5: is not in manifest.json" in said
+    with h5py.File(alone, "r+") as file:
+        del file["mask"]
+        file["mask"] = h5py.ExternalLink("/etc/hostname", "/x")
+    code, said = verify(capsys, alone)
+    assert code == 3
+    assert "mask is a link" in said
+    assert verify(capsys, tmp_path / "nowhere")[0] == 3
