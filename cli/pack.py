@@ -39,6 +39,7 @@ def pack(
     from mvad.datasets import realiad
     from mvad.datasets.shards.contents import count, tasks
     from mvad.datasets.shards.pack import PackOptions, pack_realiad, pack_renders
+    from mvad.errors import BadInput, PartlyDone
 
     places = Places(workspace)
     realiad_raw = raw or places.raw("realiad")
@@ -52,9 +53,18 @@ def pack(
         if dry_run:
             bars.show(contents_table([row for pair in found for row in count(places.renders, realiad_raw, *pair)]))
             return
+        failed = 0
         for dataset_name, name in found:
-            if dataset_name == realiad.NAME:
-                made = pack_realiad(realiad_raw, name, places.shards, options, bars, flying, overwrite)
-            else:
-                made = pack_renders(places.renders, dataset_name, name, places.shards, options, bars, flying, overwrite)
-            bars.say(f"packed {made}")
+            try:
+                if dataset_name == realiad.NAME:
+                    made = pack_realiad(realiad_raw, name, places.shards, options, bars, flying, overwrite)
+                else:
+                    made = pack_renders(places.renders, dataset_name, name, places.shards, options, bars, flying, overwrite)
+                bars.say(f"packed {made}")
+            except BadInput as error:
+                if len(found) == 1:
+                    raise
+                failed += 1
+                bars.say(f"failed: {dataset_name}/{name}: {error}")
+    if failed:
+        raise PartlyDone(f"{failed} of {len(found)} categories are not packed; the lines above say why")

@@ -33,10 +33,8 @@ def verify(
 ) -> None:
     """Check renders, shards and runs against their records: every file, every hash, labels against masks."""
     from mvad.cli.console import Bars
-    from mvad.cli.repair import repair as mend
     from mvad.datasets.verify import verify_inputs, verify_tree
     from mvad.errors import BadInput
-    from mvad.model.teachers.weights import WeightsSource
 
     places, checked_paths = Places(workspace), paths or [workspace]
     with Bars() as bars:
@@ -50,6 +48,9 @@ def verify(
             raise BadInput(f"{checked_paths[0]}: holds nothing that mvad wrote; give the folder of a workspace")
         bars.say(f"{checked} files checked, {len(faults)} faults")
         if faults and repair:
+            from mvad.cli.repair import repair as mend
+            from mvad.model.teachers.weights import WeightsSource
+
             weights = WeightsSource(teacher_weights, places.weights, offline)
             mend(faults, raw or workspace / "raw", places.shards, places.renders, places.textures, weights, bars)
             before, (checked, faults) = len(faults), verify_tree(checked_paths, bars)

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
+
 from mvad import files
 from mvad.datasets import realiad
 from mvad.datasets.registry import reader_for
@@ -226,6 +228,8 @@ class _Check:
             self.fault(path, f"{path}: is not in {MANIFEST}; pack again, or remove it")
         shard = ShardFile(path, listed, self.trusted)
         self.seen.add(path)
+        for wrong in _rig_faults(shard):
+            self.fault(path, f"{path}: {wrong}; pack again")
         keys = shard.texts("key")
         if len(set(keys)) != len(keys):
             self.fault(path, f"{path}: a key is there twice; pack again")
@@ -272,6 +276,21 @@ class _Check:
             same, reason = False, f"cannot be read ({error.strerror})"
         if not same and not any(fault.text.startswith(f"{path}:") for fault in self.faults):
             self.fault(path, f"{path}: {reason}; {remedy}")
+
+
+def _rig_faults(shard: ShardFile) -> list[str]:
+    """Return what is wrong with a shard's cameras: poses must be rigid, intrinsics a pinhole's."""
+    if "rig/poses" not in shard.layout.fields or "rig/intrinsics" not in shard.layout.fields:
+        return []
+    poses, intrinsics = shard.read("rig/poses"), shard.read("rig/intrinsics")
+    turned = poses[:, :3, :3]
+    faults = []
+    rigid = np.allclose(turned @ turned.transpose(0, 2, 1), np.eye(3), atol=1e-6) and (np.linalg.det(turned) > 0).all()
+    if not np.isfinite(poses).all() or not rigid or not np.array_equal(poses[:, 3], np.tile([0.0, 0, 0, 1], (len(poses), 1))):
+        faults.append("rig/poses are not rigid")
+    if not np.isfinite(intrinsics).all() or not (intrinsics[:, [0, 1], [0, 1]] > 0).all():
+        faults.append("rig/intrinsics have no focal length")
+    return faults
 
 
 def _repair_of(path: Path) -> tuple[Kind, Path]:

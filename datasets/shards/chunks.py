@@ -88,7 +88,7 @@ def encode(array: NDArray[Any], name: str, level: int) -> bytes:
     return data + struct.pack("<I", _codecs.h5checksum_fletcher32(data))
 
 
-def check(chunk: bytes | memoryview) -> None:
+def check(chunk: memoryview) -> None:
     """Compare a chunk with its sum.
 
     Raises
@@ -96,11 +96,12 @@ def check(chunk: bytes | memoryview) -> None:
     DamagedChunkError
         If they differ.
     """
-    if len(chunk) < _SUM_BYTES or (struct.pack("<I", _codecs.h5checksum_fletcher32(chunk[:-_SUM_BYTES])) != chunk[-_SUM_BYTES:]):
+    data = chunk[:-_SUM_BYTES]
+    if len(chunk) < _SUM_BYTES or struct.pack("<I", _codecs.h5checksum_fletcher32(data)) != chunk[-_SUM_BYTES:]:
         raise DamagedChunkError("its fletcher32 sum differs")
 
 
-def decode_into(chunk: bytes | memoryview, name: str, out: NDArray[Any]) -> None:
+def decode_into(chunk: memoryview, name: str, out: NDArray[Any]) -> None:
     """Check a chunk and decompress it into a contiguous array, which must be filled exactly.
 
     Raises

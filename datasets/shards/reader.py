@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,20 @@ from mvad.datasets.shards.chunks import DamagedChunkError, decode_into
 from mvad.datasets.shards.layout import Layout, layout_of
 from mvad.datasets.shards.schema import IMAGES, MANIFEST, Sample
 from mvad.errors import BadInput
+
+
+_room = threading.local()
+
+
+def _content(handle: int, offset: int, length: int) -> memoryview:
+    """Read a part of a file into memory that this thread uses again; valid until its next read."""
+    buffer = getattr(_room, "buffer", None)
+    if buffer is None or len(buffer) < length:
+        buffer = _room.buffer = bytearray(length + length // 4)
+    view = memoryview(buffer)[:length]
+    if os.preadv(handle, [view], offset) != length:
+        raise DamagedChunkError("the file ends before it")
+    return view
 
 
 class ShardFile:
@@ -93,7 +108,7 @@ class ShardFile:
         field = self.layout.fields[name]
         offset, length = field.chunks[row]
         try:
-            decode_into(os.pread(self.open(), length, offset), field.compression, out)
+            decode_into(_content(self.open(), offset, length), field.compression, out)
         except DamagedChunkError as error:
             which = f"sample {row} of {name}" if name in IMAGES else name
             raise BadInput(f"{self.path}: {which} is damaged: {error}; pack again") from error

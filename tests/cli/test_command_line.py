@@ -130,6 +130,18 @@ def test_a_mistake_is_one_line_and_the_right_exit_code(
     assert not (workspace / "runs" / "never").exists(), "nothing is written before everything is there"
 
 
+def test_one_category_that_cannot_be_packed_costs_one_category(workspace: Path, tmp_path: Path) -> None:
+    shutil.copytree(workspace / "renders", tmp_path / "mvad-data" / "renders")
+    next((tmp_path / "mvad-data" / "renders" / "eyecandies").rglob("rgb_2.png")).write_bytes(b"")
+    done = mvad("pack", "--raw", str(workspace / "raw" / "realiad"), "--size", "64", cwd=tmp_path)
+    assert done.returncode == 6
+    assert "failed: eyecandies/dome:" in done.stdout
+    assert "rgb_2.png: is not what was rendered" in done.stdout
+    assert "1 of 3 categories are not packed" in done.stderr
+    packed = sorted(path.parent.name for path in (tmp_path / "mvad-data" / "shards").glob("*/*/manifest.json"))
+    assert packed == ["gear", "plate"]
+
+
 def test_debug_shows_the_traceback(tmp_path: Path) -> None:
     done = mvad("--debug", "render", "mvtec3d", "--raw", "nowhere", cwd=tmp_path)
     assert "Traceback" in done.stderr

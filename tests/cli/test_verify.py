@@ -37,7 +37,13 @@ def run(ws: Path) -> Path:
     """A trained and judged run in that workspace."""
     place = ws / "runs" / "gear"
     keys = {"model": "idif", "teacher": "random", "pseudo.textures": "procedural", "input.modalities": ("rgb",), "input.size": 64}
-    keys |= {"train.student_steps": 4, "train.head_steps": 2, "train.batch": 2, "train.checkpoint_every": 2, "train.keep_checkpoints": 3}
+    keys |= {
+        "train.student_steps": 4,
+        "train.head_steps": 2,
+        "train.batch": 2,
+        "train.checkpoint_every": 2,
+        "train.keep_checkpoints": 3,
+    }
     config, origins = resolve(ModelConfig, [("test", keys)])
     data = ShardSet(ws / "shards" / "mvtec3d" / "gear", "train")
     config, detector, teacher, _ = prepare(data, config, ws / "textures", NOWHERE)
@@ -164,6 +170,7 @@ def test_a_contradiction_is_found_behind_matching_hashes(ws: Path, capsys: pytes
     with h5py.File(shard, "r+") as file:
         labels = file["view_label"][:]
         file["view_label"][:] = np.zeros_like(labels)
+        file["rig/poses"][:] = file["rig/poses"][:] * 2
     manifest = files.read_sealed_json(shard.parent / "manifest.json", "a manifest", "")
     for entry in manifest["shards"]:
         entry["sha256"] = files.sha256_file(shard.parent / entry["file"])
@@ -171,6 +178,7 @@ def test_a_contradiction_is_found_behind_matching_hashes(ws: Path, capsys: pytes
     code, said = verify(capsys, "--workspace", ws)
     assert code == 3
     assert "has a mask and is labelled normal; pack again" in said
+    assert "rig/poses are not rigid; pack again" in said
     code, said = verify(capsys, shard.parent, "--untrusted")
     assert "has a mask and is labelled normal; pack again" in said
 

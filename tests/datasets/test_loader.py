@@ -242,11 +242,11 @@ def test_the_same_without_the_sum_goes_unnoticed(folder: Path, monkeypatch: pyte
     chunk = bytearray(chunks.encode(array, "none", 0))
     chunk[50] ^= 1
     out = np.empty_like(array)
-    chunks.decode_into(bytes(chunk), "none", out)
+    chunks.decode_into(memoryview(chunk), "none", out)
     assert (out != array).sum() == 1
     monkeypatch.undo()
     with pytest.raises(chunks.DamagedChunkError):
-        chunks.decode_into(bytes(chunk), "none", out)
+        chunks.decode_into(memoryview(chunk), "none", out)
 
 
 def test_memory_is_used_again_but_never_while_somebody_holds_it() -> None:

@@ -76,17 +76,21 @@ def input_output_error(step: str) -> None:
     raise OSError(errno.EIO, os.strerror(errno.EIO))
 
 
-def test_a_crash_before_every_single_step(raw: Path, whole: tuple[dict[str, bytes], list[str]], tmp_path: Path) -> None:
+def test_a_crash_before_every_single_step(
+    raw: Path, whole: tuple[dict[str, bytes], list[str]], tmp_path: Path, tell: Callable[[str], None]
+) -> None:
     made, steps = whole
     assert len(steps) >= 60
     walked = walk(raw, made, range(len(steps)), tmp_path, crash)
-    print(f"{walked} of {len(steps)} steps: 0 lost, 0 half")
+    tell(f"{walked} of {len(steps)} steps: 0 lost, 0 half")
 
 
-def test_an_input_output_error_at_steps(raw: Path, whole: tuple[dict[str, bytes], list[str]], tmp_path: Path) -> None:
+def test_an_input_output_error_at_steps(
+    raw: Path, whole: tuple[dict[str, bytes], list[str]], tmp_path: Path, tell: Callable[[str], None]
+) -> None:
     made, steps = whole
     walked = walk(raw, made, range(0, len(steps), 2), tmp_path, input_output_error)
-    print(f"EIO at {walked} of {len(steps)} steps: 0 lost, 0 half, one line or a listed scan each")
+    tell(f"EIO at {walked} of {len(steps)} steps: 0 lost, 0 half, one line or a listed scan each")
 
 
 def test_a_full_device_at_steps(raw: Path, whole: tuple[dict[str, bytes], list[str]], tmp_path: Path) -> None:
@@ -99,7 +103,7 @@ def test_a_full_device_at_steps(raw: Path, whole: tuple[dict[str, bytes], list[s
 
 
 def test_a_kill_before_sampled_steps(
-    raw: Path, whole: tuple[dict[str, bytes], list[str]], tmp_path: Path, forker: Forker
+    raw: Path, whole: tuple[dict[str, bytes], list[str]], tmp_path: Path, forker: Forker, tell: Callable[[str], None]
 ) -> None:
     made, steps = whole
     chosen = sorted(np.random.default_rng(0).choice(len(steps), KILLED_STEPS, replace=False).tolist())
@@ -109,10 +113,12 @@ def test_a_kill_before_sampled_steps(
         assert half_files(out) == []
         run(raw, out)
         assert tree(out) == made, f"killed before step {number}: {steps[number]}"
-    print(f"SIGKILL before {len(chosen)} of {len(steps)} steps: 0 lost")
+    tell(f"SIGKILL before {len(chosen)} of {len(steps)} steps: 0 lost")
 
 
-def test_kills_at_random_moments(raw: Path, whole: tuple[dict[str, bytes], list[str]], tmp_path: Path, forker: Forker) -> None:
+def test_kills_at_random_moments(
+    raw: Path, whole: tuple[dict[str, bytes], list[str]], tmp_path: Path, forker: Forker, tell: Callable[[str], None]
+) -> None:
     """One folder is killed again and again until it is complete, then the next."""
     made, _ = whole
     random, kills, folders = np.random.default_rng(1), 0, 0
@@ -128,11 +134,11 @@ def test_kills_at_random_moments(raw: Path, whole: tuple[dict[str, bytes], list[
             out = tmp_path / str(folders)
     assert forker.ended(raw, out) == 0
     assert tree(out) == made
-    print(f"{kills} SIGKILL at random moments over {folders + 1} folders: 0 lost")
+    tell(f"{kills} SIGKILL at random moments over {folders + 1} folders: 0 lost")
 
 
 def test_a_file_that_may_not_grow_at_every_size_that_is_written(
-    raw: Path, whole: tuple[dict[str, bytes], list[str]], tmp_path: Path, forker: Forker
+    raw: Path, whole: tuple[dict[str, bytes], list[str]], tmp_path: Path, forker: Forker, tell: Callable[[str], None]
 ) -> None:
     """RLIMIT_FSIZE cuts a write in its middle, as a full disk does: one line or a listed scan, never a signal."""
     made, _ = whole
@@ -146,7 +152,7 @@ def test_a_file_that_may_not_grow_at_every_size_that_is_written(
         run(raw, out)
         assert tree(out) == made, f"files of at most {size} bytes"
     assert {3, 6} >= set(codes)
-    print(f"full at {len(sizes)} sizes: {codes.count(3)} end in a line, {codes.count(6)} list scans, 0 lost")
+    tell(f"full at {len(sizes)} sizes: {codes.count(3)} end in a line, {codes.count(6)} list scans, 0 lost")
 
 
 def test_a_full_file_system(raw: Path, whole: tuple[dict[str, bytes], list[str]], tmp_path: Path, forker: Forker) -> None:

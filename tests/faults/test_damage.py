@@ -91,18 +91,18 @@ def flip_everything(out: Path) -> int:
     return count
 
 
-def test_every_flipped_bit_of_every_kind_of_output_is_named(done: tuple[Path, Path]) -> None:
+def test_every_flipped_bit_of_every_kind_of_output_is_named(done: tuple[Path, Path], tell: Callable[[str], None]) -> None:
     _, out = done
     assert checked(out)() == []
     kinds = {path.name.rstrip("0123456789").split("_")[0].split("-")[0] + path.suffix for path in kept(out)}
     assert len(kinds) >= 12, kinds
     count = flip_everything(out)
-    print(f"{count} flips in {len(kept(out))} files of {len(kinds)} kinds: 0 silent")
+    tell(f"{count} flips in {len(kept(out))} files of {len(kinds)} kinds: 0 silent")
     assert count >= 500
     assert checked(out)() == []
 
 
-def test_a_flipped_bit_is_met_by_whoever_reads(done: tuple[Path, Path], tmp_path: Path) -> None:
+def test_a_flipped_bit_is_met_by_whoever_reads(done: tuple[Path, Path], tmp_path: Path, tell: Callable[[str], None]) -> None:
     """Not only by verify: packing refuses a changed render, and the loader a changed shard."""
     _, out = done
     count = 0
@@ -127,10 +127,10 @@ def test_a_flipped_bit_is_met_by_whoever_reads(done: tuple[Path, Path], tmp_path
                 ],  # type: ignore[misc]
             )
             count += 1
-    print(f"{count} flips met by readers: 0 used")
+    tell(f"{count} flips met by readers: 0 used")
 
 
-def test_every_kind_of_output_cut_short_is_named(done: tuple[Path, Path]) -> None:
+def test_every_kind_of_output_cut_short_is_named(done: tuple[Path, Path], tell: Callable[[str], None]) -> None:
     _, out = done
     count = 0
     for path in kept(out):
@@ -140,10 +140,10 @@ def test_every_kind_of_output_cut_short_is_named(done: tuple[Path, Path]) -> Non
                 continue  # whole lines: a log may end anywhere
             noticed(path, good[:size], checked(path.parent))
             count += 1
-    print(f"{count} cuts: 0 silent")
+    tell(f"{count} cuts: 0 silent")
 
 
-def test_flips_and_cuts_of_the_inputs_are_named(workspace: Path, tmp_path: Path) -> None:
+def test_flips_and_cuts_of_the_inputs_are_named(workspace: Path, tmp_path: Path, tell: Callable[[str], None]) -> None:
     """What a scan or a photograph was is known from its record, long after it was rendered or packed."""
     for folder in ("raw", "renders", "shards"):
         shutil.copytree(workspace / folder, tmp_path / folder)
@@ -177,7 +177,7 @@ def test_flips_and_cuts_of_the_inputs_are_named(workspace: Path, tmp_path: Path)
                     assert path.name.endswith(UNUSED), f"{path}: silent"
                 path.write_bytes(good)
     assert look() == []
-    print(f"{count} flips and cuts in {len(kinds)} kinds of input: 0 silent")
+    tell(f"{count} flips and cuts in {len(kinds)} kinds of input: 0 silent")
     assert len(kinds) >= 10, kinds
 
 
