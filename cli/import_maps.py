@@ -25,13 +25,15 @@ def import_maps(
     workspace: Workspace = DEFAULT_WORKSPACE,
 ) -> None:
     """Judge the maps against the shards' masks and labels, and keep figures and pictures as a run for the report."""
-    from mvad import files
     from mvad.cli.console import Bars
     from mvad.cli.tables import figures_tables
+    from mvad.errors import BadInput
     from mvad.model.judging.foreign_maps import judge_foreign
 
+    if "/" in name or name in ("", ".", ".."):
+        raise BadInput(f"--name {name}: must be the name of one folder")
     places = Places(workspace)
     with Bars() as bars:
-        results = judge_foreign(files.below(places.runs, name), model, exported, maps, places.shards, bars)
+        results = judge_foreign(places.runs / name, model, exported, maps, places.shards, bars)
         for table in figures_tables([results]):
             bars.show(table)

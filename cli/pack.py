@@ -23,7 +23,9 @@ def pack(
     raw: Annotated[Path | None, typer.Option("--raw", help="Real-IAD's folder. Default: raw/realiad in the workspace.")] = None,
     workspace: Workspace = DEFAULT_WORKSPACE,
     filter_name: Annotated[str, typer.Option("--filter", help="zstd, lz4 (faster, larger), gzip (plain h5py) or none.")] = "zstd",
-    level: Annotated[int | None, typer.Option(min=1, max=22, help="Of zstd (9) or gzip (4).")] = None,
+    level: Annotated[
+        int | None, typer.Option(min=1, max=22, help="Of zstd (default: 6 for colours and masks, 3 for the rest) or gzip (4).")
+    ] = None,
     fields: Annotated[str, typer.Option(help="Which to keep, where they are; masks always are.")] = "rgb,depth,normal,source",
     size: Annotated[int, typer.Option(min=32, max=2048, help="Side of Real-IAD's views in pixels; renders keep theirs.")] = 256,
     shard_mb: Annotated[float, typer.Option(min=0.01, help="Uncompressed megabytes a file; bounds memory.")] = 512,

@@ -76,6 +76,9 @@ def verify_tree(paths: Sequence[Path], progress: Progress, trusted: bool = True)
             action(path)
         except BadInput as error:
             check.fault(path, str(error))
+        except (LookupError, TypeError, AttributeError, ValueError) as error:  # sealed, but by whom?
+            what = " ".join(f"{type(error).__name__}: {error}".split())[:120]
+            check.fault(path, f"{path}: does not have the form that mvad writes ({what}); make it again with --overwrite")
         progress.advance()
     return len(check.seen), check.faults
 
@@ -163,6 +166,7 @@ class _Check:
         self.seen: set[Path] = set()
         self.faults: list[Fault] = []
         self.manifests: dict[Path, dict[str, Any] | None] = {}
+        self.listed: dict[Path, set[str]] = {}
 
     def action(self, path: Path) -> Callable[[Path], None] | None:
         """Return how a file is checked, or None if it is checked with another, or is none of ours."""
@@ -211,8 +215,9 @@ class _Check:
         self.seen.add(path)
         category = path.parents[3]
         if (category / MANIFEST).exists():
-            listed = {str(sample["key"]) for sample in self._manifest_of(category).get("samples", [])}
-            if record["key"] not in listed:
+            if category not in self.listed:
+                self.listed[category] = {str(sample["key"]) for sample in self._manifest_of(category).get("samples", [])}
+            if record["key"] not in self.listed[category]:
                 self.fault(category / MANIFEST, f"{path.parent}: is not in {MANIFEST}; run the same mvad render again")
         for name, sha256 in record["outputs"].items():
             self._compare(files.inside(path.parent, name), sha256, "run the same mvad render again")

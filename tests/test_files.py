@@ -142,6 +142,15 @@ def test_every_changed_byte_of_sealed_json_is_noticed(tmp_path: Path) -> None:
                 files.read_sealed_json(path, "a test", "")
 
 
+@pytest.mark.parametrize("seal", ['"\\ud800"', '"é"', "7", "null", '"' + "0" * 64 + '"', "{}"])
+def test_a_strange_seal_is_one_line(tmp_path: Path, seal: str) -> None:
+    path = tmp_path / "a.json"
+    path.write_text('{\n "a": 1,\n "seal": ' + seal + "\n}\n")
+    with pytest.raises(BadInput, match=r"a\.json: is not what was written") as caught:
+        files.read_sealed_json(path, "a test", "")
+    assert "\n" not in str(caught.value)
+
+
 def test_every_changed_byte_of_a_log_is_noticed(tmp_path: Path) -> None:
     log = tmp_path / "log.jsonl"
     for k in range(3):

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from mvad.datasets.renders import layout
 from mvad.datasets.shards import pack
-from mvad.datasets.shards.chunks import FILTERS, PIPELINES
+from mvad.datasets.shards.chunks import FILTERS, PIPELINES, Filter
 from mvad.datasets.shards.pack import PackOptions
 from mvad.datasets.shards.schema import (
     CARD,
@@ -88,6 +88,11 @@ with h5py.File("test-00000.h5") as file:
 """
 
 
+def _levels(chosen: Filter) -> str:
+    others = ", ".join(f"{level} for {name}" for name, level in chosen.field_levels.items())
+    return str(chosen.default_level) + (f" ({others})" if others else "")
+
+
 def shard_format() -> str:
     """Return the page on shards."""
     shapes = {name: field.shape for name, field in FIELDS.items()}
@@ -146,7 +151,7 @@ def shard_format() -> str:
         "| `--filter` | HDF5 filters, in order | level |",
         "|---|---|---|",
         *(
-            f"| `{f.name}` | {' then '.join(str(n) for n in pipeline)} | {f'1 to {f.greatest_level}, default {f.default_level}' if f.greatest_level else '-'} |"
+            f"| `{f.name}` | {' then '.join(str(n) for n in pipeline)} | {f'1 to {f.greatest_level}, default {_levels(f)}' if f.greatest_level else '-'} |"
             for pipeline, f in ((pipeline, FILTERS[name]) for pipeline, name in PIPELINES.items())
         ),
         "",

@@ -15,7 +15,7 @@ from mvad.datasets.images import MAX_SIDE, decode_png
 from mvad.datasets.renders.coding import DepthCoding
 from mvad.datasets.renders.layout import MANIFEST, RECORD, SUFFIXES, file_name
 from mvad.errors import BadInput
-from mvad.files import inside, read_sealed_json, sha256_bytes
+from mvad.files import read_sealed_json, sha256_bytes
 
 AGAIN = "run the same mvad render again"
 SCHEMA = 2
@@ -73,6 +73,11 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     manifest = read_sealed_json(folder / MANIFEST, 'a manifest; "mvad render" writes it', AGAIN)
     if manifest.get("schema") != SCHEMA or "samples" not in manifest:
         raise BadInput(f"{folder / MANIFEST}: not a manifest of schema {SCHEMA}; render again with --overwrite")
+    names = ("key", "split", "defect", "id", "record_sha256")
+    if not isinstance(manifest["samples"], list) or not all(
+        isinstance(sample, dict) and all(isinstance(sample.get(name), str) for name in names) for sample in manifest["samples"]
+    ):
+        raise BadInput(f"{folder / MANIFEST}: its samples do not have the form that mvad writes; render again with --overwrite")
     return manifest
 
 
@@ -90,7 +95,7 @@ def read_sample(folder: Path, record: dict[str, Any]) -> RenderedSample:
         raise BadInput(f"{folder / RECORD}: lists other files than {views} views have; render again with --overwrite")
     contents: dict[str, bytes] = {}
     for name, sha256 in record["outputs"].items():
-        path = inside(folder, name)
+        path = folder / name
         try:
             contents[name] = path.read_bytes()
         except OSError as error:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,8 +37,8 @@ class PackedSample:
     values: dict[str, Any]
 
 
-def compress(sample: Sample, sha256: str, filter_name: str, level: int) -> PackedSample:
-    """Compress a sample's images."""
+def compress(sample: Sample, sha256: str, filter_name: str, level: int | None) -> PackedSample:
+    """Compress a sample's images; ``level`` None takes each field's default."""
     arrays = {name: array for name in IMAGES if (array := getattr(sample, name)) is not None}
     values: dict[str, Any] = {"present": sample.present, "view_label": sample.view_label, "label": np.uint8(sample.label)}
     if sample.shift is not None:
@@ -51,7 +51,7 @@ def compress(sample: Sample, sha256: str, filter_name: str, level: int) -> Packe
     return PackedSample(
         sha256,
         {name: (array.shape, array.dtype.str) for name, array in arrays.items()},
-        {name: chunks.encode(array, filter_name, level) for name, array in arrays.items()},
+        {name: chunks.encode(array, filter_name, chunks.level_of(filter_name, level, name)) for name, array in arrays.items()},
         values,
     )
 
@@ -62,7 +62,7 @@ def build(
     coding: DepthCoding | None,
     rig: tuple[NDArray[np.float64], NDArray[np.float64]] | None,
     filter_name: str,
-    level: int,
+    level: int | None,
 ) -> bytes:
     """Return a shard's bytes.
 
@@ -72,11 +72,11 @@ def build(
     import h5py
     import hdf5plugin
 
-    options: dict[str, Mapping[str, Any]] = {
-        "zstd": hdf5plugin.Zstd(clevel=level or 3),
-        "lz4": hdf5plugin.LZ4(),
-        "gzip": {"compression": "gzip", "compression_opts": level},
-        "none": {},
+    options: dict[str, Callable[[int], Mapping[str, Any]]] = {
+        "zstd": lambda level: hdf5plugin.Zstd(clevel=level),
+        "lz4": lambda level: hdf5plugin.LZ4(),
+        "gzip": lambda level: {"compression": "gzip", "compression_opts": level},
+        "none": lambda level: {},
     }
     with h5py.File("shard.h5", "w", driver="core", backing_store=False, libver=("v110", "v110")) as file:
         for name, value in sorted(attributes.items()):
@@ -85,7 +85,7 @@ def build(
         for name, (shape, dtype) in samples[0].shapes.items():
             made[name] = file.create_dataset(
                 name, (len(samples), *shape), dtype, chunks=(1, *shape), fletcher32=True, track_times=False, fillvalue=None,
-                **options[filter_name],
+                **options[filter_name](chunks.level_of(filter_name, level, name)),
             )  # fmt: skip
         if "depth" in made and coding is not None:
             _attribute(made["depth"], "step", coding.step_m)

@@ -10,8 +10,8 @@ Sources: HDF5 file format specification (fletcher32 filter, id 3); registered fi
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import imagecodecs
@@ -31,16 +31,21 @@ class DamagedChunkError(Exception):
 
 @dataclass(frozen=True)
 class Filter:
-    """How chunks are compressed: its name on the command line, its number in HDF5, the least and greatest level."""
+    """How chunks are compressed: its name on the command line, its number in HDF5, its levels.
+
+    ``field_levels`` are defaults for fields where another level than the general default pays.
+    """
 
     name: str
     number: int
     default_level: int
     greatest_level: int
+    field_levels: Mapping[str, int] = field(default_factory=dict)
 
 
 FILTERS = {
-    "zstd": Filter("zstd", ZSTD, 9, 22),
+    # Measured on views of a real category: colours gain 3 % from 3 to 6 and read faster, the others gain nothing.
+    "zstd": Filter("zstd", ZSTD, 3, 22, {"rgb": 6, "mask": 6, "seen": 6}),
     "lz4": Filter("lz4", LZ4, 0, 0),
     "gzip": Filter("gzip", DEFLATE, 4, 9),
     "none": Filter("none", 0, 0, 0),
@@ -63,23 +68,25 @@ _DECODE: dict[str, Callable[[Any, NDArray[np.uint8]], Any]] = {
 }
 
 
-def filter_of(name: str, level: int | None) -> tuple[Filter, int]:
-    """Return a filter by name and the level to use.
+def check_filter(name: str, level: int | None) -> None:
+    """Look whether there is such a filter, with such a level.
 
     Raises
     ------
     BadInput
-        If there is none of that name, or it has no such level.
+        If not; the message names what there is.
     """
     if name not in FILTERS:
         raise BadInput(f"--filter {name}: choose from {', '.join(FILTERS)}")
+    greatest = FILTERS[name].greatest_level
+    if level is not None and not 1 <= level <= greatest:
+        raise BadInput(f"--level {level}: {name} takes {f'1 to {greatest}' if greatest else 'no level'}")
+
+
+def level_of(name: str, level: int | None, field_name: str) -> int:
+    """Return the level for a field: the one that was asked for, or the filter's default for it."""
     chosen = FILTERS[name]
-    if level is None:
-        return chosen, chosen.default_level
-    if not chosen.greatest_level or not 1 <= level <= chosen.greatest_level:
-        allowed = f"1 to {chosen.greatest_level}" if chosen.greatest_level else "no level"
-        raise BadInput(f"--level {level}: {name} takes {allowed}")
-    return chosen, level
+    return chosen.field_levels.get(field_name, chosen.default_level) if level is None else level
 
 
 def encode(array: NDArray[Any], name: str, level: int) -> bytes:

@@ -18,7 +18,6 @@ from mvad.datasets.shards.layout import Layout, layout_of
 from mvad.datasets.shards.schema import IMAGES, MANIFEST, Sample
 from mvad.errors import BadInput
 
-
 _room = threading.local()
 
 
@@ -153,8 +152,15 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     """
     kind = 'a manifest of shards; "mvad pack" writes it'
     manifest = files.read_sealed_json(folder / MANIFEST, kind, "pack again with --overwrite")
-    if "shards" not in manifest:
+    entries = manifest.get("shards")
+    texts = ("file", "split", "sha256")
+    if not isinstance(entries, list) or not all(
+        isinstance(entry, dict) and all(isinstance(entry.get(name), str) for name in texts) for entry in entries
+    ):
         raise BadInput(f"{folder / MANIFEST}: is no manifest of shards; give the folder of a packed category")
+    missing = [name for name in ("dataset", "category", "licence", "views", "config", "packing") if name not in manifest]
+    if missing:
+        raise BadInput(f"{folder / MANIFEST}: has no {missing[0]}; pack again with --overwrite")
     return manifest
 
 

@@ -121,8 +121,12 @@ def contradiction(sample: Sample) -> str:
     A mask lies in views that exist and are labelled; a labelled view belongs to a labelled sample; values are in
     range; what the object's extent says is the same in every field.
     """
-    views, rest = len(sample.mask), tuple(range(1, sample.mask.ndim))
-    masked, labelled, present = sample.mask.any(axis=rest), sample.view_label.astype(bool), sample.present.astype(bool)
+    views = len(sample.mask)
+    masked, labelled, present = (
+        sample.mask.reshape(views, -1).any(axis=1),
+        sample.view_label.astype(bool),
+        sample.present.astype(bool),
+    )
     for name in ("mask", "present", "view_label", "seen"):
         array = getattr(sample, name)
         if array is not None and array.max(initial=0) > 1:
@@ -137,17 +141,20 @@ def contradiction(sample: Sample) -> str:
         return f"view {int(np.argmax(labelled))} is labelled and the sample is not"
     if sample.label and sample.defect == "good":
         return "the sample is labelled and its defect is good"
-    for name in ("rgb", "depth", "normal", "mask", "seen"):
+    for name in ("rgb", "depth", "normal", "mask", "seen") if not present.all() else ():
         array = getattr(sample, name)
         if array is not None and array.reshape(views, -1)[~present].any():
             return f"{name} is not empty in a view that does not exist"
-    extents = {
-        "source": None if sample.source is None else sample.source >= 0,
-        "depth": None if sample.depth is None else sample.depth > 0,
-        "normal": None if sample.normal is None else sample.normal.any(axis=-1),
-        "seen": None if sample.seen is None else sample.seen > 0,
-    }
-    known = {name: extent for name, extent in extents.items() if extent is not None}
+    known: dict[str, NDArray[np.bool_]] = {}
+    if sample.seen is not None:
+        known["seen"] = sample.seen.view(np.bool_)
+    if sample.source is not None:
+        known["source"] = sample.source >= 0
+    if sample.depth is not None:
+        known["depth"] = sample.depth > 0
+    if sample.normal is not None:
+        x, y, z = (sample.normal[..., axis] for axis in range(3))
+        known["normal"] = (x | y | z) > 0
     for name, extent in known.items():
         if not np.array_equal(extent, next(iter(known.values()))):
             return f"{name} and {next(iter(known))} disagree where the object is"

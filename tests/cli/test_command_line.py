@@ -101,6 +101,7 @@ CASES = {
     "unknown field": (["pack", "--raw", "{raw}", "--fields", "rgb,thermal"], 3),
     "nothing to export": (["export"], 3),
     "unknown layout": (["export", "--workspace", "{ws}", "--layout", "coco", "--out", "exports"], 3),
+    "a name that is a way": (["import", "nowhere", "maps", "--name", "../x"], 3),
     "no export": (["import", "nowhere", "maps", "--name", "x"], 3),
     "no shard": (["inspect", "nowhere.h5"], 3),
 }

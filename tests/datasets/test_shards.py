@@ -100,7 +100,7 @@ def test_fields_that_are_not_wanted_are_not_stored(workspace: Path, tmp_path: Pa
     ("change", "key"),
     [
         ({"filter": "lz4"}, "filter = zstd, this run asks for lz4"),
-        ({"level": 3}, "level = 9"),
+        ({"level": 4}, "level = None, this run asks for 4"),
         ({"shard_mb": 1.0}, "shard_mb = 512"),
     ],
 )
@@ -199,8 +199,8 @@ BROKEN = {
     "label is neither": {"label": 2},
     "mask has values over 1": {"mask": lawful().mask * 255},
     "present has values over 1": {"present": np.array([2, 0], np.uint8)},
-    "seen and source disagree": {"seen": np.zeros((2, 4, 4), np.uint8)},
-    "depth and source disagree": {"depth": np.zeros((2, 4, 4), np.uint16)},
+    "source and seen disagree": {"seen": np.zeros((2, 4, 4), np.uint8)},
+    "depth and seen disagree": {"depth": np.zeros((2, 4, 4), np.uint16)},
     "rgb is not empty in a view that does not exist": {"rgb": np.ones((2, 4, 4, 3), np.uint8)},
 }
 

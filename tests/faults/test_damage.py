@@ -235,6 +235,32 @@ def test_names_that_lead_out_of_their_folder_are_refused(name: str, done: tuple[
     assert all("leads out" in line for line in said), said
 
 
+MALFORMED = {
+    "no list": lambda m: m.update({"samples": 7, "shards": 7}),
+    "no entries": lambda m: m.update({"samples": [7], "shards": ["x"]}),
+    "numbers for names": lambda m: [entry.update({"split": 3, "sha256": 3}) for entry in m.get("samples", m.get("shards"))],
+    "nothing": lambda m: m.clear(),
+}
+
+
+@pytest.mark.parametrize("name", MALFORMED)
+def test_a_sealed_manifest_of_another_form_is_one_line(name: str, done: tuple[Path, Path], tmp_path: Path) -> None:
+    """A seal says that nothing changed since it was made, not that mvad made it."""
+    shutil.copytree(done[1], tmp_path / "out")
+    renders, shards = tmp_path / "out" / "renders" / DATASET / CATEGORY, tmp_path / "out" / "shards" / DATASET / CATEGORY
+    for folder in (renders, shards):
+        content = files.read_sealed_json(folder / "manifest.json", "ours", "")
+        MALFORMED[name](content)
+        files.write_sealed_json(folder / "manifest.json", content)
+    assert "manifest.json" in ends_in_one_line(lambda: ShardSet(shards, "test"))
+    assert "manifest.json" in ends_in_one_line(
+        lambda: pack_renders(tmp_path / "out" / "renders", DATASET, CATEGORY, tmp_path / "new", PACKING, Silent())
+    )
+    said = checked(tmp_path / "out")()
+    assert all("\n" not in line for line in said)
+    assert len([line for line in said if "manifest.json" in line]) >= 2 or name == "nothing"
+
+
 STRANGE_SPLITS = {
     "byte order mark": (lambda text: "\ufeff" + text, ""),
     "not a number": (lambda text: text.replace('"pre_transform": false', '"pre_transform": NaN'), ""),
