@@ -421,6 +421,8 @@ def index_all(raw: str) -> dict[str, float]:
 
 def packing(real: Path | None, scratch: Path) -> Any:
     """Packing against decoding its inputs alone, and what a second worker brings."""
+    from PIL import Image
+
     from mvad.datasets.synth.generate import SynthOptions, generate
     from mvad.progress import Silent
 
@@ -439,7 +441,10 @@ def packing(real: Path | None, scratch: Path) -> Any:
         return float(run("pack_seconds", renders=str(renders), folder=str(target), filter_name=name, jobs=int(jobs)))
 
     rows: dict[str, Any] = {"renders": in_turn(render_pack, ways, ROUNDS)}
-    generate("realiad", scratch / "raw", ["plate"], SynthOptions(train=24, good=8, per_defect=4, size=1024), Silent())
+    generate("realiad", scratch / "raw", ["plate"], SynthOptions(train=8, good=4, per_defect=1, size=256), Silent())
+    for path in [*(scratch / "raw").rglob("*.jpg"), *(scratch / "raw").rglob("*.png")]:
+        image = Image.open(path)
+        image.resize((1024, 1024), Image.Resampling.NEAREST if path.suffix == ".png" else Image.Resampling.BICUBIC).save(path)
 
     def photograph_pack(way: str) -> float:
         shutil.rmtree(scratch / "photos", ignore_errors=True)

@@ -124,7 +124,7 @@ def _read_source(path: Path, data: bytes, shape: tuple[int, int]) -> NDArray[np.
             page = file.pages[0]
             if page.shape != shape or page.dtype != np.int32 or len(file.pages) != 1:
                 raise BadInput(f"{path}: expected {shape} int32, found {page.shape} {page.dtype}; render again")
-            source = file.asarray()
+            source = page.asarray(maxworkers=1)
     except BadInput:
         raise
     except Exception as error:  # tifffile raises many kinds for damaged files

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import json
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -103,23 +105,19 @@ def pack_category(
             _refuse_another_configuration(folder, {"config": category.config, "packing": packing})
         progress.start(f"pack {category.category}", len(category.sources))
         known = _known_hashes(folder, overwrite)
+        parts = _parts(category, options)
         with ThreadPoolExecutor(max(jobs, 1), "mvad-pack") as pool:
-            listed = []
-            for part in _parts(category, options):
-                entry = _kept(folder, part, category, packing, known, pool)
-                if entry is None:
-                    entry = _written(folder, part, category, options, packing, pool, jobs, progress)
-                else:
-                    progress.advance(len(part.sources))
-                listed.append(entry)
-        names = {entry["file"] for entry in listed}
+            listed = {part.name: _kept(folder, part, category, packing, known, pool) for part in parts}
+            todo = [part for part in parts if listed[part.name] is None]
+            progress.advance(sum(len(part.sources) for part in parts if listed[part.name] is not None))
+            listed |= _write_all(todo, folder, category, options, packing, pool, jobs, progress)
         for stale in sorted(folder.glob("*.h5")):
-            if stale.name not in names:
+            if stale.name not in listed:
                 files.remove(stale)
         manifest = {
             "schema": SCHEMA, "schema_version": SCHEMA_VERSION, "dataset": category.dataset, "category": category.category,
             "licence": category.licence, "views": category.views, "config": category.config, "packing": packing,
-            "audit": category.audit, "shards": listed,
+            "audit": category.audit, "shards": [listed[part.name] for part in parts],
         }  # fmt: skip
         text = card(manifest)
         files.write_text(folder / CARD, text)
@@ -178,19 +176,35 @@ def _kept(
         return None
 
 
+def _write_all(
+    parts: Sequence[_Part], folder: Path, category: CategorySource, options: PackOptions, packing: dict[str, Any],
+    pool: ThreadPoolExecutor, jobs: int, progress: Progress,
+) -> dict[str, dict[str, Any]]:  # fmt: skip
+    """Read, compress and write files one after the other; while one is put onto the disk, the next is being read."""
+    entries: dict[str, Future[dict[str, Any]]] = {}
+    stream = _in_order(pool, jobs, [source for part in parts for source in part.sources], options)
+    with ThreadPoolExecutor(1, "mvad-write") as writer, contextlib.closing(stream):
+        for part in parts:
+            samples: list[PackedSample] = []
+            for sample in itertools.islice(stream, len(part.sources)):
+                if samples and sample.shapes != samples[0].shapes:
+                    key = sample.values["key"].decode()
+                    raise BadInput(f"{key}: its views differ in size from {part.sources[0].key}'s; render again")
+                samples.append(sample)
+                progress.advance()
+            for before in entries.values():
+                before.result()  # one file waits for the disk at most, so memory holds two
+            entries[part.name] = writer.submit(_written, folder, part, samples, category, options, packing)
+            if jobs == 1:
+                entries[part.name].result()
+        return {name: entry.result() for name, entry in entries.items()}
+
+
 def _written(
-    folder: Path, part: _Part, category: CategorySource, options: PackOptions, packing: dict[str, Any], pool: ThreadPoolExecutor,
-    jobs: int, progress: Progress,
+    folder: Path, part: _Part, samples: Sequence[PackedSample], category: CategorySource, options: PackOptions,
+    packing: dict[str, Any],
 ) -> dict[str, Any]:  # fmt: skip
-    """Read, compress and write the samples of one file."""
-    samples: list[PackedSample] = []
-    for sample in _in_order(pool, jobs, part.sources, options):
-        if samples and sample.shapes != samples[0].shapes:
-            raise BadInput(
-                f"{sample.values['key'].decode()}: its views differ in size from {part.sources[0].key}'s; render again"
-            )
-        samples.append(sample)
-        progress.advance()
+    """Write one file and return its entry in the manifest."""
     hashed = _sources_hash(part, [sample.sha256 for sample in samples])
     attributes = _attributes(category, part, packing, hashed)
     coding: DepthCoding | None = category.coding if "depth" in samples[0].shapes else None
@@ -203,7 +217,7 @@ def _written(
     return _entry(path, part, shard.layout, shard.texts("defect"), shard.read("label"), shard.read("view_label"), sha256)
 
 
-def _in_order(pool: ThreadPoolExecutor, jobs: int, sources: Sequence[Source], options: PackOptions) -> Iterator[PackedSample]:
+def _in_order(pool: ThreadPoolExecutor, jobs: int, sources: Sequence[Source], options: PackOptions) -> Generator[PackedSample]:
     """Yield compressed samples in order, a few being worked on ahead; memory holds no more than those."""
     waiting: deque[Future[PackedSample]] = deque()
     try:
