@@ -12,9 +12,7 @@ from mvad.cli.options import DEFAULT_WORKSPACE, Places, Workspace
 
 def register(app: typer.Typer) -> None:
     """Add the verb."""
-    app.command("import", epilog="Example: mvad import exports/mvtec3d/cable_gland maps --name padim-cable_gland --model padim")(
-        import_maps
-    )
+    app.command("import", epilog="Example: mvad import exports/mvtec3d/cable_gland maps --name padim --model padim")(import_maps)
 
 
 def import_maps(

@@ -8,6 +8,8 @@ import os
 import pickle
 import shutil
 import signal
+import threading
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import fields, replace
 from pathlib import Path
@@ -98,12 +100,16 @@ def test_no_file_is_open_before_it_is_read_and_none_travels(folder: Path) -> Non
 
 
 def test_a_worker_that_is_killed_is_an_error_not_a_hang(folder: Path) -> None:
-    stream = Batches(ShardSet(folder, "test"), seed=0, batch=2).steps(0, 50, workers=1, start_method="fork")
+    """Killed while this process waits for it: torch raises wherever the signal of a child's end finds the main thread."""
+    stream = Batches(ShardSet(folder, "test"), seed=0, batch=2).steps(0, 1_000_000, workers=1, start_method="fork")
     next(stream)
-    for child in multiprocessing.active_children():
-        os.kill(child.pid, signal.SIGKILL)
+    (child,) = multiprocessing.active_children()
+    assert child.pid is not None
+    timer = threading.Timer(0.5, os.kill, (child.pid, signal.SIGKILL))
+    timer.start()
     with pytest.raises(BadInput, match="a process that reads shards died") as caught:
-        list(stream)
+        deque(stream, maxlen=0)
+    timer.join()
     assert "\n" not in str(caught.value)
 
 

@@ -158,7 +158,7 @@ def test_a_file_that_may_not_grow_at_every_size_that_is_written(
 def test_a_full_file_system(raw: Path, whole: tuple[dict[str, bytes], list[str]], tmp_path: Path, forker: Forker) -> None:
     place = tmp_path / "small"
     place.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=300k", "mvad-test", str(place)], capture_output=True).returncode:
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=100k", "mvad-test", str(place)], capture_output=True).returncode:
         pytest.skip("mounting a small file system needs root and the right to mount")
     try:
         assert forker.ended(raw, place / "out") in (3, 6)
