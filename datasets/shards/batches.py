@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -17,6 +18,9 @@ from mvad.errors import BadInput, MvadError
 
 Augment = Callable[[Batch, Sequence[np.random.Generator]], Batch]
 """Changes a batch, given the random numbers of each of its samples. Must be picklable for spawned workers."""
+
+_SIGNAL_S = 0.5
+"""Long enough for the signal of a child's end to arrive after its connection broke."""
 
 _AHEAD = 2
 """Batches that are read before they are asked for, by each worker."""
@@ -116,13 +120,21 @@ class _Steps(Dataset[Batch | MvadError]):
 
 
 def _living(loader: DataLoader[Batch | MvadError], data: ShardSet) -> Iterator[Batch | MvadError]:
-    """Yield what workers read; one that died (out of memory, say) is told in one line, however torch noticed it."""
+    """Yield what workers read; one that died (out of memory, say) is told in one line, however torch noticed it.
+
+    Torch notices twice: the connection breaks, and a signal handler raises wherever the main thread is. The second is
+    waited for, so that it does not strike the caller.
+    """
     try:
-        yield from loader
-    except (ConnectionError, EOFError, RuntimeError) as error:
-        if str(error).startswith("Caught") or (isinstance(error, RuntimeError) and "DataLoader worker" not in str(error)):
+        try:
+            yield from loader
+        except (ConnectionError, EOFError) as error:
+            time.sleep(_SIGNAL_S)
+            raise RuntimeError(f"DataLoader worker: {error or type(error).__name__}") from error
+    except RuntimeError as error:
+        if str(error).startswith("Caught") or "DataLoader worker" not in str(error):
             raise
-        reason = " ".join(str(error).split())[:160] or type(error).__name__
+        reason = " ".join(str(error).split())[:160]
         raise BadInput(
             f"{data.folder}: a process that reads shards died ({reason}); take fewer workers (0 reads on threads), or more memory"
         ) from error
