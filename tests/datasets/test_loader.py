@@ -9,6 +9,7 @@ import pickle
 import shutil
 import signal
 import threading
+import time
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import fields, replace
@@ -25,6 +26,7 @@ from mvad.datasets import realiad
 from mvad.datasets.shards.batches import Batches
 from mvad.datasets.shards.buffers import Buffers
 from mvad.datasets.shards.loader import Batch, ShardSet, join
+from mvad.datasets.shards.order import generator
 from mvad.datasets.shards.pack import PackOptions, pack_renders
 from mvad.datasets.shards.sources import photographed_category
 from mvad.errors import BadInput
@@ -66,6 +68,12 @@ def test_a_batch_is_a_function_of_seed_and_step(folder: Path) -> None:
     assert sorted(key for batch in straight[:2] for key in batch.keys) != sorted(straight[0].keys * 2)
 
 
+def test_random_numbers_differ_with_seed_step_and_place() -> None:
+    drawn = [generator(*one).random() for one in ((0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 0, 1), (0, 0, 0))]
+    assert len(set(drawn)) == 4
+    assert drawn[0] == drawn[-1]
+
+
 @pytest.mark.parametrize("start_method", ["fork", "spawn", "forkserver"])
 @pytest.mark.parametrize("workers", [1, 2])
 def test_workers_give_the_same_batches_however_they_start(folder: Path, workers: int, start_method: str) -> None:
@@ -78,6 +86,28 @@ def test_workers_give_the_same_batches_however_they_start(folder: Path, workers:
     there = list(batches.steps(0, STEPS, workers, start_method=start_method))
     assert len(there) == STEPS
     assert all(same(a, b) for a, b in zip(here, there, strict=True))
+
+
+def test_a_forked_process_decodes_on_threads_of_its_own(folder: Path) -> None:
+    data = ShardSet(folder, "test", threads=2)
+    before = data.batch([0, 3, 5])  # the threads that did this do not exist in a child
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            code = 0 if same(data.batch([0, 3, 5]), before) else 2
+        finally:
+            os._exit(code)
+    for _ in range(300):
+        found, status = os.waitpid(child, os.WNOHANG)
+        if found:
+            break
+        time.sleep(0.1)
+    else:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        pytest.fail("the child waits for threads that are not there")
+    assert os.waitstatus_to_exitcode(status) == 0
 
 
 def test_ranks_share_a_batch_without_overlap(folder: Path) -> None:
