@@ -60,7 +60,7 @@ def run() -> None:
         if _state["debug"]:
             raise
         print(f"mvad: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
+        sys.exit(_TERMINATED if _state["terminated"] else error.exit_code)
     except KeyboardInterrupt:
         sys.exit(_TERMINATED if _state["terminated"] else _INTERRUPTED)
     except SystemExit as leaving:

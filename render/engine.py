@@ -90,8 +90,21 @@ def _outcome(function: Callable[[Any], Any], item: Any) -> Any:
     """Return what the function returns, or the error that says something about the item: trying again is no use."""
     try:
         return function(item)
-    except MvadError as error:
-        return error
+    except Exception as error:
+        if _interrupted(error):
+            raise KeyboardInterrupt from error
+        if isinstance(error, MvadError):
+            return error
+        raise
+
+
+def _interrupted(error: BaseException | None) -> bool:
+    """Tell whether an error is an interruption that a library has wrapped in one of its own."""
+    while error is not None:
+        if isinstance(error, KeyboardInterrupt):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 @contextlib.contextmanager

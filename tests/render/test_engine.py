@@ -115,6 +115,20 @@ def test_what_is_missing_for_one_is_missing_for_all(place: str, tmp_path: Path) 
         run(PLACES[place], ["missing"] * 4, tmp_path)
 
 
+def interrupted(item: tuple[str, str]) -> str:
+    """What a library makes of Ctrl-C that meets it in compiled code."""
+    try:
+        raise KeyboardInterrupt
+    except KeyboardInterrupt as error:
+        raise SystemError("returned a result with an exception set") from error
+
+
+@pytest.mark.parametrize("place", ["here", "threads"])
+def test_an_interruption_that_a_library_wrapped_is_no_failure_of_a_scan(place: str) -> None:
+    with pytest.raises(KeyboardInterrupt), started(PLACES[place], 1) as run_all:
+        list(run_all(interrupted, [("a", "")]))
+
+
 def test_no_scheduler_is_one_line() -> None:
     with pytest.raises(BadInput, match="no Dask scheduler answers"), started(Workers(scheduler="tcp://127.0.0.1:9"), 1):
         pass
