@@ -157,7 +157,7 @@ class _Parser:
         self.sizes: dict[str, int] = {}
 
     def layout(self) -> Layout:
-        attributes = self._attributes(self.file, "/", {"schema": "", **ROOT_ATTRIBUTES}, INTEGERS, ())
+        attributes = self._attributes(self.file, "/", ROOT_ATTRIBUTES, INTEGERS, ())
         version = attributes.get("schema_version")
         if attributes.get("schema") != SCHEMA or version != SCHEMA_VERSION:
             raise self._refuse(
@@ -263,7 +263,7 @@ class _Parser:
         """Return numpy's name of a plain number or fixed text; everything else is refused."""
         import h5py
 
-        plain = {h5py.h5t.INTEGER: ("i", "u"), h5py.h5t.FLOAT: ("f",), h5py.h5t.STRING: ("S",)}
+        plain = (h5py.h5t.INTEGER, h5py.h5t.FLOAT, h5py.h5t.STRING)
         found = kind.get_class()
         if kind.committed() or found not in plain or (found == h5py.h5t.STRING and kind.is_variable_str()):
             raise self._refuse(f"{name} has a type that no shard has (variable length, a reference, or one of its own)")

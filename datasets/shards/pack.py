@@ -17,7 +17,6 @@ from mvad.datasets.renders.coding import DepthCoding
 from mvad.datasets.shards.build import PackedSample, build, compress
 from mvad.datasets.shards.card import card
 from mvad.datasets.shards.chunks import check_filter
-from mvad.datasets.shards.layout import Layout
 from mvad.datasets.shards.reader import ShardFile, read_manifest
 from mvad.datasets.shards.schema import CARD, MANIFEST, MODALITIES, SCHEMA, SCHEMA_VERSION, Sample, contradiction
 from mvad.datasets.shards.sources import CategorySource, Source, photographed_category, rendered_category
@@ -169,9 +168,7 @@ def _kept(
         hashes = list(pool.map(lambda source: source.sha256(), part.sources))
         if found["sources"] != _sources_hash(part, hashes):
             return None
-        return _entry(
-            path, part, shard.layout, shard.texts("defect"), shard.read("label"), shard.read("view_label"), known[part.name]
-        )
+        return _entry(shard, part, known[part.name])
     except BadInput:
         return None
 
@@ -214,7 +211,7 @@ def _written(
         files.write_bytes(path, content)
     files.append_line(folder / WRITTEN, {"file": path.name, "sha256": sha256})
     shard = ShardFile(path, sha256)  # what was written reads back
-    return _entry(path, part, shard.layout, shard.texts("defect"), shard.read("label"), shard.read("view_label"), sha256)
+    return _entry(shard, part, sha256)
 
 
 def _in_order(pool: ThreadPoolExecutor, jobs: int, sources: Sequence[Source], options: PackOptions) -> Generator[PackedSample]:
@@ -269,12 +266,11 @@ def _known_hashes(folder: Path, overwrite: bool) -> dict[str, str]:
     return {str(entry["file"]): str(entry["sha256"]) for entry in [*listed, *files.read_lines(folder / WRITTEN)]}
 
 
-def _entry(
-    path: Path, part: _Part, layout: Layout, defects: list[str], label: Any, view_label: Any, sha256: str
-) -> dict[str, Any]:
+def _entry(shard: ShardFile, part: _Part, sha256: str) -> dict[str, Any]:
+    defects, path = shard.texts("defect"), shard.path
     return {
         "file": path.name, "split": part.split, "samples": len(defects), "bytes": path.stat().st_size, "sha256": sha256,
-        "fields": {name: {"shape": list(field.shape), "bytes": sum(n for _, n in field.chunks)} for name, field in layout.fields.items()},
-        "anomalous": int(label.sum()), "defects": {name: defects.count(name) for name in sorted(set(defects))},
-        "views_with_defect": [int(count) for count in view_label.sum(axis=0)],
+        "fields": {name: {"shape": list(field.shape), "bytes": sum(n for _, n in field.chunks)} for name, field in shard.layout.fields.items()},
+        "anomalous": int(shard.read("label").sum()), "defects": {name: defects.count(name) for name in sorted(set(defects))},
+        "views_with_defect": [int(count) for count in shard.read("view_label").sum(axis=0)],
     }  # fmt: skip
