@@ -167,8 +167,14 @@ def read_json(path: Path, kind: str = "a JSON file") -> Any:
     BadInput
         If the file is missing, unreadable, or not JSON.
     """
+    return _read_json(path, kind)[0]
+
+
+def _read_json(path: Path, kind: str) -> tuple[Any, bytes]:
+    """Return what ``read_json`` does, and the file's content."""
     try:
-        return json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=_without_repeats)
+        content = path.read_bytes()
+        return json.loads(content.decode("utf-8-sig"), object_pairs_hook=_without_repeats), content
     except FileNotFoundError as error:
         raise BadInput(f"{path}: not found; expected {kind}") from error
     except (OSError, ValueError, RecursionError) as error:
@@ -183,10 +189,10 @@ def read_sealed_json(path: Path, kind: str, remedy: str) -> dict[str, Any]:
     BadInput
         If the file is missing, or any byte of it was changed; ``remedy`` says what then helps.
     """
-    value = read_json(path, kind)
+    value, text = _read_json(path, kind)
     if not isinstance(value, dict) or SEAL not in value:
         raise BadInput(f"{path}: not {kind}, or damaged (it has no seal); {remedy}")
-    seal, text = str(value.pop(SEAL)), path.read_bytes()
+    seal = str(value.pop(SEAL))
     blank = text.replace(_seal_line(seal), _seal_line(_NO_SEAL), 1) if seal.isascii() else text
     if blank == text or sha256_bytes(blank) != seal:
         raise BadInput(f"{path}: is not what was written (its seal differs); {remedy}")
