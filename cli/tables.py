@@ -120,7 +120,8 @@ def shard_tables(
     for column in tables[1].columns:
         column.no_wrap = True
     meanings = [(row[0], row[-1]) for row in fields]
-    for table, rows in zip(tables, (attributes, [row[:-1] for row in fields], meanings, samples), strict=True):
+    contents: list[Sequence[Sequence[str]]] = [attributes, [row[:-1] for row in fields], meanings, samples]
+    for table, rows in zip(tables, contents, strict=True):
         for row in rows:
             table.add_row(*(Text(cell) for cell in row))  # not markup: names come from a file
     return tables
