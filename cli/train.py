@@ -28,11 +28,12 @@ def register(app: typer.Typer) -> None:
 
 def train(
     model: Annotated[
-        list[str] | None, typer.Option("--model", help="idif, patchcore, mean_feature; repeatable. Default: idif.")
+        list[str] | None,
+        typer.Option("--model", help="idif, ivc, conv3d, destseg, patchcore, mean_feature; repeatable. Default: idif."),
     ] = None,
     dataset: Annotated[list[str] | None, typer.Option("--dataset", help="Only this dataset; repeatable.")] = None,
     category: Category = None,
-    preset: Annotated[str | None, typer.Option(help="paper, small or demo. Default: paper on CUDA, else small.")] = None,
+    preset: Annotated[str | None, typer.Option(help="paper, destseg, small or demo. Default: paper on CUDA, else small.")] = None,
     seed: Annotated[list[int] | None, typer.Option("--seed", help="Repeatable. Default: 0.")] = None,
     teacher: Annotated[str | None, typer.Option(help="auto, resnet18, efficientnet_lite0 or random.")] = None,
     teacher_weights: TeacherWeights = None,
@@ -50,38 +51,41 @@ def train(
     from mvad.cli.console import Bars
     from mvad.datasets.shards.loader import ShardSet
     from mvad.errors import BadInput
-    from mvad.model.config import PRESETS, ModelConfig
     from mvad.model.judging.runs import fit_run, is_trained, prepare, run_name
+    from mvad.model.methods import configure
     from mvad.model.precision import default_preset
     from mvad.model.teachers.weights import WeightsSource
-    from mvad.settings import parse_assignments, read_toml, resolve
+    from mvad.model.training.parallel import join_world, leave_world
+    from mvad.progress import Silent
+    from mvad.settings import parse_assignments, read_toml
 
     places = Places(workspace)
     chosen = preset or default_preset()
-    if chosen not in PRESETS:
-        raise BadInput(f"--preset {chosen}: choose from {', '.join(PRESETS)}")
     folders = packed_categories(places.shards, dataset, category)
     plans = [(folder, method, number) for folder in folders for method in model or ["idif"] for number in seed or [0]]
     if name and len(plans) > 1:
         raise BadInput(f"--name {name} names one run, but {len(plans)} are asked for; leave it out, or name one category")
     weights = WeightsSource(teacher_weights, places.weights, offline)
+    named = {"teacher": teacher, "pseudo.textures": textures, "input.modalities": modalities}
+    options = {key: value for key, value in named.items() if value is not None}
+    file = read_toml(config) if config else {}
+    assigned = parse_assignments(sets or [])
+    world = join_world()
     with Bars() as bars:
+        progress = bars if world.rank == 0 else Silent()
         told: set[str] = set()
         for folder, method, number in plans:
-            named = {"teacher": teacher, "pseudo.textures": textures, "input.modalities": modalities}
-            layers = [(f"preset {chosen}", PRESETS[chosen]), ("--config", read_toml(config) if config else {})]
-            layers.append(("option", {key: value for key, value in named.items() if value is not None}))
-            layers.append(("option", {"model": method, "seed": number}))
-            layers.append(("--set", parse_assignments(sets or [])))
-            resolved, origins = resolve(ModelConfig, layers)
+            layers = [("--config", file), ("option", options | {"seed": number}), ("--set", assigned)]
+            resolved, origins = configure(chosen, method, layers)
             data = ShardSet(folder, "train")
             run = places.runs / (name or run_name(data.dataset, data.category, resolved.model, resolved.seed))
             decided, detector, used, notice = prepare(data, resolved, places.textures, weights)
             if notice not in told:
-                bars.say(notice)
+                progress.say(notice)
                 told.add(notice)
-            if not is_trained(run):
-                minutes = detector.planned_seconds(len(data)) / 60
+            if not is_trained(run) and world.rank == 0:
+                minutes = detector.planned_seconds(len(data)) / 60 / world.size
                 bars.say(f"{run.name}: preset {chosen}, {len(data)} samples, about {minutes:.1f} minutes on this machine")
-            trained = fit_run(run, data, decided, origins, detector, used, bars)
-            bars.say(f"{run}: {'trained' if trained else 'was trained already'}")
+            trained = fit_run(run, data, decided, origins, detector, used, progress, world)
+            progress.say(f"{run}: {'trained' if trained else 'was trained already'}")
+    leave_world()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -12,6 +12,7 @@ from torch import Tensor
 from mvad.datasets.shards.loader import Batch, ShardSet
 from mvad.model.config import ModelConfig
 from mvad.model.teachers.protocol import Teacher
+from mvad.model.training.parallel import World
 from mvad.progress import Progress
 
 
@@ -36,11 +37,12 @@ class AnomalyMaps:
 
 @dataclass(frozen=True)
 class FitContext:
-    """What a fit is given besides its data: where it may save, and who wants to know."""
+    """What a fit is given besides its data: where it may save, who wants to know, and who trains with it."""
 
     run: Path
     progress: Progress
     log: Callable[[Mapping[str, float]], None]
+    world: World = field(default_factory=World)
 
 
 class Detector(Protocol):
@@ -76,12 +78,15 @@ class Setting:
         (V, 3) tensor of Euler angles xyz in radians, where each camera stands.
     depth_range
         Middle and half width of the object's depths (metres), or None without depth.
+    scan_width
+        Columns of the raw scans that ``source`` counts in, or None where it was not asked for.
     """
 
     views: int
     modalities: tuple[str, ...]
     angles: Tensor
     depth_range: tuple[float, float] | None
+    scan_width: int | None = None
 
 
 DetectorFactory = Callable[[ModelConfig, Setting, Teacher], Detector]
@@ -94,4 +99,5 @@ def as_json(setting: Setting) -> dict[str, Any]:
         "modalities": list(setting.modalities),
         "angles": setting.angles.tolist(),
         "depth_range": list(setting.depth_range) if setting.depth_range else None,
+        "scan_width": setting.scan_width,
     }

@@ -23,11 +23,14 @@ class ViewImages:
         (B, V, S, S) bool.
     present
         (B, V) bool.
+    source
+        (B, V, S, S) int32, -1 where nothing; or None where it was not read.
     """
 
     images: Tensor
     seen: Tensor
     present: Tensor
+    source: Tensor | None = None
 
 
 def view_images(
@@ -54,7 +57,8 @@ def view_images(
         weighted = _pool(planes * seen[:, :, None], factor) / count.clamp(min=1e-6)[:, :, None]
         colour = torch.tensor(fill, device=planes.device).view(3, 1, 1)
         layers.append(torch.where(kept[:, :, None], weighted, colour))
-    return ViewImages(torch.stack(layers, dim=2), kept, batch.present)
+    source = None if batch.source is None else batch.source[..., factor // 2 :: factor, factor // 2 :: factor]
+    return ViewImages(torch.stack(layers, dim=2), kept, batch.present, source)
 
 
 def _planes(batch: Batch, modality: str, depth_range: tuple[float, float] | None) -> Tensor:

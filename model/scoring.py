@@ -33,7 +33,7 @@ def image_scores(maps: Tensor, config: ScoreConfig) -> Tensor:
 def judge(maps: Tensor, seen: Tensor, present: Tensor, config: ScoreConfig) -> AnomalyMaps:
     """Score views and samples of maps (B, V, M, S, S).
 
-    A view's score is that of its worst modality, a sample's that of its worst present view. Pixels that do not
+    A view's score is that of its worst modality, a sample's that of its worst present view (score.sample). Pixels that do not
     count get the lowest value of their sample.
     """
     scores = image_scores(maps, config).amax(dim=2)
@@ -43,4 +43,12 @@ def judge(maps: Tensor, seen: Tensor, present: Tensor, config: ScoreConfig) -> A
         there = joined.masked_fill(~present[:, :, None, None], torch.inf)
         lowest = there.amin(dim=(1, 2, 3), keepdim=True)
         joined = torch.where(seen, joined, lowest)
-    return AnomalyMaps(joined * present[:, :, None, None], scores, scores.amax(dim=1))
+    return AnomalyMaps(joined * present[:, :, None, None], scores, sample_scores(scores, config))
+
+
+def sample_scores(view_scores: Tensor, config: ScoreConfig) -> Tensor:
+    """Return (B,) of view scores (B, V), which are -inf where a view is missing."""
+    if config.sample == "max":
+        return view_scores.amax(dim=1)
+    there = torch.isfinite(view_scores)
+    return view_scores.masked_fill(~there, 0).sum(dim=1) / there.sum(dim=1)

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from mvad.model.config import BottleneckConfig
 
+Noise = Callable[[torch.Size], Tensor]
+"""Draws standard normal numbers of a shape whose first axis is the batch."""
+
 
 class ConsistencyBottleneck(nn.Module):
     """f_c, what all views of a sample have in common, through a channel of small capacity.
 
-    p(f_c | f_E) = N(mu_e(f_E), Sigma_e(f_E)) (eq. 4): mean and log-variance are means over the views that are
+    p(f_c | f_E) = N(mu_e(f_E), Sigma_e(f_E)) (eq. 4): mean and log-variance are weighted means over the views that are
     there, so any subset works and order does not matter (bottleneck.aggregate).
     """
 
@@ -22,11 +27,13 @@ class ConsistencyBottleneck(nn.Module):
         code = config.channels
         self.mean = nn.Conv2d(channels, code, 1)
         self.log_variance = nn.Conv2d(channels, code, 1)
+        self.attention = nn.Conv2d(channels, 1, 1) if config.aggregate == "attention" else None
         self.lift = nn.Conv2d(code, channels, 1)
         self.view_embedding = nn.Parameter(torch.randn(views, code) * 0.02)
-        self.decoder = nn.Sequential(nn.Conv2d(code, channels, 1), nn.GELU(), nn.Conv2d(channels, channels, 1))
+        outputs = 2 * channels if config.decoder == "learned" else channels
+        self.decoder = nn.Sequential(nn.Conv2d(code, channels, 1), nn.GELU(), nn.Conv2d(channels, outputs, 1))
 
-    def forward(self, encoded: Tensor, present: Tensor, noise: torch.Generator | None) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(self, encoded: Tensor, present: Tensor, noise: Noise | None) -> tuple[Tensor, Tensor, Tensor]:
         """Split features into common and specific.
 
         Parameters
@@ -36,7 +43,7 @@ class ConsistencyBottleneck(nn.Module):
         present
             (B, K) bool.
         noise
-            Generator of epsilon; None takes the mean (evaluation, bottleneck.at_test).
+            Draws epsilon; None takes the mean, unless bottleneck.at_test says otherwise.
 
         Returns
         -------
@@ -45,25 +52,47 @@ class ConsistencyBottleneck(nn.Module):
         """
         b, k, c, h, w = encoded.shape
         flat = encoded.reshape(b * k, c, h, w)
-        weight = present.to(encoded.dtype)[:, :, None, None, None] / present.sum(dim=1).view(b, 1, 1, 1, 1)
+        weight = self._weights(flat, present)
         mean = (self.mean(flat).view(b, k, -1, h, w) * weight).sum(dim=1)
         log_variance = (self.log_variance(flat).view(b, k, -1, h, w) * weight).sum(dim=1).clamp(-6, 2)
+        if noise is None and self.config.at_test == "sample":
+            noise = _fixed_noise
         code = mean
         if noise is not None:
-            epsilon = torch.randn(mean.shape, generator=noise, dtype=torch.float32).to(mean)
-            code = mean + epsilon * torch.exp(log_variance / 2)  # reparameterised
+            code = mean + noise(mean.shape).to(mean) * torch.exp(log_variance / 2)  # reparameterised
         common = self.lift(code)
         specific = (encoded - common[:, None]) * present.to(encoded.dtype)[:, :, None, None, None]
         loss = self._loss(encoded, present, code, mean, log_variance) if self.training else mean.new_zeros(())
         return common, specific, loss
 
+    def _weights(self, flat: Tensor, present: Tensor) -> Tensor:
+        """Return (B, K, 1, 1 or h, 1 or w), 0 where absent, adding up to 1 over K."""
+        b, k = present.shape
+        if self.attention is not None:
+            logits: Tensor = self.attention(flat)
+            logits = logits.view(b, k, 1, *flat.shape[-2:]).float().masked_fill(~present[:, :, None, None, None], -torch.inf)
+            return torch.softmax(logits, dim=1).to(flat)
+        equal: Tensor = present.to(flat.dtype)[:, :, None, None, None] / present.sum(dim=1).view(b, 1, 1, 1, 1)
+        return equal
+
     def _loss(self, encoded: Tensor, present: Tensor, code: Tensor, mean: Tensor, log_variance: Tensor) -> Tensor:
-        """L_IB = E[-log q(f_E | f_c)] with a unit-variance Gaussian q (eq. 5), for the views that are there."""
+        """L_IB = E[-log q(f_E | f_c)] with a Gaussian q (eq. 5), over the views that are there; constants left out."""
         per_view = code[:, None] + self.view_embedding[None, :, :, None, None]
-        guess = self.decoder(per_view[present])
+        guess = self.decoder(per_view[present]).float()
         target = encoded[present]
-        loss = functional.mse_loss(guess.float(), (target.detach() if self.config.detach_target else target).float())
+        target = (target.detach() if self.config.detach_target else target).float()
+        if self.config.decoder == "learned":
+            guess, spread = guess.chunk(2, dim=1)
+            spread = spread.clamp(-6, 6)
+            loss: Tensor = ((guess - target) ** 2 * torch.exp(-spread) + spread).mean() / 2
+        else:
+            loss = functional.mse_loss(guess, target)
         if self.config.kl:
             divergence = 0.5 * (mean**2 + log_variance.exp() - 1 - log_variance)
             loss = loss + self.config.kl * divergence.float().mean()
         return loss
+
+
+def _fixed_noise(shape: torch.Size) -> Tensor:
+    """Draw the same for each sample, whatever batch it is in."""
+    return torch.randn((1, *shape[1:]), generator=torch.Generator().manual_seed(0)).expand(shape)

@@ -1,33 +1,82 @@
-"""View-specific decoders: DeSTSeg's student decoder from stride 16, without skips (method section 3)."""
+"""Decoders: DeSTSeg's student decoder, one a view (method section 3; decoder.* choices)."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from mvad.model.config import DecoderConfig
 from mvad.model.teachers.resnet18 import BasicBlock
 
 
 class ViewDecoder(nn.Module):
-    """Features at strides 4, 8 and 16 of one view from its plane at stride 16."""
+    """Features at strides 4, 8 and 16 of one view from its plane at stride 8, 16 or 32.
 
-    def __init__(self, inputs: int, widths: Sequence[int], outputs: tuple[int, int, int]) -> None:
+    From stride 32 it begins with two blocks there, as DeSTSeg's decoder; a plane at stride 8 is averaged to 16 first.
+    """
+
+    def __init__(self, inputs: int, level: int, outputs: tuple[int, int, int], config: DecoderConfig) -> None:
         super().__init__()
-        at16, at8, at4 = widths
+        at16, at8, at4 = config.widths or tuple(reversed(outputs))
+        self.level = level
+        self.stage32 = nn.Sequential(BasicBlock(inputs, inputs), BasicBlock(inputs, inputs)) if level == 32 else nn.Identity()
         self.stage16 = nn.Sequential(BasicBlock(inputs, at16), BasicBlock(at16, at16))
         self.stage8 = nn.Sequential(BasicBlock(at16, at8), BasicBlock(at8, at8))
         self.stage4 = nn.Sequential(BasicBlock(at8, at4), BasicBlock(at4, at4))
-        # The last block's ReLU would forbid negative features, which other teachers than ResNet have.
-        self.out = nn.ModuleList(nn.Conv2d(w, c, 1) for w, c in zip((at4, at8, at16), outputs, strict=True))
+        pairs = tuple(zip((at4, at8, at16), outputs, strict=True))
+        self.out = nn.ModuleList(nn.Conv2d(w, c, 1) if config.project else nn.Identity() for w, c in pairs)
+        self.skips = nn.ModuleList(nn.Conv2d(c, w, 1) for w, c in pairs[:2]) if config.skip else None
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
-    def forward(self, plane: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """(B, C, h, w) to features at strides 4, 8, 16."""
+    def forward(self, plane: Tensor, fine: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+        """(B, C, h, w), with the encoder's features at strides 4 and 8 for skips, to features at strides 4, 8, 16."""
+        if self.level == 8:
+            plane = functional.avg_pool2d(plane, 2)
+        elif self.level == 32:
+            plane = _grow(self.stage32(plane))
         third = self.stage16(plane)
-        second = self.stage8(functional.interpolate(third, scale_factor=2, mode="bilinear", align_corners=False))
-        first = self.stage4(functional.interpolate(second, scale_factor=2, mode="bilinear", align_corners=False))
+        second = self.stage8(_grow(third))
+        if self.skips is not None:
+            second = second + self.skips[1](fine[1])
+        first = self.stage4(_grow(second))
+        if self.skips is not None:
+            first = first + self.skips[0](fine[0])
         return self.out[0](first), self.out[1](second), self.out[2](third)
+
+
+class Decoders(nn.Module):
+    """A decoder for each input, or one for all with a view embedding (decoder.share)."""
+
+    def __init__(self, inputs: int, channels: int, level: int, outputs: tuple[int, int, int], config: DecoderConfig) -> None:
+        super().__init__()
+        count = inputs if config.share == "view" else 1
+        self.of = nn.ModuleList(ViewDecoder(channels, level, outputs, config) for _ in range(count))
+        self.view_embedding = nn.Parameter(torch.randn(inputs, channels) * 0.02) if config.share == "shared" else None
+
+    def forward(self, planes: Tensor, fine: Sequence[Tensor], shown: Sequence[int]) -> tuple[Tensor, Tensor, Tensor]:
+        """Decode planes (B, K, C, h, w) of the inputs in ``shown``; the others are 0 and move no statistics."""
+        if self.view_embedding is not None:
+            planes = planes + self.view_embedding[None, :, :, None, None]
+        b, k = planes.shape[:2]
+        chosen = list(shown)
+        if len(self.of) == 1:
+            flat = self.of[0](planes[:, chosen].flatten(0, 1), [level[:, chosen].flatten(0, 1) for level in fine])
+            decoded = [list(level.view(b, len(chosen), *level.shape[1:]).unbind(1)) for level in flat]
+        else:
+            each = [self.of[view](planes[:, view], [level[:, view] for level in fine]) for view in chosen]
+            decoded = [[levels[number] for levels in each] for number in range(3)]
+        filled = []
+        for level in decoded:
+            at = dict(zip(chosen, level, strict=True))
+            zero = torch.zeros_like(level[0])
+            filled.append(torch.stack([at.get(view, zero) for view in range(k)], dim=1))
+        return filled[0], filled[1], filled[2]
+
+
+def _grow(plane: Tensor) -> Tensor:
+    return functional.interpolate(plane, scale_factor=2, mode="bilinear", align_corners=False)

@@ -1,35 +1,32 @@
-"""IDIF as a detector: two phases of training as DeSTSeg's, and scores."""
+"""IDIF as a detector, and the paper's ablations of it: two phases of training as DeSTSeg's, and scores."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from mvad.datasets.shards.batches import Batches
 from mvad.datasets.shards.loader import Batch, ShardSet
-from mvad.datasets.shards.order import batch_indices
 from mvad.model.config import ModelConfig
 from mvad.model.detector import AnomalyMaps, FitContext, Setting
-from mvad.model.idif.head import SegmentationHead, head_input
-from mvad.model.idif.losses import cosine_maps, distillation_loss, head_loss
+from mvad.model.idif.head import Heads
+from mvad.model.idif.lessons import Lessons
 from mvad.model.idif.network import Network
-from mvad.model.idif.optimizers import Optimizers, head_optimizers, student_optimizers
-from mvad.model.idif.view_dropout import draw_present
+from mvad.model.idif.optimizers import head_optimizers, student_optimizers
+from mvad.model.idif.teacher_cache import TeacherCache
 from mvad.model.images import ViewImages, view_images
-from mvad.model.precision import autocast
-from mvad.model.pseudo.paste import Corrupted, corrupt
-from mvad.model.pseudo.textures import ProceduralTextures, Textures, load_textures
+from mvad.model.pseudo.paste import corrupt
+from mvad.model.pseudo.textures import ProceduralTextures, load_textures
 from mvad.model.scoring import image_scores, judge, smooth
 from mvad.model.teachers.protocol import Teacher
 from mvad.model.training.checkpoint import last_checkpoint
 from mvad.model.training.loop import Phase, run_phases
-
-_CACHE_BYTES = 3 << 29
-"""Clean teacher features of the training split are kept up to 1.5 GB: they never change."""
+from mvad.model.training.parallel import share_batch_norms
 
 _LEAST_DEVIATION = 0.05
 """A few training samples can agree by chance: no deviation is taken below this share of the mean."""
@@ -39,27 +36,34 @@ class Idif:
     """Intra-view decoupling, inter-view fusion."""
 
     def __init__(self, config: ModelConfig, setting: Setting, teacher: Teacher) -> None:
+        inputs = setting.views * len(setting.modalities)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
             self.network = Network(config, setting, teacher)
-            self.head = SegmentationHead(sum(teacher.channels), config.head.width)
+            self.heads = Heads(inputs, sum(teacher.channels), config.head)
         self.config, self.setting, self.teacher = config, setting, teacher
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        for module in (self.network, self.head, teacher.trunk):
+        for module in (self.network, self.heads, teacher.trunk):
             module.to(self.device)
-        if self.device.type == "cpu":  # two to three times faster than planar on x86
-            for part in (self.network.encoder, self.network.decoders, self.head, teacher.trunk):
-                part.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch types devices only
+        for part in (self.network.encoder, self.network.decoders, self.heads, teacher.trunk):
+            # Two to three times as fast as planar on a processor, and what tensor cores want.
+            part.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch types devices only
+        if config.train.compile:
+            for module in (self.network, self.heads):
+                module.compile()
+        self.lessons = Lessons(config, setting, teacher, self.network, self.heads)
         self.baseline = _identity_baseline(setting).to(self.device)
-        self._cache: dict[int, tuple[Tensor, ...]] = {}
-        self._cached_bytes = 0
 
     def fit(self, train: ShardSet, context: FitContext) -> None:
         """See ``Detector.fit``."""
-        config = self.config.train
+        config, lessons, world = self.config.train, self.lessons, context.world
+        lessons.world = world
+        if not world.alone:
+            share_batch_norms(self.network)
+            share_batch_norms(self.heads)
         textures = load_textures(self.config.pseudo.textures)
         student = student_optimizers(self.network, self.config.optimizer, self.config.encoder.lr_scale, config.student_steps)
-        head = head_optimizers(self.head, self.config.optimizer, config.head_steps)
+        head = head_optimizers(self.heads, self.config.optimizer, config.head_steps)
         saved = last_checkpoint(context.run)
         first = 0
         if saved is not None:
@@ -67,23 +71,39 @@ class Idif:
             self.load_state(saved.tensors)
             if first != config.student_steps:  # between the phases no optimizer has a past
                 (student if first < config.student_steps else head).load(saved.tensors)
+        batches = Batches(train, self.config.seed, config.batch, rank=world.rank, world=world.size)
+        total = config.student_steps + config.head_steps
+        coming = batches.steps(first, total, config.workers, pin=self.device.type == "cuda")
+        cache = TeacherCache(lessons.clean_features)
+        seen: list[tuple[str, ...]] = [()]
 
         def student_step(k: int) -> Mapping[str, float]:
-            return self._student_step(k, train, textures, student)
+            batch, generator = next(coming), _generator(self.config.seed, 0, k)
+            seen[0] = batch.keys
+            views = self.images(batch)
+            hurt = corrupt(views, self.setting, textures, self.config.pseudo, generator, world)
+            clean = cache(views.images.flatten(1, 2), batch.keys)
+            return lessons.learn_student(views, hurt, clean, student, k, generator)
 
         def head_step(k: int) -> Mapping[str, float]:
-            return self._head_step(k, train, textures, head)
+            batch, generator = next(coming), _generator(self.config.seed, 1, k)
+            seen[0] = batch.keys
+            views = self.images(batch)
+            hurt = corrupt(views, self.setting, textures, self.config.pseudo, generator, world)
+            return lessons.learn_head(views, hurt, head, k)
 
         current = [student]
 
         def begin_student() -> None:
             self.network.train().requires_grad_(True)
-            self.head.eval()
+            self.network.encoder.train()  # again: what is frozen stays so
+            self.heads.eval()
             current[0] = student
 
         def begin_head() -> None:
+            cache.clear()
             self.network.eval().requires_grad_(False)
-            self.head.train()
+            self.heads.train()
             current[0] = head
 
         phases = [
@@ -94,15 +114,16 @@ class Idif:
         def tensors() -> dict[str, Tensor]:
             return self.state() | current[0].tensors()
 
-        run_phases(phases, first, config.batch, tensors, config.checkpoint_every, config.keep_checkpoints, context)
-        self._cache.clear()
+        every, keep = config.checkpoint_every, config.keep_checkpoints
+        run_phases(phases, first, config.batch, tensors, every, keep, context, lambda: seen[0])
         self._calibrate(train)
 
     def score(self, batch: Batch) -> AnomalyMaps:
         """See ``Detector.score``."""
-        self.network.eval()
-        self.head.eval()
-        views = self._images(batch)
+        return self.score_views(self.images(batch))
+
+    def score_views(self, views: ViewImages) -> AnomalyMaps:
+        """Judge samples that are float images already."""
         mean, deviation = self.baseline[..., None, None]
         cosine, head = ((maps - mean[k]) / deviation[k] for k, maps in enumerate(self._maps(views)))
         combined = {"head": head, "cosine": cosine, "both": (cosine + head) / 2}
@@ -110,13 +131,13 @@ class Idif:
 
     def state(self) -> dict[str, Tensor]:
         """See ``Detector.state``."""
-        parts: dict[str, nn.Module] = {"network": self.network, "head": self.head}
+        parts: dict[str, nn.Module] = {"network": self.network, "heads": self.heads}
         state = {f"{part}.{name}": t for part, module in parts.items() for name, t in module.state_dict().items()}
         return state | {"baseline": self.baseline}
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
         """See ``Detector.load_state``."""
-        for part, module in (("network", self.network), ("head", self.head)):
+        for part, module in (("network", self.network), ("heads", self.heads)):
             own = {name: state[f"{part}.{name}"] for name in module.state_dict()}
             module.load_state_dict(own, strict=True)
         self.baseline = state["baseline"].to(self.device)
@@ -127,143 +148,69 @@ class Idif:
         size, b = config.input.size, config.train.batch
         shape = (b, setting.views, len(setting.modalities), 3, size, size)
         seen = torch.ones(b, setting.views, size, size, dtype=torch.bool, device=self.device)
+        source = None
+        if config.pseudo.views == "consistent":
+            source = torch.arange(size * size, dtype=torch.int32, device=self.device).view(size, size).expand(seen.shape)
         images = torch.rand(shape, device=self.device) * 255
-        views = ViewImages(images, seen, torch.ones(b, setting.views, dtype=torch.bool, device=self.device))
+        views = ViewImages(images, seen, torch.ones(b, setting.views, dtype=torch.bool, device=self.device), source)
         probe = Idif(config, setting, self.teacher)
         student = student_optimizers(probe.network, config.optimizer, config.encoder.lr_scale, 10)
-        head = head_optimizers(probe.head, config.optimizer, 10)
-        clean = probe._clean_features(views, None)
+        head = head_optimizers(probe.heads, config.optimizer, 10)
+        clean = TeacherCache(probe.lessons.clean_features)(images.flatten(1, 2), None)
 
-        def student_step() -> None:
+        def step(learn: Callable[..., Any], *more: Any) -> None:
             generator = torch.Generator().manual_seed(0)
             hurt = corrupt(views, setting, ProceduralTextures(), config.pseudo, generator)
-            probe._learn_student(views, hurt, clean, student, 0, generator)
-
-        def head_step() -> None:
-            hurt = corrupt(views, setting, ProceduralTextures(), config.pseudo, torch.Generator().manual_seed(0))
-            probe._learn_head(views, hurt, head, 0)
+            learn(views, hurt, *more, *([generator] if learn == probe.lessons.learn_student else []))
 
         probe.network.train()
-        seconds = config.train.student_steps * _second_time(student_step)
+        seconds = config.train.student_steps * _second_time(lambda: step(probe.lessons.learn_student, clean, student, 0))
         probe.network.eval().requires_grad_(False)
-        probe.head.train()
-        return seconds + config.train.head_steps * _second_time(head_step)
-
-    def _student_step(self, k: int, train: ShardSet, textures: Textures, optimizers: Optimizers) -> Mapping[str, float]:
-        generator = torch.Generator().manual_seed(_stream(self.config.seed, 0, k))
-        indices = batch_indices(self.config.seed, k, len(train), self.config.train.batch)
-        views = self._images(train.batch(indices))
-        hurt = corrupt(views, self.setting, textures, self.config.pseudo, generator)
-        return self._learn_student(views, hurt, self._clean_features(views, indices), optimizers, k, generator)
-
-    def _learn_student(
-        self, views: ViewImages, hurt: Corrupted, clean: tuple[Tensor, ...], optimizers: Optimizers, k: int,
-        generator: torch.Generator,
-    ) -> Mapping[str, float]:  # fmt: skip
-        config = self.config.loss
-        present = draw_present(views.present, self.config.dropout.p, generator)
-        inputs = self._inputs(present)
-        with self._autocast():
-            student = self.network(hurt.images.flatten(1, 2), inputs, generator)
-        pick = [(t.flatten(0, 1)[inputs.flatten()], s[inputs]) for t, s in zip(clean, student.levels, strict=True)]
-        maps = cosine_maps([t for t, _ in pick], [s for _, s in pick])
-        distill = distillation_loss(maps, self._weights(views)[inputs])
-        loss = config.alpha * distill + config.beta * student.bottleneck_loss.float()  # eq. 10
-        optimizers.step(loss, k)
-        return {
-            "loss": float(loss.detach()),
-            "distill": float(distill.detach()),
-            "bottleneck": float(student.bottleneck_loss.detach()),
-        }
-
-    def _head_step(self, k: int, train: ShardSet, textures: Textures, optimizers: Optimizers) -> Mapping[str, float]:
-        generator = torch.Generator().manual_seed(_stream(self.config.seed, 1, k))
-        step = self.config.train.student_steps + k
-        views = self._images(train.batch(batch_indices(self.config.seed, step, len(train), self.config.train.batch)))
-        hurt = corrupt(views, self.setting, textures, self.config.pseudo, generator)
-        return self._learn_head(views, hurt, optimizers, k)
-
-    def _learn_head(self, views: ViewImages, hurt: Corrupted, optimizers: Optimizers, k: int) -> Mapping[str, float]:
-        inputs = self._inputs(views.present)
-        products = self._products(hurt.images, views.present)[1]
-        with self._autocast():
-            logits = self.head(products)
-        mask = hurt.mask.flatten(1, 2)[inputs]
-        loss = head_loss(logits, mask, self._weights(views)[inputs], self.config.loss.focal_gamma)
-        optimizers.step(loss, k)
-        return {"loss": float(loss.detach())}
+        probe.heads.train()
+        return seconds + config.train.head_steps * _second_time(lambda: step(probe.lessons.learn_head, head, 0))
 
     def _maps(self, views: ViewImages) -> tuple[Tensor, Tensor]:
         """Return cosine and head maps (B, V, M, S, S), smoothed, 0 where nothing counts."""
+        self.network.eval()
+        self.heads.eval()
         b, v, m, _, size, _ = views.images.shape
-        inputs = self._inputs(views.present)
-        with torch.no_grad():
-            levels, products = self._products(views.images, views.present)
-            with self._autocast():
-                logits = self.head(products)
+        present = self.lessons.inputs(views.present)
+        levels, probability = self.lessons.judge(views.images, present)
         grown = [_resize(level, size) for level in levels]
         out = []
-        for maps in (grown[0] + grown[1] + grown[2], _resize(torch.sigmoid(logits.float()), size)):
+        for maps in (grown[0] + grown[1] + grown[2], _resize(probability, size)):
             full = maps.new_zeros(b, v * m, size, size)
-            full[inputs] = maps
+            full[present] = maps
             out.append(smooth(full.view(b, v, m, size, size), views.seen[:, :, None], self.config.score))
         return out[0], out[1]
-
-    def _products(self, images: Tensor, present: Tensor) -> tuple[list[Tensor], Tensor]:
-        """Return the cosine maps and the head's input for the inputs that are there."""
-        inputs = self._inputs(present)
-        flat = images.flatten(1, 2)
-        with torch.no_grad(), self._autocast():
-            teacher = self.teacher.features(_fast(flat[inputs]))
-            student = [level[inputs] for level in self.network(flat, inputs).levels]
-        return cosine_maps(teacher, student), head_input(teacher, student)
 
     def _calibrate(self, train: ShardSet) -> None:
         """Set the baseline to mean and deviation of the training samples' scores (score.calibrate)."""
         if not self.config.score.calibrate:
             return
-        self.network.eval()
-        self.head.eval()
-        scores = []
+        scores, counts = [], []
         for index in range(len(train)):
-            maps = self._maps(self._images(train.batch([index])))
-            scores.append(torch.stack([image_scores(each, self.config.score)[0] for each in maps]))
+            views = self.images(train.batch([index]))
+            scores.append(torch.stack([image_scores(each, self.config.score)[0] for each in self._maps(views)]))
+            counts.append(views.present[0])
         every = torch.stack(scores)
-        mean = every.mean(dim=0)
-        deviation = every.std(dim=0) if len(train) > 1 else torch.zeros_like(mean)
-        self.baseline = torch.stack([mean, deviation.clamp(min=0).maximum(_LEAST_DEVIATION * mean + 1e-6)])
+        there = torch.stack(counts)[:, None, :, None].float()
+        count = there.sum(dim=0)
+        mean = (every * there).sum(dim=0) / count.clamp(min=1)
+        variance = ((every - mean) ** 2 * there).sum(dim=0) / (count - 1).clamp(min=1)
+        self.baseline = torch.stack([mean, variance.sqrt().maximum(_LEAST_DEVIATION * mean + 1e-6)])
 
-    def _images(self, batch: Batch) -> ViewImages:
+    def images(self, batch: Batch) -> ViewImages:
+        """Return a batch as float images on the device."""
         setting = self.setting
-        moved = batch.to(self.device)
-        return view_images(moved, setting.modalities, self.config.input.size, self.teacher.fill, setting.depth_range)
+        fill = self.teacher.fill if self.config.input.background == "mean" else (0.0, 0.0, 0.0)
+        return view_images(batch.to(self.device), setting.modalities, self.config.input.size, fill, setting.depth_range)
 
-    def _inputs(self, present: Tensor) -> Tensor:
-        """Presence of views (B, V) to presence of inputs (B, V * M): a view's modalities come and go together."""
-        return present.repeat_interleave(len(self.setting.modalities), dim=1)
 
-    def _weights(self, views: ViewImages) -> Tensor:
-        seen = views.seen.float() if self.config.loss.region == "object" else torch.ones_like(views.seen, dtype=torch.float32)
-        return seen.repeat_interleave(len(self.setting.modalities), dim=1)
-
-    def _clean_features(self, views: ViewImages, indices: np.ndarray | None) -> tuple[Tensor, ...]:
-        """Return the teacher's features of the clean views, each (B, K, C, h, w); kept for the next epoch."""
-        keys = [None] * len(views.images) if indices is None else [int(index) for index in indices]
-        rows = []
-        for row, key in enumerate(keys):
-            if key is None or key not in self._cache:
-                with torch.no_grad(), self._autocast():
-                    levels = tuple(f.contiguous() for f in self.teacher.features(_fast(views.images[row].flatten(0, 1))))
-                if key is None or self._cached_bytes > _CACHE_BYTES:
-                    rows.append(levels)
-                    continue
-                self._cached_bytes += sum(level.numel() * level.element_size() for level in levels)
-                self._cache[key] = levels
-            rows.append(self._cache[key])
-        return tuple(torch.stack([levels[k] for levels in rows]) for k in range(3))
-
-    def _autocast(self) -> AbstractContextManager[None]:
-        return autocast(self.device, self.config.train.precision)
+def _generator(seed: int, phase: int, step: int) -> torch.Generator:
+    """Return a step's random numbers: a function of nothing but (seed, phase, step)."""
+    stream = int(np.random.SeedSequence([seed, phase, step]).generate_state(1, np.uint64)[0] >> 1)
+    return torch.Generator().manual_seed(stream)
 
 
 def _second_time(step: Callable[[], None]) -> float:
@@ -280,14 +227,5 @@ def _identity_baseline(setting: Setting) -> Tensor:
     return torch.stack([torch.zeros(shape), torch.ones(shape)])
 
 
-def _fast(images: Tensor) -> Tensor:
-    return images.contiguous(memory_format=torch.channels_last) if images.device.type == "cpu" else images
-
-
 def _resize(maps: Tensor, size: int) -> Tensor:
     return nn.functional.interpolate(maps[:, None], size=size, mode="bilinear", align_corners=False)[:, 0]
-
-
-def _stream(seed: int, phase: int, step: int) -> int:
-    """Return the seed of a step's random numbers: a function of nothing but (seed, phase, step)."""
-    return int(np.random.SeedSequence([seed, phase, step]).generate_state(1, np.uint64)[0] >> 1)

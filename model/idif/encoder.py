@@ -1,33 +1,58 @@
-"""Shared feature extractor: every present view by the same trunk (Figure 2; encoder.* choices)."""
+"""Feature extractor: every present view by the teacher's architecture (Figure 2; encoder.* choices)."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
+import torch
 from torch import Tensor, nn
 
-from mvad.model.teachers.protocol import Trunk
+from mvad.model.config import EncoderConfig
+from mvad.model.teachers.protocol import Teacher, Trunk
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """What the encoder gives for B samples of K inputs.
+
+    Attributes
+    ----------
+    deepest
+        f_E (B, K, C, h, w), 0 where absent.
+    fine
+        Features at strides 4 and 8, (B, K, C_l, h_l, w_l), for decoder.skip.
+    """
+
+    deepest: Tensor
+    fine: tuple[Tensor, Tensor]
 
 
 class Encoder(nn.Module):
-    """A trunk to stride 16, lifted to C channels.
+    """One trunk for all inputs, or one each (encoder.share), lifted to C channels.
 
     ``freeze_early`` keeps the trunk to stride 4 as the teacher's: half of the cost of a step lies there.
     """
 
-    def __init__(self, trunk: Trunk, channels: int, freeze_early: bool) -> None:
+    def __init__(self, teacher: Teacher, config: EncoderConfig, inputs: int) -> None:
         super().__init__()
-        self.freeze_early = freeze_early
-        self.trunk = trunk
-        self.lift = nn.Conv2d(trunk.channels[2], channels, 1)
+        self.config = config
+        count = inputs if config.share == "view" else 1
+        self.trunks = nn.ModuleList(_trunk(teacher, config) for _ in range(count))
+        given = {8: teacher.channels[1], 16: teacher.channels[2], 32: teacher.trunk.deep_channels}[config.level]
+        self.channels = config.channels or given
+        lift = config.channels > 0
+        self.lifts = nn.ModuleList(nn.Conv2d(given, config.channels, 1) if lift else nn.Identity() for _ in range(count))
 
     def train(self, mode: bool = True) -> Encoder:
         """Set the mode; what is frozen keeps its statistics, too."""
         super().train(mode)
-        if self.freeze_early:
-            for module in self.trunk.early():
-                module.eval().requires_grad_(False)
+        if self.config.freeze_early:
+            for trunk in self.trunks:
+                for module in trunk.early():  # type: ignore[operator]  # a ModuleList forgets its types
+                    module.eval().requires_grad_(False)
         return self
 
-    def forward(self, images: Tensor, present: Tensor) -> Tensor:
+    def forward(self, images: Tensor, present: Tensor) -> Encoded:
         """Encode the views that are there.
 
         Parameters
@@ -39,11 +64,50 @@ class Encoder(nn.Module):
 
         Returns
         -------
-        Tensor
-            f_E (B, K, C, S/16, S/16), 0 where absent.
+        Encoded
+            Everything is 0 where absent.
         """
-        encoded = self.lift(self.trunk.stages(images[present])[2])
-        out = encoded.new_zeros(*present.shape, *encoded.shape[1:])
-        out[present] = encoded
-        filled: Tensor = out
-        return filled
+        if len(self.trunks) == 1:
+            levels = self._encode(0, images[present])
+            filled = [_spread(level, present) for level in levels]
+        else:
+            shown = {view: present[:, view] for view in range(images.shape[1]) if bool(present[:, view].any())}
+            each = {view: self._encode(view, images[rows, view]) for view, rows in shown.items()}
+            blank = next(iter(each.values()))
+            filled = [
+                torch.stack(
+                    [
+                        _spread(each[view][k], present[:, view])
+                        if view in each
+                        else blank[k].new_zeros(len(images), *blank[k].shape[1:])
+                        for view in range(images.shape[1])
+                    ],
+                    dim=1,
+                )
+                for k in range(3)
+            ]
+        return Encoded(filled[2], (filled[0], filled[1]))
+
+    def _encode(self, number: int, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        trunk = self.trunks[number]
+        assert isinstance(trunk, Trunk)
+        first, second, third = trunk.stages(images)
+        level = {8: second, 16: third}.get(self.config.level)
+        deepest = trunk.deepest(third) if level is None else level
+        return first, second, self.lifts[number](deepest)
+
+
+def _trunk(teacher: Teacher, config: EncoderConfig) -> Trunk:
+    trunk = teacher.fresh(config.level == 32)
+    if config.init == "scratch":
+        for module in trunk.modules():
+            if hasattr(module, "reset_parameters"):
+                module.reset_parameters()  # type: ignore[operator]  # a method wherever it exists
+    return trunk
+
+
+def _spread(encoded: Tensor, present: Tensor) -> Tensor:
+    """Put the rows of present inputs where they belong, 0 elsewhere."""
+    out = encoded.new_zeros(*present.shape, *encoded.shape[1:])
+    out[present] = encoded
+    return out

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from mvad.model.config import HeadConfig
 from mvad.model.teachers.resnet18 import BasicBlock
 
 
@@ -28,18 +29,22 @@ def head_input(teacher: Sequence[Tensor], student: Sequence[Tensor]) -> Tensor:
     return torch.cat(resized, dim=1)
 
 
-def _conv(inputs: int, outputs: int, kernel: int, dilation: int = 1) -> nn.Sequential:
+def _conv(inputs: int, outputs: int, kernel: int, dilation: int = 1, separable: bool = False) -> nn.Sequential:
     padding = dilation * (kernel // 2)
-    layer = nn.Conv2d(inputs, outputs, kernel, padding=padding, dilation=dilation, bias=False)
-    return nn.Sequential(layer, nn.BatchNorm2d(outputs), nn.ReLU())
+    layers: list[nn.Module] = [nn.Conv2d(inputs, outputs, kernel, padding=padding, dilation=dilation, bias=False)]
+    if separable and kernel > 1:
+        depthwise = nn.Conv2d(inputs, inputs, kernel, padding=padding, dilation=dilation, groups=inputs, bias=False)
+        layers = [depthwise, nn.BatchNorm2d(inputs), nn.ReLU(), nn.Conv2d(inputs, outputs, 1, bias=False)]
+    return nn.Sequential(*layers, nn.BatchNorm2d(outputs), nn.ReLU())
 
 
 class ASPP(nn.Module):
     """Atrous spatial pyramid pooling (Chen et al. 2017), rates 6, 12, 18."""
 
-    def __init__(self, inputs: int, outputs: int) -> None:
+    def __init__(self, inputs: int, outputs: int, separable: bool = False) -> None:
         super().__init__()
-        self.branches = nn.ModuleList([_conv(inputs, outputs, 1), *(_conv(inputs, outputs, 3, r) for r in (6, 12, 18))])
+        rates = (_conv(inputs, outputs, 3, rate, separable) for rate in (6, 12, 18))
+        self.branches = nn.ModuleList([_conv(inputs, outputs, 1), *rates])
         self.pooled = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Conv2d(inputs, outputs, 1), nn.ReLU())
         self.project = _conv(5 * outputs, outputs, 1)
 
@@ -53,14 +58,35 @@ class ASPP(nn.Module):
 class SegmentationHead(nn.Module):
     """Logits at stride 4."""
 
-    def __init__(self, channels: int, width: int) -> None:
+    def __init__(self, channels: int, width: int, separable: bool = False) -> None:
         super().__init__()
         self.residual = nn.Sequential(BasicBlock(channels, width), BasicBlock(width, width))
-        self.aspp = ASPP(width, width)
-        self.refine = _conv(width, width, 3)
+        self.aspp = ASPP(width, width, separable)
+        self.refine = _conv(width, width, 3, separable=separable)
         self.out = nn.Conv2d(width, 1, 1)
 
     def forward(self, products: Tensor) -> Tensor:
         """(N, channels, h, w) of ``head_input`` to logits (N, h, w)."""
         out: Tensor = self.out(self.refine(self.aspp(self.residual(products))))
         return out[:, 0]
+
+
+class Heads(nn.Module):
+    """One head for all inputs, or one each (head.share)."""
+
+    def __init__(self, inputs: int, channels: int, config: HeadConfig) -> None:
+        super().__init__()
+        count = inputs if config.share == "view" else 1
+        self.of = nn.ModuleList(SegmentationHead(channels, config.width, config.separable) for _ in range(count))
+
+    def forward(self, products: Tensor, view: Tensor) -> Tensor:
+        """(N, channels, h, w) and the input (N,) each row belongs to, to logits (N, h, w)."""
+        if len(self.of) == 1:
+            out: Tensor = self.of[0](products)
+            return out
+        logits = products.new_zeros(len(products), *products.shape[-2:])
+        for number, head in enumerate(self.of):
+            rows = view == number
+            if bool(rows.any()):
+                logits[rows] = head(products[rows]).to(logits.dtype)
+        return logits

@@ -1,16 +1,17 @@
-"""IDIF's student (Figure 2): it composes and decides nothing."""
+"""IDIF's student (Figure 2): it composes and decides nothing. Parts can be left out for the paper's ablations."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor, nn
 
 from mvad.model.config import ModelConfig
 from mvad.model.detector import Setting
-from mvad.model.idif.bottleneck import ConsistencyBottleneck
-from mvad.model.idif.decoder import ViewDecoder
+from mvad.model.idif.bottleneck import ConsistencyBottleneck, Noise
+from mvad.model.idif.conv3d_fusion import Conv3dFusion
+from mvad.model.idif.decoder import Decoders
 from mvad.model.idif.encoder import Encoder
 from mvad.model.idif.spatial_transformer import SpatialTransformer
 from mvad.model.idif.voxel_fusion import VoxelFusion
@@ -33,43 +34,75 @@ class Student:
     bottleneck_loss: Tensor
 
 
+class VoxelRoute(nn.Module):
+    """Implicit Voxel Construction: views to voxel and back to each view's plane (eq. 7 to 9)."""
+
+    def __init__(self, channels: int, plane: int, config: ModelConfig, angles: Tensor) -> None:
+        super().__init__()
+        self.voxel_fusion = VoxelFusion(channels, plane, len(angles), config.voxel, config.fusion)
+        self.spatial_transformer = SpatialTransformer(angles, config.voxel, config.stn, channels, plane)
+
+    def forward(self, specific: Tensor, present: Tensor) -> Tensor:
+        """f_s (B, K, C, h, w) to f_p of the same shape, for absent views, too."""
+        voxel = self.voxel_fusion(specific, present)  # eq. 7, 8 and 12
+        planes: Tensor = self.spatial_transformer(voxel)  # eq. 9, one plane a view
+        return planes
+
+
 class Network(nn.Module):
-    """Encoder, consistency bottleneck, voxel fusion, spatial transformer, per-view decoders."""
+    """Encoder, consistency bottleneck, implicit voxel construction, decoders.
+
+    Parameters
+    ----------
+    config
+        ``bottleneck.kind``, ``fusion.kind``, ``encoder.share`` and ``decoder.share`` leave parts out or multiply them.
+    setting
+        Views, modalities, angles.
+    teacher
+        Gives the encoder its architecture and the decoders their channels.
+    """
 
     def __init__(self, config: ModelConfig, setting: Setting, teacher: Teacher) -> None:
         super().__init__()
-        inputs = setting.views * len(setting.modalities)
-        channels, plane = config.encoder.channels, config.input.size // 16
-        trunk = teacher.fresh()
-        if config.encoder.init == "scratch":
-            for module in trunk.modules():
-                if hasattr(module, "reset_parameters"):
-                    module.reset_parameters()  # type: ignore[operator]  # a method wherever it exists
-        angles = setting.angles.repeat_interleave(len(setting.modalities), dim=0)
-        if config.stn.init == "zeros":
-            angles = torch.zeros_like(angles)
-        widths = config.decoder.widths or tuple(reversed(teacher.channels))
-        self.encoder = Encoder(trunk, channels, config.encoder.freeze_early)
-        self.bottleneck = ConsistencyBottleneck(channels, inputs, config.bottleneck)
-        self.voxel_fusion = VoxelFusion(channels, plane, inputs, config.voxel, config.fusion)
-        self.spatial_transformer = SpatialTransformer(angles, config.voxel.channels, config.voxel.size, channels, plane)
-        self.decoders = nn.ModuleList(ViewDecoder(channels, widths, teacher.channels) for _ in range(inputs))
+        modalities, level = len(setting.modalities), config.encoder.level
+        inputs, plane = setting.views * modalities, config.input.size // level
+        angles = setting.angles.repeat_interleave(modalities, dim=0)
+        self.encoder = Encoder(teacher, config.encoder, inputs)
+        channels = self.encoder.channels
+        self.bottleneck = ConsistencyBottleneck(channels, inputs, config.bottleneck) if _has_bottleneck(config) else None
+        self.fusion: nn.Module | None = None
+        if config.fusion.kind == "voxel":
+            self.fusion = VoxelRoute(channels, plane, config, angles)
+        elif config.fusion.kind == "conv3d":
+            self.fusion = Conv3dFusion(channels)
+        self.decoders = Decoders(inputs, channels, level, teacher.channels, config.decoder)
 
-    def forward(self, images: Tensor, present: Tensor, noise: torch.Generator | None = None) -> Student:
-        """Give the student's features for images (B, K, 3, S, S) in 0..255 and present (B, K) bool."""
-        encoded = self.encoder(images, present)  # f_E
-        common, specific, loss = self.bottleneck(encoded, present, noise)  # eq. 2-6
-        voxel = self.voxel_fusion(specific, present)  # eq. 7, 8 and 12
-        seen = self.spatial_transformer(voxel)  # eq. 9, one plane a view
-        planes = seen + common[:, None]
-        return Student(self._decode(planes, present), loss)
+    def forward(self, images: Tensor, present: Tensor, noise: Noise | None = None, shown: Sequence[int] | None = None) -> Student:
+        """Give the student's features.
 
-    def _decode(self, planes: Tensor, present: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Decode the views that some sample has; a view that nobody has is 0 and moves no statistics."""
-        shown = [view for view in range(planes.shape[1]) if bool(present[:, view].any())]
-        decoded = {view: self.decoders[view](planes[:, view]) for view in shown}
-        levels = []
-        for level in range(3):
-            zero = torch.zeros_like(decoded[shown[0]][level])
-            levels.append(torch.stack([decoded[v][level] if v in decoded else zero for v in range(planes.shape[1])], 1))
-        return levels[0], levels[1], levels[2]
+        Parameters
+        ----------
+        images
+            (B, K, 3, S, S) float32 in 0..255.
+        present
+            (B, K) bool.
+        noise
+            Draws epsilon of eq. 4; None takes the mean.
+        shown
+            Inputs to decode; default: those that some sample has. A view that nobody has is 0.
+        """
+        encoded = self.encoder(images, present)
+        specific, common = encoded.deepest, None  # f_E
+        loss = specific.new_zeros(())
+        if self.bottleneck is not None:
+            common, specific, loss = self.bottleneck(specific, present, noise)  # eq. 2-6
+        planes = specific if self.fusion is None else self.fusion(specific, present)  # f_p
+        if common is not None:
+            planes = planes + common[:, None]
+        if shown is None:
+            shown = present.any(dim=0).nonzero()[:, 0].tolist()
+        return Student(self.decoders(planes, encoded.fine, shown), loss)
+
+
+def _has_bottleneck(config: ModelConfig) -> bool:
+    return config.bottleneck.kind == "variational"

@@ -10,9 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from mvad.model.config import OptimizerConfig
-from mvad.model.idif.head import SegmentationHead
+from mvad.model.idif.head import Heads, SegmentationHead
 from mvad.model.idif.network import Network
 from mvad.model.training.checkpoint import pack_optimizer, unpack_optimizer
+from mvad.model.training.parallel import World
 
 Schedule = Callable[[int], float]
 
@@ -24,19 +25,25 @@ class Optimizers:
     parts: Sequence[tuple[torch.optim.Optimizer, Schedule]]
     clip_norm: float
 
-    def step(self, loss: Tensor, k: int) -> None:
-        """Take step ``k`` down the gradient of ``loss``; a loss that is not finite changes nothing."""
+    def step(self, loss: Tensor, k: int, world: World) -> float:
+        """Take step ``k`` down the gradient of ``loss``, added over ranks; returns that sum.
+
+        A loss that is not finite changes nothing.
+        """
+        whole = float(world.total(loss))
         for optimizer, schedule in self.parts:
             for group in optimizer.param_groups:
                 group["lr"] = group["base_lr"] * schedule(k)
             optimizer.zero_grad(set_to_none=True)
-        if not bool(torch.isfinite(loss.detach())):
-            return
+        if not math.isfinite(whole):
+            return whole
         loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
         for optimizer, _ in self.parts:
-            parameters = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
-            nn.utils.clip_grad_norm_(parameters, self.clip_norm)
+            every = [p for group in optimizer.param_groups for p in group["params"] if p.requires_grad]
+            world.sum_gradients(every)
+            nn.utils.clip_grad_norm_([p for p in every if p.grad is not None], self.clip_norm)
             optimizer.step()
+        return whole
 
     def tensors(self) -> dict[str, Tensor]:
         """Return the state of all, named."""
@@ -54,7 +61,7 @@ class Optimizers:
 
 def student_optimizers(network: Network, config: OptimizerConfig, encoder_scale: float, steps: int) -> Optimizers:
     """Return what trains the student."""
-    trunk = list(network.encoder.trunk.parameters())
+    trunk = list(network.encoder.trunks.parameters())
     if config.kind == "adamw":
         of_trunk = set(map(id, trunk))
         rest = [p for p in network.parameters() if id(p) not in of_trunk]
@@ -64,15 +71,18 @@ def student_optimizers(network: Network, config: OptimizerConfig, encoder_scale:
     of_convolutions = set(map(id, convolutions))
     others = [p for p in network.parameters() if id(p) not in of_convolutions]
     sgd = torch.optim.SGD(_groups([(convolutions, config.student_lr)]), momentum=0.9, weight_decay=config.weight_decay)
-    adam = torch.optim.AdamW(_groups([(others, config.attention_lr)]), weight_decay=config.weight_decay)
-    return Optimizers([(sgd, lambda k: 1.0), (adam, lambda k: min(1.0, (k + 1) / config.warmup_steps))], config.clip_norm)
+    parts: list[tuple[torch.optim.Optimizer, Schedule]] = [(sgd, lambda k: 1.0)]
+    if others:
+        adam = torch.optim.AdamW(_groups([(others, config.attention_lr)]), weight_decay=config.weight_decay)
+        parts.append((adam, lambda k: min(1.0, (k + 1) / config.warmup_steps)))
+    return Optimizers(parts, config.clip_norm)
 
 
-def head_optimizers(head: SegmentationHead, config: OptimizerConfig, steps: int) -> Optimizers:
-    """Return what trains the segmentation head."""
+def head_optimizers(head: Heads, config: OptimizerConfig, steps: int) -> Optimizers:
+    """Return what trains the segmentation heads."""
     if config.kind == "adamw":
         return _one_cycle([(list(head.parameters()), config.head_lr)], config, steps)
-    residual = list(head.residual.parameters())
+    residual = [p for one in head.of if isinstance(one, SegmentationHead) for p in one.residual.parameters()]
     of_residual = set(map(id, residual))
     rest = [p for p in head.parameters() if id(p) not in of_residual]
     groups = _groups([(residual, config.head_residual_lr), (rest, config.head_lr)])

@@ -6,6 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from mvad.model.config import SpatialTransformerConfig, VoxelConfig
+
 
 def euler_to_matrix(angles: Tensor) -> Tensor:
     """Return (K, 3, 3) rotations of (K, 3) Euler angles xyz in radians: Rz @ Ry @ Rx."""
@@ -29,23 +31,57 @@ def rotate_voxel(voxel: Tensor, rotation: Tensor) -> Tensor:
 
 
 class SpatialTransformer(nn.Module):
-    """P_n to f_p of each view: rotate by alpha, fold depth into channels, 1x1 to C (stn.collapse)."""
+    """P_n to f_p of each view: turn by alpha, make a plane of it (stn.collapse), 1x1 to C.
 
-    def __init__(self, angles: Tensor, voxel_channels: int, voxel_size: int, channels: int, plane: int) -> None:
+    ``angles`` is alpha: (K, 3) Euler angles xyz in radians, (K, 1) angles about fixed axes, or (K, 9) matrices.
+    """
+
+    axes: Tensor
+
+    def __init__(self, angles: Tensor, voxel: VoxelConfig, config: SpatialTransformerConfig, channels: int, plane: int) -> None:
         super().__init__()
-        self.plane = plane
-        self.angles = nn.Parameter(angles.clone().float())
-        self.collapse = nn.Conv2d(voxel_channels * voxel_size, channels, 1)
+        self.plane, self.config = plane, config
+        start = angles.clone().float()
+        if config.init == "zeros":
+            start = torch.zeros_like(start)
+        elif config.init == "random":
+            start = (torch.rand(start.shape) - 0.5) * torch.pi
+        size = start.norm(dim=1, keepdim=True)
+        # No view turns about nothing: a camera that stands at the start turns about the vertical.
+        self.register_buffer("axes", torch.where(size > 1e-6, start / size.clamp(min=1e-6), torch.tensor([0.0, 1.0, 0.0])))
+        given = {"euler": start, "single": size, "affine": euler_to_matrix(start).flatten(1)}[config.transform]
+        self.angles = nn.Parameter(given)
+        folded = voxel.channels * (voxel.size if config.collapse == "fold" else 1)
+        self.density = nn.Conv3d(voxel.channels, 1, 1) if config.collapse == "composite" else None
+        self.collapse = nn.Conv2d(folded, channels, 1)
+
+    def matrices(self) -> Tensor:
+        """Return (K, 3, 3)."""
+        if self.config.transform == "affine":
+            return self.angles.view(-1, 3, 3)
+        return euler_to_matrix(self.angles if self.config.transform == "euler" else self.angles * self.axes)
 
     def forward(self, voxel: Tensor) -> Tensor:
         """Return f_p (B, K, C, h, w) of P_n (B, Cv, D, D, D)."""
-        views, b = len(self.angles), len(voxel)
-        rotation = euler_to_matrix(self.angles)
+        b, rotation = len(voxel), self.matrices()
         seen = []
-        for view in range(views):
+        for view in range(len(rotation)):
             turned = rotate_voxel(voxel.float(), rotation[view].expand(b, 3, 3))
-            plane = self.collapse(turned.flatten(1, 2))
+            plane = self.collapse(self._flatten(turned))
             if plane.shape[-1] != self.plane:
                 plane = functional.interpolate(plane, size=self.plane, mode="bilinear", align_corners=False)
             seen.append(plane)
         return torch.stack(seen, dim=1)
+
+    def _flatten(self, voxel: Tensor) -> Tensor:
+        """(B, Cv, D, H, W) to (B, Cv or Cv * D, H, W)."""
+        if self.config.collapse == "fold":
+            return voxel.flatten(1, 2)
+        if self.config.collapse == "mean":
+            return voxel.mean(dim=2)
+        if self.config.collapse == "max":
+            return voxel.amax(dim=2)
+        assert self.density is not None
+        opacity = torch.sigmoid(self.density(voxel))
+        before = torch.cumprod(torch.cat([torch.ones_like(opacity[:, :, :1]), 1 - opacity[:, :, :-1]], dim=2), dim=2)
+        return (voxel * opacity * before).sum(dim=2)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -10,21 +12,19 @@ from mvad.model.config import FusionConfig, VoxelConfig
 
 
 class Attention(nn.Module):
-    """softmax(M + Q K^T / sqrt(d)) V (eq. 12), with its own norm; M is -inf at keys that are not there."""
+    """softmax(M + Q K^T / sqrt(d)) V (eq. 12); M is -inf at keys that are not there."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
         self.heads = heads
-        self.norm = nn.LayerNorm(width)
         self.query = nn.Linear(width, width)
         self.key_value = nn.Linear(width, 2 * width)
         self.out = nn.Linear(width, width)
 
     def forward(self, tokens: Tensor, context: Tensor | None = None, is_key: Tensor | None = None) -> Tensor:
         """Return (B, N, width) from tokens (B, N, width) and context (B, T, width); ``is_key`` (B, T) bool."""
-        x = self.norm(tokens)
-        source = x if context is None else context
-        q, (k, v) = self._split(self.query(x)), self.key_value(source).chunk(2, dim=-1)
+        source = tokens if context is None else context
+        q, (k, v) = self._split(self.query(tokens)), self.key_value(source).chunk(2, dim=-1)
         mask = None if is_key is None else is_key[:, None, None, :]
         seen = functional.scaled_dot_product_attention(q, self._split(k), self._split(v), attn_mask=mask)
         out: Tensor = self.out(seen.transpose(1, 2).flatten(2))
@@ -35,41 +35,54 @@ class Attention(nn.Module):
         return x.view(b, n, self.heads, width // self.heads).transpose(1, 2)
 
 
-class FeedForward(nn.Module):
-    """Pre-norm two-layer network, ratio 4."""
+class FeedForward(nn.Sequential):
+    """Two layers, ratio 4."""
 
     def __init__(self, width: int) -> None:
-        super().__init__()
-        self.layers = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
+        super().__init__(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, N, width) to (B, N, width)."""
-        out: Tensor = self.layers(x)
+
+class Residual(nn.Module):
+    """x + f(norm(x)) or norm(x + f(x)) (fusion.norm)."""
+
+    def __init__(self, width: int, inner: nn.Module, norm: str) -> None:
+        super().__init__()
+        self.inner, self.first = inner, norm == "pre"
+        self.norm = nn.LayerNorm(width)
+
+    def forward(self, x: Tensor, *context: Tensor) -> Tensor:
+        """(B, N, width) to the same."""
+        out: Tensor = x + self.inner(self.norm(x), *context) if self.first else self.norm(x + self.inner(x, *context))
         return out
 
 
 class FusionBlock(nn.Module):
-    """P' = FFN(SA(P)), P_next = FFN(CA(P', f_s)) (eq. 7, 8), with residuals; self-attention repeated l times."""
+    """P' = FFN(SA(P)), P_next = FFN(CA(P', f_s)) (eq. 7, 8), with residuals; the self-attention part l times."""
 
     def __init__(self, width: int, config: FusionConfig) -> None:
         super().__init__()
-        self.self_attention = nn.ModuleList(Attention(width, config.heads) for _ in range(config.self_layers))
-        self.self_feed = nn.ModuleList(FeedForward(width) for _ in range(config.self_layers))
-        self.cross_attention = Attention(width, config.heads)
-        self.cross_feed = FeedForward(width)
+
+        def attention() -> Residual:
+            return Residual(width, Attention(width, config.heads), config.norm)
+
+        def feed() -> Residual:
+            return Residual(width, FeedForward(width), config.norm)
+
+        self.self_part = nn.Sequential(*(layer for _ in range(config.self_layers) for layer in (attention(), feed())))
+        self.cross_attention = attention()
+        self.cross_feed = feed()
 
     def forward(self, voxel: Tensor, context: Tensor, is_key: Tensor) -> Tensor:
         """(B, N, width) from voxel tokens, view tokens (B, T, width) and their presence (B, T)."""
-        for attention, feed in zip(self.self_attention, self.self_feed, strict=True):
-            voxel = voxel + attention(voxel)
-            voxel = voxel + feed(voxel)
-        voxel = voxel + self.cross_attention(voxel, context, is_key)
-        out: Tensor = voxel + self.cross_feed(voxel)
+        out: Tensor = self.cross_feed(self.cross_attention(self.self_part(voxel), context, is_key))
         return out
 
 
 class VoxelFusion(nn.Module):
     """Prototype P_0 to fused voxel P_n."""
+
+    voxel_position: Tensor
+    plane_position: Tensor
 
     def __init__(self, channels: int, plane: int, views: int, voxel: VoxelConfig, fusion: FusionConfig) -> None:
         super().__init__()
@@ -78,10 +91,14 @@ class VoxelFusion(nn.Module):
         self.prototype = nn.Parameter(torch.randn(voxel.channels, voxel.size, voxel.size, voxel.size) * 0.02)
         self.patchify = nn.Conv3d(voxel.channels, voxel.width, voxel.patch, voxel.patch)
         self.unpatchify = nn.ConvTranspose3d(voxel.width, voxel.channels, voxel.patch, voxel.patch)
-        self.voxel_position = nn.Parameter(torch.randn(side**3, voxel.width) * 0.02)
+        if fusion.position == "learned":
+            self.voxel_position = nn.Parameter(torch.randn(side**3, voxel.width) * 0.02)
+            self.plane_position = nn.Parameter(torch.randn(plane**2, voxel.width) * 0.02)
+        else:
+            self.register_buffer("voxel_position", sine_position((side,) * 3, voxel.width), persistent=False)
+            self.register_buffer("plane_position", sine_position((plane,) * 2, voxel.width), persistent=False)
         self.tokens = nn.Linear(channels, voxel.width)
         self.token_norm = nn.LayerNorm(voxel.width)
-        self.plane_position = nn.Parameter(torch.randn(plane**2, voxel.width) * 0.02)
         self.view_embedding = nn.Parameter(torch.randn(views, voxel.width) * 0.02)
         self.blocks = nn.ModuleList(FusionBlock(voxel.width, fusion) for _ in range(fusion.blocks))
 
@@ -100,3 +117,13 @@ class VoxelFusion(nn.Module):
         grid = tokens.transpose(1, 2).reshape(b, self.voxel.width, side, side, side)
         fused: Tensor = self.unpatchify(grid)
         return fused + self.prototype
+
+
+def sine_position(shape: tuple[int, ...], width: int) -> Tensor:
+    """Return (cells, width) sine and cosine encodings (Vaswani et al. 2017), an equal share of the width for each axis."""
+    share = width // (2 * len(shape))
+    rates = torch.exp(-math.log(10_000.0) * torch.arange(share) / share)
+    axes = torch.meshgrid(*(torch.arange(n, dtype=torch.float32) for n in shape), indexing="ij")
+    parts = [f(axis.flatten()[:, None] * rates) for axis in axes for f in (torch.sin, torch.cos)]
+    encoding = torch.cat(parts, dim=1)
+    return functional.pad(encoding, (0, width - encoding.shape[1]))

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
+import os
 import platform
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,16 +18,17 @@ import torch
 
 from mvad import __version__, files
 from mvad.datasets.shards.loader import ShardSet
-from mvad.errors import BadInput
+from mvad.errors import BadInput, MissingComponent
 from mvad.model.config import ModelConfig
 from mvad.model.detector import Detector, FitContext, Setting, as_json
 from mvad.model.judging.setting import setting_of
-from mvad.model.methods import USES_TEXTURES, make_detector
+from mvad.model.methods import TRAINED_TOGETHER, USES_TEXTURES, make_detector
 from mvad.model.pseudo.textures import load_textures, locate_textures
 from mvad.model.teachers.choose import choose_teacher, teacher_by_hash
 from mvad.model.teachers.protocol import Teacher
 from mvad.model.teachers.weights import WeightsSource
 from mvad.model.training.checkpoint import last_checkpoint
+from mvad.model.training.parallel import World
 from mvad.progress import Progress
 from mvad.settings import flatten, resolve
 
@@ -74,30 +77,90 @@ def fit_run(
     detector: Detector,
     teacher: Teacher,
     progress: Progress,
+    world: World | None = None,
 ) -> bool:
     """Train a detector into a run's folder; returns False if it was trained already.
+
+    Where several ranks train together, the first one checks and writes, and methods that learn in one pass are its alone.
 
     Raises
     ------
     BadInput
-        If the folder holds a run of another configuration or other data.
+        If the folder holds a run of another configuration or other data, or the ranks cannot share the batch.
     """
+    world = world or World()
+    if config.train.batch % world.size:
+        raise BadInput(
+            f"train.batch = {config.train.batch} cannot be shared by {world.size} processes; choose a multiple (--set train.batch=...)"
+        )
     wanted = _facts(data, config, origins, setting_of(data, config), teacher)
-    with files.locked(run):
-        _check_same(run, wanted)
-        files.write_sealed_json(run / CONFIG, wanted)
+    with contextlib.ExitStack() as held:
+        if world.rank == 0:
+            held.enter_context(files.locked(run))
+            _check_same(run, wanted)
+            files.write_sealed_json(run / CONFIG, wanted)
+            if not is_trained(run):
+                _cut_metrics(run)
+        world.wait()
         if is_trained(run):
             return False
         if config.train.threads:
             torch.set_num_threads(config.train.threads)
-        _cut_metrics(run)
-        context = FitContext(run, progress, lambda figures: files.append_line(run / METRICS, dict(figures)))
-        detector.fit(data.select(config.input.modalities), context)
-        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in sorted(detector.state().items())}
-        content = safetensors.torch.save(tensors)
-        files.write_bytes(run / MODEL, content)
-        files.write_sealed_json(run / MODEL_FACTS, {"sha256": files.sha256_bytes(content), "mvad_version": __version__})
+        fields = [*config.input.modalities, *(["source"] if config.pseudo.views == "consistent" else [])]
+        if world.rank == 0 or config.model in TRAINED_TOGETHER:
+            with _logs(run, config, world) as log, _determinism(config.train.deterministic):
+                detector.fit(data.select(fields), FitContext(run, progress, log, world))
+        if world.rank == 0:
+            tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in sorted(detector.state().items())}
+            content = safetensors.torch.save(tensors)
+            files.write_bytes(run / MODEL, content)
+            files.write_sealed_json(run / MODEL_FACTS, {"sha256": files.sha256_bytes(content), "mvad_version": __version__})
+        world.wait()
     return True
+
+
+@contextlib.contextmanager
+def _logs(run: Path, config: ModelConfig, world: World) -> Iterator[Callable[[Mapping[str, float]], None]]:
+    """Give what writes a step's figures: to metrics.jsonl, and to TensorBoard where that is wanted; rank 0 only."""
+    if world.rank:
+        yield lambda figures: None
+        return
+    board = _tensorboard(run) if config.train.tensorboard else None
+
+    def log(figures: Mapping[str, float]) -> None:
+        files.append_line(run / METRICS, dict(figures))
+        if board is not None:
+            for name in figures.keys() - {"step", "phase"}:
+                board.add_scalar(name, figures[name], int(figures["step"]))
+
+    try:
+        yield log
+    finally:
+        if board is not None:
+            board.close()
+
+
+def _tensorboard(run: Path) -> Any:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as error:
+        raise MissingComponent(
+            "train.tensorboard needs TensorBoard; pip install tensorboard (the extra mvad[tensorboard])"
+        ) from error
+    return SummaryWriter(str(run / "tensorboard"))
+
+
+@contextlib.contextmanager
+def _determinism(wanted: bool) -> Iterator[None]:
+    """Only deterministic algorithms while this lasts (train.deterministic); what has none warns."""
+    before = torch.are_deterministic_algorithms_enabled()
+    if wanted:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True, warn_only=True)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before, warn_only=True)
 
 
 def is_trained(run: Path) -> bool:
@@ -139,7 +202,8 @@ def load_run(run: Path, weights: WeightsSource) -> tuple[Detector, ModelConfig, 
     teacher = teacher_by_hash(facts["teacher"]["name"], facts["teacher"]["sha256"], weights)
     recorded = facts["setting"]
     depth_range = tuple(recorded["depth_range"]) if recorded["depth_range"] else None
-    setting = Setting(recorded["views"], tuple(recorded["modalities"]), torch.tensor(recorded["angles"]), depth_range)
+    angles = torch.tensor(recorded["angles"])
+    setting = Setting(recorded["views"], tuple(recorded["modalities"]), angles, depth_range, recorded["scan_width"])
     detector = make_detector(config, setting, teacher)
     try:
         detector.load_state(safetensors.torch.load(content))

@@ -12,6 +12,9 @@ from mvad.model.config import MODALITIES, ModelConfig
 from mvad.model.detector import Setting
 
 _REALIAD_TILT_DEG = 45.0
+_NARROWEST_SCAN = 64
+_FEWEST_PAIRS = 200
+_NEAR = 24
 
 
 def setting_of(data: ShardSet, config: ModelConfig) -> Setting:
@@ -33,7 +36,36 @@ def setting_of(data: ShardSet, config: ModelConfig) -> Setting:
         near, far = data.coding.offset_m, data.coding.offset_m + data.coding.step_m * 65534
         # The coded range is one and a half radii either side of the object's centre.
         depth_range = ((near + far) / 2, (far - near) / 3)
-    return Setting(len(data.views), tuple(modalities), _angles(data), depth_range)
+    width = scan_width(data) if config.pseudo.views == "consistent" else None
+    return Setting(len(data.views), tuple(modalities), _angles(data), depth_range, width)
+
+
+def scan_width(data: ShardSet) -> int:
+    """Return the columns of the raw scans, which shards do not record, from ``source`` of the first view.
+
+    ``source`` is row * W + column. The first camera looks along the sensor's axis, so that columns hardly change from a
+    pixel to the one below it; of all W, the true one makes them change least.
+
+    Raises
+    ------
+    BadInput
+        If the shards have no ``source``, or it does not show the width.
+    """
+    if "source" not in data.stored:
+        raise BadInput(f"{data.folder}: has no source, which pseudo.views = consistent needs; pack renders with it")
+    source = data.select(["source"]).batch([0]).source
+    assert source is not None
+    above, below = source[0, 0, :-1].numpy().astype(np.int64), source[0, 0, 1:].numpy().astype(np.int64)
+    step = np.abs(below - above)[(above >= 0) & (below >= 0)]
+    if len(step) < _FEWEST_PAIRS:
+        raise BadInput(
+            f"{data.folder}: the first view shows too little to tell the scans' width; take pseudo.views = independent"
+        )
+    # Most steps are one row of the scan, or several, and a few columns.
+    rough = int(np.percentile(step, 25)) if np.median(step) > _NARROWEST_SCAN else int(np.median(step[step > _NARROWEST_SCAN]))
+    widths = np.arange(max(_NARROWEST_SCAN, rough - _NEAR), rough + _NEAR + 1)
+    off = [float(np.abs((step + w // 2) % w - w // 2).mean()) for w in widths]
+    return int(widths[int(np.argmin(off))])
 
 
 def _angles(data: ShardSet) -> torch.Tensor:

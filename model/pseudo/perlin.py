@@ -1,50 +1,90 @@
-"""Perlin noise masks (Perlin 1985), as DeSTSeg and DRAEM draw them: scales 2^k a axis, rotated, thresholded."""
+"""Perlin noise masks (Perlin 1985), as DeSTSeg and DRAEM draw them: scales 2^k a axis, rotated, thresholded.
+
+Noise on a lattice is a sum of products of a function of the row and one of the column, so that a map is two small matrix
+products; all maps of a batch are made together, on whatever device their numbers lie.
+"""
 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+_FINEST = 128
+
+
+@dataclass(frozen=True)
+class PerlinNumbers:
+    """What N maps are made from; the first axis is the map.
+
+    Attributes
+    ----------
+    scales
+        (N, 2) int64: across and down, the lattice has 2^k cells.
+    turns
+        (N,) float32 in -pi/2..pi/2.
+    gradients
+        (N, L, L) float32: angles of the lattice's gradients.
+    """
+
+    scales: Tensor
+    turns: Tensor
+    gradients: Tensor
+
+
+def draw_perlin(count: int, max_scale: int, generator: torch.Generator) -> PerlinNumbers:
+    """Draw the numbers of ``count`` maps."""
+    corners = 2 ** (max_scale - 1) + 1
+    return PerlinNumbers(
+        torch.randint(0, max_scale, (count, 2), generator=generator),
+        (torch.rand(count, generator=generator) - 0.5) * math.pi,
+        torch.rand(count, corners, corners, generator=generator) * (2 * math.pi),
+    )
+
 
 def perlin_noise(count: int, size: int, max_scale: int, generator: torch.Generator) -> Tensor:
-    """Return (count, size, size) float32 noise in about -1..1, each rotated by -90 to 90 degrees.
+    """Return (count, size, size) float32 noise in about -1..1, each rotated by -90 to 90 degrees."""
+    return make_perlin(draw_perlin(count, max_scale, generator), size)
 
-    All maps of one pair of scales are computed together, so that the cost does not grow with the count alone.
+
+def make_perlin(numbers: PerlinNumbers, size: int) -> Tensor:
+    """Return the maps (N, size, size) of drawn numbers, on their device.
+
+    Maps of more than 128 pixels are made at 128, where the finest lattice still has four pixels a cell, and enlarged.
     """
-    scales = torch.randint(0, max_scale, (count, 2), generator=generator)
-    angles = (torch.rand(count, generator=generator) - 0.5) * math.pi
-    noise = torch.empty(count, size, size)
-    for pair in torch.unique(scales, dim=0):
-        rows = (scales == pair).all(dim=1).nonzero()[:, 0]
-        noise[rows] = _lattice_noise(len(rows), size, 2 ** int(pair[0]), 2 ** int(pair[1]), generator)
-    cos, sin = torch.cos(angles), torch.sin(angles)
-    zero = torch.zeros_like(cos)
-    turn = torch.stack([torch.stack([cos, -sin, zero], 1), torch.stack([sin, cos, zero], 1)], 1)
-    grid = functional.affine_grid(turn, [count, 1, size, size], align_corners=False)
+    if size > _FINEST:
+        small = make_perlin(numbers, _FINEST)
+        return functional.interpolate(small[:, None], size=size, mode="bilinear", align_corners=False)[:, 0]
+    corners = numbers.gradients.shape[1]
+    weights, slopes = (table.to(numbers.turns.device) for table in _tables(size, corners))
+    across, down = numbers.scales[:, 0], numbers.scales[:, 1]
+    gx, gy = torch.cos(numbers.gradients), torch.sin(numbers.gradients)
+    # noise = sum over corners of wy wx (gx dx + gy dy)
+    columns = torch.cat([gy @ weights[across].transpose(1, 2), gx @ slopes[across].transpose(1, 2)], dim=1)
+    rows = torch.cat([slopes[down], weights[down]], dim=2)
+    noise = (rows @ columns) * math.sqrt(2)
+    cos, sin = torch.cos(numbers.turns)[:, None, None], torch.sin(numbers.turns)[:, None, None]
+    line = (torch.arange(size, device=noise.device) + 0.5) * 2 / size - 1
+    x, y = line[None, None, :], line[None, :, None]
+    grid = torch.stack([cos * x - sin * y, sin * x + cos * y], dim=-1)  # affine_grid takes ten times as long
     return functional.grid_sample(noise[:, None], grid, align_corners=False, padding_mode="reflection")[:, 0]
 
 
-def _lattice_noise(count: int, size: int, across: int, down: int, generator: torch.Generator) -> Tensor:
-    """Gradient noise on a lattice of ``down`` x ``across`` cells."""
-    angle = torch.rand(count, down + 1, across + 1, generator=generator) * 2 * math.pi
-    gy, gx = torch.sin(angle), torch.cos(angle)
-    y = (torch.arange(size) + 0.5) * down / size
-    x = (torch.arange(size) + 0.5) * across / size
-    row, column = y.long().clamp(max=down - 1), x.long().clamp(max=across - 1)
-    fy, fx = (y - row)[:, None], (x - column)[None, :]
-
-    def corner(dy: int, dx: int) -> Tensor:
-        at_y, at_x = gy[:, row + dy][:, :, column + dx], gx[:, row + dy][:, :, column + dx]
-        return at_y * (fy - dy) + at_x * (fx - dx)
-
-    wy, wx = _fade(fy), _fade(fx)
-    top = corner(0, 0) * (1 - wx) + corner(0, 1) * wx
-    bottom = corner(1, 0) * (1 - wx) + corner(1, 1) * wx
-    return (top * (1 - wy) + bottom * wy) * math.sqrt(2)
-
-
-def _fade(t: Tensor) -> Tensor:
-    return t * t * t * (t * (t * 6 - 15) + 10)
+@lru_cache(maxsize=8)
+def _tables(size: int, corners: int) -> tuple[Tensor, Tensor]:
+    """Return, for each scale, pixel and corner of a line, the corner's weight and weight times distance: (K, size, L)."""
+    scales = int(math.log2(corners - 1)) + 1
+    weights, slopes = torch.zeros(2, scales, size, corners)
+    pixel = torch.arange(size)
+    for k in range(scales):
+        place = (pixel + 0.5) * 2**k / size
+        cell = place.long().clamp(max=2**k - 1)
+        part = place - cell
+        fade = part * part * part * (part * (part * 6 - 15) + 10)
+        weights[k, pixel, cell], weights[k, pixel, cell + 1] = 1 - fade, fade
+        slopes[k, pixel, cell], slopes[k, pixel, cell + 1] = (1 - fade) * part, fade * (part - 1)
+    return weights, slopes

@@ -13,19 +13,22 @@ from torch import Tensor
 from torch.nn import functional
 
 from mvad.errors import BadInput, MissingComponent
-from mvad.model.pseudo.perlin import perlin_noise
+from mvad.model.pseudo.perlin import PerlinNumbers, draw_perlin, make_perlin
 
 PROCEDURAL = "procedural"
 _CACHED = 512
 
 
 class Textures(Protocol):
-    """Gives pictures to paste."""
+    """Gives pictures to paste. What is random is drawn first, a row of numbers a picture, and made a picture of later."""
 
     name: str
 
-    def draw(self, count: int, size: int, generator: torch.Generator) -> Tensor:
-        """Return (count, 3, size, size) float32 in 0..255."""
+    def plan(self, count: int, size: int, generator: torch.Generator) -> tuple[Tensor, ...]:
+        """Draw the numbers of ``count`` pictures; the first axis of each tensor is the picture."""
+
+    def make(self, plan: tuple[Tensor, ...], size: int, device: torch.device) -> Tensor:
+        """Return (count, 3, size, size) float32 in 0..255 on the device."""
 
 
 class FolderTextures:
@@ -43,20 +46,23 @@ class FolderTextures:
             raise BadInput(f"{folder}: holds no JPEG or PNG picture; give --textures the folder dtd/images")
         self.name = f"{folder.parent.name}/{folder.name}, {len(paths)} pictures"
         self._paths = paths
-        self._kept: dict[int, Tensor] = {}
+        self._kept: dict[tuple[int, int], Tensor] = {}
 
-    def draw(self, count: int, size: int, generator: torch.Generator) -> Tensor:
-        """See ``Textures.draw``."""
-        crops = []
-        for number in torch.randint(len(self._paths), (count,), generator=generator).tolist():
+    def plan(self, count: int, size: int, generator: torch.Generator) -> tuple[Tensor, ...]:
+        """See ``Textures.plan``: which picture, and where to crop it."""
+        return torch.randint(len(self._paths), (count,), generator=generator), torch.rand(count, 2, generator=generator)
+
+    def make(self, plan: tuple[Tensor, ...], size: int, device: torch.device) -> Tensor:
+        """See ``Textures.make``."""
+        crops = torch.empty(len(plan[0]), 3, size, size, dtype=torch.uint8)
+        for row, (number, (down, right)) in enumerate(zip(plan[0].tolist(), plan[1].tolist(), strict=True)):
             picture = self._picture(number, size)
-            top = int(torch.randint(picture.shape[1] - size + 1, (1,), generator=generator))
-            left = int(torch.randint(picture.shape[2] - size + 1, (1,), generator=generator))
-            crops.append(picture[:, top : top + size, left : left + size])
-        return torch.stack(crops).float()
+            top, left = (int(x * (n - size + 1)) for x, n in zip((down, right), picture.shape[1:], strict=True))
+            crops[row] = picture[:, top : top + size, left : left + size]
+        return crops.to(device).float()
 
     def _picture(self, number: int, size: int) -> Tensor:
-        if number not in self._kept:
+        if (number, size) not in self._kept:
             try:
                 with Image.open(self._paths[number]) as image:
                     scale = 1.25 * size / min(image.size)
@@ -65,11 +71,11 @@ class FolderTextures:
                     )
             except (OSError, SyntaxError) as error:
                 raise BadInput(f"{self._paths[number]}: not a readable picture; remove it or get it again") from error
-            picture = torch.from_numpy(np.asarray(small).copy()).permute(2, 0, 1)
+            picture = torch.from_numpy(np.asarray(small).copy()).permute(2, 0, 1).contiguous()
             if len(self._kept) >= _CACHED:
                 return picture
-            self._kept[number] = picture
-        return self._kept[number]
+            self._kept[number, size] = picture
+        return self._kept[number, size]
 
 
 class ProceduralTextures:
@@ -77,15 +83,23 @@ class ProceduralTextures:
 
     name = PROCEDURAL
 
-    def draw(self, count: int, size: int, generator: torch.Generator) -> Tensor:
-        """See ``Textures.draw``."""
-        colors = torch.rand(count, 2, 3, 1, 1, generator=generator) * 255
-        smooth = perlin_noise(count, size, 5, generator)
-        fine = functional.interpolate(torch.rand(count, 1, size // 2, size // 2, generator=generator), size=size)[:, 0]
-        wave = torch.sin(smooth * (4 + 26 * torch.rand(count, 1, 1, generator=generator)))
-        kind = torch.rand(count, 1, 1, generator=generator)
+    def plan(self, count: int, size: int, generator: torch.Generator) -> tuple[Tensor, ...]:
+        """See ``Textures.plan``."""
+        noise = draw_perlin(count, 5, generator)
+        colours, kind = torch.rand(count, 6, generator=generator), torch.rand(count, 2, generator=generator)
+        fine = torch.rand(count, size // 2, size // 2, generator=generator)
+        return noise.scales, noise.turns, noise.gradients, colours, kind, fine
+
+    def make(self, plan: tuple[Tensor, ...], size: int, device: torch.device) -> Tensor:
+        """See ``Textures.make``."""
+        scales, turns, gradients, colours, kinds, grain = (part.to(device) for part in plan)
+        smooth = make_perlin(PerlinNumbers(scales, turns, gradients), size)
+        fine = functional.interpolate(grain[:, None], size=size)[:, 0]
+        frequency, kind = kinds[:, :, None, None].unbind(1)
+        wave = torch.sin(smooth * (4 + 26 * frequency))
         weight = torch.where(kind < 0.4, 0.5 + 0.5 * wave, torch.where(kind < 0.7, fine, (smooth > 0).float()))[:, None]
-        return colors[:, 0] * weight + colors[:, 1] * (1 - weight)
+        first, second = (colours.view(-1, 2, 3, 1, 1) * 255).unbind(1)
+        return torch.lerp(second, first, weight)
 
 
 def locate_textures(option: str, workspace_folder: Path) -> str:

@@ -12,13 +12,11 @@ from collections.abc import Mapping
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from mvad.datasets.shards.loader import Batch, ShardSet
 from mvad.model.config import ModelConfig
 from mvad.model.detector import AnomalyMaps, FitContext, Setting
-from mvad.model.images import ViewImages
-from mvad.model.rivals.features import ViewFeatures
+from mvad.model.rivals.features import ViewFeatures, smooth_upsample
 from mvad.model.teachers.protocol import Teacher
 
 
@@ -37,7 +35,7 @@ class PatchCore:
         gathered: dict[str, list[Tensor]] = {name: [] for name in inputs}
         for index in range(len(train)):
             views = self.features.images(train.batch([index]))
-            patches, counts = self._patches(views)
+            patches, counts = self.features.patches(views)
             for name, (v, m) in inputs.items():
                 if views.present[0, v]:
                     gathered[name].append(patches[0, v, m][counts[0, v]])
@@ -49,23 +47,20 @@ class PatchCore:
     def score(self, batch: Batch) -> AnomalyMaps:
         """See ``Detector.score``."""
         views = self.features.images(batch)
-        patches, counts = self._patches(views)
+        patches, counts = self.features.patches(views)
         b, v, m, side = *patches.shape[:3], patches.shape[3]
         size = self.config.input.size
-        maps = torch.zeros(b, v, m, size, size)
+        planes = torch.zeros(b, v, m, side, side, device=patches.device)
         scores = torch.full((b, v, m), -torch.inf)
         for name, (view, modality) in self._inputs().items():
             for row in range(b):
                 if not views.present[row, view] or not counts[row, view].any():
                     continue
-                plane = torch.zeros(side, side, device=patches.device)
                 distance, score = self._distances(patches[row, view, modality][counts[row, view]], self.banks[name])
-                plane[counts[row, view]] = distance
+                planes[row, view, modality, counts[row, view]] = distance
                 scores[row, view, modality] = score
-                maps[row, view, modality] = _upsample(plane, size, self.config.patchcore.sigma * size / 256)
-        view_scores = scores.amax(dim=2)
-        shown = maps.amax(dim=2) * views.seen.cpu()
-        return AnomalyMaps(shown, view_scores, view_scores.amax(dim=1))
+        maps = smooth_upsample(planes.flatten(0, 2), size, self.config.patchcore.sigma * size / 256)
+        return self.features.answer(views, maps.view(b, v, m, size, size), scores)
 
     def state(self) -> dict[str, Tensor]:
         """See ``Detector.state``."""
@@ -78,23 +73,13 @@ class PatchCore:
     def planned_seconds(self, samples: int) -> float:
         """See ``Detector.planned_seconds``: the greedy coreset is quadratic in the patches of a view."""
         patches = min(self.config.patchcore.max_patches, samples * (self.config.input.size // 8) ** 2 * 0.4)
-        each = patches * patches * self.config.patchcore.coreset * self.config.patchcore.projection * 1.2e-10
+        share = max(self.config.patchcore.coreset, min(1.0, self.config.patchcore.least / max(patches, 1)))
+        each = patches * patches * share * self.config.patchcore.projection * 1.2e-10
         return len(self._inputs()) * each + 2e-6 * samples * len(self._inputs()) * self.config.input.size**2
 
     def _inputs(self) -> dict[str, tuple[int, int]]:
         setting = self.setting
         return {f"bank.{v}.{name}": (v, m) for v in range(setting.views) for m, name in enumerate(setting.modalities)}
-
-    def _patches(self, views: ViewImages) -> tuple[Tensor, Tensor]:
-        """Return patch vectors (B, V, M, s, s, C) at stride 8, and which of them count (B, V, s, s)."""
-        _, second, third = self.features.levels(views)
-        b, v, m, _, side, _ = second.shape
-        planes = [functional.avg_pool2d(level.flatten(0, 2), 3, 1, 1) for level in (second, third)]
-        planes[1] = functional.interpolate(planes[1], size=side, mode="bilinear", align_corners=False)
-        patches = torch.cat(planes, dim=1).permute(0, 2, 3, 1).reshape(b, v, m, side, side, -1)
-        share = functional.adaptive_avg_pool2d(views.seen.float(), side)
-        counts = share > 0.5 if self.config.score.region == "object" else torch.ones_like(share, dtype=torch.bool)
-        return patches, counts & views.present[:, :, None, None]
 
     def _coreset(self, patches: Tensor, name: str) -> Tensor:
         """Greedy k-centre: each next patch is the one furthest from those already chosen."""
@@ -103,7 +88,7 @@ class PatchCore:
         generator = torch.Generator().manual_seed(int.from_bytes(digest[:6], "little"))
         if len(patches) > config.max_patches:
             patches = patches[torch.randperm(len(patches), generator=generator)[: config.max_patches]]
-        wanted = max(1, round(config.coreset * len(patches)))
+        wanted = min(len(patches), max(1, config.least, round(config.coreset * len(patches))))
         projection = torch.randn(patches.shape[1], config.projection, generator=generator) / config.projection**0.5
         low = patches @ projection.to(patches)
         squared = (low**2).sum(dim=1)
@@ -128,13 +113,3 @@ class PatchCore:
         far = table[worst, around]
         weight = 1 - torch.exp(distance[worst] - torch.logsumexp(far, 0))
         return distance, weight * distance[worst]
-
-
-def _upsample(plane: Tensor, size: int, sigma: float) -> Tensor:
-    """Return (size, size): bilinear, then a Gaussian of ``sigma`` pixels."""
-    large = functional.interpolate(plane[None, None].cpu(), size=size, mode="bilinear", align_corners=False)
-    reach = max(1, round(3 * sigma))
-    line = torch.exp(-0.5 * (torch.arange(-reach, reach + 1) / sigma) ** 2)
-    line = line / line.sum()
-    padded = functional.pad(large, (reach, reach, reach, reach), mode="reflect")
-    return functional.conv2d(functional.conv2d(padded, line.view(1, 1, 1, -1)), line.view(1, 1, -1, 1))[0, 0]

@@ -74,10 +74,10 @@ def teacher_by_hash(name: str, sha256: str, source: WeightsSource) -> Teacher:
 
 
 def _random(seed: int) -> Teacher:
-    def fresh() -> Trunk:
+    def fresh(deep: bool) -> Trunk:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(int.from_bytes(hashlib.sha256(f"teacher {seed}".encode()).digest()[:6], "little"))
-            return ResNet18()
+            return ResNet18(deep)
 
     return frozen("random", f"seed-{seed}", fresh)
 
@@ -85,8 +85,8 @@ def _random(seed: int) -> Teacher:
 def _resnet18(path: Path) -> Teacher:
     state = load_pinned(path, RESNET18_SHA256)
 
-    def fresh() -> Trunk:
-        trunk = ResNet18()
+    def fresh(deep: bool) -> Trunk:
+        trunk = ResNet18(deep)
         trunk.load_torchvision(state)
         return trunk
 
@@ -99,8 +99,8 @@ def _lite0() -> Teacher:
         raise MissingComponent(f"teacher efficientnet_lite0 is not installed; {PACKAGES}")
     state = load_pinned(path, LITE0_SHA256)
 
-    def fresh() -> Trunk:
-        trunk = EfficientNetLite0()
+    def fresh(deep: bool) -> Trunk:
+        trunk = EfficientNetLite0(deep)
         trunk.load_imagenet(state)
         return trunk
 

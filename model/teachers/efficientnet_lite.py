@@ -1,4 +1,4 @@
-"""EfficientNet-Lite0 (Tan and Le 2019, lite variant of 2020) to stride 16: MBConv blocks 2, 4 and 10.
+"""EfficientNet-Lite0 (Tan and Le 2019, lite variant of 2020) to stride 16 (MBConv blocks 2, 4 and 10) or 32.
 
 The architecture and its ImageNet weights come from the packages of the extra ``teacher``.
 """
@@ -27,9 +27,10 @@ class EfficientNetLite0(Trunk):
     """
 
     channels = (24, 40, 112)
+    deep_channels = 320
     fill = (127.0, 127.0, 127.0)
 
-    def __init__(self) -> None:
+    def __init__(self, deep: bool = False) -> None:
         super().__init__()
         try:
             from efficientnet_lite_pytorch import EfficientNet
@@ -39,7 +40,7 @@ class EfficientNetLite0(Trunk):
         self._conv_stem = net._conv_stem
         self._bn0 = net._bn0
         self._act = nn.ReLU6()
-        self._blocks = nn.ModuleList(list(net._blocks)[: TAPS[-1] + 1])
+        self._blocks = nn.ModuleList(list(net._blocks)[: None if deep else TAPS[-1] + 1])
 
     def early(self) -> list[nn.Module]:
         """See ``Trunk.early``."""
@@ -49,13 +50,19 @@ class EfficientNetLite0(Trunk):
         """See ``Trunk.stages``."""
         x = self._act(self._bn0(self._conv_stem((images - 127) / 128)))
         taps = []
-        for number, block in enumerate(self._blocks):
+        for number, block in enumerate(self._blocks[: TAPS[-1] + 1]):
             x = block(x)
             if number in TAPS:
                 taps.append(x)
         return taps[0], taps[1], taps[2]
 
+    def deepest(self, third: Tensor) -> Tensor:
+        """See ``Trunk.deepest``."""
+        for block in self._blocks[TAPS[-1] + 1 :]:
+            third = block(third)
+        return third
+
     def load_imagenet(self, state: dict[str, torch.Tensor]) -> None:
-        """Load the package's state, of which the later blocks and the classifier are not used."""
+        """Load the package's state, of which the classifier (and the later blocks where the trunk is not deep) is not used."""
         own = self.state_dict()
         self.load_state_dict({name: state[name] for name in own}, strict=True)

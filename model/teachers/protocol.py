@@ -16,11 +16,14 @@ class Trunk(nn.Module):
     ----------
     channels
         Channels at strides 4, 8, 16.
+    deep_channels
+        Channels at stride 32, which only a deep trunk reaches.
     fill
         (3,) colour in 0..255 that the normalisation maps to zero; views are filled with it where nothing is.
     """
 
     channels: tuple[int, int, int]
+    deep_channels: int
     fill: tuple[float, float, float]
 
     def early(self) -> list[nn.Module]:
@@ -29,6 +32,10 @@ class Trunk(nn.Module):
 
     def stages(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return features at strides 4, 8, 16 of (B, 3, H, W) float images in 0..255."""
+        raise NotImplementedError
+
+    def deepest(self, third: Tensor) -> Tensor:
+        """Return features at stride 32 from those at stride 16; only a deep trunk can."""
         raise NotImplementedError
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -47,18 +54,23 @@ class Teacher:
     trunk
         In eval mode, without gradients.
     fresh
-        Makes another trunk with the same weights, to be trained as an encoder.
+        Makes another trunk with the same weights, to be trained as an encoder; deep if asked for, to stride 32.
     """
 
     name: str
     sha256: str
     trunk: Trunk
-    fresh: Callable[[], Trunk]
+    fresh: Callable[[bool], Trunk]
 
     @property
     def channels(self) -> tuple[int, int, int]:
         """Channels at strides 4, 8, 16."""
         return self.trunk.channels
+
+    @property
+    def device(self) -> torch.device:
+        """Where the trunk is."""
+        return next(self.trunk.parameters()).device
 
     @property
     def fill(self) -> tuple[float, float, float]:
@@ -71,7 +83,7 @@ class Teacher:
             return self.trunk.stages(images)
 
 
-def frozen(name: str, sha256: str, fresh: Callable[[], Trunk]) -> Teacher:
-    """Make a teacher of a trunk's factory."""
-    trunk = fresh().eval().requires_grad_(False)
+def frozen(name: str, sha256: str, fresh: Callable[[bool], Trunk]) -> Teacher:
+    """Make a teacher of a trunk's factory, which is told whether to go to stride 32."""
+    trunk = fresh(False).eval().requires_grad_(False)
     return Teacher(name, sha256, trunk, fresh)

@@ -1,4 +1,4 @@
-"""ResNet-18 (He et al. 2016) to block3, with torchvision's parameter names."""
+"""ResNet-18 (He et al. 2016) to block3 or block4, with torchvision's parameter names."""
 
 from __future__ import annotations
 
@@ -32,17 +32,20 @@ class ResNet18(Trunk):
     """The paper's teacher: 64 x H/4, 128 x H/8, 256 x H/16."""
 
     channels = (64, 128, 256)
+    deep_channels = 512
     fill = (123.675, 116.28, 103.53)
     mean: Tensor
     std: Tensor
 
-    def __init__(self) -> None:
+    def __init__(self, deep: bool = False) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(3, 64, 7, 2, 3, bias=False)
         self.bn1 = nn.BatchNorm2d(64)
         self.layer1 = nn.Sequential(BasicBlock(64, 64), BasicBlock(64, 64))
         self.layer2 = nn.Sequential(BasicBlock(64, 128, 2), BasicBlock(128, 128))
         self.layer3 = nn.Sequential(BasicBlock(128, 256, 2), BasicBlock(256, 256))
+        if deep:
+            self.layer4 = nn.Sequential(BasicBlock(256, 512, 2), BasicBlock(512, 512))
         self.register_buffer("mean", torch.tensor(self.fill).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor((58.395, 57.12, 57.375)).view(3, 1, 1), persistent=False)
         for module in self.modules():
@@ -62,7 +65,12 @@ class ResNet18(Trunk):
         second = self.layer2(first)
         return first, second, self.layer3(second)
 
+    def deepest(self, third: Tensor) -> Tensor:
+        """See ``Trunk.deepest``."""
+        out: Tensor = self.layer4(third)
+        return out
+
     def load_torchvision(self, state: dict[str, Tensor]) -> None:
-        """Load torchvision's state, of which block4 and the classifier are not used."""
+        """Load torchvision's state, of which the classifier (and block4 where the trunk is not deep) is not used."""
         own = self.state_dict()
         self.load_state_dict({name: state[name] for name in own}, strict=True)

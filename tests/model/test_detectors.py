@@ -18,7 +18,7 @@ from mvad.errors import BadInput
 from mvad.model.config import PRESETS, ModelConfig
 from mvad.model.judging.evaluate import evaluate_run
 from mvad.model.judging.runs import fit_run, is_trained, load_run, prepare
-from mvad.model.methods import METHODS
+from mvad.model.methods import METHODS, configure
 from mvad.model.teachers.weights import WeightsSource
 from mvad.progress import Silent
 from mvad.settings import resolve
@@ -27,13 +27,15 @@ TINY: dict[str, Any] = PRESETS["demo"] | {
     "teacher": "random", "input.size": 64, "encoder.channels": 16, "voxel.channels": 4, "voxel.size": 4, "voxel.width": 16,
     "fusion.blocks": 1, "fusion.heads": 2, "decoder.widths": (16, 12, 8), "head.width": 8, "train.student_steps": 4,
     "train.head_steps": 3, "train.checkpoint_every": 2, "pseudo.textures": "procedural", "optimizer.warmup_steps": 2,
+    "rd.epochs": 1, "simplenet.epochs": 1, "uniad.epochs": 1, "uniad.width": 16, "uniad.heads": 2, "uniad.layers": 1, "padim.channels": 12,
+    "reconstruct.steps": 3, "reconstruct.width": 4, "patchcore.max_patches": 2000,
 }  # fmt: skip
 NOWHERE = WeightsSource(None, Path("nowhere"), offline=True)
 
 
 def train(run: Path, shards: Path, progress: Any = None, **changes: Any) -> bool:
     data = ShardSet(shards, "train")
-    config, origins = resolve(ModelConfig, [("test", TINY), ("change", changes)])
+    config, origins = configure("demo", changes.pop("model", "idif"), [("test", TINY), ("change", changes)])
     decided, detector, teacher, _ = prepare(data, config, Path("nowhere"), NOWHERE)
     return fit_run(run, data, decided, origins, detector, teacher, progress or Silent())
 
@@ -127,7 +129,7 @@ def test_training_moves_the_angles_and_lowers_the_loss(gear: Path, tmp_path: Pat
     state = safetensors.torch.load((tmp_path / "run" / "model.safetensors").read_bytes())
     facts = json.loads((tmp_path / "run" / "config.json").read_text())
     start = torch.tensor(facts["setting"]["angles"]).repeat_interleave(2, dim=0)
-    assert (state["network.spatial_transformer.angles"] - start).abs().max() > 1e-4
+    assert (state["network.fusion.spatial_transformer.angles"] - start).abs().max() > 1e-4
 
 
 def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_checkpoint(gear: Path, tmp_path: Path) -> None:

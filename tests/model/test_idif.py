@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import torch
 
-from mvad.model.config import PRESETS, BottleneckConfig, FusionConfig, ModelConfig, VoxelConfig
+from mvad.model.config import PRESETS, BottleneckConfig, DropoutConfig, FusionConfig, ModelConfig, VoxelConfig
 from mvad.model.detector import Setting
-from mvad.model.idif.bottleneck import ConsistencyBottleneck
+from mvad.model.idif.bottleneck import ConsistencyBottleneck, Noise
 from mvad.model.idif.head import SegmentationHead, head_input
 from mvad.model.idif.losses import cosine_maps, distillation_loss, head_loss
 from mvad.model.idif.network import Network
@@ -52,6 +52,11 @@ def network(teacher: Teacher) -> Network:
     return Network(tiny(), setting(), teacher)
 
 
+def noise(seed: int = 0) -> Noise:
+    generator = torch.Generator().manual_seed(seed)
+    return lambda shape: torch.randn(shape, generator=generator)
+
+
 def pictures(batch: int = 2, views: int = VIEWS, seed: int = 1) -> torch.Tensor:
     return torch.rand(batch, views, 3, 64, 64, generator=torch.Generator().manual_seed(seed)) * 255
 
@@ -64,8 +69,8 @@ def test_specific_and_common_add_up_to_the_encoded_view() -> None:
     bottleneck = ConsistencyBottleneck(8, VIEWS, BottleneckConfig(channels=3))
     encoded = torch.randn(2, VIEWS, 8, 4, 4)
     present = torch.tensor([[True, True, False], [True, False, True]])
-    for noise in (None, torch.Generator().manual_seed(0)):
-        common, specific, _ = bottleneck(encoded, present, noise)
+    for drawn in (None, noise()):
+        common, specific, _ = bottleneck(encoded, present, drawn)
         whole = specific + common[:, None]
         assert torch.allclose(whole[present], encoded[present], atol=1e-6)
         assert not specific[~present].any()
@@ -88,7 +93,7 @@ def test_the_bottleneck_learns_to_explain_the_views() -> None:
     optimizer = torch.optim.Adam(bottleneck.parameters(), 1e-2)
     losses = []
     for step in range(150):
-        loss = bottleneck(encoded, present, torch.Generator().manual_seed(step))[2]
+        loss = bottleneck(encoded, present, noise(step))[2]
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -114,7 +119,7 @@ def test_a_dropped_view_has_no_influence_bit_for_bit(network: Network) -> None:
             if outcomes:
                 changed[:, 1] = torch.rand_like(changed[:, 1]) * 255
             state = {name: tensor.clone() for name, tensor in network.state_dict().items()}
-            outcomes.append(network(changed, present, torch.Generator().manual_seed(0)))
+            outcomes.append(network(changed, present, noise()))
             network.load_state_dict(state)
         for one, two in zip(outcomes[0].levels, outcomes[1].levels, strict=True):
             assert torch.equal(one[present], two[present])
@@ -134,12 +139,12 @@ def test_a_dropped_view_gets_no_gradient(network: Network) -> None:
     present = ALL.clone()
     present[:, 1] = False
     images = pictures().requires_grad_()
-    student = network(images, present, torch.Generator().manual_seed(0))
+    student = network(images, present, noise())
     sum(level[present].pow(2).mean() for level in student.levels).backward()  # type: ignore[union-attr]
     assert images.grad is not None
     assert not images.grad[:, 1].any()
     assert images.grad[:, 0].any()
-    assert all(p.grad is None or not p.grad.any() for p in network.decoders[1].parameters())
+    assert all(p.grad is None or not p.grad.any() for p in network.decoders.of[1].parameters())
 
 
 def test_attention_to_a_missing_key_is_exactly_zero() -> None:
@@ -168,9 +173,9 @@ def test_permuting_views_with_all_that_belongs_to_them_permutes_the_outputs(netw
     before = network(pictures(), ALL).levels
     with torch.no_grad():
         network.bottleneck.view_embedding.copy_(network.bottleneck.view_embedding[order].clone())
-        network.voxel_fusion.view_embedding.copy_(network.voxel_fusion.view_embedding[order].clone())
-        network.spatial_transformer.angles.copy_(network.spatial_transformer.angles[order].clone())
-    network.decoders = torch.nn.ModuleList([network.decoders[k] for k in order])
+        network.fusion.voxel_fusion.view_embedding.copy_(network.fusion.voxel_fusion.view_embedding[order].clone())
+        network.fusion.spatial_transformer.angles.copy_(network.fusion.spatial_transformer.angles[order].clone())
+    network.decoders.of = torch.nn.ModuleList([network.decoders.of[k] for k in order])
     after = network(pictures()[:, order], ALL).levels
     for one, two in zip(before, after, strict=True):
         assert torch.allclose(one[:, order], two, atol=1e-5)
@@ -199,21 +204,21 @@ def test_euler_angles_turn_as_scipy_says() -> None:
 def test_gradients_reach_every_parameter_that_is_not_frozen(teacher: Teacher) -> None:
     torch.manual_seed(0)
     network = Network(tiny(**{"encoder.freeze_early": False}), setting(), teacher).train()
-    student = network(pictures(), ALL, torch.Generator().manual_seed(0))
+    student = network(pictures(), ALL, noise())
     (sum(level.pow(2).mean() for level in student.levels) + student.bottleneck_loss).backward()  # type: ignore[union-attr]
     without = [name for name, p in network.named_parameters() if p.grad is None or not p.grad.any()]
     assert not without, without
-    assert network.spatial_transformer.angles.grad is not None
+    assert network.fusion.spatial_transformer.angles.grad is not None
     assert all(p.grad is None for p in teacher.trunk.parameters())
 
 
 def test_freezing_keeps_weights_and_statistics(teacher: Teacher) -> None:
     network = Network(tiny(**{"encoder.freeze_early": True}), setting(), teacher).train()
-    frozen = {name: t.clone() for module in network.encoder.trunk.early() for name, t in module.state_dict().items()}
-    network(pictures(), ALL, torch.Generator().manual_seed(0)).levels[0].sum().backward()
-    after = {name: t for module in network.encoder.trunk.early() for name, t in module.state_dict().items()}
+    frozen = {name: t.clone() for module in network.encoder.trunks[0].early() for name, t in module.state_dict().items()}
+    network(pictures(), ALL, noise()).levels[0].sum().backward()
+    after = {name: t for module in network.encoder.trunks[0].early() for name, t in module.state_dict().items()}
     assert all(torch.equal(frozen[name], after[name]) for name in frozen)
-    assert all(p.grad is None for module in network.encoder.trunk.early() for p in module.parameters())
+    assert all(p.grad is None for module in network.encoder.trunks[0].early() for p in module.parameters())
 
 
 def test_one_batch_can_be_learned_by_heart(teacher: Teacher) -> None:
@@ -225,7 +230,7 @@ def test_one_batch_can_be_learned_by_heart(teacher: Teacher) -> None:
     target = [level.view(1, VIEWS, *level.shape[1:]) for level in teacher.features(images[0])]
     optimizer = torch.optim.AdamW(network.parameters(), 3e-3)
     for step in range(220):
-        student = network(images, present, torch.Generator().manual_seed(step))
+        student = network(images, present, noise(step))
         maps = cosine_maps([t[0] for t in target], [s[0] for s in student.levels])
         loss = distillation_loss(maps, torch.ones(VIEWS, 64, 64))
         optimizer.zero_grad()
@@ -262,19 +267,19 @@ def test_the_head_loss_is_focal_plus_l1() -> None:
 def test_view_dropout_draws_one_mask_for_the_batch_and_never_drops_all() -> None:
     generator = torch.Generator().manual_seed(0)
     present = torch.ones(4, 5, dtype=torch.bool)
-    draws = torch.stack([draw_present(present, 0.2, generator) for _ in range(2000)])
+    draws = torch.stack([draw_present(present, DropoutConfig(0.2), generator) for _ in range(2000)])
     assert bool((draws == draws[:, :1]).all()), "the same views for every sample"
     assert draws[:, 0].any(dim=1).all()
     assert abs(float((~draws[:, 0]).float().mean()) - 0.2) < 0.01
     four_missing = ((~draws[:, 0]).sum(dim=1) == 4).float().mean() * 1000
     assert 3 < float(four_missing) < 11, "5 combinations of 1.28 in 1,000 steps (method, section 2)"
     lonely = torch.tensor([[True, False, False]])
-    assert draw_present(lonely, 0.99, generator).tolist() == [[True, False, False]]
+    assert draw_present(lonely, DropoutConfig(0.99), generator).tolist() == [[True, False, False]]
 
 
 def test_fusion_reads_the_views() -> None:
     torch.manual_seed(0)
-    fusion = VoxelFusion(8, 4, VIEWS, VoxelConfig(4, 4, 1, 16), FusionConfig(2, 2, 2)).eval()
+    fusion = VoxelFusion(8, 4, VIEWS, VoxelConfig(4, 4, 1, 16), FusionConfig(blocks=2, self_layers=2, heads=2)).eval()
     one, two = torch.randn(2, 1, VIEWS, 8, 4, 4)
     present = torch.ones(1, VIEWS, dtype=torch.bool)
     assert fusion(one, present).shape == (1, 4, 4, 4, 4)
@@ -282,8 +287,8 @@ def test_fusion_reads_the_views() -> None:
 
 
 def test_scratch_and_imagenet_encoders_differ(teacher: Teacher) -> None:
-    same = Network(tiny(), setting(), teacher).encoder.trunk
-    other = Network(tiny(**{"encoder.init": "scratch"}), setting(), teacher).encoder.trunk
+    same = Network(tiny(), setting(), teacher).encoder.trunks[0]
+    other = Network(tiny(**{"encoder.init": "scratch"}), setting(), teacher).encoder.trunks[0]
     key = "layer3.0.conv1.weight"
     assert torch.equal(same.state_dict()[key], teacher.trunk.state_dict()[key])
     assert not torch.equal(other.state_dict()[key], teacher.trunk.state_dict()[key])

@@ -1,0 +1,112 @@
+"""What one step teaches: the student denoises the teacher's features, then the head finds what it could not."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+
+import torch
+from torch import Tensor
+
+from mvad.model.config import ModelConfig
+from mvad.model.detector import Setting
+from mvad.model.idif.head import Heads, head_input
+from mvad.model.idif.losses import cosine_maps, distillation_loss, head_loss, summed_distillation_loss
+from mvad.model.idif.network import Network
+from mvad.model.idif.optimizers import Optimizers
+from mvad.model.idif.view_dropout import draw_present
+from mvad.model.images import ViewImages
+from mvad.model.precision import autocast
+from mvad.model.pseudo.paste import Corrupted
+from mvad.model.teachers.protocol import Teacher
+from mvad.model.training.parallel import World
+
+
+class Lessons:
+    """The two kinds of steps, and the two kinds of maps that come of them."""
+
+    def __init__(self, config: ModelConfig, setting: Setting, teacher: Teacher, network: Network, heads: Heads) -> None:
+        self.config, self.setting, self.teacher = config, setting, teacher
+        self.network, self.heads = network, heads
+        self.world = World()
+
+    def learn_student(
+        self, views: ViewImages, hurt: Corrupted, clean: tuple[Tensor, ...], optimizers: Optimizers, k: int,
+        generator: torch.Generator,
+    ) -> Mapping[str, float]:  # fmt: skip
+        """Take a student step (eq. 10): clean teacher features (B, K, C, h, w) from corrupted views."""
+        config, world = self.config.loss, self.world
+        kept = draw_present(views.present, self.config.dropout, generator, world)
+        present = self.inputs(kept)
+        taught = present if self.config.dropout.supervise == "present" else self.inputs(views.present)
+        shown = (world.total(taught.any(dim=0).float()) > 0).nonzero()[:, 0].tolist()
+
+        def noise(shape: torch.Size) -> Tensor:
+            return world.part(torch.randn((shape[0] * world.size, *shape[1:]), generator=generator))
+
+        with self.autocast():
+            student = self.network(hurt.images.flatten(1, 2), present, noise, shown)
+        maps = cosine_maps([t[taught] for t in clean], [s[taught] for s in student.levels])
+        weight = self.weights(views)[taught]
+        if config.reduction == "mean":
+            distill = distillation_loss(maps, weight, len(shown), world.total)
+        else:
+            distill = summed_distillation_loss(maps, weight)
+        count = present.sum().float()
+        bottleneck = student.bottleneck_loss.float() * (count / world.total(count))
+        loss = optimizers.step(config.alpha * distill + config.beta * bottleneck, k, world)  # eq. 10
+        return {"loss": loss, "distill": float(world.total(distill)), "bottleneck": float(world.total(bottleneck))}
+
+    def learn_head(self, views: ViewImages, hurt: Corrupted, optimizers: Optimizers, k: int) -> Mapping[str, float]:
+        """Take a head step: the mask of what was pasted, from teacher and student on the corrupted views."""
+        present = self.inputs(views.present)
+        products = self.compare(hurt.images, present)[1]
+        with self.autocast():
+            logits = self.heads(products, _columns(present))
+        mask = hurt.mask.flatten(1, 2)[present]
+        loss = head_loss(logits, mask, self.weights(views)[present], self.config.loss.focal_gamma, self.world.total)
+        return {"loss": optimizers.step(loss, k, self.world)}
+
+    def judge(self, images: Tensor, present: Tensor) -> tuple[list[Tensor], Tensor]:
+        """Return, for the N inputs of images (B, V, M, 3, S, S) that are there, cosine maps and the head's probability."""
+        with torch.no_grad():
+            levels, products = self.compare(images, present)
+            with self.autocast():
+                logits = self.heads(products, _columns(present))
+            return levels, torch.sigmoid(logits.float())
+
+    def compare(self, images: Tensor, present: Tensor) -> tuple[list[Tensor], Tensor]:
+        """Return the cosine maps and the head's input for the inputs (B, K) that are there; without gradients."""
+        flat = images.flatten(1, 2)
+        with torch.no_grad(), self.autocast():
+            teacher = self.teacher.features(fast(flat[present]))
+            student = [level[present] for level in self.network(flat, present).levels]
+        return cosine_maps(teacher, student), head_input(teacher, student)
+
+    def clean_features(self, images: Tensor) -> tuple[Tensor, ...]:
+        """Return the teacher's features of one sample's views (K, 3, S, S)."""
+        with torch.no_grad(), self.autocast():
+            return self.teacher.features(fast(images))
+
+    def inputs(self, present: Tensor) -> Tensor:
+        """Presence of views (B, V) to presence of inputs (B, V * M): a view's modalities come and go together."""
+        return present.repeat_interleave(len(self.setting.modalities), dim=1)
+
+    def weights(self, views: ViewImages) -> Tensor:
+        """Return (B, K, S, S) float32, 1 where a pixel counts (loss.region)."""
+        seen = views.seen.float() if self.config.loss.region == "object" else torch.ones_like(views.seen, dtype=torch.float32)
+        return seen.repeat_interleave(len(self.setting.modalities), dim=1)
+
+    def autocast(self) -> AbstractContextManager[None]:
+        """See ``train.precision``."""
+        return autocast(self.teacher.device, self.config.train.precision)
+
+
+def fast(images: Tensor) -> Tensor:
+    """Return images in the order of memory that convolutions like."""
+    return images.contiguous(memory_format=torch.channels_last)
+
+
+def _columns(present: Tensor) -> Tensor:
+    """Return which input each of the rows that ``x[present]`` has belongs to."""
+    return present.nonzero()[:, 1]

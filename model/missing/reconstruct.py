@@ -1,0 +1,160 @@
+"""Reconstruct: a small U-Net draws a missing view from those that are present (paper, Figure 4).
+
+Each present view is encoded; levels are averaged over the views; a view embedding says which view to draw. L1 and the
+cosine distance of teacher features, on normal samples, from random subsets of their views.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from mvad.datasets.shards.batches import Batches
+from mvad.datasets.shards.loader import ShardSet
+from mvad.model.config import ModelConfig
+from mvad.model.detector import FitContext, Setting
+from mvad.model.idif.losses import cosine_maps
+from mvad.model.images import ViewImages
+from mvad.model.missing.protocol import completed
+from mvad.model.rivals.features import ViewFeatures
+from mvad.model.teachers.protocol import Teacher
+
+_LEVELS = 4
+
+
+def _block(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
+    return nn.Sequential(nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False), nn.GroupNorm(4, outputs), nn.GELU())
+
+
+class ViewPainter(nn.Module):
+    """U-Net from the mean of present views to the picture and outline of one view."""
+
+    def __init__(self, channels: int, views: int, width: int) -> None:
+        super().__init__()
+        widths = [width * 2 ** min(level, 3) for level in range(_LEVELS)]
+        self.down = nn.ModuleList(
+            _block(channels if k == 0 else widths[k - 1], w, 1 if k == 0 else 2) for k, w in enumerate(widths)
+        )
+        self.view_embedding = nn.Parameter(torch.randn(views, widths[-1]) * 0.02)
+        self.up = nn.ModuleList(_block(widths[k] + widths[k - 1], widths[k - 1]) for k in range(_LEVELS - 1, 0, -1))
+        self.out = nn.Conv2d(widths[0], channels + 1, 1)
+
+    def forward(self, images: Tensor, present: Tensor, view: Tensor) -> tuple[Tensor, Tensor]:
+        """Draw one view a sample.
+
+        Parameters
+        ----------
+        images
+            (B, V, C, S, S) in -1..1.
+        present
+            (B, V) bool, what may be looked at.
+        view
+            (B,) int64, what to draw.
+
+        Returns
+        -------
+        tuple
+            (B, C, S, S) picture, (B, S, S) logits of the outline.
+        """
+        b, v = present.shape
+        weight = present.float() / present.sum(dim=1, keepdim=True)
+        x, levels = images.flatten(0, 1), []
+        for layer in self.down:
+            x = layer(x)
+            levels.append((x.view(b, v, *x.shape[1:]) * weight[:, :, None, None, None]).sum(dim=1))
+        x = levels.pop() + self.view_embedding[view][:, :, None, None]
+        for layer in self.up:
+            x = functional.interpolate(x, scale_factor=2, mode="bilinear", align_corners=False)
+            x = layer(torch.cat([x, levels.pop()], dim=1))
+        out = self.out(x)
+        return out[:, :-1], out[:, -1]
+
+
+class Reconstruct:
+    """The painter, trained on normal samples."""
+
+    def __init__(self, config: ModelConfig, setting: Setting, teacher: Teacher) -> None:
+        self.config, self.setting = config, setting
+        self.features = ViewFeatures(config, setting, teacher)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(config.seed)
+            channels = 3 * len(setting.modalities)
+            self.painter = ViewPainter(channels, setting.views, config.reconstruct.width).to(self.features.device)
+
+    def fit(self, train: ShardSet, context: FitContext) -> None:
+        """See ``Filler.fit``. Without checkpoints: minutes, made again after an interruption."""
+        config = self.config.reconstruct
+        adam = torch.optim.Adam(self.painter.parameters(), config.lr)
+        schedule = torch.optim.lr_scheduler.OneCycleLR(adam, config.lr, total_steps=max(config.steps, 2))
+        self.painter.train()
+        context.progress.start(f"learn to draw views {context.run.name}", config.steps)
+        for k, batch in enumerate(Batches(train, self.config.seed, 2).steps(0, config.steps)):
+            views = self.features.images(batch)
+            drawn = np.random.default_rng([self.config.seed, 3, k])
+            target = torch.from_numpy(drawn.integers(self.setting.views, size=len(views.images)))
+            present = views.present.clone()
+            kept = torch.from_numpy(drawn.random(present.shape[1]) < 0.6)
+            rows = torch.arange(len(target))
+            taught = present[rows, target]
+            present &= kept
+            present[rows, target] = False
+            usable = present.any(dim=1) & taught
+            if bool(usable.any()):
+                loss = self._loss(views, present, target, usable)
+                adam.zero_grad(set_to_none=True)
+                loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+                adam.step()
+            schedule.step()
+            context.progress.advance()
+        self.painter.eval()
+
+    def fill(self, views: ViewImages) -> ViewImages:
+        """See ``Filler.fill``."""
+        self.painter.eval()
+        images, seen = views.images.clone(), views.seen.clone()
+        fill = torch.tensor(self.features.teacher.fill, device=images.device).view(3, 1, 1)
+        with torch.no_grad():
+            for view in range(self.setting.views):
+                rows = (~views.present[:, view]).nonzero()[:, 0]
+                if len(rows):
+                    number = torch.full((len(rows),), view, device=rows.device)
+                    picture, outline = self.painter(_coded(views.images[rows]), views.present[rows], number)
+                    there = outline > 0
+                    picture = ((picture + 1) * 127.5).clamp(0, 255).unflatten(1, (-1, 3))
+                    images[rows, view] = torch.where(there[:, None, None], picture, fill)
+                    seen[rows, view] = there
+        return completed(views, images, seen)
+
+    def state(self) -> dict[str, Tensor]:
+        """See ``Filler.state``."""
+        return dict(self.painter.state_dict())
+
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        """See ``Filler.load_state``."""
+        self.painter.load_state_dict({name: state[name] for name in self.painter.state_dict()})
+
+    def _loss(self, views: ViewImages, present: Tensor, target: Tensor, usable: Tensor) -> Tensor:
+        rows = usable.nonzero()[:, 0]
+        picture, outline = self.painter(_coded(views.images[rows]), present[rows], target[rows])
+        truth, seen = views.images[rows, target[rows]], views.seen[rows, target[rows]].float()
+        weight = seen[:, None]
+        coded = truth.flatten(1, 2) / 127.5 - 1
+        difference = ((picture - coded).abs() * weight).sum() / (weight.sum() * coded.shape[1]).clamp(min=1)
+        edge = functional.binary_cross_entropy_with_logits(outline, seen)
+        painted = ((picture + 1) * 127.5).unflatten(1, (-1, 3)) * weight[:, None] + truth * (1 - weight[:, None])
+        teacher = self.features.teacher.trunk
+        with torch.no_grad():
+            wanted = teacher(truth.flatten(0, 1))
+        maps = cosine_maps(wanted, teacher(painted.flatten(0, 1)))
+        cosine: Tensor = torch.stack([level.mean() for level in maps]).sum()
+        loss: Tensor = difference + edge + 0.5 * cosine
+        return loss
+
+
+def _coded(images: Tensor) -> Tensor:
+    """(B, V, M, 3, S, S) in 0..255 to (B, V, M * 3, S, S) in -1..1."""
+    return images.flatten(2, 3) / 127.5 - 1

@@ -1,0 +1,65 @@
+"""Retrieve: a missing view is replaced by that of the nearest training sample (paper, Figure 4).
+
+Nearest by the mean teacher features of the views that are present.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from mvad.datasets.shards.loader import ShardSet
+from mvad.model.config import ModelConfig
+from mvad.model.detector import FitContext, Setting
+from mvad.model.images import ViewImages
+from mvad.model.missing.protocol import completed
+from mvad.model.rivals.features import ViewFeatures
+from mvad.model.teachers.protocol import Teacher
+
+
+class Retrieve:
+    """All training views, with a vector each."""
+
+    def __init__(self, config: ModelConfig, setting: Setting, teacher: Teacher) -> None:
+        self.features = ViewFeatures(config, setting, teacher)
+        self.bank: dict[str, Tensor] = {}
+
+    def fit(self, train: ShardSet, context: FitContext) -> None:
+        """See ``Filler.fit``: remember the samples that have all views."""
+        images, seen, vectors = [], [], []
+        context.progress.start(f"remember {context.run.name}", len(train))
+        for index in range(len(train)):
+            views = self.features.images(train.batch([index]))
+            if bool(views.present.all()):
+                images.append(views.images[0].round().clamp(0, 255).to(torch.uint8))
+                seen.append(views.seen[0])
+                vectors.append(self._vectors(views)[0])
+            context.progress.advance()
+        self.bank = {"images": torch.stack(images), "seen": torch.stack(seen), "vectors": torch.stack(vectors)}
+
+    def fill(self, views: ViewImages) -> ViewImages:
+        """See ``Filler.fill``."""
+        own, there = self._vectors(views), views.present
+        distance = (own[:, None] - self.bank["vectors"][None]).norm(dim=-1)  # (B, N, V)
+        mean = (distance * there[:, None]).sum(dim=-1) / there.sum(dim=1)[:, None]
+        nearest = mean.argmin(dim=1)
+        return completed(views, self.bank["images"][nearest].float(), self.bank["seen"][nearest])
+
+    def state(self) -> dict[str, Tensor]:
+        """See ``Filler.state``."""
+        return dict(self.bank)
+
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        """See ``Filler.load_state``."""
+        self.bank = {name: tensor.to(self.features.device) for name, tensor in state.items()}
+
+    def _vectors(self, views: ViewImages) -> Tensor:
+        """Return (B, V, C): mean features over the object, modalities side by side; 0 where a view is missing."""
+        pooled = []
+        for level in self.features.levels(views):
+            weight = functional.adaptive_avg_pool2d(views.seen.float(), (level.shape[-2], level.shape[-1]))[:, :, None, None]
+            pooled.append((level * weight).sum(dim=(-2, -1)) / weight.sum(dim=(-2, -1)).clamp(min=1e-6))
+        return torch.cat(pooled, dim=-1).flatten(2) * views.present[:, :, None]

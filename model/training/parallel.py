@@ -1,0 +1,112 @@
+"""Training by several processes (torchrun): each takes a part of every batch, and together they do what one would.
+
+Sums over a batch (losses, batch statistics, gradients) are taken over all ranks, and random numbers are drawn for the
+whole batch on each, so that the number of ranks changes nothing but rounding. It works on gloo, too, where torch's own
+synchronised batch norm does not.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.nn.functional import all_reduce
+
+
+@dataclass(frozen=True)
+class World:
+    """A process among those that train together."""
+
+    rank: int = 0
+    size: int = 1
+
+    @property
+    def alone(self) -> bool:
+        """Whether there is nobody else."""
+        return self.size == 1
+
+    def part(self, whole: Tensor) -> Tensor:
+        """Return this rank's rows of what was drawn for the whole batch."""
+        each = len(whole) // self.size
+        return whole[self.rank * each : (self.rank + 1) * each]
+
+    def total(self, value: Tensor) -> Tensor:
+        """Return the sum over ranks, without gradients."""
+        if self.alone:
+            return value.detach()
+        summed = value.detach().clone()
+        dist.all_reduce(summed)
+        return summed
+
+    def sum_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
+        """Add gradients over ranks, as one message; a parameter that no rank used keeps none."""
+        if self.alone:
+            return
+        chosen = list(parameters)
+        used = self.total(torch.tensor([float(p.grad is not None) for p in chosen], device=chosen[0].device))
+        chosen = [p for p, ranks in zip(chosen, used.tolist(), strict=True) if ranks]
+        flat = torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).flatten().float() for p in chosen])
+        dist.all_reduce(flat)
+        for p, part in zip(chosen, torch.split(flat, [p.numel() for p in chosen]), strict=True):
+            p.grad = part.view_as(p).to(p.dtype)
+
+    def wait(self) -> None:
+        """Wait until all ranks are here."""
+        if not self.alone:
+            dist.barrier()
+
+
+def join_world() -> World:
+    """Return the world that torchrun describes in the environment, connected; or a world of one."""
+    size = int(os.environ.get("WORLD_SIZE", "1"))
+    if size == 1:
+        return World()
+    if not dist.is_initialized():
+        if torch.cuda.is_available():
+            torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+        dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+    return World(dist.get_rank(), size)
+
+
+def leave_world() -> None:
+    """Disconnect."""
+    if dist.is_available() and dist.is_initialized():
+        dist.destroy_process_group()
+
+
+class SharedBatchNorm2d(nn.BatchNorm2d):
+    """Batch norm whose statistics in training are those of all ranks' images."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, h, w) to the same."""
+        if not self.training:
+            return super().forward(x)
+        x32 = x.float()
+        count = x32.new_tensor(float(x.numel() // x.shape[1]))
+        own = torch.cat([x32.sum(dim=(0, 2, 3)), (x32 * x32).sum(dim=(0, 2, 3)), count[None]])
+        sums: Tensor = all_reduce(own)  # type: ignore[no-untyped-call]  # torch leaves it untyped
+        n = sums[-1]
+        mean, square = (part / n for part in sums[:-1].chunk(2))
+        variance = (square - mean * mean).clamp(min=0)
+        with torch.no_grad():
+            assert self.running_mean is not None
+            assert self.running_var is not None
+            assert self.num_batches_tracked is not None
+            momentum = 0.1 if self.momentum is None else self.momentum
+            self.num_batches_tracked += 1
+            self.running_mean.lerp_(mean.detach(), momentum)
+            self.running_var.lerp_(variance.detach() * n / (n - 1), momentum)
+        scale = self.weight * torch.rsqrt(variance + self.eps)
+        out: Tensor = x32 * scale[:, None, None] + (self.bias - mean * scale)[:, None, None]
+        return out.to(x.dtype)
+
+
+def share_batch_norms(module: nn.Module) -> None:
+    """Turn every batch norm below a module into one that all ranks share; weights and names stay."""
+    for child in module.modules():
+        if type(child) is nn.BatchNorm2d:
+            child.__class__ = SharedBatchNorm2d
