@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from mvad.cli.options import DEFAULT_WORKSPACE, Offline, Places, TeacherWeights, Workspace
+from mvad.cli.options import DEFAULT_WORKSPACE, Offline, Places, TeacherWeights, Workspace, parse_views
 
 
 def register(app: typer.Typer) -> None:
@@ -20,6 +20,9 @@ def evaluate(
     workspace: Workspace = DEFAULT_WORKSPACE,
     teacher_weights: TeacherWeights = None,
     offline: Offline = False,
+    views: Annotated[
+        str | None, typer.Option(help="Comma-separated view numbers: show only these, the others count as missing. Default: all.")
+    ] = None,
     json_out: Annotated[Path | None, typer.Option("--json", help="Write all figures to this file, too.")] = None,
 ) -> None:
     """Score the test split: S-AUROC, image AUROC, P-AUROC by category and their mean; maps as pictures."""
@@ -35,9 +38,10 @@ def evaluate(
     chosen = runs or find_runs(places.runs)
     if not chosen:
         raise BadInput(f"{places.runs}: no finished run; run mvad train first, or give --workspace")
+    shown = parse_views(views) if views else []
     weights = WeightsSource(teacher_weights, places.weights, offline)
     with Bars() as bars:
-        results = [evaluate_run(run, places.shards, weights, bars) for run in chosen]
+        results = [evaluate_run(run, places.shards, weights, bars, shown) for run in chosen]
     for table in figures_tables(results):
         bars.console.print(table)
     if json_out:

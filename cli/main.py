@@ -8,7 +8,7 @@ from types import FrameType
 
 import typer
 
-from mvad.cli import doctor, evaluate, export, import_maps, inspect, pack, render, report, synth, train, verify
+from mvad.cli import doctor, evaluate, explain, export, import_maps, inspect, pack, render, report, synth, train, verify
 from mvad.errors import MvadError
 
 app = typer.Typer(
@@ -20,7 +20,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     epilog="Example: mvad synth mvtec3d, then mvad render mvtec3d, mvad pack, mvad train --textures procedural, mvad evaluate, mvad report. Each verb has its own --help.",
 )
-for verb in (synth, render, pack, inspect, verify, export, train, evaluate, import_maps, report, doctor):
+for verb in (synth, render, pack, inspect, verify, export, train, evaluate, import_maps, report, explain, doctor):
     verb.register(app)
 
 _TERMINATED = 143

@@ -78,3 +78,19 @@ def packed_categories(shards: Path, datasets: list[str] | None, categories: list
         wanted = ", ".join(sorted(missing)) or "any category"
         raise BadInput(f"{shards}: {wanted} is not packed; run mvad pack first, or give --workspace")
     return chosen
+
+
+def parse_views(text: str) -> list[int]:
+    """Read ``0,2,4``.
+
+    Raises
+    ------
+    BadInput
+        If it is not a list of numbers.
+    """
+    from mvad.errors import BadInput
+
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError as error:
+        raise BadInput(f"--views {text}: expected view numbers with commas, such as 0,2,4") from error

@@ -11,6 +11,7 @@ from rich.text import Text
 
 if TYPE_CHECKING:
     from mvad.datasets.shards.contents import SplitCounts
+    from mvad.model.choices import Explanation
 
 _SHARES = (("seen_any", "seen"), ("no_point", "missing"), ("removed", "removed"), ("unseen", "hidden"))
 _FIGURES = ("s_auroc", "image_auroc", "p_auroc")
@@ -125,6 +126,14 @@ def shard_tables(
         for row in rows:
             table.add_row(*(Text(cell) for cell in row))  # not markup: names come from a file
     return tables
+
+
+def choices_table(explanations: Sequence[Explanation]) -> Table:
+    """Return every key with its default and what the paper says."""
+    table = _table("Choices; mvad explain KEY tells the reason and the alternatives", "key", "default", "paper")
+    for found in explanations:
+        table.add_row(Text(found.key), Text(str(found.default)), Text(found.paper))
+    return table
 
 
 def invisible_lines(audit: Mapping[str, Any]) -> list[str]:

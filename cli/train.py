@@ -29,7 +29,10 @@ def register(app: typer.Typer) -> None:
 def train(
     model: Annotated[
         list[str] | None,
-        typer.Option("--model", help="idif, ivc, conv3d, destseg, patchcore, mean_feature; repeatable. Default: idif."),
+        typer.Option(
+            "--model",
+            help="idif, ivc, conv3d, destseg; retrieve, reconstruct; patchcore, padim, rd, simplenet, uniad, mean_feature. Repeatable. Default: idif.",
+        ),
     ] = None,
     dataset: Annotated[list[str] | None, typer.Option("--dataset", help="Only this dataset; repeatable.")] = None,
     category: Category = None,

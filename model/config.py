@@ -125,6 +125,9 @@ class HeadConfig:
     """Channels of all its layers."""
     share: Literal["shared", "view"] = "shared"
     """One head for all views; view: one each, as one DeSTSeg a view has."""
+    window: Literal["object", "image"] = "object"
+    """Look at a window around the object, as large as the largest object of training: the rest is background, and the
+    head is four fifths of all operations. Photographs without outlines are seen whole."""
     separable: bool = False
     """Depthwise-separable 3x3 convolutions in the ASPP and after it: an eighth of their operations."""
 
@@ -407,7 +410,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     "paper": {},
     "destseg": {
         "encoder.level": 32, "encoder.share": "view", "encoder.init": "scratch", "encoder.channels": 0, "bottleneck.kind": "none",
-        "fusion.kind": "none", "decoder.project": False, "head.share": "view", "loss.reduction": "destseg", "loss.region": "image",
+        "fusion.kind": "none", "decoder.project": False, "head.share": "view", "head.window": "image", "loss.reduction": "destseg", "loss.region": "image",
         "optimizer.clip_norm": 1e9, "input.background": "black", "pseudo.region": "image", "pseudo.modality": "texture",
         "dropout.p": 0.0, "score.pool": 1, "score.region": "image", "train.batch": 32,
     },

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import ast
-import inspect
 import sys
 from pathlib import Path
 
@@ -28,10 +26,11 @@ from mvad.datasets.shards.schema import (
     SCHEMA_VERSION,
 )
 from mvad.model import config as model_config
+from mvad.model.choices import CHOICES, FIXED
 from mvad.model.config import PRESETS, ModelConfig
 from mvad.render import options as render_options
 from mvad.render.options import RenderOptions
-from mvad.settings import flatten
+from mvad.settings import flatten, reasons
 
 DOCS = Path(__file__).parents[1] / "docs"
 
@@ -188,42 +187,26 @@ def keys() -> str:
         ("Packing", pack, PackOptions()),
         ("Training", model_config, ModelConfig()),
     ):
-        reasons = _reasons(module, type(config).__name__)
+        told = reasons(module, type(config))
         lines += [f"## {title}", "", "| key | default | why |", "|---|---|---|"]
         lines += [
-            f"| `{key}` | {value!r} | {reasons.get(key, '').replace('|', chr(92) + '|')} |"
-            for key, value in flatten(config).items()
+            f"| `{key}` | {value!r} | {told.get(key, '').replace('|', chr(92) + '|')} |" for key, value in flatten(config).items()
         ]
         lines.append("")
+    lines += [
+        "What the paper says of a key of training, and what else could be chosen, is told by `mvad explain KEY` and below.",
+        "",
+        "| key | the paper | alternatives |",
+        "|---|---|---|",
+        *(f"| `{key}` | {choice.paper} | {choice.alternatives} |" for key, choice in {**CHOICES, **FIXED}.items()),
+        "",
+    ]
     lines += ["## Presets", ""]
     lines += [
         f"`{name}`: " + (", ".join(f"{k}={v}" for k, v in preset.items()) or "the defaults") + "\n"
         for name, preset in PRESETS.items()
     ]
     return "\n".join(lines).rstrip() + "\n"
-
-
-def _reasons(module: object, root: str) -> dict[str, str]:
-    """Return the text below each field of the configuration classes, by dotted key."""
-    tree = ast.parse(inspect.getsource(module))  # type: ignore[arg-type]
-    classes = {node.name: node for node in tree.body if isinstance(node, ast.ClassDef)}
-    found: dict[str, str] = {}
-
-    def walk(name: str, prefix: str) -> None:
-        body = classes[name].body
-        for place, node in enumerate(body):
-            if not isinstance(node, ast.AnnAssign) or not isinstance(node.target, ast.Name):
-                continue
-            kind = node.annotation.id if isinstance(node.annotation, ast.Name) else ""
-            if kind in classes:
-                walk(kind, f"{prefix}{node.target.id}.")
-                continue
-            after = body[place + 1] if place + 1 < len(body) else None
-            if isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant):
-                found[prefix + node.target.id] = " ".join(str(after.value.value).split())
-
-    walk(root, "")
-    return found
 
 
 def main() -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from mvad.model.idif.lessons import Lessons
 from mvad.model.idif.network import Network
 from mvad.model.idif.optimizers import head_optimizers, student_optimizers
 from mvad.model.idif.teacher_cache import TeacherCache
+from mvad.model.idif.window import Window, fitted
 from mvad.model.images import ViewImages, view_images
 from mvad.model.pseudo.paste import corrupt
 from mvad.model.pseudo.textures import ProceduralTextures, load_textures
@@ -27,6 +29,9 @@ from mvad.model.teachers.protocol import Teacher
 from mvad.model.training.checkpoint import last_checkpoint
 from mvad.model.training.loop import Phase, run_phases
 from mvad.model.training.parallel import share_batch_norms
+
+_MEASURED = 500
+"""Training samples, evenly spread, that the head's window is fitted to."""
 
 _LEAST_DEVIATION = 0.05
 """A few training samples can agree by chance: no deviation is taken below this share of the mean."""
@@ -62,6 +67,7 @@ class Idif:
             share_batch_norms(self.network)
             share_batch_norms(self.heads)
         textures = load_textures(self.config.pseudo.textures)
+        lessons.window = self._window(train)
         student = student_optimizers(self.network, self.config.optimizer, self.config.encoder.lr_scale, config.student_steps)
         head = head_optimizers(self.heads, self.config.optimizer, config.head_steps)
         saved = last_checkpoint(context.run)
@@ -133,7 +139,7 @@ class Idif:
         """See ``Detector.state``."""
         parts: dict[str, nn.Module] = {"network": self.network, "heads": self.heads}
         state = {f"{part}.{name}": t for part, module in parts.items() for name, t in module.state_dict().items()}
-        return state | {"baseline": self.baseline}
+        return state | {"baseline": self.baseline, "window": torch.tensor(self.lessons.window.side)}
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
         """See ``Detector.load_state``."""
@@ -141,6 +147,7 @@ class Idif:
             own = {name: state[f"{part}.{name}"] for name in module.state_dict()}
             module.load_state_dict(own, strict=True)
         self.baseline = state["baseline"].to(self.device)
+        self.lessons.window = replace(self.lessons.window, side=int(state["window"]))
 
     def planned_seconds(self, samples: int) -> float:
         """Time the second of two student steps and of two head steps on random pictures, and multiply."""
@@ -175,7 +182,7 @@ class Idif:
         self.heads.eval()
         b, v, m, _, size, _ = views.images.shape
         present = self.lessons.inputs(views.present)
-        levels, probability = self.lessons.judge(views.images, present)
+        levels, probability = self.lessons.judge(views)
         grown = [_resize(level, size) for level in levels]
         out = []
         for maps in (grown[0] + grown[1] + grown[2], _resize(probability, size)):
@@ -183,6 +190,16 @@ class Idif:
             full[present] = maps
             out.append(smooth(full.view(b, v, m, size, size), views.seen[:, :, None], self.config.score))
         return out[0], out[1]
+
+    def _window(self, train: ShardSet) -> Window:
+        """Return where the head looks (head.window)."""
+        cells = self.config.input.size // 4
+        config = self.config
+        if config.head.window == "image" or config.score.region == "image" or config.loss.region == "image":
+            return Window(cells, cells)
+        outlines = train.select([])
+        chosen = np.linspace(0, len(train) - 1, min(len(train), _MEASURED)).round().astype(int)
+        return fitted((outlines.batch([int(index)]).seen[0] for index in chosen), cells)
 
     def _calibrate(self, train: ShardSet) -> None:
         """Set the baseline to mean and deviation of the training samples' scores (score.calibrate)."""

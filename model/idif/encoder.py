@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -52,7 +53,7 @@ class Encoder(nn.Module):
                     module.eval().requires_grad_(False)
         return self
 
-    def forward(self, images: Tensor, present: Tensor) -> Encoded:
+    def forward(self, images: Tensor, present: Tensor, shown: Sequence[int] | None = None) -> Encoded:
         """Encode the views that are there.
 
         Parameters
@@ -61,6 +62,8 @@ class Encoder(nn.Module):
             (B, K, 3, S, S) float32 in 0..255; K counts views times modalities.
         present
             (B, K) bool. Absent views are not computed, so they reach neither batch statistics nor anything else.
+        shown
+            Inputs that some sample of some rank has; default: of this batch.
 
         Returns
         -------
@@ -71,8 +74,9 @@ class Encoder(nn.Module):
             levels = self._encode(0, images[present])
             filled = [_spread(level, present) for level in levels]
         else:
-            shown = {view: present[:, view] for view in range(images.shape[1]) if bool(present[:, view].any())}
-            each = {view: self._encode(view, images[rows, view]) for view, rows in shown.items()}
+            if shown is None:
+                shown = present.any(dim=0).nonzero()[:, 0].tolist()
+            each = {view: self._encode(view, images[present[:, view], view]) for view in shown}
             blank = next(iter(each.values()))
             filled = [
                 torch.stack(

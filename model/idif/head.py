@@ -79,14 +79,16 @@ class Heads(nn.Module):
         count = inputs if config.share == "view" else 1
         self.of = nn.ModuleList(SegmentationHead(channels, config.width, config.separable) for _ in range(count))
 
-    def forward(self, products: Tensor, view: Tensor) -> Tensor:
-        """(N, channels, h, w) and the input (N,) each row belongs to, to logits (N, h, w)."""
+    def forward(self, products: Tensor, view: Tensor, shown: Sequence[int] | None = None) -> Tensor:
+        """(N, channels, h, w) and the input (N,) each row belongs to, to logits (N, h, w).
+
+        ``shown`` are the inputs that some rank has; default: those of these rows.
+        """
         if len(self.of) == 1:
             out: Tensor = self.of[0](products)
             return out
         logits = products.new_zeros(len(products), *products.shape[-2:])
-        for number, head in enumerate(self.of):
+        for number in torch.unique(view).tolist() if shown is None else shown:
             rows = view == number
-            if bool(rows.any()):
-                logits[rows] = head(products[rows]).to(logits.dtype)
+            logits[rows] = self.of[number](products[rows]).to(logits.dtype)
         return logits

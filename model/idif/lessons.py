@@ -15,6 +15,7 @@ from mvad.model.idif.losses import cosine_maps, distillation_loss, head_loss, su
 from mvad.model.idif.network import Network
 from mvad.model.idif.optimizers import Optimizers
 from mvad.model.idif.view_dropout import draw_present
+from mvad.model.idif.window import Window
 from mvad.model.images import ViewImages
 from mvad.model.precision import autocast
 from mvad.model.pseudo.paste import Corrupted
@@ -29,6 +30,8 @@ class Lessons:
         self.config, self.setting, self.teacher = config, setting, teacher
         self.network, self.heads = network, heads
         self.world = World()
+        cells = config.input.size // 4
+        self.window = Window(cells, cells)
 
     def learn_student(
         self, views: ViewImages, hurt: Corrupted, clean: tuple[Tensor, ...], optimizers: Optimizers, k: int,
@@ -39,17 +42,17 @@ class Lessons:
         kept = draw_present(views.present, self.config.dropout, generator, world)
         present = self.inputs(kept)
         taught = present if self.config.dropout.supervise == "present" else self.inputs(views.present)
-        shown = (world.total(taught.any(dim=0).float()) > 0).nonzero()[:, 0].tolist()
+        shown, decoded = self._anywhere(present), self._anywhere(taught)
 
         def noise(shape: torch.Size) -> Tensor:
             return world.part(torch.randn((shape[0] * world.size, *shape[1:]), generator=generator))
 
         with self.autocast():
-            student = self.network(hurt.images.flatten(1, 2), present, noise, shown)
+            student = self.network(hurt.images.flatten(1, 2), present, noise, shown, decoded)
         maps = cosine_maps([t[taught] for t in clean], [s[taught] for s in student.levels])
         weight = self.weights(views)[taught]
         if config.reduction == "mean":
-            distill = distillation_loss(maps, weight, len(shown), world.total)
+            distill = distillation_loss(maps, weight, len(decoded), world.total)
         else:
             distill = summed_distillation_loss(maps, weight)
         count = present.sum().float()
@@ -62,18 +65,33 @@ class Lessons:
         present = self.inputs(views.present)
         products = self.compare(hurt.images, present)[1]
         with self.autocast():
-            logits = self.heads(products, _columns(present))
+            logits = self._look(products, views, present)
         mask = hurt.mask.flatten(1, 2)[present]
         loss = head_loss(logits, mask, self.weights(views)[present], self.config.loss.focal_gamma, self.world.total)
         return {"loss": optimizers.step(loss, k, self.world)}
 
-    def judge(self, images: Tensor, present: Tensor) -> tuple[list[Tensor], Tensor]:
-        """Return, for the N inputs of images (B, V, M, 3, S, S) that are there, cosine maps and the head's probability."""
+    def judge(self, views: ViewImages) -> tuple[list[Tensor], Tensor]:
+        """Return, for the N inputs of views that are there, cosine maps and the head's probability."""
+        present = self.inputs(views.present)
         with torch.no_grad():
-            levels, products = self.compare(images, present)
+            levels, products = self.compare(views.images, present)
             with self.autocast():
-                logits = self.heads(products, _columns(present))
+                logits = self._look(products, views, present)
             return levels, torch.sigmoid(logits.float())
+
+    def _look(self, products: Tensor, views: ViewImages, present: Tensor) -> Tensor:
+        """Return the head's logits (N, h, w) through the window; outside of it they say nothing anomalous."""
+        columns, shown, window = _columns(present), self._anywhere(present), self.window
+        if window.whole:
+            logits: Tensor = self.heads(products, columns, shown)
+            return logits
+        seen = views.seen.repeat_interleave(len(self.setting.modalities), dim=1)[present]
+        places, fits = window.places(seen)
+        out = window.paste(self.heads(window.cut(products, places), columns, shown), places, _NOTHING)
+        if not self.heads.training and not bool(fits.all()):  # an object larger than any in training is seen whole
+            large = ~fits
+            out[large] = self.heads(products[large], columns[large]).to(out.dtype)
+        return out
 
     def compare(self, images: Tensor, present: Tensor) -> tuple[list[Tensor], Tensor]:
         """Return the cosine maps and the head's input for the inputs (B, K) that are there; without gradients."""
@@ -92,6 +110,11 @@ class Lessons:
         """Presence of views (B, V) to presence of inputs (B, V * M): a view's modalities come and go together."""
         return present.repeat_interleave(len(self.setting.modalities), dim=1)
 
+    def _anywhere(self, present: Tensor) -> list[int]:
+        """Return the inputs that some sample of some rank has."""
+        inputs: list[int] = (self.world.total(present.any(dim=0).float()) > 0).nonzero()[:, 0].tolist()
+        return inputs
+
     def weights(self, views: ViewImages) -> Tensor:
         """Return (B, K, S, S) float32, 1 where a pixel counts (loss.region)."""
         seen = views.seen.float() if self.config.loss.region == "object" else torch.ones_like(views.seen, dtype=torch.float32)
@@ -100,6 +123,10 @@ class Lessons:
     def autocast(self) -> AbstractContextManager[None]:
         """See ``train.precision``."""
         return autocast(self.teacher.device, self.config.train.precision)
+
+
+_NOTHING = -30.0
+"""A logit whose probability is 0 in float32."""
 
 
 def fast(images: Tensor) -> Tensor:

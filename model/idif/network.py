@@ -77,7 +77,10 @@ class Network(nn.Module):
             self.fusion = Conv3dFusion(channels)
         self.decoders = Decoders(inputs, channels, level, teacher.channels, config.decoder)
 
-    def forward(self, images: Tensor, present: Tensor, noise: Noise | None = None, shown: Sequence[int] | None = None) -> Student:
+    def forward(
+        self, images: Tensor, present: Tensor, noise: Noise | None = None, shown: Sequence[int] | None = None,
+        taught: Sequence[int] | None = None,
+    ) -> Student:  # fmt: skip
         """Give the student's features.
 
         Parameters
@@ -89,9 +92,13 @@ class Network(nn.Module):
         noise
             Draws epsilon of eq. 4; None takes the mean.
         shown
-            Inputs to decode; default: those that some sample has. A view that nobody has is 0.
+            Inputs that some sample of some rank has; default: of this batch.
+        taught
+            Inputs to decode; default: those in ``shown``. A view that is not decoded is 0.
         """
-        encoded = self.encoder(images, present)
+        if shown is None:
+            shown = present.any(dim=0).nonzero()[:, 0].tolist()
+        encoded = self.encoder(images, present, shown)
         specific, common = encoded.deepest, None  # f_E
         loss = specific.new_zeros(())
         if self.bottleneck is not None:
@@ -99,9 +106,7 @@ class Network(nn.Module):
         planes = specific if self.fusion is None else self.fusion(specific, present)  # f_p
         if common is not None:
             planes = planes + common[:, None]
-        if shown is None:
-            shown = present.any(dim=0).nonzero()[:, 0].tolist()
-        return Student(self.decoders(planes, encoded.fine, shown), loss)
+        return Student(self.decoders(planes, encoded.fine, shown if taught is None else taught), loss)
 
 
 def _has_bottleneck(config: ModelConfig) -> bool:

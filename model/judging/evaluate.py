@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import imagecodecs
 import numpy as np
+import torch
 from torch.nn import functional
 
 from mvad import files
@@ -20,6 +21,7 @@ from mvad.errors import BadInput
 from mvad.model.detector import AnomalyMaps
 from mvad.model.judging.pictures import strip
 from mvad.model.judging.runs import RESULTS, load_run, machine
+from mvad.model.methods import backbone
 from mvad.model.metrics.auroc import PixelScores, auroc
 from mvad.model.teachers.weights import WeightsSource
 from mvad.progress import Progress
@@ -42,13 +44,29 @@ class SampleResult:
     picture_sha256: str
 
 
-def evaluate_run(run: Path, shards: Path, weights: WeightsSource, progress: Progress) -> dict[str, Any]:
+def evaluate_run(
+    run: Path, shards: Path, weights: WeightsSource, progress: Progress, views: Sequence[int] = ()
+) -> dict[str, Any]:
     """Score a run's test split and write ``results.json`` and ``maps/``; returns the results.
+
+    Parameters
+    ----------
+    run
+        A finished run.
+    shards
+        The workspace's shards.
+    weights
+        Where the teacher's weights may be.
+    progress
+        Is told of each sample.
+    views
+        Only these views are shown to the detector, the others count as missing; ``results-views-0-2.json`` and
+        ``maps-views-0-2/`` are written then. Empty: all.
 
     Raises
     ------
     BadInput
-        If the run is not finished, or the shards' training split is not the one it was trained on.
+        If the run is not finished, the shards' training split is not the one it was trained on, or there is no such view.
     """
     detector, _, facts = load_run(run, weights)
     folder = shards / facts["dataset"] / facts["category"]
@@ -56,13 +74,23 @@ def evaluate_run(run: Path, shards: Path, weights: WeightsSource, progress: Prog
     if train.sha256 != facts["shards"]:
         raise BadInput(f"{folder}: is not what {run.name} was trained on; pack the same data, or train again")
     data = ShardSet(folder, "test")
+    chosen = sorted(set(views))
+    if chosen and not 0 <= chosen[0] <= chosen[-1] < len(data.views):
+        raise BadInput(f"--views {','.join(map(str, views))}: {folder} has views 0 to {len(data.views) - 1}")
     trained = {"training_samples": len(train), "train_shards": facts["shards"]}
-    return judge_split(run, data, detector.score, facts, trained, progress)
+    return judge_split(run, data, detector.score, facts, trained, progress, chosen)
+
+
+def with_views(batch: Batch, views: Sequence[int]) -> Batch:
+    """Return a batch in which all but some views count as missing. What is in the others' pixels stays, and must not matter."""
+    kept = torch.zeros_like(batch.present)
+    kept[:, list(views)] = True
+    return replace(batch, present=batch.present & kept)
 
 
 def judge_split(
     run: Path, data: ShardSet, answer: Callable[[Batch], AnomalyMaps], facts: Mapping[str, Any], trained: Mapping[str, Any],
-    progress: Progress,
+    progress: Progress, views: Sequence[int] = (),
 ) -> dict[str, Any]:  # fmt: skip
     """Judge whatever answers with anomaly maps, and write ``results.json`` and ``maps/``; returns the results.
 
@@ -80,13 +108,23 @@ def judge_split(
         What it was trained on, for the results.
     progress
         Is told of each sample.
+    views
+        Only these are shown; empty: all. Samples that have none of them are left out and counted.
     """
+    suffix = "-views-" + "-".join(map(str, views)) if views else ""
+    blind = 0
     progress.start(f"evaluate {run.name}", len(data))
     pixels = PixelScores()
     samples, seconds = [], {"network": 0.0, "all": 0.0}
     for index in range(len(data)):
         began = time.perf_counter()
         batch = data.batch([index])
+        if views:
+            batch = with_views(batch, views)
+        if not bool(batch.present.any()):
+            blind += 1
+            progress.advance()
+            continue
         before = time.perf_counter()
         found = answer(batch)
         seconds["network"] += time.perf_counter() - before
@@ -95,7 +133,7 @@ def judge_split(
         present = batch.present[0].numpy()
         pixels.add(maps[present], masks[present])
         picture = bytes(imagecodecs.jpeg_encode(strip(batch, maps), level=88))
-        files.write_bytes(run / MAPS / f"{_file(batch.keys[0])}.jpg", picture)
+        files.write_bytes(run / (MAPS + suffix) / f"{_file(batch.keys[0])}.jpg", picture)
         samples.append(_result(batch, found, files.sha256_bytes(picture)))
         seconds["all"] += time.perf_counter() - began
         progress.advance()
@@ -108,18 +146,24 @@ def judge_split(
         "config": facts["config"],
         "teacher": facts["teacher"],
         "figures": figures(samples, pixels.auroc()),
+        "backbone": backbone(facts["config"]["model"], facts["teacher"]["name"]),
+        **({"views": list(views), "samples_without_these_views": blind} if views else {}),
         **trained,
         "test_shards": data.sha256,
         "seconds": {name: round(value, 3) for name, value in seconds.items()},
         "machine": machine(),
-        "samples": [_as_json(sample) for sample in samples],
+        "samples": [_as_json(sample, MAPS + suffix) for sample in samples],
     }
-    files.write_sealed_json(run / RESULTS, results)
+    files.write_sealed_json(run / RESULTS.replace(".json", f"{suffix}.json"), results)
     return results
 
 
 def figures(samples: list[SampleResult], pixel_auroc: float) -> dict[str, Any]:
-    """Return S-AUROC, image AUROC (over present views), P-AUROC, and S-AUROC by defect; None where undefined."""
+    """Return S-AUROC, image AUROC (over present views), P-AUROC, and S-AUROC by defect; None where undefined.
+
+    ``s_auroc`` takes the sample's full label; ``s_auroc_visible`` that of the views that were shown (label.missing): with
+    all views the two differ only where no view shows a sample's defect.
+    """
     labels = np.array([sample.label for sample in samples])
     scores = np.array([sample.score for sample in samples])
     views = [
@@ -135,6 +179,7 @@ def figures(samples: list[SampleResult], pixel_auroc: float) -> dict[str, Any]:
         by_defect[defect] = _defined(auroc(scores[chosen], labels[chosen]))
     return {
         "s_auroc": _defined(auroc(scores, labels)),
+        "s_auroc_visible": _defined(auroc(scores, np.array([any(filter(None, sample.view_labels)) for sample in samples]))),
         "image_auroc": _defined(auroc(view_scores, view_labels)),
         "p_auroc": _defined(pixel_auroc),
         "s_auroc_by_defect": by_defect,
@@ -166,8 +211,8 @@ def _result(batch: Batch, answer: AnomalyMaps, picture_sha256: str) -> SampleRes
     )
 
 
-def _as_json(sample: SampleResult) -> dict[str, Any]:
-    return {"picture": f"{MAPS}/{_file(sample.key)}.jpg", **sample.__dict__}
+def _as_json(sample: SampleResult, folder: str) -> dict[str, Any]:
+    return {"picture": f"{folder}/{_file(sample.key)}.jpg", **sample.__dict__}
 
 
 def _file(key: str) -> str:

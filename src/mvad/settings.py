@@ -6,14 +6,17 @@ A configuration is a frozen dataclass, possibly of frozen dataclasses; its keys 
 
 from __future__ import annotations
 
+import ast
 import dataclasses
 import difflib
+import inspect
 import math
 import tomllib
 import types
 import typing
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from types import ModuleType
 from typing import Any, TypeVar
 
 from mvad.errors import BadInput
@@ -63,6 +66,48 @@ def resolve(kind: type[Config], layers: Iterable[tuple[str, Mapping[str, Any]]])
             values[key] = (origin, value)
     config = _build(kind, values, "")
     return config, {key: origin for key, (origin, _) in values.items()}
+
+
+def reasons(module: ModuleType, root: type) -> dict[str, str]:
+    """Return the text below each field of a module's configuration classes, by dotted key.
+
+    Parameters
+    ----------
+    module
+        Where the classes are written.
+    root
+        The outermost of them.
+    """
+    tree = ast.parse(inspect.getsource(module))
+    classes = {node.name: node for node in tree.body if isinstance(node, ast.ClassDef)}
+    found: dict[str, str] = {}
+
+    def walk(name: str, prefix: str) -> None:
+        body = classes[name].body
+        for place, node in enumerate(body):
+            if not isinstance(node, ast.AnnAssign) or not isinstance(node.target, ast.Name):
+                continue
+            kind = node.annotation.id if isinstance(node.annotation, ast.Name) else ""
+            if kind in classes:
+                walk(kind, f"{prefix}{node.target.id}.")
+                continue
+            after = body[place + 1] if place + 1 < len(body) else None
+            if isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant):
+                found[prefix + node.target.id] = " ".join(str(after.value.value).split())
+
+    walk(root.__name__, "")
+    return found
+
+
+def allowed_values(kind: Any, key: str) -> tuple[str, ...]:
+    """Return the values that a dotted key may have, or nothing where its type alone decides."""
+    *parts, last = key.split(".")
+    for part in parts:
+        kind = typing.get_type_hints(kind)[part]
+    hint = typing.get_type_hints(kind)[last]
+    if hint is bool:
+        return ("true", "false")
+    return tuple(map(str, typing.get_args(hint))) if typing.get_origin(hint) is typing.Literal else ()
 
 
 def read_toml(path: Path) -> dict[str, Any]:

@@ -1,0 +1,154 @@
+"""Views that are missing: evaluation with any subset, both label rules, fillers, what each module is worth."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from test_detectors import NOWHERE, train
+
+from mvad.datasets.shards.loader import ShardSet
+from mvad.errors import BadInput
+from mvad.model.idif.detector import Idif
+from mvad.model.idif.effects import module_effects
+from mvad.model.judging.evaluate import evaluate_run, with_views
+from mvad.model.judging.missing_views import judge_subsets, loss_per_missing_view, subsets_of
+from mvad.model.judging.runs import load_run
+from mvad.model.metrics.bootstrap import paired_difference
+from mvad.model.missing.protocol import FilledDetector
+from mvad.model.missing.reconstruct import Reconstruct
+from mvad.model.missing.retrieve import Retrieve
+from mvad.progress import Silent
+
+
+@pytest.fixture(scope="module")
+def gear_run(workspace: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run = tmp_path_factory.mktemp("missing") / "run"
+    train(run, workspace / "shards" / "mvtec3d" / "gear", **{"train.student_steps": 40, "train.head_steps": 3, "dropout.p": 0.0})
+    return run
+
+
+def test_subsets_are_all_or_some_of_each_size() -> None:
+    assert len(subsets_of(5)) == 31
+    some = subsets_of(5, 3)
+    assert [sum(len(s) == n for s in some) for n in range(1, 6)] == [3, 3, 3, 3, 1]
+    assert some[0] == (0, 1, 2, 3, 4)
+
+
+def test_evaluation_of_some_views_does_not_look_at_the_others(gear_run: Path, workspace: Path) -> None:
+    results = evaluate_run(gear_run, workspace / "shards", NOWHERE, Silent(), [0, 3])
+    assert results["views"] == [0, 3]
+    assert (gear_run / "results-views-0-3.json").exists()
+    assert not (gear_run / "results.json").exists()
+    data = ShardSet(workspace / "shards" / "mvtec3d" / "gear", "test")
+    for sample in results["samples"]:
+        assert [score is None for score in sample["view_scores"]] == [False, True, True, False, True]
+        assert (gear_run / sample["picture"]).parent.name == "maps-views-0-3"
+    detector, _, _ = load_run(gear_run, NOWHERE)
+    batch = with_views(data.batch([0]), [0, 3])
+    black = replace(batch, rgb=torch.zeros_like(batch.rgb))
+    black.rgb[:, [0, 3]] = batch.rgb[:, [0, 3]]
+    assert torch.equal(detector.score(batch).view_scores, detector.score(black).view_scores)
+    with pytest.raises(BadInput, match="views 0 to 4"):
+        evaluate_run(gear_run, workspace / "shards", NOWHERE, Silent(), [5])
+
+
+class Oracle:
+    """Knows the labels of the views it is shown."""
+
+    def score(self, batch):  # type: ignore[no-untyped-def]
+        from mvad.model.detector import AnomalyMaps
+
+        scores = torch.where(batch.present, batch.view_label.float(), -torch.inf)
+        return AnomalyMaps(torch.zeros(batch.mask.shape), scores, scores.amax(dim=1))
+
+
+def test_both_label_rules_and_the_oracles_ceiling(workspace: Path) -> None:
+    data = ShardSet(workspace / "shards" / "mvtec3d" / "gear", "test")
+    rows = judge_subsets(Oracle(), data, subsets_of(len(data.views)), Silent())  # type: ignore[arg-type]
+    assert len(rows) == 31
+    for row in rows:
+        assert row["s_auroc_visible"] in (None, 1.0), "the oracle makes no mistake about what it sees"
+        assert row["s_auroc_full"] == row["oracle_full"]
+        shown = torch.zeros(len(data.views), dtype=torch.bool)
+        shown[row["views"]] = True
+        batch = data.batch(range(len(data)))
+        hidden = (batch.label & ~(batch.view_label & shown).any(dim=1)).sum() / batch.label.sum()
+        assert row["oracle_full"] == pytest.approx(1 - float(hidden) / 2)
+
+
+def test_the_loss_a_missing_view_is_a_slope() -> None:
+    rows = [{"views": list(range(5 - m)), "s": 0.9 - 0.02 * m} for m in range(5)]
+    assert loss_per_missing_view(rows, "s", 5) == pytest.approx(-0.02)
+
+
+def test_retrieval_finds_a_training_sample_again(gear_run: Path, workspace: Path) -> None:
+    detector, config, _ = load_run(gear_run, NOWHERE)
+    assert isinstance(detector, Idif)
+    data = ShardSet(workspace / "shards" / "mvtec3d" / "gear", "train")
+    filler = Retrieve(config, detector.setting, detector.teacher)
+    filler.bank = {}
+    from mvad.model.detector import FitContext
+
+    filler.fit(data, FitContext(gear_run, Silent(), lambda figures: None))
+    whole = detector.images(data.batch([2]))
+    part = detector.images(with_views(data.batch([2]), [1, 4]))
+    filled = filler.fill(part)
+    assert filled.present.all()
+    assert (filled.images - whole.images).abs().max() <= 0.5, "its own views, to the nearest level"
+    assert torch.equal(filled.seen, whole.seen)
+    assert torch.equal(filled.images[:, [1, 4]], part.images[:, [1, 4]])
+    complete = FilledDetector(detector, filler)
+    answer = complete.score(with_views(data.batch([2]), [1, 4]))
+    assert torch.isinf(answer.view_scores[0, [0, 2, 3]]).all()
+    assert torch.allclose(
+        answer.view_scores[0, [1, 4]], detector.score(data.batch([2])).view_scores[0, [1, 4]], rtol=0.05, atol=0.02
+    )
+
+
+def test_the_painter_draws_better_than_grey(gear_run: Path, workspace: Path) -> None:
+    from mvad.model.detector import FitContext
+
+    detector, config, _ = load_run(gear_run, NOWHERE)
+    assert isinstance(detector, Idif)
+    config = replace(config, reconstruct=replace(config.reconstruct, steps=80, width=8, lr=3e-3))
+    filler = Reconstruct(config, detector.setting, detector.teacher)
+    data = ShardSet(workspace / "shards" / "mvtec3d" / "gear", "train")
+    part = detector.images(with_views(data.batch([0, 1, 2, 3]), [0, 1, 2, 3]))
+    truth = detector.images(data.batch([0, 1, 2, 3])).images[:, 4]
+    grey = (truth - torch.tensor(detector.teacher.fill).view(3, 1, 1)).abs().mean()
+    filler.fit(data, FitContext(gear_run, Silent(), lambda figures: None))
+    filled = filler.fill(part)
+    assert torch.equal(filled.images[:, :4], part.images[:, :4])
+    assert (filled.images[:, 4] - truth).abs().mean() < 0.8 * grey
+
+
+def test_taking_a_module_out_of_a_trained_network_costs_something(gear_run: Path, workspace: Path) -> None:
+    detector, _, _ = load_run(gear_run, NOWHERE)
+    assert isinstance(detector, Idif)
+    before = {name: tensor.clone() for name, tensor in detector.state().items()}
+    losses = module_effects(detector, ShardSet(workspace / "shards" / "mvtec3d" / "gear", "train"), Silent(), batch=2)
+    assert losses["f_c = 0"] > 1.01 * losses["as trained"]
+    assert losses["P_n = P_0"] != losses["as trained"]
+    assert losses["view conditions shuffled"] != losses["as trained"]
+    assert losses["angles moved"] > 0
+    after = detector.state()
+    assert all(torch.equal(before[name], after[name]) for name in before), "put back as it was"
+
+
+def test_a_bootstrap_separates_what_is_separate_and_nothing_else() -> None:
+    rng = np.random.default_rng(0)
+    labels = np.repeat([False, True], 60)
+    strong = rng.standard_normal((3, 120)) + 3 * labels
+    weak = rng.standard_normal((2, 120)) + 0.3 * labels
+    difference = paired_difference(strong, weak, labels, 300)
+    assert difference.verdict == "above"
+    assert difference.low < difference.mean < difference.high
+    assert paired_difference(weak, strong, labels, 300).verdict == "below"
+    same = paired_difference(weak, weak, labels, 300)
+    assert (same.mean, same.low, same.high, same.verdict) == (0, 0, 0, "not separated")
+    with pytest.raises(ValueError, match="good and bad"):
+        paired_difference(strong, weak, np.ones(120, bool))

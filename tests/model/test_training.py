@@ -1,0 +1,227 @@
+"""The engine: several ranks, signals, samples that break it, logs."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import safetensors.torch
+import torch
+from test_detectors import NOWHERE, TINY, train
+
+from mvad import files
+from mvad.datasets.shards.loader import ShardSet
+from mvad.errors import BadInput, MissingComponent
+from mvad.model.detector import FitContext
+from mvad.model.judging.runs import prepare
+from mvad.model.methods import configure
+from mvad.model.training.loop import Phase, run_phases
+from mvad.model.training.parallel import World, share_batch_norms
+from mvad.progress import Silent
+
+ROOT = Path(__file__).parents[2]
+
+
+def losses(run: Path) -> list[float]:
+    return [json.loads(line)["loss"] for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+def command(workspace: Path, name: str, dataset: str, model: str, more: Mapping[str, Any]) -> list[str]:
+    keys = {**TINY, "train.batch": 4, "train.precision": "float32", **more}
+    keys = {key: value for key, value in keys.items() if not key.startswith(("teacher", "pseudo.textures"))}
+    sets = [f"--set={key}={json.dumps(list(value) if isinstance(value, tuple) else value)}" for key, value in keys.items()]
+    words = ["train", "--preset=demo", f"--model={model}", f"--dataset={dataset}", "--teacher=random", "--textures=procedural"]
+    return [*words, f"--name={name}", f"--workspace={workspace}", *sets]
+
+
+def launch(words: list[str], ranks: int) -> subprocess.Popen[str]:
+    start = [sys.executable, "-m", "mvad.cli"]
+    if ranks > 1:
+        start = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}", "-m", "mvad.cli"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT / "src")}
+    return subprocess.Popen([*start, *words], env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+@pytest.mark.parametrize(("dataset", "model"), [("realiad", "idif"), ("realiad", "destseg"), ("mvtec3d", "ivc")])
+def test_two_ranks_do_what_one_process_does(dataset: str, model: str, workspace: Path, tmp_path: Path) -> None:
+    """Real-IAD's samples lack views: ranks then have different views. SGD, since Adam turns rounding into steps."""
+    place = tmp_path / "workspace"
+    place.mkdir()
+    (place / "shards").symlink_to(workspace / "shards")
+    more = {
+        "optimizer.kind": "destseg",
+        "optimizer.student_lr": 1e-3,
+        "optimizer.head_lr": 1e-3,
+        "optimizer.head_residual_lr": 1e-3,
+    }
+    for ranks in (1, 2):
+        done = launch(command(place, f"ranks{ranks}", dataset, model, more), ranks)
+        output = done.communicate(timeout=240)[0]
+        assert done.returncode == 0, output
+    one, two = (losses(place / "runs" / f"ranks{ranks}") for ranks in (1, 2))
+    assert len(one) == len(two) == 7, "one line a step, from one rank"
+    assert one[0] == pytest.approx(two[0], rel=1e-5)
+    assert one == pytest.approx(two, rel=1e-3)
+    weights = [safetensors.torch.load((place / "runs" / f"ranks{r}" / "model.safetensors").read_bytes()) for r in (1, 2)]
+    assert weights[0].keys() == weights[1].keys()
+    worst = max(
+        float((weights[0][k].float() - weights[1][k].float()).abs().max()) for k in weights[0] if k not in ("baseline", "window")
+    )
+    assert worst < 2e-3
+
+
+def test_a_batch_that_ranks_cannot_share_is_refused(workspace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from mvad.model.judging.runs import fit_run
+
+    data = ShardSet(workspace / "shards" / "mvtec3d" / "gear", "train")
+    config, origins = configure("demo", "mean_feature", [("test", TINY), ("change", {"train.batch": 3})])
+    decided, detector, teacher, _ = prepare(data, config, Path("nowhere"), NOWHERE)
+    with pytest.raises(BadInput, match=r"train\.batch = 3 cannot be shared by 2 processes"):
+        fit_run(tmp_path / "run", data, decided, origins, detector, teacher, Silent(), World(0, 2))
+
+
+def test_sigterm_ends_the_step_saves_and_exits_143_and_the_same_command_goes_on(workspace: Path, tmp_path: Path) -> None:
+    place = tmp_path / "workspace"
+    place.mkdir()
+    (place / "shards").symlink_to(workspace / "shards")
+    more = {"train.student_steps": 60, "train.head_steps": 4, "train.checkpoint_every": 1000}
+    words = command(place, "killed", "mvtec3d", "idif", more)
+    first = launch(words, 1)
+    log = place / "runs" / "killed" / "metrics.jsonl"
+    until = time.monotonic() + 120
+    while not (log.exists() and len(log.read_text().splitlines()) >= 3) and time.monotonic() < until:
+        time.sleep(0.05)
+    first.send_signal(signal.SIGTERM)
+    output = first.communicate(timeout=60)[0]
+    assert first.returncode == 143, output
+    done = len(losses(log.parent))
+    assert [path.stem for path in (log.parent / "checkpoints").glob("*.json")] == [f"step-{done}"]
+    again = launch(words, 1)
+    output = again.communicate(timeout=240)[0]
+    assert again.returncode == 0, output
+    whole = launch(command(place, "whole", "mvtec3d", "idif", more), 1)
+    assert whole.communicate(timeout=240)
+    assert losses(log.parent) == losses(place / "runs" / "whole")
+    one, two = (
+        safetensors.torch.load((place / "runs" / name / "model.safetensors").read_bytes()) for name in ("killed", "whole")
+    )
+    assert all(torch.equal(one[name], two[name]) for name in one), "bit for bit"
+
+
+def context(run: Path, lines: list[Mapping[str, float]]) -> FitContext:
+    return FitContext(run, Silent(), lines.append)
+
+
+def test_a_signal_waits_for_the_end_of_a_step(tmp_path: Path) -> None:
+    weights = torch.zeros(2)
+
+    def step(k: int) -> Mapping[str, float]:
+        weights[0] += 1
+        if k == 2:
+            os.kill(os.getpid(), signal.SIGINT)
+        weights[1] += 1
+        return {"loss": 0.0}
+
+    lines: list[Mapping[str, float]] = []
+    with pytest.raises(KeyboardInterrupt):
+        run_phases([Phase("p", 9, lambda: None, step)], 0, 1, lambda: {"w": weights}, 100, 2, context(tmp_path, lines))
+    saved = safetensors.torch.load((tmp_path / "checkpoints" / "step-3.safetensors").read_bytes())["w"]
+    assert saved.tolist() == [3, 3], "both halves of the step"
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_a_step_that_was_broken_off_is_not_saved(tmp_path: Path) -> None:
+    def step(k: int) -> Mapping[str, float]:
+        if k == 2:
+            raise KeyboardInterrupt
+        return {"loss": 0.0}
+
+    with pytest.raises(KeyboardInterrupt):
+        run_phases([Phase("p", 9, lambda: None, step)], 0, 1, lambda: {"w": torch.zeros(1)}, 100, 2, context(tmp_path, []))
+    assert not list(tmp_path.glob("checkpoints/*"))
+
+
+def test_a_loss_that_is_not_finite_names_step_and_samples(tmp_path: Path) -> None:
+    def step(k: int) -> Mapping[str, float]:
+        return {"loss": float("nan") if k == 1 else 1.0}
+
+    phases = [Phase("student", 4, lambda: None, step)]
+    with pytest.raises(
+        BadInput, match=r"the loss is nan at student step 1 \(samples gear/train/good/000\); the last checkpoint is step 1"
+    ):
+        run_phases(phases, 0, 1, lambda: {"w": torch.zeros(1)}, 1, 2, context(tmp_path, []), lambda: ["gear/train/good/000"])
+
+
+def test_only_the_last_checkpoints_are_kept(tmp_path: Path) -> None:
+    phases = [Phase("p", 5, lambda: None, lambda k: {"loss": 0.0})]
+    run_phases(phases, 0, 1, lambda: {"w": torch.zeros(1)}, 1, 3, context(tmp_path, []))
+    kept = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
+    assert kept == [f"step-{n}.{ending}" for n in (3, 4, 5) for ending in ("json", "safetensors")]
+
+
+def test_throughput_is_logged_and_tensorboard_says_how_to_get_it(
+    workspace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gear = workspace / "shards" / "mvtec3d" / "gear"
+    train(tmp_path / "run", gear)
+    lines = list(files.read_lines(tmp_path / "run" / "metrics.jsonl"))
+    assert all(line["samples_per_s"] > 0 and line["seconds"] > 0 for line in lines)
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    with pytest.raises(MissingComponent, match=r"pip install tensorboard"):
+        train(tmp_path / "board", gear, **{"train.tensorboard": True})
+
+
+class Board:
+    """What torch's SummaryWriter looks like from here."""
+
+    lines: list[tuple[str, float, int]] = []  # noqa: RUF012
+
+    def __init__(self, folder: str) -> None:
+        assert folder.endswith("tensorboard")
+
+    def add_scalar(self, name: str, value: float, step: int) -> None:
+        self.lines.append((name, value, step))
+
+    def close(self) -> None:
+        self.lines.append(("closed", 0, 0))
+
+
+def test_tensorboard_gets_every_figure(workspace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import types
+
+    module = types.ModuleType("torch.utils.tensorboard")
+    module.SummaryWriter = Board  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", module)
+    train(tmp_path / "run", workspace / "shards" / "mvtec3d" / "gear", **{"train.tensorboard": True})
+    told = {(name, step): value for name, value, step in Board.lines}
+    for line in files.read_lines(tmp_path / "run" / "metrics.jsonl"):
+        assert told["loss", line["step"]] == line["loss"]
+    assert Board.lines[-1][0] == "closed"
+
+
+def test_shared_batch_norm_alone_is_batch_norm(monkeypatch: pytest.MonkeyPatch) -> None:
+    import mvad.model.training.parallel as parallel
+
+    monkeypatch.setattr(parallel, "all_reduce", lambda x: x)
+    torch.manual_seed(0)
+    plain, shared = torch.nn.BatchNorm2d(4), torch.nn.BatchNorm2d(4)
+    holder = torch.nn.Sequential(shared)
+    share_batch_norms(holder)
+    x = torch.randn(3, 4, 5, 5) * 2 + 1
+    inputs = [x.clone().requires_grad_() for _ in range(2)]
+    for module, given in zip((plain, holder), inputs, strict=True):
+        (module(given) ** 3).sum().backward()
+    assert torch.allclose(plain(x), holder(x), atol=1e-5)
+    assert inputs[0].grad is not None
+    assert inputs[1].grad is not None
+    assert torch.allclose(inputs[0].grad, inputs[1].grad, atol=1e-3, rtol=1e-3)
+    assert torch.allclose(plain.running_var, shared.running_var, atol=1e-5)
+    assert type(shared).__name__ == "SharedBatchNorm2d"
