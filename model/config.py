@@ -414,7 +414,19 @@ PRESETS: dict[str, dict[str, Any]] = {
         "optimizer.clip_norm": 1e9, "input.background": "black", "pseudo.region": "image", "pseudo.modality": "texture",
         "dropout.p": 0.0, "score.pool": 1, "score.region": "image", "train.batch": 32,
     },
-    "small": _NARROW | {"train.batch": 4, "train.student_steps": 700, "train.head_steps": 250},
+    "small": _NARROW
+    | {
+        "train.batch": 4,
+        "train.student_steps": 200,
+        "train.head_steps": 200,
+        "bottleneck.channels": 32,
+        "voxel.patch": 2,
+        "fusion.blocks": 2,
+        "fusion.position": "sine",
+        "head.share": "view",
+        "score.map": "head",
+        "patchcore.least": 12_000,
+    },
     "demo": _NARROW
     | {
         "train.batch": 2,

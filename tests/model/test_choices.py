@@ -88,7 +88,7 @@ def test_every_row_names_its_backbone_beside_the_papers() -> None:
 STRUCTURES: list[dict[str, Any]] = [
     {"encoder.level": 8}, {"encoder.level": 32}, {"encoder.share": "view"}, {"encoder.channels": 0},
     {"bottleneck.kind": "none"}, {"bottleneck.aggregate": "attention"}, {"bottleneck.decoder": "learned"},
-    {"bottleneck.kl": 1e-3}, {"bottleneck.detach_target": False}, {"fusion.kind": "conv3d"}, {"fusion.kind": "none"},
+    {"bottleneck.kl": 1e-3}, {"bottleneck.detach_target": False}, {"fusion.kind": "conv3d"}, {"fusion.kind": "none", "bottleneck.kind": "none"},
     {"fusion.norm": "post"}, {"fusion.position": "sine"}, {"fusion.self_layers": 2}, {"stn.transform": "single"},
     {"stn.transform": "affine"}, {"stn.init": "zeros", "stn.transform": "single"}, {"stn.init": "random"},
     {"stn.collapse": "mean"}, {"stn.collapse": "max"}, {"stn.collapse": "composite"}, {"decoder.share": "shared"},
@@ -108,6 +108,8 @@ def test_every_structure_has_gradients_everywhere_and_no_influence_of_a_missing_
     ]
     (sum(level.pow(2).mean() for level in student.levels) + student.bottleneck_loss).backward()  # type: ignore[union-attr]
     without = [name for name, p in network.named_parameters() if p.grad is None or not p.grad.any()]
+    if keys.get("encoder.level") == 8:  # the trunk's last stage has nothing to do there
+        without = [name for name in without if "layer3" not in name]
     assert not without, without
     network.eval()
     present = ALL.clone()
