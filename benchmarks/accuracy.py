@@ -116,7 +116,7 @@ def mvad(workspace: Path, words: list[str]) -> None:
     environment = os.environ | {"MVAD_WORKSPACE": str(workspace), "OMP_NUM_THREADS": "1"}
     done = subprocess.run([sys.executable, "-m", "mvad.cli", *words], env=environment, capture_output=True, text=True)
     if done.returncode:
-        raise SystemExit(f"mvad {' '.join(words)}: exit {done.returncode}\n{done.stdout[-2000:]}{done.stderr[-2000:]}")
+        raise RuntimeError(f"mvad {' '.join(words)}: exit {done.returncode}\n{done.stdout[-2000:]}{done.stderr[-2000:]}")
 
 
 def judged(workspace: Path, run: Run) -> bool:
@@ -235,15 +235,23 @@ def main() -> int:
     given = parser.parse_args()
     seeds = [int(seed) for seed in given.seeds.split(",")]
     real = Path(os.environ["MVAD_REAL_DATA"]) if "MVAD_REAL_DATA" in os.environ else None
+    failed: list[str] = []
     if not given.report:
         prepare(given.workspace, real)
         todo = [r for r in runs(seeds, real is not None) if given.only in r.name and not judged(given.workspace, r)]
+
+        def one(run: Run) -> None:
+            try:
+                train_and_judge(given.workspace, run)
+            except Exception as error:  # the other runs go on; the same command tries this one again
+                failed.append(f"{run.name}: {error}")
+                print(failed[-1], file=sys.stderr, flush=True)
+
         with ThreadPoolExecutor(given.jobs) as pool:
-            for _ in pool.map(lambda run: train_and_judge(given.workspace, run), todo):
-                pass
+            list(pool.map(one, todo))
     files.write_json(RESULTS, report(given.workspace, seeds))
     print(f"{RESULTS.name} written")
-    return 0
+    return 6 if failed else 0
 
 
 if __name__ == "__main__":

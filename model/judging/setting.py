@@ -12,9 +12,10 @@ from mvad.model.config import MODALITIES, ModelConfig
 from mvad.model.detector import Setting
 
 _REALIAD_TILT_DEG = 45.0
-_NARROWEST_SCAN = 64
-_FEWEST_PAIRS = 200
-_NEAR = 24
+_NARROWEST, _WIDEST = 64, 2048
+_FEWEST_STEPS, _STEPS, _SAMPLES = 500, 20_000, 4
+_OUTLIER = 0.25
+"""Steps over an edge are of any size: none counts for more than this share."""
 
 
 def setting_of(data: ShardSet, config: ModelConfig) -> Setting:
@@ -41,31 +42,34 @@ def setting_of(data: ShardSet, config: ModelConfig) -> Setting:
 
 
 def scan_width(data: ShardSet) -> int:
-    """Return the columns of the raw scans, which shards do not record, from ``source`` of the first view.
+    """Return the columns of the raw scans, which shards do not record, from ``source``, which is row * W + column.
 
-    ``source`` is row * W + column. The first camera looks along the sensor's axis, so that columns hardly change from a
-    pixel to the one below it; of all W, the true one makes them change least.
+    From a pixel to its neighbour, ``source`` changes by some rows and a few columns: nearly a multiple of W. Of all widths the
+    true one leaves the least rest, as a share of itself; its divisors leave more of it, and its multiples do not fit the
+    steps of one row that tilted views have.
 
     Raises
     ------
     BadInput
-        If the shards have no ``source``, or it does not show the width.
+        If the shards have no ``source``, or views show too little.
     """
     if "source" not in data.stored:
         raise BadInput(f"{data.folder}: has no source, which pseudo.views = consistent needs; pack renders with it")
-    source = data.select(["source"]).batch([0]).source
-    assert source is not None
-    above, below = source[0, 0, :-1].numpy().astype(np.int64), source[0, 0, 1:].numpy().astype(np.int64)
-    step = np.abs(below - above)[(above >= 0) & (below >= 0)]
-    if len(step) < _FEWEST_PAIRS:
-        raise BadInput(
-            f"{data.folder}: the first view shows too little to tell the scans' width; take pseudo.views = independent"
-        )
-    # Most steps are one row of the scan, or several, and a few columns.
-    rough = int(np.percentile(step, 25)) if np.median(step) > _NARROWEST_SCAN else int(np.median(step[step > _NARROWEST_SCAN]))
-    widths = np.arange(max(_NARROWEST_SCAN, rough - _NEAR), rough + _NEAR + 1)
-    off = [float(np.abs((step + w // 2) % w - w // 2).mean()) for w in widths]
-    return int(widths[int(np.argmin(off))])
+    chosen = np.linspace(0, len(data) - 1, min(len(data), _SAMPLES)).round().astype(int)
+    found = data.select(["source"]).batch([int(row) for row in np.unique(chosen)]).source
+    assert found is not None
+    source = found.numpy().astype(np.int64)
+    steps = []
+    for first, second in ((source[..., :-1, :], source[..., 1:, :]), (source[..., :-1], source[..., 1:])):
+        step = np.abs(second - first)[(first >= 0) & (second >= 0)]
+        steps.append(step[step >= _NARROWEST // 2])
+    every = np.concatenate(steps)
+    if len(every) < _FEWEST_STEPS:
+        raise BadInput(f"{data.folder}: views show too little to tell the scans' width; take pseudo.views = independent")
+    every = every[:: max(1, len(every) // _STEPS)]
+    widths = np.arange(_NARROWEST, _WIDEST + 1)
+    rest = [np.minimum(np.abs((every + w // 2) % w - w // 2) / w, _OUTLIER).mean() for w in widths]
+    return int(widths[int(np.argmin(rest))])
 
 
 def _angles(data: ShardSet) -> torch.Tensor:

@@ -49,13 +49,12 @@ class PaDiM:
             rows = [number for number in range(len(gathered)) if there[number, v].any()]
             points = torch.stack([gathered[number][v, m][places] for number in rows], dim=1).float()
             mean = points.mean(dim=1)
-            offset = points - mean[:, None]
+            offset = (points - mean[:, None]).double()  # as many dimensions as samples: float32 is not enough
             covariance = offset.transpose(1, 2) @ offset / max(len(rows) - 1, 1)
-            covariance += self.config.padim.regulariser * torch.eye(len(self.channels), device=covariance.device)
-            self.tensors |= {
-                f"{name}.places": places, f"{name}.mean": mean,
-                f"{name}.whitening": torch.linalg.cholesky(torch.linalg.inv(covariance)).transpose(1, 2).contiguous(),
-            }  # fmt: skip
+            eye = torch.eye(len(self.channels), dtype=torch.float64, device=covariance.device)
+            factor = torch.linalg.cholesky(covariance + self.config.padim.regulariser * eye)
+            whitening = torch.linalg.solve_triangular(factor, eye.expand_as(factor), upper=False)
+            self.tensors |= {f"{name}.places": places, f"{name}.mean": mean, f"{name}.whitening": whitening.float()}
             context.progress.advance()
 
     def score(self, batch: Batch) -> AnomalyMaps:

@@ -1,0 +1,444 @@
+"""Training and inference against five DeSTSeg models as published: steps, latency, memory, operations, growth.
+
+Usage: python benchmarks/train.py [--quick] [--only SECTION,SECTION]. A section is one run; others are kept.
+
+The batch is 8 samples of five RGB views at 256 px, of the real cable_gland views of MVAD_REAL_DATA, else of generated ones;
+both sides get the same corrupted images. The peer is DeSTSeg as published, written independently for the tests: it computes
+what its published steps compute. Weights are random (ResNet-18): they do not change the work. Every measurement runs in a
+process of its own, several rounds in turn. On a GPU the same command measures there.
+"""
+
+from __future__ import annotations
+
+import os
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE))
+sys.path.insert(1, str(HERE.parent / "tests"))
+from harness import QUICK, ROUNDS, THREADS, child, drive, in_turn, peak_mb, run, versions  # noqa: E402
+
+BATCH, SIZE, VIEWS = 8, 256, 5
+OURS = ("idif paper", "idif paper, head on the whole image", "idif small")
+PEER = "five DeSTSeg, as published"
+
+
+# --------------------------------------------------------------------------------------------------- the same batch
+
+
+def samples(real: Path | None, scratch: Path) -> dict[str, str]:
+    """Render and pack a few samples of the category; returns what children need to find them."""
+    from mvad.datasets.shards.pack import PackOptions, pack_renders
+    from mvad.datasets.synth.generate import SynthOptions, generate
+    from mvad.progress import Silent
+    from mvad.render.engine import Workers
+    from mvad.render.job import render_category
+    from mvad.render.options import RenderOptions
+
+    category, raw = "cable_gland", real / "mvtec3d" if real else scratch / "raw"
+    if not real:
+        category = "gear"
+        generate(
+            "mvtec3d", raw, [category], SynthOptions(seed=1, train=12, validation=1, good=1, per_defect=1, size=300), Silent()
+        )
+    render_category("mvtec3d", category, raw, scratch / "renders", RenderOptions(), ("train",), Workers(), False, Silent())
+    pack_renders(scratch / "renders", "mvtec3d", category, scratch / "shards", PackOptions(), Silent())
+    textures = str(real / "dtd" / "images") if real else "procedural"
+    return {"shards": str(scratch / "shards" / "mvtec3d" / category), "textures": textures}
+
+
+def ours(name: str, shards: str, textures: str, modalities: str = "rgb", **keys: Any) -> Any:
+    """Return one of our detectors, its split, images and corrupted images."""
+    import torch
+
+    from mvad.datasets.shards.loader import ShardSet
+    from mvad.model.judging.runs import prepare
+    from mvad.model.methods import configure
+    from mvad.model.pseudo.paste import corrupt
+    from mvad.model.pseudo.textures import load_textures
+    from mvad.model.teachers.weights import WeightsSource
+
+    data = ShardSet(Path(shards), "train")
+    preset = "small" if "small" in name else "paper"
+    teacher = "efficientnet_lite0" if preset == "small" else "random"
+    named = {"input.modalities": modalities, "teacher": teacher, "pseudo.textures": textures, "train.batch": BATCH}
+    if "whole image" in name:
+        named["head.window"] = "image"
+    config, _ = configure(preset, "idif", [("benchmark", named | keys)])
+    config, detector, _, _ = prepare(data, config, Path("nowhere"), WeightsSource(None, Path("nowhere"), offline=True))
+    detector.lessons.window = detector._window(data)
+    views = detector.images(data.batch(range(BATCH)))
+    hurt = corrupt(views, detector.setting, load_textures(textures), config.pseudo, torch.Generator().manual_seed(0))
+    return detector, data, views, hurt
+
+
+def seconds(work: Callable[[], Any], least: int = 2) -> float:
+    """Return the median seconds of a piece of work, after one that warms up."""
+    import torch
+
+    def finish() -> None:
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+
+    work()
+    taken = []
+    for _ in range(1 if QUICK else least):
+        finish()
+        began = time.perf_counter()
+        work()
+        finish()
+        taken.append(time.perf_counter() - began)
+    return statistics.median(taken)
+
+
+# ------------------------------------------------------------------------------------------------------------ steps
+
+
+@child
+def our_steps(name: str, shards: str, textures: str, modalities: str = "rgb", **keys: Any) -> dict[str, float]:
+    """Seconds of a student step, a head step (with their pseudo anomalies), and of judging the batch."""
+    import torch
+
+    from mvad.model.idif.optimizers import head_optimizers, student_optimizers
+    from mvad.model.idif.teacher_cache import TeacherCache
+    from mvad.model.pseudo.paste import corrupt
+    from mvad.model.pseudo.textures import load_textures
+
+    detector, data, views, _ = ours(name, shards, textures, modalities, **keys)
+    config, lessons, pictures = detector.config, detector.lessons, load_textures(textures)
+    student = student_optimizers(detector.network, config.optimizer, config.encoder.lr_scale, 10)
+    head = head_optimizers(detector.heads, config.optimizer, 10)
+    generator = torch.Generator().manual_seed(0)
+
+    def hurt() -> Any:
+        return corrupt(views, detector.setting, pictures, config.pseudo, generator)
+
+    def student_step() -> None:
+        clean = TeacherCache(lessons.clean_features)(views.images.flatten(1, 2), None)  # as in a first epoch
+        lessons.learn_student(views, hurt(), clean, student, 0, generator)
+
+    detector.network.train()
+    result = {"pseudo_s": seconds(hurt, 4), "student_step_s": seconds(student_step)}
+    detector.network.eval().requires_grad_(False)
+    detector.heads.train()
+    result["head_step_s"] = seconds(lambda: lessons.learn_head(views, hurt(), head, 0))
+    detector.heads.eval()
+    result["judge_s"] = seconds(lambda: lessons.judge(views))
+    result["load_s"] = seconds(lambda: detector.images(data.batch(range(BATCH))), 4)
+    return {k: round(v, 4) for k, v in result.items()} | {"peak_mb": _peak(), "window": lessons.window.side}
+
+
+@child
+def peer_steps(shards: str, textures: str, models: int) -> dict[str, float]:
+    """Seconds of the published steps and of inference; one model's time on its eight images, times the models."""
+    import destseg_twin as twin
+    import torch
+
+    _, _, views, hurt = ours("idif paper", shards, textures)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    model = twin.DeSTSeg().to(device)
+    clean, wrong, mask = views.images[:, 0, 0], hurt.images[:, 0, 0], hurt.mask[:, 0, 0][:, None]
+    student, head = twin.student_optimizer(model, 1e-3), twin.head_optimizer(model, 1e-3, 1e-3)
+    result = {
+        "student_step_s": seconds(lambda: twin.student_step(model, student, wrong, clean, mask)),
+        "head_step_s": seconds(lambda: twin.head_step(model, head, wrong, clean, mask)),
+    }
+    model.eval()
+
+    def judge() -> None:
+        with torch.no_grad():
+            model(wrong, wrong)  # the published forward pass: the teacher twice, at test as well
+
+    result["judge_s"] = seconds(judge)
+    return {name: round(models * value, 4) for name, value in result.items()} | {"peak_mb": _peak()}
+
+
+def _peak() -> float:
+    import torch
+
+    return round(torch.cuda.max_memory_allocated() / 1e6, 1) if torch.cuda.is_available() else peak_mb()
+
+
+def steps(real: Path | None, scratch: Path) -> Any:
+    """One step of each phase and inference, V = 5 RGB, and V = 10 with depth, against as many DeSTSeg models."""
+    where = samples(real, scratch)
+
+    def measure(name: str) -> Any:
+        if name == PEER:
+            return run("peer_steps", **where, models=VIEWS)
+        return run("our_steps", name=name, **where)
+
+    taken = in_turn(measure, (*OURS, PEER), ROUNDS)
+    rows = {name: _median(values) for name, values in taken.items()}
+    for name in OURS:
+        rows[name]["of_peer"] = _ratios(rows[name], rows[PEER])
+    two = run("our_steps", name="idif paper", **where, modalities="rgb,depth")
+    rows["idif paper, RGB + depth (V = 10)"] = two | {"of_peer": _ratios(two, {k: 2 * v for k, v in rows[PEER].items()})}
+    return {"batch": BATCH, "size": SIZE, "views": VIEWS, "rows": rows}
+
+
+def _ratios(row: dict[str, float], peer: dict[str, float]) -> dict[str, float]:
+    return {name: round(row[name] / peer[name], 3) for name in ("student_step_s", "head_step_s", "judge_s")}
+
+
+def _median(values: list[dict[str, Any]]) -> dict[str, Any]:
+    return {name: round(statistics.median(value[name] for value in values), 4) for name in values[0]}
+
+
+# ------------------------------------------------------------------------------------------------------- operations
+
+
+@child
+def operations(name: str, shards: str, textures: str) -> dict[str, float]:
+    """GFLOP of a forward pass of a sample (a multiplication and an addition are two), by module."""
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+
+    detector, _, views, hurt = ours(name, shards, textures)
+    network, lessons = detector.network.eval(), detector.lessons
+    detector.heads.eval()
+    images, present = hurt.images[:1].flatten(1, 2), lessons.inputs(views.present[:1])
+    counted: dict[str, float] = {}
+
+    def count(part: str, work: Callable[[], Any]) -> Any:
+        with torch.no_grad(), FlopCounterMode(display=False) as counter:
+            result = work()
+        counted[part] = round(counter.get_total_flops() / 1e9, 2)
+        return result
+
+    count("teacher", lambda: detector.teacher.features(images[present]))
+    encoded = count("encoder", lambda: network.encoder(images, present))
+    common, specific, _ = count("bottleneck", lambda: network.bottleneck(encoded.deepest, present, None))
+    voxel = count("voxel fusion", lambda: network.fusion.voxel_fusion(specific, present))
+    planes = count("spatial transformer", lambda: network.fusion.spatial_transformer(voxel))
+    count("decoders", lambda: network.decoders(planes + common[:, None], encoded.fine, range(images.shape[1])))
+    with torch.no_grad():
+        products = lessons.compare(hurt.images[:1], present)[1]
+    seen = views.seen[0].repeat_interleave(len(detector.setting.modalities), dim=0)
+    cut = products if lessons.window.whole else lessons.window.cut(products, lessons.window.places(seen)[0])
+    count("head", lambda: detector.heads(cut, present.nonzero()[:, 1]))
+    return counted | {"all": round(sum(counted.values()), 2)}
+
+
+@child
+def peer_operations(shards: str, textures: str) -> dict[str, float]:
+    """GFLOP of the five published models on a sample."""
+    import destseg_twin as twin
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+
+    model, image = twin.DeSTSeg().eval(), torch.rand(1, 3, SIZE, SIZE) * 255
+    counted = {}
+    for part, work in {
+        "teacher": lambda: model.teacher(image), "student": lambda: model.student(image),
+        "head": lambda: model.head(torch.zeros(1, 448, SIZE // 4, SIZE // 4)),
+    }.items():  # fmt: skip
+        with torch.no_grad(), FlopCounterMode(display=False) as counter:
+            work()
+        counted[part] = round(VIEWS * counter.get_total_flops() / 1e9, 2)
+    return counted | {"all": round(sum(counted.values()), 2)}
+
+
+@child
+def matmul_peak() -> float:
+    """GFLOP/s that float32 matrix products reach here: what a step's share of the peak is measured by."""
+    import torch
+
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    n = 8192 if device.type == "cuda" else 2048
+    a, b = (torch.rand(n, n, device=device) for _ in range(2))
+    return round(2 * n**3 / seconds(lambda: a @ b, 5) / 1e9, 1)
+
+
+def flops(real: Path | None, scratch: Path) -> Any:
+    """GFLOP by module, and what share of the machine's matrix products judging reaches."""
+    where = samples(real, scratch)
+    rows = {name: run("operations", name=name, **where) for name in OURS} | {PEER: run("peer_operations", **where)}
+    peak = run("matmul_peak")
+    judged = run("our_steps", name="idif paper", **where)["judge_s"]
+    share = BATCH * rows["idif paper"]["all"] / judged / peak
+    return {"gflop_a_sample": rows, "matmul_gflops": peak, "judge_share_of_peak": round(share, 3)}
+
+
+# ----------------------------------------------------------------------------------------------------------- growth
+
+
+@child
+def forward_backward(shards: str, textures: str, views: int, size: int, voxel: int) -> dict[str, float]:
+    """Seconds of a student's forward and backward pass on two samples of random images."""
+    import torch
+
+    from mvad.model.detector import Setting
+    from mvad.model.idif.network import Network
+    from mvad.model.methods import configure
+    from mvad.model.teachers.choose import choose_teacher
+    from mvad.model.teachers.weights import WeightsSource
+
+    keys = {"input.size": size, "voxel.size": voxel, "voxel.patch": max(1, voxel // 8)}
+    config, _ = configure("paper", "idif", [("benchmark", keys)])
+    teacher, _ = choose_teacher("random", WeightsSource(None, Path("nowhere"), offline=True), 0)
+    network = Network(config, Setting(views, ("rgb",), torch.linspace(0, 1, 3 * views).view(views, 3), None), teacher).train()
+    for part in (network.encoder, network.decoders):
+        part.to(memory_format=torch.channels_last)
+    images, present = torch.rand(2, views, 3, size, size) * 255, torch.ones(2, views, dtype=torch.bool)
+
+    def work() -> None:
+        student = network(images, present, lambda shape: torch.zeros(shape))
+        sum(level.mean() for level in student.levels).backward()  # type: ignore[union-attr]
+
+    return {"s_a_sample": round(seconds(work) / 2, 4)}
+
+
+def growth(real: Path | None, scratch: Path) -> Any:
+    """How the student's cost grows with views, size and voxels, everything else at preset paper."""
+    base = {"views": VIEWS, "size": SIZE, "voxel": 16}
+    axes = {"views": (1, 2, 5, 10), "size": (128, 256), "voxel": (8, 16, 32)}
+    rows = []
+    for axis, values in axes.items():
+        for value in values:
+            rows.append({axis: value} | run("forward_backward", shards="", textures="", **(base | {axis: value})))
+    return rows
+
+
+# --------------------------------------------------------------------------------------------------- pseudo anomalies
+
+
+@child
+def our_pseudo(shards: str, textures: str) -> float:
+    import torch
+
+    from mvad.model.pseudo.paste import corrupt
+    from mvad.model.pseudo.textures import load_textures
+
+    torch.set_num_threads(1)
+    detector, _, views, _ = ours("idif paper", shards, textures)
+    pictures, generator = load_textures(textures), torch.Generator().manual_seed(0)
+    taken = seconds(lambda: corrupt(views, detector.setting, pictures, detector.config.pseudo, generator), 10)
+    return round(BATCH * VIEWS / taken, 1)
+
+
+@child
+def peer_pseudo(shards: str, textures: str) -> float:
+    """DeSTSeg's recipe an image at a time: numpy's Perlin noise, rotation, threshold, blend with a picture that is read."""
+    from PIL import Image
+
+    files = sorted(Path(textures).rglob("*.jpg")) if textures != "procedural" else []
+    rng = np.random.default_rng(0)
+    image = rng.random((SIZE, SIZE, 3)).astype(np.float32)
+
+    def one() -> np.ndarray:
+        across, down = 2 ** rng.integers(0, 6, 2)
+        angles = 2 * np.pi * rng.random((down + 1, across + 1))
+        gradients = np.stack([np.cos(angles), np.sin(angles)], -1)
+        step = (down / SIZE, across / SIZE)
+        grid = np.mgrid[0 : down : step[0], 0 : across : step[1]].transpose(1, 2, 0) % 1
+        repeat = (SIZE // down, SIZE // across)
+
+        def corner(dy: int, dx: int) -> np.ndarray:
+            g = gradients[dy : down + dy, dx : across + dx].repeat(repeat[0], 0).repeat(repeat[1], 1)
+            return ((grid - [dy, dx]) * g).sum(-1)
+
+        fade = 6 * grid**5 - 15 * grid**4 + 10 * grid**3
+        top = corner(0, 0) + fade[..., 1] * (corner(0, 1) - corner(0, 0))
+        bottom = corner(1, 0) + fade[..., 1] * (corner(1, 1) - corner(1, 0))
+        noise = np.sqrt(2) * (top + fade[..., 0] * (bottom - top))
+        turned = np.asarray(
+            Image.fromarray(noise.astype(np.float32)).rotate(float(rng.uniform(-90, 90)), Image.Resampling.BILINEAR)
+        )
+        mask = (turned > 0.5).astype(np.float32)[..., None]
+        if files:
+            with Image.open(files[int(rng.integers(len(files)))]) as picture:
+                texture = np.asarray(picture.convert("RGB").resize((SIZE, SIZE)), np.float32) / 255
+        else:
+            texture = rng.random((SIZE, SIZE, 3)).astype(np.float32)
+        beta = rng.uniform(0, 0.8)
+        return image * (1 - mask) + (1 - beta) * texture * mask + beta * image * mask
+
+    taken = seconds(lambda: [one() for _ in range(20)], 5)
+    return round(20 / taken, 1)
+
+
+def pseudo(real: Path | None, scratch: Path) -> Any:
+    """Images a second on one thread."""
+    where = samples(real, scratch)
+    taken = in_turn(lambda name: run(f"{name}_pseudo", {"OMP_NUM_THREADS": "1"}, **where), ("our", "peer"), ROUNDS)
+    ours_a_second, theirs = (statistics.median(taken[name]) for name in ("our", "peer"))
+    return {"images_per_s": ours_a_second, "one_by_one_images_per_s": theirs, "ratio": round(ours_a_second / theirs, 1)}
+
+
+# ------------------------------------------------------------------------------------------------------- arithmetic
+
+
+@child
+def arithmetic(shards: str, textures: str) -> dict[str, Any]:
+    """What bfloat16 does to the scores of the same weights, and what torch.compile does to judging."""
+    import torch
+
+    result: dict[str, Any] = {}
+    scores, maps = {}, {}
+    for precision in ("float32", "bfloat16"):
+        detector, _, views, _ = ours("idif small", shards, textures, **{"train.precision": precision})
+        answer = detector.score_views(views)
+        scores[precision], maps[precision] = answer.view_scores, answer.maps
+        result[f"judge_{precision}_s"] = round(seconds(lambda d=detector, v=views: d.lessons.judge(v)), 3)
+    spread = float(scores["float32"].std())
+    result["bfloat16_score_error_of_spread"] = round(float((scores["bfloat16"] - scores["float32"]).abs().max()) / spread, 4)
+    ranks = [s.flatten().argsort().argsort().float() for s in scores.values()]
+    result["bfloat16_rank_correlation"] = round(float(torch.corrcoef(torch.stack(ranks))[0, 1]), 5)
+    try:
+        detector, _, views, _ = ours("idif small", shards, textures, **{"train.compile": True, "train.precision": "float32"})
+        result["judge_compiled_s"] = round(seconds(lambda: detector.lessons.judge(views)), 3)
+    except Exception as error:  # no compiler, say: that is the result
+        result["judge_compiled_s"] = f"failed: {type(error).__name__}"
+    return result
+
+
+def precision(real: Path | None, scratch: Path) -> Any:
+    """bfloat16 and torch.compile, measured on this machine."""
+    from mvad.model.precision import has_native_bfloat16
+
+    return run("arithmetic", **samples(real, scratch)) | {"native_bfloat16": has_native_bfloat16("cpu")}
+
+
+# ---------------------------------------------------------------------------------------------------------- the run
+
+
+def plot(result: dict[str, Any], path: Path) -> None:
+    """Draw step times against the peer, and operations by module."""
+    import matplotlib
+
+    matplotlib.use("svg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(1, 2, figsize=(15, 5), layout="constrained")
+    rows = {name: row for name, row in result["steps"]["rows"].items() if "V = 10" not in name}
+    place = np.arange(3)
+    for k, (name, row) in enumerate(rows.items()):
+        values = [row[part] for part in ("student_step_s", "head_step_s", "judge_s")]
+        axes[0].bar(place + 0.2 * k, values, 0.19, label=name)
+    axes[0].set(yscale="log", ylabel="seconds, 8 samples of 5 views", title="steps and judging")
+    axes[0].set_xticks(place + 0.3, ("student step", "head step", "judging"))
+    axes[0].legend()
+    parts = result["flops"]["gflop_a_sample"]["idif paper"]
+    names = [name for name in parts if name != "all"]
+    axes[1].barh(names, [parts[name] for name in names], color="#2a7f9e")
+    axes[1].set(xlabel="GFLOP a sample, forward", title="idif, preset paper")
+    figure.savefig(path)
+
+
+def about() -> dict[str, Any]:
+    what = "real cable_gland" if "MVAD_REAL_DATA" in os.environ else "generated gear"
+    return {"versions": versions("torch", "numpy"), "samples_of": what, "threads": THREADS}
+
+
+SECTIONS = {"steps": steps, "flops": flops, "growth": growth, "pseudo": pseudo, "precision": precision}
+
+if __name__ == "__main__":
+    sys.exit(drive("train", SECTIONS, about, plot))
