@@ -7,7 +7,7 @@ DEMO := demo
 export OMP_NUM_THREADS ?= $(shell nproc)
 
 .DEFAULT_GOAL := help
-.PHONY: setup demo test lint type benchmark benchmark-render benchmark-shards verify clean help
+.PHONY: setup demo test lint type benchmark benchmark-render benchmark-shards benchmark-train benchmark-accuracy verify clean help
 
 setup: $(VENV)/.installed ## make .venv and install everything, system libraries where that is allowed
 	@$(BIN)/mvad --version
@@ -42,6 +42,13 @@ benchmark-render: setup ## rendering against pyrender, moderngl, Open3D and embr
 benchmark-shards: setup ## shards against picture folders, webdataset and plain HDF5; MVAD_REAL_DATA adds real scans
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[benchmark]"
 	$(BIN)/python benchmarks/shards.py
+
+benchmark-train: setup ## training and inference against five DeSTSeg models as published; MVAD_REAL_DATA adds real views
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[benchmark]"
+	$(BIN)/python benchmarks/train.py
+
+benchmark-accuracy: setup ## S-AUROC of IDIF, its ablations and rivals, seed by seed; continues where it stopped
+	$(BIN)/python benchmarks/accuracy.py
 
 verify: setup ## check every stored byte of the demo's workspace
 	$(BIN)/mvad verify --workspace $(DEMO)

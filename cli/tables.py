@@ -26,7 +26,9 @@ def figures_tables(results: Sequence[Mapping[str, Any]]) -> list[Table]:
 
     tables = []
     for teacher in sorted({result["teacher"]["name"] for result in results}):
-        table = _table(f"AUROC in percent, teacher {teacher}", "category", "model", "input", "seed")
+        table = _table(
+            f"AUROC in percent, backbone {teacher} (below each model its paper's)", "category", "model", "input", "seed"
+        )
         for name in ("S-AUROC", "image", "P-AUROC", "test"):
             table.add_column(name, justify="right", no_wrap=True)
         groups: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
@@ -51,8 +53,10 @@ def figures_tables(results: Sequence[Mapping[str, Any]]) -> list[Table]:
 
 def _method(result: Mapping[str, Any]) -> tuple[str, str]:
     from mvad.model.judging.runs import input_name
+    from mvad.model.methods import paper_backbone
 
-    return result["model"], input_name(result["config"])
+    shown = f", views {'+'.join(map(str, result['views']))}" if "views" in result else ""
+    return f"{result['model']}\n({paper_backbone(result['model'])})", input_name(result["config"]) + shown
 
 
 def _row(figures: Mapping[str, Any]) -> list[str]:

@@ -87,8 +87,9 @@ class FusionConfig:
     """Heads of every attention."""
     norm: Literal["pre", "post"] = "pre"
     """Where layers are normalised; pre-norm trains without warm-up trouble. GELU, ratio 4, residuals."""
-    position: Literal["learned", "sine"] = "learned"
-    """Positional encodings: 3-D for voxels, 2-D and a view embedding for features."""
+    position: Literal["learned", "sine", "geometric"] = "learned"
+    """Positional encodings: 3-D for voxels, 2-D and a view embedding for features. geometric: both get the code of where
+    they lie in the voxel, a view's cells on its plane through the centre, and attention begins with what is near."""
 
 
 @dataclass(frozen=True)
@@ -419,10 +420,10 @@ PRESETS: dict[str, dict[str, Any]] = {
         "train.batch": 4,
         "train.student_steps": 200,
         "train.head_steps": 200,
-        "bottleneck.channels": 32,
+        "bottleneck.channels": 8,
         "voxel.patch": 2,
         "fusion.blocks": 2,
-        "fusion.position": "sine",
+        "fusion.position": "geometric",
         "head.share": "view",
         "score.map": "head",
         "patchcore.least": 12_000,

@@ -70,10 +70,16 @@ PAPER_BACKBONES: Mapping[str, str] = {
 """Backbones of the rivals' own papers; the others have ResNet-18."""
 
 
+def paper_backbone(model: str) -> str:
+    """Return the backbone of a method's own paper; of somebody else's maps nothing is known."""
+    if model not in METHODS:
+        return "its own"
+    return PAPER_BACKBONES.get(model, "ResNet-18")
+
+
 def backbone(model: str, teacher: str) -> str:
     """Return what stands in every row of figures: the teacher used, and the method's own paper's."""
-    paper = PAPER_BACKBONES.get(model, "ResNet-18")
-    return f"{teacher} (paper: {paper})"
+    return f"{teacher} (paper: {paper_backbone(model)})"
 
 
 def configure(preset: str, model: str, layers: Iterable[tuple[str, Mapping[str, Any]]]) -> tuple[ModelConfig, dict[str, str]]:

@@ -39,8 +39,9 @@ class VoxelRoute(nn.Module):
 
     def __init__(self, channels: int, plane: int, config: ModelConfig, angles: Tensor) -> None:
         super().__init__()
-        self.voxel_fusion = VoxelFusion(channels, plane, len(angles), config.voxel, config.fusion)
         self.spatial_transformer = SpatialTransformer(angles, config.voxel, config.stn, channels, plane)
+        rotations = self.spatial_transformer.matrices().detach()
+        self.voxel_fusion = VoxelFusion(channels, plane, rotations, config.voxel, config.fusion)
 
     def forward(self, specific: Tensor, present: Tensor) -> Tensor:
         """f_s (B, K, C, h, w) to f_p of the same shape, for absent views, too."""

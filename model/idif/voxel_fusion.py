@@ -10,16 +10,25 @@ from torch.nn import functional
 
 from mvad.model.config import FusionConfig, VoxelConfig
 
+_SHARPNESS = 1.5
+"""Gain of queries and keys that begin by looking at what is near."""
+
 
 class Attention(nn.Module):
     """softmax(M + Q K^T / sqrt(d)) V (eq. 12); M is -inf at keys that are not there."""
 
-    def __init__(self, width: int, heads: int) -> None:
+    def __init__(self, width: int, heads: int, nearest_first: bool = False) -> None:
         super().__init__()
         self.heads = heads
         self.query = nn.Linear(width, width)
         self.key_value = nn.Linear(width, 2 * width)
         self.out = nn.Linear(width, width)
+        if nearest_first:  # equal codes of places then agree in every head before anything is learned
+            with torch.no_grad():
+                start = torch.empty(width, width)
+                nn.init.orthogonal_(start, _SHARPNESS)
+                self.query.weight.copy_(start)
+                self.key_value.weight[:width].copy_(start)
 
     def forward(self, tokens: Tensor, context: Tensor | None = None, is_key: Tensor | None = None) -> Tensor:
         """Return (B, N, width) from tokens (B, N, width) and context (B, T, width); ``is_key`` (B, T) bool."""
@@ -63,7 +72,7 @@ class FusionBlock(nn.Module):
         super().__init__()
 
         def attention() -> Residual:
-            return Residual(width, Attention(width, config.heads), config.norm)
+            return Residual(width, Attention(width, config.heads, config.position == "geometric"), config.norm)
 
         def feed() -> Residual:
             return Residual(width, FeedForward(width), config.norm)
@@ -84,9 +93,10 @@ class VoxelFusion(nn.Module):
     voxel_position: Tensor
     plane_position: Tensor
 
-    def __init__(self, channels: int, plane: int, views: int, voxel: VoxelConfig, fusion: FusionConfig) -> None:
+    def __init__(self, channels: int, plane: int, rotations: Tensor, voxel: VoxelConfig, fusion: FusionConfig) -> None:
+        """Take the views' (K, 3, 3) rotations of the voxel, for the codes of places (fusion.position = geometric)."""
         super().__init__()
-        self.voxel = voxel
+        self.voxel, views = voxel, len(rotations)
         side = voxel.size // voxel.patch
         self.prototype = nn.Parameter(torch.randn(voxel.channels, voxel.size, voxel.size, voxel.size) * 0.02)
         self.patchify = nn.Conv3d(voxel.channels, voxel.width, voxel.patch, voxel.patch)
@@ -94,9 +104,17 @@ class VoxelFusion(nn.Module):
         if fusion.position == "learned":
             self.voxel_position = nn.Parameter(torch.randn(side**3, voxel.width) * 0.02)
             self.plane_position = nn.Parameter(torch.randn(plane**2, voxel.width) * 0.02)
-        else:
+        elif fusion.position == "sine":
             self.register_buffer("voxel_position", sine_position((side,) * 3, voxel.width), persistent=False)
             self.register_buffer("plane_position", sine_position((plane,) * 2, voxel.width), persistent=False)
+        else:
+            cells = lattice((side,) * 3)
+            on_plane = functional.pad(lattice((plane,) * 2), (0, 1))  # x, y, z = 0
+            # The transformer samples a view's cell p from R p of the voxel: that is where the view's cell lies.
+            in_voxel = torch.einsum("kij,nj->kni", rotations, on_plane)
+            self.register_buffer("voxel_position", place_code(cells, voxel.width), persistent=False)
+            self.register_buffer("plane_position", place_code(in_voxel, voxel.width), persistent=False)
+        self.feature_norm = nn.LayerNorm(voxel.width) if fusion.position == "geometric" else nn.Identity()
         self.tokens = nn.Linear(channels, voxel.width)
         self.token_norm = nn.LayerNorm(voxel.width)
         self.view_embedding = nn.Parameter(torch.randn(views, voxel.width) * 0.02)
@@ -106,7 +124,7 @@ class VoxelFusion(nn.Module):
         """Fuse f_s (B, K, C, h, w) of the views in ``present`` (B, K) into P_n (B, Cv, D, D, D)."""
         b, k, _, h, w = specific.shape
         side = self.voxel.size // self.voxel.patch
-        context = self.tokens(specific.flatten(3).transpose(2, 3))
+        context = self.feature_norm(self.tokens(specific.flatten(3).transpose(2, 3)))
         context = context + self.plane_position + self.view_embedding[None, :, None]
         context = self.token_norm(context).flatten(1, 2)
         is_key = present[:, :, None].expand(b, k, h * w).flatten(1)
@@ -127,3 +145,18 @@ def sine_position(shape: tuple[int, ...], width: int) -> Tensor:
     parts = [f(axis.flatten()[:, None] * rates) for axis in axes for f in (torch.sin, torch.cos)]
     encoding = torch.cat(parts, dim=1)
     return functional.pad(encoding, (0, width - encoding.shape[1]))
+
+
+def lattice(shape: tuple[int, ...]) -> Tensor:
+    """Return the middles of cells (N, axes), last axis first (x, y, z), in -1..1."""
+    lines = [(torch.arange(n) + 0.5) * 2 / n - 1 for n in shape]
+    return torch.stack([axis.flatten() for axis in reversed(torch.meshgrid(*lines, indexing="ij"))], dim=1)
+
+
+def place_code(places: Tensor, width: int) -> Tensor:
+    """Return (..., width) sines and cosines of places (..., 3) in -1..1, so that near places have like codes."""
+    share = width // 6
+    rates = torch.pi * torch.linspace(0.5, 2.0, share)
+    angles = places[..., None] * rates
+    code = torch.cat([torch.sin(angles), torch.cos(angles)], dim=-1).flatten(-2)
+    return functional.pad(code, (0, width - code.shape[-1]))

@@ -16,6 +16,7 @@ import numpy as np
 from mvad import __version__, files
 from mvad.model.judging.paper_figures import paper_s_auroc
 from mvad.model.judging.runs import METRICS, RESULTS, config_hash, input_name
+from mvad.model.methods import backbone
 from mvad.model.metrics.auroc import roc_curve
 from mvad.model.report.charts import histogram, line_chart
 
@@ -64,7 +65,7 @@ def _headline(results: Sequence[Mapping[str, Any]]) -> str:
     rows = []
     for (dataset, category, model, teacher, setting), group in groups.items():
         paper = paper_s_auroc(dataset, category, model)
-        cells = [f"{dataset} / {category}", model, teacher, setting, str(len(group))]
+        cells = [f"{dataset} / {category}", model, backbone(model, teacher), setting, str(len(group))]
         cells += [_mean(group, name) for name in ("s_auroc", "image_auroc", "p_auroc")]
         cells += [
             "" if paper is None else f"{paper:.1f}",

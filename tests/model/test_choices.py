@@ -89,7 +89,7 @@ STRUCTURES: list[dict[str, Any]] = [
     {"encoder.level": 8}, {"encoder.level": 32}, {"encoder.share": "view"}, {"encoder.channels": 0},
     {"bottleneck.kind": "none"}, {"bottleneck.aggregate": "attention"}, {"bottleneck.decoder": "learned"},
     {"bottleneck.kl": 1e-3}, {"bottleneck.detach_target": False}, {"fusion.kind": "conv3d"}, {"fusion.kind": "none", "bottleneck.kind": "none"},
-    {"fusion.norm": "post"}, {"fusion.position": "sine"}, {"fusion.self_layers": 2}, {"stn.transform": "single"},
+    {"fusion.norm": "post"}, {"fusion.position": "sine"}, {"fusion.position": "geometric"}, {"fusion.self_layers": 2}, {"stn.transform": "single"},
     {"stn.transform": "affine"}, {"stn.init": "zeros", "stn.transform": "single"}, {"stn.init": "random"},
     {"stn.collapse": "mean"}, {"stn.collapse": "max"}, {"stn.collapse": "composite"}, {"decoder.share": "shared"},
     {"decoder.skip": True}, {"decoder.project": False, "decoder.widths": ()}, {"voxel.patch": 2},

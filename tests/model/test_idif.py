@@ -279,7 +279,9 @@ def test_view_dropout_draws_one_mask_for_the_batch_and_never_drops_all() -> None
 
 def test_fusion_reads_the_views() -> None:
     torch.manual_seed(0)
-    fusion = VoxelFusion(8, 4, VIEWS, VoxelConfig(4, 4, 1, 16), FusionConfig(blocks=2, self_layers=2, heads=2)).eval()
+    fusion = VoxelFusion(
+        8, 4, torch.eye(3).expand(VIEWS, 3, 3), VoxelConfig(4, 4, 1, 16), FusionConfig(blocks=2, self_layers=2, heads=2)
+    ).eval()
     one, two = torch.randn(2, 1, VIEWS, 8, 4, 4)
     present = torch.ones(1, VIEWS, dtype=torch.bool)
     assert fusion(one, present).shape == (1, 4, 4, 4, 4)
