@@ -253,6 +253,9 @@ def test_the_distillation_loss_is_the_mean_over_what_counts() -> None:
     weight = torch.zeros(1, 4, 4)
     weight[:, :2, 2:] = 1
     assert float(distillation_loss(maps, weight)) == pytest.approx(0.8)
+    assert float(distillation_loss(maps, weight, views=3)) == pytest.approx(2.4), "eq. 1 adds the views"
+    half = distillation_loss(maps, weight, total=lambda count: 2 * count)
+    assert float(half) == pytest.approx(0.4), "a rank's share, where another has as much"
 
 
 def test_the_head_loss_is_focal_plus_l1() -> None:
