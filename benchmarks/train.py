@@ -202,8 +202,8 @@ def operations(name: str, shards: str, textures: str) -> dict[str, float]:
     from torch.utils.flop_counter import FlopCounterMode
 
     detector, _, views, hurt = ours(name, shards, textures)
-    network, lessons = detector.network.eval(), detector.lessons
-    detector.heads.eval()
+    network, lessons = detector.network.eval().requires_grad_(False), detector.lessons
+    detector.heads.eval().requires_grad_(False)  # the counter's hooks stumble over parameters with gradients
     images, present = hurt.images[:1].flatten(1, 2), lessons.inputs(views.present[:1])
     counted: dict[str, float] = {}
 
@@ -234,7 +234,7 @@ def peer_operations(shards: str, textures: str) -> dict[str, float]:
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
-    model, image = twin.DeSTSeg().eval(), torch.rand(1, 3, SIZE, SIZE) * 255
+    model, image = twin.DeSTSeg().eval().requires_grad_(False), torch.rand(1, 3, SIZE, SIZE) * 255
     counted = {}
     for part, work in {
         "teacher": lambda: model.teacher(image), "student": lambda: model.student(image),

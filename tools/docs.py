@@ -73,7 +73,8 @@ def formats() -> str:
         "## Runs",
         "",
         "`runs/NAME/`: `config.json` (resolved keys with their origins, teacher and shards by hash), `metrics.jsonl`,",
-        "`checkpoints/step-N.safetensors` with `.json`, `model.safetensors`, `results.json`, `maps/`.",
+        "`checkpoints/step-N.safetensors` with `.json`, `model.safetensors`, `results.json`, `maps/`; after `evaluate --views 0,2`",
+        "also `results-views-0-2.json` and `maps-views-0-2/`.",
     ]
     return "\n".join(lines) + "\n"
 
