@@ -107,8 +107,8 @@ def _run(run: Path, lost: Sequence[Path], shards: Path, textures: Path, weights:
     """Drop a damaged checkpoint, and make a damaged model or result again from what the run records."""
     from mvad.datasets.shards.loader import ShardSet
     from mvad.model.config import ModelConfig
-    from mvad.model.judging.evaluate import evaluate_run
-    from mvad.model.judging.runs import MODEL, MODEL_FACTS, RESULTS, fit_run, prepare, read_facts
+    from mvad.model.judging.evaluate import evaluate_run, shown_views
+    from mvad.model.judging.runs import MODEL, MODEL_FACTS, fit_run, prepare, read_facts
     from mvad.settings import resolve
 
     facts = read_facts(run)
@@ -126,8 +126,8 @@ def _run(run: Path, lost: Sequence[Path], shards: Path, textures: Path, weights:
         config, detector, teacher, _ = prepare(data, config, textures, weights)
         fit_run(run, data, config, facts["origins"], detector, teacher, progress)
         progress.say(f"{run}: trained to its end again")
-    if RESULTS in names or any(path.suffix == ".jpg" for path in lost):
-        evaluate_run(run, shards, weights, progress)
+    for views in sorted({shown_views(path) for path in lost if path.match("results*.json") or path.suffix == ".jpg"}):
+        evaluate_run(run, shards, weights, progress, views)
         progress.say(f"{run}: evaluated again")
 
 

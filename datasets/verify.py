@@ -182,7 +182,7 @@ class _Check:
             return self._log
         if path.name == "model.json" or (path.name.startswith("step-") and path.suffix == ".json"):
             return self._tensors
-        if path.name == "results.json" and path.parent.parent.name == "runs":
+        if path.match("results*.json") and path.parent.parent.name == "runs":
             return self._results
         if path.name == "export.json":
             return self._sealed

@@ -27,6 +27,7 @@ from mvad.model.teachers.weights import WeightsSource
 from mvad.progress import Progress
 
 MAPS = "maps"
+_VIEWS = "-views-"
 PIXELS = 256
 """P-AUROC is taken over all present views at this size, masks by nearest neighbour (eval.pixels)."""
 
@@ -81,6 +82,13 @@ def evaluate_run(
     return judge_split(run, data, detector.score, facts, trained, progress, chosen)
 
 
+def shown_views(path: Path) -> tuple[int, ...]:
+    """Return the views that a file of results or a picture of a map is about; empty: all."""
+    name = path.stem if path.suffix == ".json" else path.parent.name
+    _, marked, listed = name.partition(_VIEWS)
+    return tuple(map(int, listed.split("-"))) if marked else ()
+
+
 def with_views(batch: Batch, views: Sequence[int]) -> Batch:
     """Return a batch in which all but some views count as missing. What is in the others' pixels stays, and must not matter."""
     kept = torch.zeros_like(batch.present)
@@ -111,7 +119,7 @@ def judge_split(
     views
         Only these are shown; empty: all. Samples that have none of them are left out and counted.
     """
-    suffix = "-views-" + "-".join(map(str, views)) if views else ""
+    suffix = _VIEWS + "-".join(map(str, views)) if views else ""
     blind = 0
     progress.start(f"evaluate {run.name}", len(data))
     pixels = PixelScores()
