@@ -14,7 +14,7 @@ import pytest
 from mvad import files
 from mvad.cli import main
 from mvad.datasets.shards.loader import ShardSet
-from mvad.model.config import ModelConfig
+from mvad.model.config import PRESETS, ModelConfig
 from mvad.model.judging.evaluate import evaluate_run
 from mvad.model.judging.runs import fit_run, prepare
 from mvad.model.teachers.weights import WeightsSource
@@ -44,7 +44,7 @@ def run(ws: Path) -> Path:
         "train.checkpoint_every": 2,
         "train.keep_checkpoints": 3,
     }
-    config, origins = resolve(ModelConfig, [("test", keys)])
+    config, origins = resolve(ModelConfig, [("preset demo", PRESETS["demo"]), ("test", keys)])
     data = ShardSet(ws / "shards" / "mvtec3d" / "gear", "train")
     config, detector, teacher, _ = prepare(data, config, ws / "textures", NOWHERE)
     fit_run(place, data, config, origins, detector, teacher, Silent())
