@@ -44,13 +44,12 @@ class ResNet18(Trunk):
         self.layer1 = nn.Sequential(BasicBlock(64, 64), BasicBlock(64, 64))
         self.layer2 = nn.Sequential(BasicBlock(64, 128, 2), BasicBlock(128, 128))
         self.layer3 = nn.Sequential(BasicBlock(128, 256, 2), BasicBlock(256, 256))
-        if deep:
-            self.layer4 = nn.Sequential(BasicBlock(256, 512, 2), BasicBlock(512, 512))
         self.register_buffer("mean", torch.tensor(self.fill).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor((58.395, 57.12, 57.375)).view(3, 1, 1), persistent=False)
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        _initialise(self)
+        if deep:  # last, so that a seed gives the other layers the same weights
+            self.layer4 = nn.Sequential(BasicBlock(256, 512, 2), BasicBlock(512, 512))
+            _initialise(self.layer4)
 
     def early(self) -> list[nn.Module]:
         """See ``Trunk.early``."""
@@ -74,3 +73,9 @@ class ResNet18(Trunk):
         """Load torchvision's state, of which the classifier (and block4 where the trunk is not deep) is not used."""
         own = self.state_dict()
         self.load_state_dict({name: state[name] for name in own}, strict=True)
+
+
+def _initialise(module: nn.Module) -> None:
+    for part in module.modules():
+        if isinstance(part, nn.Conv2d):
+            nn.init.kaiming_normal_(part.weight, mode="fan_out", nonlinearity="relu")

@@ -50,9 +50,14 @@ def test_a_teacher_gives_strides_4_8_16_without_gradients(name: str) -> None:
         (2, c, 64 // s, 64 // s) for c, s in zip(teacher.channels, (4, 8, 16), strict=True)
     ]
     assert not any(level.requires_grad for level in levels)
-    fresh = teacher.fresh()
+    fresh = teacher.fresh(False)
     assert all(torch.equal(a, b) for a, b in zip(fresh.state_dict().values(), teacher.trunk.state_dict().values(), strict=True))
     assert torch.allclose(teacher.features(images[:1])[2], levels[2][:1], atol=1e-4)
+    deep = teacher.fresh(True).eval()
+    with torch.no_grad():
+        third = deep.stages(images)[2]
+        assert torch.allclose(third, levels[2], atol=1e-4), "the same up to stride 16"
+        assert deep.deepest(third).shape == (2, deep.deep_channels, 2, 2)
 
 
 def test_the_imagenet_teacher_is_the_pinned_one() -> None:
@@ -157,7 +162,7 @@ def test_textures_are_found_or_asked_for_but_never_silently_procedural(no_textur
 def test_real_dtd_textures_are_drawn(real_data: Path) -> None:
     textures = FolderTextures(real_data / "dtd" / "images")
     assert "60 pictures" in textures.name
-    drawn = textures.draw(8, 128, generator())
+    drawn = textures.make(textures.plan(8, 128, generator()), 128, torch.device("cpu"))
     assert drawn.shape == (8, 3, 128, 128)
     assert float(drawn.std()) > 10
 
