@@ -2,7 +2,7 @@
 
 Usage: python benchmarks/train.py [--quick] [--only SECTION,SECTION]. A section is one run; others are kept.
 
-The batch is 8 samples of five RGB views at 256 px, of the real cable_gland views of MVAD_REAL_DATA, else of generated ones;
+The batch is 8 samples (4 with --quick) of five RGB views at 256 px, of the real cable_gland views of MVAD_REAL_DATA, else of generated ones;
 both sides get the same corrupted images. The peer is DeSTSeg as published, written independently for the tests: it computes
 what its published steps compute. Weights are random (ResNet-18): they do not change the work. Every measurement runs in a
 process of its own, several rounds in turn. On a GPU the same command measures there.
@@ -25,7 +25,7 @@ sys.path.insert(0, str(HERE))
 sys.path.insert(1, str(HERE.parent / "tests"))
 from harness import QUICK, ROUNDS, THREADS, child, drive, in_turn, peak_mb, run, versions  # noqa: E402
 
-BATCH, SIZE, VIEWS = 8, 256, 5
+BATCH, SIZE, VIEWS = (4 if QUICK else 8), 256, 5
 OURS = ("idif paper", "idif paper, head on the whole image", "idif small")
 PEER = "five DeSTSeg, as published"
 

@@ -65,7 +65,7 @@ method sets, above the preset's."""
 
 PAPER_BACKBONES: Mapping[str, str] = {
     "patchcore": "WideResNet-50", "padim": "WideResNet-50", "rd": "WideResNet-50", "simplenet": "WideResNet-50",
-    "uniad": "EfficientNet-B4",
+    "uniad": "EfficientNet-B4", "mean_feature": "none",
 }  # fmt: skip
 """Backbones of the rivals' own papers; the others have ResNet-18."""
 
