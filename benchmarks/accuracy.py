@@ -27,6 +27,7 @@ from mvad.model.idif.effects import module_effects
 from mvad.model.judging.missing_views import judge_subsets, loss_per_missing_view, subsets_of
 from mvad.model.judging.paper_figures import paper_s_auroc
 from mvad.model.judging.runs import load_run, machine
+from mvad.model.methods import backbone
 from mvad.model.metrics.bootstrap import paired_difference
 from mvad.model.teachers.weights import WeightsSource
 from mvad.progress import Silent
@@ -179,7 +180,7 @@ def _row(category: str, method: str, size: int, results: list[dict[str, Any]]) -
     first = results[0]
     row: dict[str, Any] = {
         "category": category, "method": method, "input": first["config"]["input.modalities"], "size": size,
-        "backbone": first["backbone"], "training_samples": first["training_samples"],
+        "backbone": backbone(first["model"], first["teacher"]["name"]), "training_samples": first["training_samples"],
         "test_samples": first["figures"]["samples"], "seeds": [result["seed"] for result in results],
         "paper_s_auroc": paper_s_auroc(first["dataset"], category, first["model"]),
     }  # fmt: skip
