@@ -9,7 +9,6 @@ from collections.abc import Mapping
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from mvad.datasets.shards.loader import ShardSet
 from mvad.model.config import ModelConfig
@@ -58,8 +57,4 @@ class Retrieve:
 
     def _vectors(self, views: ViewImages) -> Tensor:
         """Return (B, V, C): mean features over the object, modalities side by side; 0 where a view is missing."""
-        pooled = []
-        for level in self.features.levels(views):
-            weight = functional.adaptive_avg_pool2d(views.seen.float(), (level.shape[-2], level.shape[-1]))[:, :, None, None]
-            pooled.append((level * weight).sum(dim=(-2, -1)) / weight.sum(dim=(-2, -1)).clamp(min=1e-6))
-        return torch.cat(pooled, dim=-1).flatten(2) * views.present[:, :, None]
+        return self.features.pooled(views).flatten(2) * views.present[:, :, None]

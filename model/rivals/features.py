@@ -48,12 +48,17 @@ class ViewFeatures:
 
         Levels 2 and 3, 3x3 average neighbourhoods, concatenated at level 2's size.
         """
-        _, second, third = self.levels(views)
-        b, v, m, _, side, _ = second.shape
-        planes = [functional.avg_pool2d(level.flatten(0, 2), 3, 1, 1) for level in (second, third)]
-        planes[1] = functional.interpolate(planes[1], size=side, mode="bilinear", align_corners=False)
-        patches = torch.cat(planes, dim=1).permute(0, 2, 3, 1).reshape(b, v, m, side, side, -1)
-        return patches, self.counts(views, side)
+        patches = neighbourhoods(self.of(views.images.flatten(0, 2)))
+        side = patches.shape[1]
+        return patches.reshape(*views.images.shape[:3], side, side, -1), self.counts(views, side)
+
+    def pooled(self, views: ViewImages) -> Tensor:
+        """Return (B, V, M, C) means over the pixels that show the object, all levels side by side."""
+        seen, pooled = views.seen.float(), []
+        for level in self.levels(views):
+            weight = functional.adaptive_avg_pool2d(seen, (level.shape[-2], level.shape[-1]))[:, :, None, None]
+            pooled.append((level * weight).sum(dim=(-2, -1)) / weight.sum(dim=(-2, -1)).clamp(min=1e-6))
+        return torch.cat(pooled, dim=-1)
 
     def counts(self, views: ViewImages, side: int) -> Tensor:
         """Return which cells (B, V, side, side) of present views show the object (score.region)."""
@@ -77,6 +82,13 @@ class ViewFeatures:
         view_scores = scores.amax(dim=2).masked_fill(~present, -torch.inf)
         shown = maps.amax(dim=2) * views.seen.to(maps.device) * present[:, :, None, None]
         return AnomalyMaps(shown.cpu(), view_scores.cpu(), sample_scores(view_scores, self.config.score).cpu())
+
+
+def neighbourhoods(levels: Sequence[Tensor]) -> Tensor:
+    """Return PatchCore's patches (N, s, s, C) at stride 8 of teacher levels (N, C_l, h_l, w_l)."""
+    planes = [functional.avg_pool2d(level, 3, 1, 1) for level in levels[1:]]
+    planes[1] = functional.interpolate(planes[1], size=planes[0].shape[-1], mode="bilinear", align_corners=False)
+    return torch.cat(planes, dim=1).permute(0, 2, 3, 1)
 
 
 def smooth_upsample(planes: Tensor, size: int, sigma: float) -> Tensor:

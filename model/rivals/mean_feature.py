@@ -6,12 +6,10 @@ from collections.abc import Mapping
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from mvad.datasets.shards.loader import Batch, ShardSet
 from mvad.model.config import ModelConfig
 from mvad.model.detector import AnomalyMaps, FitContext, Setting
-from mvad.model.images import ViewImages
 from mvad.model.rivals.features import ViewFeatures
 from mvad.model.teachers.protocol import Teacher
 
@@ -30,7 +28,7 @@ class MeanFeature:
         for index in range(len(train)):
             views = self.features.images(train.batch([index]))
             present = views.present[0].cpu()
-            total += self._pooled(views)[0] * present[:, None, None]
+            total += self.features.pooled(views).cpu()[0] * present[:, None, None]
             count += present[:, None]
             context.progress.advance()
         self.mean = total / count.clamp(min=1)[..., None]
@@ -38,7 +36,7 @@ class MeanFeature:
     def score(self, batch: Batch) -> AnomalyMaps:
         """See ``Detector.score``."""
         views = self.features.images(batch)
-        distance = (self._pooled(views) - self.mean).norm(dim=-1).mean(dim=2)
+        distance = (self.features.pooled(views).cpu() - self.mean).norm(dim=-1).mean(dim=2)
         present = views.present.cpu()
         scores = torch.where(present, distance, torch.full((), -torch.inf))
         maps = distance[:, :, None, None] * views.seen.cpu() * present[:, :, None, None]
@@ -56,12 +54,3 @@ class MeanFeature:
         """See ``Detector.planned_seconds``: one forward pass of the teacher for every view."""
         size = self.features.config.input.size
         return 1.5e-6 * size * size * samples * self.mean.shape[0] * self.mean.shape[1]
-
-    def _pooled(self, views: ViewImages) -> Tensor:
-        """Return (B, V, M, C) means over the pixels that show the object, all levels side by side."""
-        seen = views.seen.float()
-        pooled = []
-        for level in self.features.levels(views):
-            weight = functional.adaptive_avg_pool2d(seen, (level.shape[-2], level.shape[-1]))[:, :, None, None]
-            pooled.append((level * weight).sum(dim=(-2, -1)) / weight.sum(dim=(-2, -1)).clamp(min=1e-6))
-        return torch.cat(pooled, dim=-1).cpu()

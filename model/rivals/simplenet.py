@@ -17,7 +17,7 @@ from torch.nn import functional
 from mvad.datasets.shards.loader import Batch, ShardSet
 from mvad.model.config import ModelConfig
 from mvad.model.detector import AnomalyMaps, FitContext, Setting
-from mvad.model.rivals.features import ViewFeatures, smooth_upsample
+from mvad.model.rivals.features import ViewFeatures, neighbourhoods, smooth_upsample
 from mvad.model.rivals.trained import present_images, samples_a_step, spread, train_on_images
 from mvad.model.teachers.protocol import Teacher
 
@@ -97,10 +97,7 @@ class SimpleNet:
 
     def _patches(self, images: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
         """Return patches (N, s, s, C) at stride 8, and which of them count (N, s, s)."""
-        _, second, third = self.features.of(images)
-        side = second.shape[-1]
-        planes = [functional.avg_pool2d(level, 3, 1, 1) for level in (second, third)]
-        planes[1] = functional.interpolate(planes[1], size=side, mode="bilinear", align_corners=False)
-        share = functional.adaptive_avg_pool2d(counts.float(), side)
+        patches = neighbourhoods(self.features.of(images))
+        share = functional.adaptive_avg_pool2d(counts.float(), patches.shape[1])
         chosen = share > 0.5 if self.config.score.region == "object" else torch.ones_like(share, dtype=torch.bool)
-        return torch.cat(planes, dim=1).permute(0, 2, 3, 1), chosen
+        return patches, chosen
