@@ -4,10 +4,11 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 DEMO := demo
+EXTRAS := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[benchmark]"
 export OMP_NUM_THREADS ?= $(shell nproc)
 
 .DEFAULT_GOAL := help
-.PHONY: setup demo test lint type benchmark benchmark-render benchmark-shards benchmark-train benchmark-accuracy verify clean help
+.PHONY: setup demo test lint type benchmark benchmark-full benchmark-chain benchmark-render benchmark-shards benchmark-train benchmark-metrics benchmark-accuracy verify clean help
 
 setup: $(VENV)/.installed ## make .venv and install everything, system libraries where that is allowed
 	@$(BIN)/mvad --version
@@ -21,7 +22,8 @@ $(VENV)/.installed: pyproject.toml constraints.txt tools/system_libraries.sh
 demo: setup ## generate, render, pack, train, evaluate and report on small data, in minutes
 	@MVAD=$(BIN)/mvad bash tools/demo.sh $(DEMO)
 
-test: setup ## run the tests (MVAD_REAL_DATA adds those on real scans)
+test: setup ## run the tests (MVAD_REAL_DATA adds those on real scans; Chromium, where it can be installed, those of the page)
+	@bash tools/system_libraries.sh browser
 	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto --dist worksteal
 
 lint: setup ## ruff and the doors between the rooms
@@ -32,19 +34,31 @@ lint: setup ## ruff and the doors between the rooms
 type: setup ## mypy --strict
 	$(BIN)/mypy -p mvad
 
-benchmark: setup ## render, pack, train and judge the real scans of MVAD_REAL_DATA, and write benchmarks/results
+benchmark: setup ## the figures that matter in under a quarter of an hour: results, tables, what moved; MVAD_REAL_DATA adds real scans
+	$(EXTRAS)
+	$(BIN)/python benchmarks/everything.py
+
+benchmark-full: setup ## every section of every benchmark, for hours
+	$(EXTRAS)
+	$(BIN)/python benchmarks/everything.py --full
+
+benchmark-chain: setup ## the whole way on the real scans of MVAD_REAL_DATA, verb by verb
 	$(BIN)/python benchmarks/real_scans.py
 
+benchmark-metrics: setup ## judging against scikit-learn, ADEval and torchmetrics; evaluate, predict, the page in a browser
+	$(EXTRAS)
+	$(BIN)/python benchmarks/metrics.py
+
 benchmark-render: setup ## rendering against pyrender, moderngl, Open3D and embree; MVAD_REAL_DATA adds real scans
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[benchmark]"
+	$(EXTRAS)
 	$(BIN)/python benchmarks/render.py
 
 benchmark-shards: setup ## shards against picture folders, webdataset and plain HDF5; MVAD_REAL_DATA adds real scans
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[benchmark]"
+	$(EXTRAS)
 	$(BIN)/python benchmarks/shards.py
 
 benchmark-train: setup ## training and inference against five DeSTSeg models as published; MVAD_REAL_DATA adds real views
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[benchmark]"
+	$(EXTRAS)
 	$(BIN)/python benchmarks/train.py
 
 benchmark-accuracy: setup ## S-AUROC of IDIF, its ablations and rivals, seed by seed; continues where it stopped

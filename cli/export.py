@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mvad.cli.options import DEFAULT_WORKSPACE, Category, Places, Workspace, packed_categories
+from mvad.cli.options import DEFAULT_WORKSPACE, Category, Offline, Places, TeacherWeights, Workspace, packed_categories
+
+if TYPE_CHECKING:
+    from mvad.cli.console import Bars
+    from mvad.model.teachers.weights import WeightsSource
 
 
 def register(app: typer.Typer) -> None:
@@ -16,6 +20,8 @@ def register(app: typer.Typer) -> None:
 
 
 def export(
+    run: Annotated[Path | None, typer.Argument(help="With --format onnx: the trained run.")] = None,
+    format_: Annotated[str, typer.Option("--format", help="pictures, or onnx: a trained detector as one file.")] = "pictures",
     layout: Annotated[str, typer.Option(help="mvtec-ad or anomalib; see docs/exchange.md.")] = "mvtec-ad",
     modality: Annotated[str, typer.Option(help="rgb, normal or depth (8 bits, near bright).")] = "rgb",
     dataset: Annotated[list[str] | None, typer.Option("--dataset", help="Only this dataset; repeatable.")] = None,
@@ -25,16 +31,40 @@ def export(
         list[Path] | None,
         typer.Option("--from", help="A folder of a packed or rendered category; repeatable. Default: the shards."),
     ] = None,
-    out: Annotated[Path | None, typer.Option("--out", help="Default: exports/LAYOUT-MODALITY in the workspace.")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Default: exports/LAYOUT-MODALITY in the workspace, or RUN/model.onnx.")
+    ] = None,
+    teacher_weights: TeacherWeights = None,
+    offline: Offline = False,
 ) -> None:
-    """Write one tree of pictures a view, with a table that leads back to the samples, so that any detector runs on them."""
+    """Write one tree of pictures a view, so that any detector runs on them; or (--format onnx) a run's detector."""
     from mvad.cli.console import Bars
     from mvad.datasets.export import export as write
     from mvad.datasets.export import source_of
+    from mvad.errors import BadInput
+    from mvad.model.teachers.weights import WeightsSource
 
     places = Places(workspace)
+    if format_ == "onnx":
+        if run is None:
+            raise BadInput("--format onnx: name the run, as in mvad export RUN --format onnx")
+        with Bars() as bars:
+            _onnx(run, places, out or run / "model.onnx", WeightsSource(teacher_weights, places.weights, offline), bars)
+        return
+    if format_ != "pictures" or run is not None:
+        raise BadInput(f"--format {format_}: choose pictures, or onnx with a run")
     folders = source or packed_categories(places.shards, dataset, category)
     target = out or workspace / "exports" / f"{layout}-{modality}"
     with Bars() as bars:
         for folder in folders:
             bars.say(f"exported {write(source_of(folder), target, layout, modality, bars)}")
+
+
+def _onnx(run: Path, places: Places, target: Path, weights: WeightsSource, bars: Bars) -> None:
+    from mvad.model.judging.onnx_export import export_onnx
+
+    about = export_onnx(run, places.shards, target, weights, bars)
+    checked = about["checked"]
+    bars.say(
+        f"written: {target}; on {checked['samples']} samples onnxruntime differs from torch by {checked['largest_difference']:.1e} of the range"
+    )

@@ -8,7 +8,22 @@ from types import FrameType
 
 import typer
 
-from mvad.cli import doctor, evaluate, explain, export, import_maps, inspect, pack, render, report, synth, train, verify
+from mvad.cli import (
+    doctor,
+    evaluate,
+    explain,
+    export,
+    import_maps,
+    inspect,
+    pack,
+    predict,
+    render,
+    report,
+    reproduce,
+    synth,
+    train,
+    verify,
+)
 from mvad.errors import MvadError
 
 app = typer.Typer(
@@ -20,7 +35,22 @@ app = typer.Typer(
     rich_markup_mode=None,
     epilog="Example: mvad synth mvtec3d, then mvad render mvtec3d, mvad pack, mvad train --textures procedural, mvad evaluate, mvad report. Each verb has its own --help.",
 )
-for verb in (synth, render, pack, inspect, verify, export, train, evaluate, import_maps, report, explain, doctor):
+for verb in (
+    synth,
+    render,
+    pack,
+    inspect,
+    verify,
+    export,
+    train,
+    evaluate,
+    import_maps,
+    predict,
+    reproduce,
+    report,
+    explain,
+    doctor,
+):
     verb.register(app)
 
 _TERMINATED = 143

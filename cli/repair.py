@@ -42,7 +42,7 @@ def repair(
         _try(place, progress, lambda place=place: _pack(place, renders, raw, progress))
     for place in sorted(place for kind, place in places if kind == "run"):
         lost = [fault.path for fault in faults if fault.place == place]
-        _try(place, progress, lambda place=place, lost=lost: _run(place, lost, shards, textures, weights, progress))
+        _try(place, progress, lambda place=place, lost=lost: _run(place, lost, raw, shards, textures, weights, progress))
     for fault in faults:
         if fault.kind == "other":
             progress.say(f"not repaired: {fault.text}")
@@ -103,12 +103,15 @@ def _pack(folder: Path, renders: Path, raw: Path, progress: Progress) -> None:
     progress.say(f"{folder}: packed again")
 
 
-def _run(run: Path, lost: Sequence[Path], shards: Path, textures: Path, weights: WeightsSource, progress: Progress) -> None:
+def _run(
+    run: Path, lost: Sequence[Path], raw: Path, shards: Path, textures: Path, weights: WeightsSource, progress: Progress
+) -> None:  # fmt: skip
     """Drop a damaged checkpoint, and make a damaged model or result again from what the run records."""
     from mvad.datasets.shards.loader import ShardSet
     from mvad.model.config import ModelConfig
     from mvad.model.judging.evaluate import evaluate_run, shown_views
     from mvad.model.judging.runs import MODEL, MODEL_FACTS, fit_run, prepare, read_facts
+    from mvad.model.judging.scan_maps import SCAN_MAPS
     from mvad.settings import resolve
 
     facts = read_facts(run)
@@ -126,9 +129,24 @@ def _run(run: Path, lost: Sequence[Path], shards: Path, textures: Path, weights:
         config, detector, teacher, _ = prepare(data, config, textures, weights)
         fit_run(run, data, config, facts["origins"], detector, teacher, progress)
         progress.say(f"{run}: trained to its end again")
-    for views in sorted({shown_views(path) for path in lost if path.match("results*.json") or path.suffix == ".jpg"}):
-        evaluate_run(run, shards, weights, progress, views)
+    pictures = {path for path in lost if path.suffix in (".jpg", ".png")}
+    judged = {path for path in lost if path.match("results*.json")}
+    carried = {path for path in lost if path.parent.name == SCAN_MAPS}
+    for views in sorted({shown_views(path) for path in pictures | judged} | ({()} if carried else set())):
+        witnesses = [_scan_judge(run, facts, raw)] if not views and (run / SCAN_MAPS).exists() else []
+        evaluate_run(run, shards, weights, progress, views, witnesses)
         progress.say(f"{run}: evaluated again")
+
+
+def _scan_judge(run: Path, facts: dict[str, Any], raw: Path) -> Any:
+    """Carry maps back to the scans as before, by the same rules."""
+    from mvad.datasets.registry import RawScans
+    from mvad.model.judging.runs import RESULTS
+    from mvad.model.judging.scan_maps import RULES, ScanJudge
+
+    before = (_first_readable(run / RESULTS, empty=True) or {}).get("scan", {})
+    rules = [before["rule"], *sorted(set(before["figures"]) - {before["rule"]})] if before else RULES[:1]
+    return ScanJudge(run, RawScans(facts["dataset"], raw / facts["dataset"], facts["category"]), rules)
 
 
 def _first_readable(*paths: Path, empty: bool = False) -> Any:

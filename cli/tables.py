@@ -12,9 +12,10 @@ from rich.text import Text
 if TYPE_CHECKING:
     from mvad.datasets.shards.contents import SplitCounts
     from mvad.model.choices import Explanation
+    from mvad.model.judging.reproduce import Row
 
 _SHARES = (("seen_any", "seen"), ("no_point", "missing"), ("removed", "removed"), ("unseen", "hidden"))
-_FIGURES = ("s_auroc", "image_auroc", "p_auroc")
+_FIGURES = ("s_auroc", "image_auroc", "p_auroc", "aupro_30")
 
 
 def figures_tables(results: Sequence[Mapping[str, Any]]) -> list[Table]:
@@ -22,14 +23,15 @@ def figures_tables(results: Sequence[Mapping[str, Any]]) -> list[Table]:
 
     A row a run; below, a mean for each model and input that ran more than once.
     """
-    from mvad.model.judging.evaluate import mean_figures
+    from mvad.model.judging.compare import mean_figures
 
     tables = []
     for teacher in sorted({result["teacher"]["name"] for result in results}):
         table = _table(
-            f"AUROC in percent, backbone {teacher} (below each model its paper's)", "category", "model", "input", "seed"
-        )
-        for name in ("S-AUROC", "image", "P-AUROC", "test"):
+            f"Percent, below each AUROC its 95 % interval; backbone {teacher} (below each model its paper's)",
+            "category", "model", "input", "seed",
+        )  # fmt: skip
+        for name in ("S-AUROC", "image", "P-AUROC", "AUPRO", "test"):
             table.add_column(name, justify="right", no_wrap=True)
         groups: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
         for result in sorted(results, key=lambda r: (r["dataset"], r["category"], _method(r), r["seed"])):
@@ -60,7 +62,91 @@ def _method(result: Mapping[str, Any]) -> tuple[str, str]:
 
 
 def _row(figures: Mapping[str, Any]) -> list[str]:
-    return ["-" if figures[name] is None else f"{100 * figures[name]:.1f}" for name in _FIGURES]
+    bounds = figures.get("intervals", {})
+    return [with_interval(figures.get(name), bounds.get(name), "\n") for name in _FIGURES]
+
+
+def with_interval(value: float | None, bounds: Sequence[float] | None, between: str = " ") -> str:
+    """Return a share as percent, with its interval behind or below it."""
+    if value is None:
+        return "-"
+    return f"{100 * value:.1f}" + (f"{between}{100 * bounds[0]:.0f}-{100 * bounds[1]:.0f}" if bounds else "")
+
+
+def scan_table(results: Sequence[Mapping[str, Any]]) -> list[Table]:
+    """Return what the fused maps are worth on the scans, a row a rule of fusing; nothing where none was carried back."""
+    table = _table("On the scans' own grid (MVTec 3D-AD's protocol), percent", "category", "model", "fused")
+    for name in ("image", "P-AUROC", "AUPRO@30", "AUPRO@1"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for result in results:
+        for rule, figures in result.get("scan", {}).get("figures", {}).items():
+            bounds = figures["intervals"]
+            cells = [
+                with_interval(figures[name], bounds.get(name), "\n") for name in ("i_auroc", "p_auroc", "aupro_30", "aupro_01")
+            ]
+            table.add_row(f"{result['dataset']}\n{result['category']}", result["model"], rule, *cells)
+    return [table] if table.row_count else []
+
+
+def missing_tables(judged: Sequence[Mapping[str, Any]]) -> list[Table]:
+    """Return what missing views cost each run: means by number missing under both label rules, and each view's share."""
+    tables = []
+    for found in judged:
+        losses = found["loss_per_view"]
+        said = "; ".join(
+            f"{name} {100 * losses[rule]['slope']:.2f} by slope, {100 * losses[rule]['ends']:.2f} by ends"
+            for rule, name in (("s_auroc_visible", "label of the views left"), ("s_auroc_full", "full label"))
+            if rule in losses
+        )
+        table = _table(f"Missing views of {found['run']}: S-AUROC, percent. Points lost a view: {said}", "missing", "subsets")
+        for name in ("label of the views left", "full label", "full label, oracle"):
+            table.add_column(name, justify="right")
+        for row in found["by_missing"]:
+            cells = [with_interval(row[rule], None) for rule in ("s_auroc_visible", "s_auroc_full", "oracle_full")]
+            table.add_row(str(row["missing"]), str(row["subsets"]), *cells)
+        shares = found["shares"]
+        table.caption = found["formula"] + (
+            "" if shares is None else "; shares of the views: " + ", ".join(f"{k}: {100 * s:+.1f}" for k, s in enumerate(shares))
+        )
+        table.caption_justify = "left"
+        tables.append(table)
+    return tables
+
+
+def paper_tables(rows: Sequence[Row], title: str) -> list[Table]:
+    """Return a reproduced table, one a dataset: ours beside the paper's."""
+    from mvad.cli.reports import main_cells
+
+    tables = []
+    for dataset in dict.fromkeys(row.dataset for row in rows):
+        table = _table(f"{title}; {dataset}; AUROC in percent", "category", "method")
+        for name in ("S-AUROC", "95 %", "paper", "diff."):
+            table.add_column(name, justify="right", no_wrap=True)
+        table.add_column("verdict", overflow="fold")
+        for name in ("P-AUROC", "paper") if any(row.paper_p_auroc is not None for row in rows) else ():
+            table.add_column(name, justify="right")
+        for name in ("source", "protocol"):
+            table.add_column(name, overflow="fold")
+        for row in rows:
+            if row.dataset == dataset:
+                cells = main_cells(row)
+                pixels = cells[8:10] if any(each.paper_p_auroc is not None for each in rows) else []
+                table.add_row(*cells[1:8], *pixels, *cells[10:])
+        tables.append(table)
+    return tables
+
+
+def figure_4_table(rows: Sequence[Mapping[str, Any]], title: str) -> Table:
+    """Return Figure 4 as a table: ours under both label rules beside the paper's."""
+    from mvad.cli.reports import FIGURE_4_COLUMNS, figure_4_cells
+
+    table = _table(title, *FIGURE_4_COLUMNS[:2])
+    for name in FIGURE_4_COLUMNS[2:6]:
+        table.add_column(name, justify="right")
+    table.add_column("protocol", overflow="fold")
+    for row in rows:
+        table.add_row(*figure_4_cells(row))
+    return table
 
 
 def audit_tables(audits: Mapping[str, Mapping[str, Any]]) -> list[Table]:

@@ -54,8 +54,7 @@ def train(
     from mvad.cli.console import Bars
     from mvad.datasets.shards.loader import ShardSet
     from mvad.errors import BadInput
-    from mvad.model.judging.runs import fit_run, is_trained, prepare, run_name
-    from mvad.model.methods import configure
+    from mvad.model.judging.recipe import Recipe
     from mvad.model.precision import default_preset
     from mvad.model.teachers.weights import WeightsSource
     from mvad.model.training.parallel import join_world, leave_world
@@ -63,32 +62,19 @@ def train(
     from mvad.settings import parse_assignments, read_toml
 
     places = Places(workspace)
-    chosen = preset or default_preset()
     folders = packed_categories(places.shards, dataset, category)
     plans = [(folder, method, number) for folder in folders for method in model or ["idif"] for number in seed or [0]]
     if name and len(plans) > 1:
         raise BadInput(f"--name {name} names one run, but {len(plans)} are asked for; leave it out, or name one category")
-    weights = WeightsSource(teacher_weights, places.weights, offline)
     named = {"teacher": teacher, "pseudo.textures": textures, "input.modalities": modalities}
     options = {key: value for key, value in named.items() if value is not None}
-    file = read_toml(config) if config else {}
-    assigned = parse_assignments(sets or [])
+    layers = [("--config", read_toml(config) if config else {}), ("option", options), ("--set", parse_assignments(sets or []))]
+    weights = WeightsSource(teacher_weights, places.weights, offline)
     world = join_world()
+    recipe = Recipe(preset or default_preset(), layers, places.textures, weights, world)
     with Bars() as bars:
         progress = bars if world.rank == 0 else Silent()
-        told: set[str] = set()
         for folder, method, number in plans:
-            layers = [("--config", file), ("option", options | {"seed": number}), ("--set", assigned)]
-            resolved, origins = configure(chosen, method, layers)
-            data = ShardSet(folder, "train")
-            run = places.runs / (name or run_name(data.dataset, data.category, resolved.model, resolved.seed))
-            decided, detector, used, notice = prepare(data, resolved, places.textures, weights)
-            if notice not in told:
-                progress.say(notice)
-                told.add(notice)
-            if not is_trained(run) and world.rank == 0:
-                minutes = detector.planned_seconds(len(data)) / 60 / world.size
-                bars.say(f"{run.name}: preset {chosen}, {len(data)} samples, about {minutes:.1f} minutes on this machine")
-            trained = fit_run(run, data, decided, origins, detector, used, progress, world)
+            run, trained = recipe.fit(places.runs, ShardSet(folder, "train"), method, number, progress, name)
             progress.say(f"{run}: {'trained' if trained else 'was trained already'}")
     leave_world()

@@ -15,7 +15,7 @@ import yaml
 from numpy.typing import NDArray
 
 from mvad.datasets.images import read_gray, read_gray16, read_rgb
-from mvad.datasets.scan import GOOD, UNKNOWN, ReadOptions, Scan, ScanRef
+from mvad.datasets.scan import GOOD, NEW, UNKNOWN, ReadOptions, Scan, ScanRef, new_id
 from mvad.errors import BadInput
 
 FOCAL_PX = 711.11
@@ -55,14 +55,7 @@ class Eyecandies:
         found = []
         for split, folder in SPLIT_FOLDERS.items():
             for depth in sorted((root / folder / "data").glob("*_depth.png")):
-                number = depth.name.removesuffix("_depth.png")
-                paths = {
-                    "depth": depth,
-                    "rgb": depth.with_name(f"{number}_image_{options.light}.png"),
-                    "normals": depth.with_name(f"{number}_normals.png"),
-                    "info": depth.with_name(f"{number}_info_depth.yaml"),
-                    "pose": depth.with_name(f"{number}_pose.txt"),
-                }
+                number, paths = _files_of(depth, options)
                 mask = depth.with_name(f"{number}_mask.png")
                 if split == "test" or (split != "private" and mask.exists()):
                     paths["gt"] = mask
@@ -75,6 +68,14 @@ class Eyecandies:
             raise BadInput(f"{root}: no scan found; expected train/data/*_depth.png")
         if not any(ref.paths["rgb"].exists() for ref in found):
             raise BadInput(f"{found[0].paths['rgb']}: not found; download this light or give another --light")
+        return sorted(found)
+
+    def new_refs(self, folder: Path, category: str, options: ReadOptions) -> list[ScanRef]:
+        """See ``ScanReader.new_refs``: every ``NAME_depth.png`` with its image, normals, range and pose beside it."""
+        found = []
+        for depth in sorted(folder.rglob("*_depth.png")):
+            number, paths = _files_of(depth, options)
+            found.append(ScanRef(self.name, category, NEW, UNKNOWN, new_id(depth.parent.relative_to(folder), number), paths))
         return sorted(found)
 
     def load(self, ref: ScanRef) -> Scan:
@@ -100,6 +101,13 @@ class Eyecandies:
         normals /= np.maximum(np.linalg.norm(normals, axis=2, keepdims=True), 1e-6)
         gt = read_gray(ref.paths["gt"], shape) > 0 if "gt" in ref.paths else None
         return Scan(xyz.astype(np.float32), valid, read_rgb(ref.paths["rgb"], shape), gt, normals, _pose(ref.paths["pose"]))
+
+
+def _files_of(depth: Path, options: ReadOptions) -> tuple[str, dict[str, Path]]:
+    """Return a scan's number and what is read of it, by its depth map."""
+    number = depth.name.removesuffix("_depth.png")
+    kinds = {"rgb": f"image_{options.light}.png", "normals": "normals.png", "info": "info_depth.yaml", "pose": "pose.txt"}
+    return number, {"depth": depth, **{kind: depth.with_name(f"{number}_{name}") for kind, name in kinds.items()}}
 
 
 def points_from_depth(depth: NDArray[np.float64]) -> NDArray[np.float64]:

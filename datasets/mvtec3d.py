@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from mvad.datasets.images import read_gray, read_rgb, read_xyz
-from mvad.datasets.scan import ReadOptions, Scan, ScanRef
+from mvad.datasets.scan import NEW, UNKNOWN, ReadOptions, Scan, ScanRef, new_id
 from mvad.errors import BadInput
 
 MIN_DISTANCE_M, MAX_DISTANCE_M = 1e-3, 100.0
@@ -51,6 +51,16 @@ class MVTec3D:
                 found.append(ScanRef(self.name, category, split, defect, xyz.stem, paths))
         if not found:
             raise BadInput(f"{root}: no scan found; expected train/good/xyz/*.tiff")
+        return sorted(found)
+
+    def new_refs(self, folder: Path, category: str, options: ReadOptions) -> list[ScanRef]:
+        """See ``ScanReader.new_refs``: every ``xyz/NAME.tiff`` with ``rgb/NAME.png`` beside it."""
+        found = []
+        for xyz in sorted(folder.rglob("xyz/*.tiff")):
+            paths = {"xyz": xyz, "rgb": xyz.parent.parent / "rgb" / f"{xyz.stem}.png"}
+            found.append(
+                ScanRef(self.name, category, NEW, UNKNOWN, new_id(xyz.parent.parent.relative_to(folder), xyz.stem), paths)
+            )
         return sorted(found)
 
     def load(self, ref: ScanRef) -> Scan:

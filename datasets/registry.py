@@ -6,7 +6,7 @@ from pathlib import Path
 
 from mvad.datasets.eyecandies import Eyecandies
 from mvad.datasets.mvtec3d import MVTec3D
-from mvad.datasets.scan import ScanReader
+from mvad.datasets.scan import ReadOptions, Scan, ScanReader, ScanRef
 from mvad.errors import BadInput
 
 SCAN_READERS: dict[str, ScanReader] = {reader.name: reader for reader in (MVTec3D(), Eyecandies())}
@@ -55,3 +55,36 @@ def find_categories(reader: ScanReader, raw: Path) -> list[str]:
     if not found:
         raise BadInput(f"{raw}: holds no {reader.name} category; expected <category>/train/...")
     return found
+
+
+class RawScans:
+    """The scans of a category, by key.
+
+    Raises
+    ------
+    BadInput
+        If the dataset is none of scans, or the category is not there.
+    """
+
+    def __init__(self, dataset: str, raw: Path, category: str) -> None:
+        self.dataset, self.raw, self.category = dataset, raw, category
+        self._reader = reader_for(dataset)
+        if category not in find_categories(self._reader, raw):
+            raise BadInput(f"{raw / category}: not found; give --raw the folder that holds the {dataset} categories")
+        self._refs = {ref.key: ref for ref in self._reader.refs(raw, category, ReadOptions())}
+
+    def of_split(self, split: str) -> list[ScanRef]:
+        """Return the scans of a split, sorted by key."""
+        return [ref for ref in self._refs.values() if ref.split == split]
+
+    def load(self, key: str) -> Scan:
+        """Decode one scan.
+
+        Raises
+        ------
+        BadInput
+            If there is none of that key.
+        """
+        if key not in self._refs:
+            raise BadInput(f"{self.raw}: holds no scan {key}; give --raw the scans that were rendered")
+        return self._reader.load(self._refs[key])

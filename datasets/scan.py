@@ -13,6 +13,9 @@ from numpy.typing import NDArray
 SPLITS = ("train", "validation", "test", "private")
 """Splits in reading order. ``private`` has no labels (Eyecandies' test_private)."""
 
+NEW = "new"
+"""What scans belong to that are no part of a dataset (``mvad predict``)."""
+
 GOOD = "good"
 UNKNOWN = "unknown"
 
@@ -72,6 +75,11 @@ class ReadOptions:
     light: int = 4
 
 
+def new_id(folder: Path, name: str) -> str:
+    """Return the id of a new scan: its place below the folder that was given, as one name."""
+    return "-".join((*folder.parts, name))
+
+
 class ScanReader(Protocol):
     """A dataset of organised scans."""
 
@@ -83,6 +91,9 @@ class ScanReader(Protocol):
 
     def refs(self, raw: Path, category: str, options: ReadOptions) -> list[ScanRef]:
         """Return every scan of a category, sorted by key."""
+
+    def new_refs(self, folder: Path, category: str, options: ReadOptions) -> list[ScanRef]:
+        """Return every scan anywhere below a folder, sorted: new ones, of split ``new``, of which nothing else is known."""
 
     def load(self, ref: ScanRef) -> Scan:
         """Decode one scan."""

@@ -184,8 +184,12 @@ class _Check:
             return self._tensors
         if path.match("results*.json") and path.parent.parent.name == "runs":
             return self._results
-        if path.name == "export.json":
+        if path.name in ("export.json", "missing-views.json", "threshold.json") or path.match("reports/reproduce-*.json"):
             return self._sealed
+        if path.name in ("missing-views.jsonl", "predictions.jsonl"):
+            return self._log
+        if path.name.endswith(".onnx.json"):
+            return self._onnx
         if path.name == "config.json" and path.parent.parent.name == "runs":
             return self._sealed
         return None
@@ -252,6 +256,17 @@ class _Check:
         self.seen.add(path)
         for sample in results["samples"]:
             self._compare(files.inside(path.parent, sample["picture"]), sample["picture_sha256"], "evaluate again")
+            self._compare(files.inside(path.parent, sample["map"]), sample["map_sha256"], "evaluate again")
+        for sample in results.get("scan", {}).get("samples", []):
+            for kind in ("map", "cloud"):
+                self._compare(
+                    files.inside(path.parent, sample[kind]), sample[f"{kind}_sha256"], "evaluate --project-to-scan again"
+                )
+
+    def _onnx(self, path: Path) -> None:
+        facts = files.read_sealed_json(path, "facts of an exported detector", "export again")
+        self.seen.add(path)
+        self._compare(path.with_suffix(""), facts.get("onnx_sha256"), "export again")
 
     def _log(self, path: Path) -> None:
         self.seen.add(path)

@@ -26,7 +26,7 @@ def smooth(maps: Tensor, seen: Tensor, config: ScoreConfig) -> Tensor:
 def image_scores(maps: Tensor, config: ScoreConfig) -> Tensor:
     """Return the mean of the highest pixels of (..., S, S): ``score.top`` at 256 x 256, in proportion elsewhere."""
     flat = maps.flatten(-2)
-    top = max(1, round(config.top * flat.shape[-1] / _REFERENCE_PIXELS))
+    top = max(1, round(config.top * int(flat.shape[-1]) / _REFERENCE_PIXELS))
     return flat.topk(top, dim=-1).values.mean(dim=-1)
 
 

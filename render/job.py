@@ -21,7 +21,7 @@ from mvad.render.engine import Run, Workers, started
 from mvad.render.options import RenderOptions
 from mvad.render.rig import Rig, fit_rig
 from mvad.render.scan_to_views import ScanJob, measure_scan, render_scan
-from mvad.settings import flatten
+from mvad.settings import flatten, resolve
 
 _AGAIN = "run the same mvad render again with --overwrite"
 
@@ -140,6 +140,20 @@ def _one_category(
     rendered = sum(ref.key not in failures for ref in todo)
     skipped = len(wanted) - len({ref.key for ref in todo} | {ref.key for ref in wanted if ref.key in failures})
     return Summary(facts["category"], rendered, skipped, len(failures), folder, manifest["audit"])
+
+
+def recorded_cameras(folder: Path) -> tuple[RenderOptions, Rig]:
+    """Return how a rendered category was rendered: its options and its rig.
+
+    Raises
+    ------
+    BadInput
+        If the folder has none, or its record is damaged.
+    """
+    kind = 'the cameras of a rendered category; "mvad render" writes them'
+    recorded = files.read_sealed_json(folder / RIG, kind, _AGAIN)
+    options, _ = resolve(RenderOptions, [("recorded", recorded["config"])])
+    return options, Rig.from_json(recorded["rig"])
 
 
 def _recorded_rig(folder: Path, options: RenderOptions, given: Rig | None) -> Rig | None:

@@ -12,16 +12,17 @@ from typing import Any
 from mvad import __version__
 from mvad.datasets.registry import reader_for
 from mvad.datasets.renders.record import SCHEMA
-from mvad.datasets.scan import ScanRef
+from mvad.datasets.scan import Scan, ScanRef
 from mvad.errors import BadInput
 from mvad.files import sha256_file
 from mvad.render.audit import audit_scan, count_points
 from mvad.render.backends.choose import rasteriser
-from mvad.render.clean import clean
+from mvad.render.clean import Cleaned, clean
 from mvad.render.look import look
 from mvad.render.options import RenderOptions
 from mvad.render.rig import Extent, Rig, extent_of
 from mvad.render.surface import build_surface
+from mvad.render.views import ViewSet
 from mvad.render.writer import encode_views, write_sample
 from mvad.settings import flatten
 
@@ -76,9 +77,31 @@ def render_scan(job: ScanJob) -> dict[str, float]:
     BadInput
         If the scan cannot be read, cleaned, meshed or seen.
     """
-    ref, options, rig = job.ref, job.options, job.rig
-    backend = rasteriser(options.backend, device=options.device)  # before open3d: see backends.egl
+    ref, options = job.ref, job.options
     watch = Stopwatch()
+    scan, cleaned, views, rig = _look_at(ref, options, job.rig, watch)
+    contents = encode_views(views, rig)
+    watch.lap("encode")
+    audit = audit_scan(scan, cleaned, views)
+    write_sample(job.folder, contents, _record(job, rig, audit, count_points(scan, cleaned)))
+    watch.lap("write")
+    return watch.seconds
+
+
+def views_of(ref: ScanRef, options: RenderOptions, rig: Rig) -> tuple[ViewSet, Rig]:
+    """Render one scan without writing anything; returns its views and the rig that saw them.
+
+    Raises
+    ------
+    BadInput
+        As ``render_scan``.
+    """
+    _, _, views, used = _look_at(ref, options, rig, Stopwatch())
+    return views, used
+
+
+def _look_at(ref: ScanRef, options: RenderOptions, rig: Rig, watch: Stopwatch) -> tuple[Scan, Cleaned, ViewSet, Rig]:
+    backend = rasteriser(options.backend, device=options.device)  # before open3d: see backends.egl
     scan = reader_for(ref.dataset).load(ref)
     watch.lap("read")
     with _about(ref):
@@ -90,12 +113,7 @@ def render_scan(job: ScanJob) -> dict[str, float]:
             rig = rig.moved_to(extent_of(cleaned).centre)
         views = look(surface, scan.gt, rig, backend, options.samples)
         watch.lap("raster")
-    contents = encode_views(views, rig)
-    watch.lap("encode")
-    audit = audit_scan(scan, cleaned, views)
-    write_sample(job.folder, contents, _record(job, rig, audit, count_points(scan, cleaned)))
-    watch.lap("write")
-    return watch.seconds
+    return scan, cleaned, views, rig
 
 
 def _record(job: ScanJob, rig: Rig, audit: dict[str, Any], points: dict[str, Any]) -> dict[str, Any]:

@@ -29,14 +29,15 @@ VIEW = 64
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    """Fail the run if a test was skipped that this machine must be able to run (MVAD_FAIL_ON_SKIP=egl)."""
-    marker = os.environ.get("MVAD_FAIL_ON_SKIP")
+    """Fail the run if a test was skipped that this machine must be able to run (MVAD_FAIL_ON_SKIP=egl,browser)."""
+    markers = [marker for marker in os.environ.get("MVAD_FAIL_ON_SKIP", "").split(",") if marker]
     reporter = session.config.pluginmanager.get_plugin("terminalreporter")
-    if not marker or reporter is None:
+    if not markers or reporter is None:
         return
-    skipped = [report.nodeid for report in reporter.stats.get("skipped", []) if marker in report.keywords]
+    stats = reporter.stats.get("skipped", [])
+    skipped = [report.nodeid for report in stats if any(marker in report.keywords for marker in markers)]
     if skipped:
-        reporter.write_line(f"ERROR: {marker} tests were skipped: {', '.join(skipped)}", red=True)
+        reporter.write_line(f"ERROR: {' and '.join(markers)} tests were skipped: {', '.join(skipped)}", red=True)
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
 

@@ -74,7 +74,9 @@ def formats() -> str:
         "",
         "`runs/NAME/`: `config.json` (resolved keys with their origins, teacher and shards by hash), `metrics.jsonl`,",
         "`checkpoints/step-N.safetensors` with `.json`, `model.safetensors`, `results.json`, `maps/`; after `evaluate --views 0,2`",
-        "also `results-views-0-2.json` and `maps-views-0-2/`.",
+        "also `results-views-0-2.json` and `maps-views-0-2/`; after `--project-to-scan` `scan/KEY.tiff` (float32, the scan's grid) and",
+        "`scan/KEY.ply`; after `--missing-views` `missing-views.json`; after `mvad predict` `threshold.json` and `predictions/`; after",
+        "`mvad export --format onnx` `model.onnx` and `model.onnx.json`. See [judging.md](judging.md).",
     ]
     return "\n".join(lines) + "\n"
 

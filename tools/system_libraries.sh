@@ -1,7 +1,9 @@
 #!/usr/bin/env bash
 # Install the few system libraries that open3d and EGL need, where that is allowed; else print the exact line.
+# With "browser": Chromium, which the tests of the report open it in.
 set -euo pipefail
 packages=(libegl1 libgl1 libgles2 libgl1-mesa-dri libgomp1 libx11-6 libusb-1.0-0)
+[ "${1:-}" = browser ] && packages=(chromium)
 
 if ! command -v dpkg-query >/dev/null 2>&1; then
     echo "mvad: not a Debian system; install the equivalents of: ${packages[*]}"

@@ -18,7 +18,7 @@ from mvad import files
 from mvad.datasets.renders.coding import DepthCoding
 from mvad.datasets.shards.buffers import Buffers
 from mvad.datasets.shards.reader import ShardFile, read_manifest
-from mvad.datasets.shards.schema import IMAGES, MODALITIES
+from mvad.datasets.shards.schema import IMAGES, MODALITIES, Sample
 from mvad.errors import BadInput
 
 
@@ -108,6 +108,30 @@ def join(batches: Sequence[Batch]) -> Batch:
     }
     keys = tuple(key for batch in batches for key in batch.keys)
     return replace(first, keys=keys, defects=tuple(d for batch in batches for d in batch.defects), **joined)
+
+
+def batch_of(sample: Sample, coding: DepthCoding | None) -> Batch:
+    """Return one sample, from wherever it is, as a batch of one.
+
+    Parameters
+    ----------
+    sample
+        Coded as in a shard.
+    coding
+        Of its depth.
+    """
+
+    def tensor(array: Any) -> Tensor | None:
+        return None if array is None else torch.from_numpy(np.ascontiguousarray(array))[None]
+
+    mask, present = torch.from_numpy(sample.mask)[None], torch.from_numpy(sample.present)[None].bool()
+    seen = present[:, :, None, None].expand(mask.shape) if sample.seen is None else torch.from_numpy(sample.seen)[None].bool()
+    return Batch(
+        keys=(sample.key,), defects=(sample.defect,), rgb=tensor(sample.rgb), depth_code=tensor(sample.depth),
+        normal=tensor(sample.normal), mask=mask, seen=seen, source=tensor(sample.source), present=present,
+        view_label=torch.from_numpy(sample.view_label)[None].bool(), label=torch.tensor([bool(sample.label)]),
+        coding=None if sample.depth is None else coding,
+    )  # fmt: skip
 
 
 class ShardSet(Dataset[Batch]):

@@ -16,7 +16,7 @@ from mvad import files
 from mvad.datasets import realiad
 from mvad.datasets.images import read_gray, read_rgb
 from mvad.datasets.registry import licence_of
-from mvad.datasets.renders.coding import DepthCoding
+from mvad.datasets.renders.coding import DepthCoding, encode_normal
 from mvad.datasets.renders.layout import RECORD, category_folder
 from mvad.datasets.renders.record import read_manifest, read_record, read_sample
 from mvad.datasets.scan import GOOD, UNKNOWN, SampleRef
@@ -135,6 +135,29 @@ def _rendered(folder: Path, listed: str) -> tuple[Sample, str]:
         shift=np.array(record["rig_shift_m"], dtype=np.float64),
     )  # fmt: skip
     return sample, listed
+
+
+def seen_sample(
+    key: str, rgb: NDArray[np.uint8], depth: NDArray[np.float32], normal: NDArray[np.float32], source: NDArray[np.int32],
+    coding: DepthCoding,
+) -> Sample:  # fmt: skip
+    """Return views that were rendered and not stored as the sample that storing and packing them would give, without labels.
+
+    Parameters
+    ----------
+    key
+        The sample's.
+    rgb, depth, normal, source
+        As a renderer returns them: (V, H, W, 3) uint8, (V, H, W) float32 metres, (V, H, W, 3) float32, (V, H, W) int32.
+    coding
+        Of the depth.
+    """
+    views = len(rgb)
+    return Sample(
+        key=key, defect=UNKNOWN, label=0, rgb=rgb, mask=np.zeros(source.shape, np.uint8), present=np.ones(views, np.uint8),
+        view_label=np.zeros(views, np.uint8), depth=coding.encode(depth), normal=encode_normal(normal),
+        seen=(source >= 0).astype(np.uint8), source=source,
+    )  # fmt: skip
 
 
 def _photographed(root: Path, ref: SampleRef, cameras: Sequence[str], size: int) -> tuple[Sample, str]:

@@ -88,7 +88,8 @@ class Lessons:
         seen = views.seen.repeat_interleave(len(self.setting.modalities), dim=1)[present]
         places, fits = window.places(seen)
         out = window.paste(self.heads(window.cut(products, places), columns, shown), places, _NOTHING)
-        if not self.heads.training and not bool(fits.all()):  # an object larger than any in training is seen whole
+        # An object larger than any in training is seen whole, but in an exported graph, which cannot branch.
+        if not self.heads.training and not torch.onnx.is_in_onnx_export() and not bool(fits.all()):
             large = ~fits
             out[large] = self.heads(products[large], columns[large]).to(out.dtype)
         return out

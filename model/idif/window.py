@@ -50,18 +50,20 @@ class Window:
 
     def cut(self, planes: Tensor, places: Tensor) -> Tensor:
         """(N, C, cells, cells) to (N, C, side, side)."""
-        side = self.side
-        rows = [plane[:, y : y + side, x : x + side] for plane, (y, x) in zip(planes, places.tolist(), strict=True)]
-        return torch.stack(rows).contiguous(memory_format=torch.channels_last)
+        image, row, column = self._cells(places)
+        return planes[image, :, row, column].permute(0, 3, 1, 2).contiguous(memory_format=torch.channels_last)
 
     def paste(self, planes: Tensor, places: Tensor, fill: float) -> Tensor:
         """(N, side, side) to (N, cells, cells), ``fill`` elsewhere."""
-        left = self.cells - self.side
-        rows = [
-            functional.pad(plane, (x, left - x, y, left - y), value=fill)
-            for plane, (y, x) in zip(planes, places.tolist(), strict=True)
-        ]
-        return torch.stack(rows)
+        out = planes.new_full((len(planes), self.cells, self.cells), fill)
+        out[self._cells(places)] = planes
+        return out
+
+    def _cells(self, places: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return image (N, 1, 1), row (N, side, 1) and column (N, 1, side) of every cell of the windows."""
+        line = torch.arange(self.side, device=places.device)
+        image = torch.arange(len(places), device=places.device)
+        return image[:, None, None], places[:, :1, None] + line[:, None], places[:, 1:, None] + line
 
 
 def extent(seen: Tensor, cells: int) -> tuple[Tensor, Tensor]:

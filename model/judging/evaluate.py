@@ -7,11 +7,12 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import imagecodecs
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch.nn import functional
 
 from mvad import files
@@ -19,15 +20,18 @@ from mvad.datasets.scan import GOOD
 from mvad.datasets.shards.loader import Batch, ShardSet
 from mvad.errors import BadInput
 from mvad.model.detector import AnomalyMaps
-from mvad.model.judging.pictures import strip
-from mvad.model.judging.runs import RESULTS, load_run, machine
+from mvad.model.judging.pictures import grey_levels, strip
+from mvad.model.judging.runs import RESULTS, load_run, machine, model_sha256
 from mvad.model.methods import backbone
-from mvad.model.metrics.auroc import PixelScores, auroc
+from mvad.model.metrics.histogram import Curve, exact_curve
+from mvad.model.metrics.intervals import Interval, auroc_interval
+from mvad.model.metrics.pixels import PixelFigures, PixelScores
 from mvad.model.teachers.weights import WeightsSource
 from mvad.progress import Progress
 
 MAPS = "maps"
 _VIEWS = "-views-"
+_DRAWN = 200
 PIXELS = 256
 """P-AUROC is taken over all present views at this size, masks by nearest neighbour (eval.pixels)."""
 
@@ -43,11 +47,28 @@ class SampleResult:
     view_labels: list[bool | None]
     view_scores: list[float | None]
     picture_sha256: str
+    map_sha256: str
+    map_range: list[float]
+    """What black and white of the map's picture stand for."""
+
+
+class Witness(Protocol):
+    """Looks on while a split is judged, and adds to the results."""
+
+    fields: Sequence[str]
+    """What it reads of a batch, where shards have it."""
+
+    def see(self, batch: Batch, found: AnomalyMaps) -> None:
+        """Be shown a sample, a batch of one, with the detector's answer."""
+
+    def results(self) -> dict[str, Any]:
+        """Return what to add to ``results.json``, when all samples were seen."""
 
 
 def evaluate_run(
-    run: Path, shards: Path, weights: WeightsSource, progress: Progress, views: Sequence[int] = ()
-) -> dict[str, Any]:
+    run: Path, shards: Path, weights: WeightsSource, progress: Progress, views: Sequence[int] = (),
+    witnesses: Sequence[Witness] = (),
+) -> dict[str, Any]:  # fmt: skip
     """Score a run's test split and write ``results.json`` and ``maps/``; returns the results.
 
     Parameters
@@ -63,23 +84,43 @@ def evaluate_run(
     views
         Only these views are shown to the detector, the others count as missing; ``results-views-0-2.json`` and
         ``maps-views-0-2/`` are written then. Empty: all.
+    witnesses
+        Are shown every sample with its maps, and add to the results.
 
     Raises
     ------
     BadInput
         If the run is not finished, the shards' training split is not the one it was trained on, or there is no such view.
     """
-    detector, _, facts = load_run(run, weights)
+    detector, config, facts = load_run(run, weights)
     folder = shards / facts["dataset"] / facts["category"]
-    train = ShardSet(folder, "train")
-    if train.sha256 != facts["shards"]:
-        raise BadInput(f"{folder}: is not what {run.name} was trained on; pack the same data, or train again")
-    data = ShardSet(folder, "test")
+    train = check_training(run, facts, folder)
+    data = shown_fields(ShardSet(folder, "test"), config.input.modalities, [name for each in witnesses for name in each.fields])
     chosen = sorted(set(views))
     if chosen and not 0 <= chosen[0] <= chosen[-1] < len(data.views):
         raise BadInput(f"--views {','.join(map(str, views))}: {folder} has views 0 to {len(data.views) - 1}")
-    trained = {"training_samples": len(train), "train_shards": facts["shards"]}
-    return judge_split(run, data, detector.score, facts, trained, progress, chosen)
+    trained = {"training_samples": len(train), "train_shards": facts["shards"], "model_sha256": model_sha256(run)}
+    return judge_split(run, data, detector.score, facts, trained, progress, chosen, witnesses)
+
+
+def check_training(run: Path, facts: Mapping[str, Any], folder: Path) -> ShardSet:
+    """Return the training split of a packed category, if a run was trained on it.
+
+    Raises
+    ------
+    BadInput
+        If it was trained on other shards.
+    """
+    train = ShardSet(folder, "train")
+    if train.sha256 != facts["shards"]:
+        raise BadInput(f"{folder}: is not what {run.name} was trained on; pack the same data, or train again")
+    return train
+
+
+def shown_fields(data: ShardSet, modalities: Sequence[str], also: Sequence[str] = ()) -> ShardSet:
+    """Return a split with what a detector reads, what the pictures show, and more: no more than that is decoded."""
+    wanted = {*modalities, *also, *({"rgb", "normal"} & set(data.stored))}
+    return data.select([name for name in data.stored if name in wanted])
 
 
 def shown_views(path: Path) -> tuple[int, ...]:
@@ -98,7 +139,7 @@ def with_views(batch: Batch, views: Sequence[int]) -> Batch:
 
 def judge_split(
     run: Path, data: ShardSet, answer: Callable[[Batch], AnomalyMaps], facts: Mapping[str, Any], trained: Mapping[str, Any],
-    progress: Progress, views: Sequence[int] = (),
+    progress: Progress, views: Sequence[int] = (), witnesses: Sequence[Witness] = (),
 ) -> dict[str, Any]:  # fmt: skip
     """Judge whatever answers with anomaly maps, and write ``results.json`` and ``maps/``; returns the results.
 
@@ -118,33 +159,42 @@ def judge_split(
         Is told of each sample.
     views
         Only these are shown; empty: all. Samples that have none of them are left out and counted.
+    witnesses
+        Are shown every sample with its maps, and add to the results.
     """
     suffix = _VIEWS + "-".join(map(str, views)) if views else ""
-    blind = 0
+    path = run / RESULTS.replace(".json", f"{suffix}.json")
     progress.start(f"evaluate {run.name}", len(data))
-    pixels = PixelScores()
-    samples, seconds = [], {"network": 0.0, "all": 0.0}
-    for index in range(len(data)):
-        began = time.perf_counter()
-        batch = data.batch([index])
-        if views:
-            batch = with_views(batch, views)
-        if not bool(batch.present.any()):
-            blind += 1
-            progress.advance()
-            continue
-        before = time.perf_counter()
-        found = answer(batch)
-        seconds["network"] += time.perf_counter() - before
+    pixels, samples = PixelScores(), list[SampleResult]()
+    seconds = {"network": 0.0, "all": 0.0}
+
+    def finish(batch: Batch, found: AnomalyMaps) -> None:
         maps = functional.interpolate(found.maps.cpu(), size=PIXELS, mode="bilinear", align_corners=False)[0].numpy()
         masks = functional.interpolate(batch.mask.float(), size=PIXELS, mode="nearest")[0].numpy() > 0
         present = batch.present[0].numpy()
-        pixels.add(maps[present], masks[present])
-        picture = bytes(imagecodecs.jpeg_encode(strip(batch, maps), level=88))
-        files.write_bytes(run / (MAPS + suffix) / f"{_file(batch.keys[0])}.jpg", picture)
-        samples.append(_result(batch, found, files.sha256_bytes(picture)))
-        seconds["all"] += time.perf_counter() - began
+        pixels.add(batch.keys[0], maps[present], masks[present])
+        for witness in witnesses:
+            witness.see(batch, found)
+        levels, low, high = grey_levels(maps)
+        picture = bytes(imagecodecs.jpeg_encode(strip(batch, levels), level=88))
+        drawn = bytes(imagecodecs.png_encode(levels, level=6))
+        stem = file_stem(batch.keys[0])
+        files.write_bytes(run / (MAPS + suffix) / f"{stem}.jpg", picture)
+        files.write_bytes(run / (MAPS + suffix) / f"{stem}.png", drawn)
+        samples.append(_result(batch, found, files.sha256_bytes(picture), files.sha256_bytes(drawn), [low, high]))
+
+    began = time.perf_counter()
+    for index in range(len(data)):
+        batch = data.batch([index])
+        if views:
+            batch = with_views(batch, views)
+        if bool(batch.present.any()):
+            before = time.perf_counter()
+            found = answer(batch)
+            seconds["network"] += time.perf_counter() - before
+            finish(batch, found)
         progress.advance()
+    seconds["all"] = time.perf_counter() - began
     results = {
         "run": run.name,
         "dataset": facts["dataset"],
@@ -153,59 +203,111 @@ def judge_split(
         "seed": facts["config"]["seed"],
         "config": facts["config"],
         "teacher": facts["teacher"],
-        "figures": figures(samples, pixels.auroc()),
+        "figures": figures(samples, pixels.figures()),
         "backbone": backbone(facts["config"]["model"], facts["teacher"]["name"]),
-        **({"views": list(views), "samples_without_these_views": blind} if views else {}),
+        **({"views": list(views), "samples_without_these_views": len(data) - len(samples)} if views else {}),
         **trained,
         "test_shards": data.sha256,
+        "curves": curves(samples, pixels),
         "seconds": {name: round(value, 3) for name, value in seconds.items()},
         "machine": machine(),
-        "samples": [_as_json(sample, MAPS + suffix) for sample in samples],
+        **_carried_back(path, trained, data),
+        **{name: value for witness in witnesses for name, value in witness.results().items()},
+        "samples": [sample_as_json(sample, MAPS + suffix) for sample in samples],
     }
-    files.write_sealed_json(run / RESULTS.replace(".json", f"{suffix}.json"), results)
+    files.write_sealed_json(path, results)
     return results
 
 
-def figures(samples: list[SampleResult], pixel_auroc: float) -> dict[str, Any]:
-    """Return S-AUROC, image AUROC (over present views), P-AUROC, and S-AUROC by defect; None where undefined.
+def _carried_back(path: Path, trained: Mapping[str, Any], data: ShardSet) -> dict[str, Any]:
+    """Return what an earlier judging of the same model on the same samples found on the scans: it still holds."""
+    if not path.exists():
+        return {}
+    try:
+        before = files.read_sealed_json(path, "results", "evaluate again")
+    except BadInput:
+        return {}
+    same = before.get("model_sha256") == trained.get("model_sha256") is not None and before.get("test_shards") == data.sha256
+    return {"scan": before["scan"]} if same and "scan" in before else {}
+
+
+def figures(samples: list[SampleResult], pixels: PixelFigures) -> dict[str, Any]:
+    """Return AUROC, average precision and best F1 of samples, images (present views) and pixels, AUPRO, and S-AUROC by defect.
 
     ``s_auroc`` takes the sample's full label; ``s_auroc_visible`` that of the views that were shown (label.missing): with
-    all views the two differ only where no view shows a sample's defect.
+    all views the two differ only where no view shows a sample's defect. ``intervals`` has 95 % of each AUROC: DeLong's by samples;
+    for images and pixels samples are clusters. None where a class is missing.
     """
-    labels = np.array([sample.label for sample in samples])
-    scores = np.array([sample.score for sample in samples])
-    views = [
-        (score, label)
-        for sample in samples
-        for score, label in zip(sample.view_scores, sample.view_labels, strict=True)
-        if score is not None
-    ]
-    view_scores, view_labels = np.array([v[0] for v in views]), np.array([bool(v[1]) for v in views])
+    labels = np.array([sample.label for sample in samples], dtype=bool)
+    scores = np.array([sample.score for sample in samples], dtype=np.float64)
+    view_scores, view_labels, owners = image_table(samples)
+    visible = np.array([any(filter(None, sample.view_labels)) for sample in samples], dtype=bool)
     by_defect = {}
     for defect in sorted({sample.defect for sample in samples} - {GOOD}):
         chosen = np.array([sample.defect in (GOOD, defect) for sample in samples])
-        by_defect[defect] = _defined(auroc(scores[chosen], labels[chosen]))
-    return {
-        "s_auroc": _defined(auroc(scores, labels)),
-        "s_auroc_visible": _defined(auroc(scores, np.array([any(filter(None, sample.view_labels)) for sample in samples]))),
-        "image_auroc": _defined(auroc(view_scores, view_labels)),
-        "p_auroc": _defined(pixel_auroc),
-        "s_auroc_by_defect": by_defect,
+        by_defect[defect] = auroc_interval(scores[chosen], labels[chosen])
+    areas = {
+        "s_auroc": auroc_interval(scores, labels),
+        "s_auroc_visible": auroc_interval(scores, visible),
+        "image_auroc": auroc_interval(view_scores, view_labels, owners),
+        "p_auroc": pixels.auroc,
+    }
+    found: dict[str, Any] = {name: defined(area.value) for name, area in areas.items()}
+    for level, curve in (("s", exact_curve(scores, labels)), ("image", exact_curve(view_scores, view_labels))):
+        found |= {f"{level}_ap": defined(curve.average_precision()), f"{level}_f1_max": defined(curve.best_f1()[0])}
+    return found | {
+        "p_ap": defined(pixels.ap),
+        "p_f1_max": defined(pixels.f1_max),
+        **{f"aupro_{round(100 * limit):02d}": defined(value) for limit, value in pixels.aupro.items()},
+        "s_auroc_by_defect": {name: defined(area.value) for name, area in by_defect.items()},
+        "intervals": {name: interval_of(area) for name, area in areas.items()}
+        | {"s_auroc_by_defect": {name: interval_of(area) for name, area in by_defect.items()}},
+        "pixel_threshold": defined(pixels.threshold),
+        "p_auroc_error_bound": defined(pixels.error_bound),
+        "regions": pixels.regions,
         "samples": len(samples),
         "anomalous": int(labels.sum()),
     }
 
 
-def mean_figures(results: list[Mapping[str, Any]]) -> dict[str, float | None]:
-    """Return the mean of each figure over runs; None where none defines it."""
-    means: dict[str, float | None] = {}
-    for name in ("s_auroc", "image_auroc", "p_auroc"):
-        values = [result["figures"][name] for result in results if result["figures"][name] is not None]
-        means[name] = float(np.mean(values)) if values else None
-    return means
+def image_table(samples: Sequence[SampleResult]) -> tuple[NDArray[np.float64], NDArray[np.bool_], NDArray[np.int64]]:
+    """Return scores, labels and sample number of every present view, each (views of all samples,)."""
+    rows = [
+        (score, bool(label), number)
+        for number, sample in enumerate(samples)
+        for score, label in zip(sample.view_scores, sample.view_labels, strict=True)
+        if score is not None
+    ]
+    scores, labels, owners = ([row[k] for row in rows] for k in range(3))
+    return np.array(scores, np.float64), np.array(labels, bool), np.array(owners, np.int64)
 
 
-def _result(batch: Batch, answer: AnomalyMaps, picture_sha256: str) -> SampleResult:
+def curves(samples: Sequence[SampleResult], pixels: PixelScores) -> dict[str, Any]:
+    """Return what to draw: counts at falling thresholds of samples, images and pixels, and the share of each region found.
+
+    Each is a list of [false, true] from nothing to everything, as shares for pixels and regions.
+    """
+    scores, labels, _ = image_table(samples)
+    by_sample = exact_curve(np.array([s.score for s in samples]), np.array([s.label for s in samples], bool))
+    plain, weighted, _ = pixels.histogram.curves()
+    return {
+        "sample": _points(by_sample.thinned(_DRAWN)),
+        "image": _points(exact_curve(scores, labels).thinned(_DRAWN)),
+        "pixel": _points(plain.thinned(_DRAWN)),
+        "region": _points(weighted.thinned(_DRAWN)),
+    }
+
+
+def _points(curve: Curve) -> list[list[float]]:
+    return [[float(f"{false:.7g}"), float(f"{true:.7g}")] for false, true in zip(curve.false, curve.true, strict=True)]
+
+
+def interval_of(area: Interval) -> list[float] | None:
+    """Return an interval for JSON: None where the figure is not defined."""
+    return None if math.isnan(area.value) else [area.low, area.high]
+
+
+def _result(batch: Batch, answer: AnomalyMaps, picture_sha256: str, map_sha256: str, map_range: list[float]) -> SampleResult:
     present = batch.present[0].tolist()
     scores, labels = answer.view_scores[0].tolist(), batch.view_label[0].tolist()
     return SampleResult(
@@ -216,16 +318,22 @@ def _result(batch: Batch, answer: AnomalyMaps, picture_sha256: str) -> SampleRes
         view_labels=[bool(label) if there else None for label, there in zip(labels, present, strict=True)],
         view_scores=[float(score) if there else None for score, there in zip(scores, present, strict=True)],
         picture_sha256=picture_sha256,
+        map_sha256=map_sha256,
+        map_range=map_range,
     )
 
 
-def _as_json(sample: SampleResult, folder: str) -> dict[str, Any]:
-    return {"picture": f"{folder}/{_file(sample.key)}.jpg", **sample.__dict__}
+def sample_as_json(sample: SampleResult, folder: str) -> dict[str, Any]:
+    """Return a sample for ``results.json``; its pictures lie in a folder of the run."""
+    stem = f"{folder}/{file_stem(sample.key)}"
+    return {"picture": f"{stem}.jpg", "map": f"{stem}.png", **sample.__dict__}
 
 
-def _file(key: str) -> str:
+def file_stem(key: str) -> str:
+    """Return a sample's key as the name of a file."""
     return key.replace("/", "_")
 
 
-def _defined(value: float) -> float | None:
+def defined(value: float) -> float | None:
+    """Return a figure for JSON: None where it is not defined."""
     return None if math.isnan(value) else value

@@ -18,12 +18,18 @@ from torch.nn import functional
 
 from mvad import files
 from mvad.datasets.export import read_export, read_table
+from mvad.datasets.registry import RawScans
+from mvad.datasets.scan import GOOD
 from mvad.datasets.shards.loader import Batch, ShardSet
 from mvad.errors import BadInput
 from mvad.model.config import ScoreConfig
 from mvad.model.detector import AnomalyMaps
-from mvad.model.judging.evaluate import judge_split
-from mvad.model.judging.runs import CONFIG, machine
+from mvad.model.judging.adeval_exchange import refuse_pickle
+from mvad.model.judging.evaluate import MAPS, SampleResult, curves, figures, file_stem, judge_split, sample_as_json
+from mvad.model.judging.pictures import grey_levels, rows_of, square
+from mvad.model.judging.runs import CONFIG, RESULTS, machine
+from mvad.model.methods import backbone
+from mvad.model.metrics.pixels import PixelScores
 from mvad.model.scoring import image_scores
 from mvad.progress import Progress
 
@@ -56,6 +62,7 @@ def judge_foreign(run: Path, name: str, export: Path, maps: Path, shards: Path, 
     BadInput
         If a map is missing or unusable, or the export was made from other shards than these.
     """
+    refuse_pickle(maps)
     facts = read_export(export)
     data = ShardSet(shards / facts["dataset"] / facts["category"], "test")
     if not data.sha256.items() <= facts["made_from"].items():
@@ -67,10 +74,97 @@ def judge_foreign(run: Path, name: str, export: Path, maps: Path, shards: Path, 
         "shards": {}, "origins": {}, "machine": machine(),
     }  # fmt: skip
     with files.locked(run):
-        if (run / CONFIG).exists() and files.read_sealed_json(run / CONFIG, "a run", "give --name another") != _plain(about):
-            raise BadInput(f"{run}: holds another run; give --name another, or delete the folder")
-        files.write_sealed_json(run / CONFIG, about)
+        _claim(run, about)
         return judge_split(run, data, reader.answer, about, {"training_samples": None, "train_shards": {}}, progress)
+
+
+def judge_scan_maps(run: Path, name: str, maps: Path, scans: RawScans, progress: Progress) -> dict[str, Any]:
+    """Judge another tool's maps on the scans' own grid, by the datasets' protocol; writes a run's folder as ``judge_foreign``.
+
+    Parameters
+    ----------
+    run, name, progress
+        As for ``judge_foreign``.
+    maps
+        ``<category>/test/<defect>/<id>.tiff`` (or without the category), or .npy or .png: MVTec 3D-AD's layout of submissions.
+        (H, W) numbers, higher is more anomalous; another size is resized to the scan's. ``scores.csv`` (``key,score``)
+        may give a score to every scan; else it is the map's highest value.
+    scans
+        The category's raw scans; they hold labels and ground truth.
+
+    Raises
+    ------
+    BadInput
+        If a map is missing or unusable.
+    """
+    refuse_pickle(maps)
+    refs = scans.of_split("test")
+    if not refs:
+        raise BadInput(f"{scans.raw / scans.category}: has no test split to judge maps on")
+    root = maps if (maps / scans.category).is_dir() else maps.parent if maps.name == scans.category else None
+    given = _scan_scores(maps)
+    recorded = {"input.modalities": ["scan"], "input.size": 0, "model": name, "seed": 0}
+    about = {
+        "dataset": scans.dataset, "category": scans.category, "config": recorded,
+        "teacher": {"name": "not ours", "sha256": ""}, "shards": {}, "origins": {}, "machine": machine(),
+    }  # fmt: skip
+    with files.locked(run):
+        _claim(run, about)
+        progress.start(f"evaluate {run.name}", len(refs))
+        pixels, samples = PixelScores(), []
+        for ref in refs:
+            scan, label = scans.load(ref.key), ref.defect != GOOD
+            inner = ref.key.removeprefix(f"{scans.category}/")
+            found = read_map(*((root, f"{ref.key}.tiff") if root else (maps, f"{inner}.tiff")))
+            values = _resized(found, scan.valid.shape)
+            truth = np.zeros(values.shape, bool) if scan.gt is None else scan.gt
+            pixels.add(ref.key, [values], [truth])
+            score = given.get(ref.key, given.get(inner, float(values.max())))
+            samples.append(keep_pictures(run, ref.key, ref.defect, label, score, scan.rgb, truth, values))
+            progress.advance()
+        results = {
+            "run": run.name, "dataset": scans.dataset, "category": scans.category, "model": name, "seed": 0, "config": recorded,
+            "teacher": about["teacher"], "figures": figures(samples, pixels.figures()), "backbone": backbone(name, "not ours"),
+            "protocol": "scan", "training_samples": None, "train_shards": {}, "test_shards": {},
+            "curves": curves(samples, pixels), "seconds": {}, "machine": machine(),
+            "samples": [sample_as_json(sample, MAPS) for sample in samples],
+        }  # fmt: skip
+        files.write_sealed_json(run / RESULTS, results)
+    return results
+
+
+def keep_pictures(
+    run: Path, key: str, defect: str, label: bool, score: float, rgb: NDArray[np.uint8], truth: NDArray[np.bool_],
+    values: NDArray[np.float32],
+) -> SampleResult:  # fmt: skip
+    """Write the pictures of a judged scan, as ``judge_split`` does of views: colour, ground truth, map."""
+    shown = square(rgb), square(np.repeat(truth[..., None], 3, axis=2)), square(values[..., None])[..., 0]
+    levels, low, high = grey_levels(shown[2][None])
+    picture = bytes(imagecodecs.jpeg_encode(rows_of([shown[0][None]], shown[1][None, ..., 0] > 0, levels), level=88))
+    drawn = bytes(imagecodecs.png_encode(levels, level=6))
+    files.write_bytes(run / MAPS / f"{file_stem(key)}.jpg", picture)
+    files.write_bytes(run / MAPS / f"{file_stem(key)}.png", drawn)
+    return SampleResult(
+        key, defect, label, score, [label], [score], files.sha256_bytes(picture), files.sha256_bytes(drawn), [low, high]
+    )
+
+
+def _resized(found: NDArray[np.float32], shape: tuple[int, ...]) -> NDArray[np.float32]:
+    if found.shape == shape:
+        return found
+    large = functional.interpolate(torch.from_numpy(found)[None, None], size=shape, mode="bilinear", align_corners=False)
+    return np.asarray(large[0, 0].numpy())
+
+
+def _scan_scores(maps: Path) -> dict[str, float]:
+    return _table(maps / SCORES, "key")
+
+
+def _claim(run: Path, about: Mapping[str, Any]) -> None:
+    """Write a run's ``config.json``, unless the folder holds another run."""
+    if (run / CONFIG).exists() and files.read_sealed_json(run / CONFIG, "a run", "give --name another") != _plain(about):
+        raise BadInput(f"{run}: holds another run; give --name another, or delete the folder")
+    files.write_sealed_json(run / CONFIG, about)
 
 
 def _plain(value: Mapping[str, Any]) -> Any:
@@ -86,18 +180,29 @@ def _paths(export: Path, views: list[str]) -> dict[tuple[str, str], str]:
 
 def _scores(maps: Path, views: list[str]) -> dict[tuple[str, str], float]:
     """Return the score of each (view, picture) that the other tool gave."""
-    scores: dict[tuple[str, str], float] = {}
-    for view in views:
-        path = files.below(maps, view) / SCORES
-        if not path.exists():
-            continue
-        try:
-            for row in csv.DictReader(path.read_text(encoding="utf-8").splitlines()):
-                scores[view, row["image_path"]] = float(row["score"])
-        except (OSError, KeyError, ValueError, TypeError, csv.Error) as error:
-            raise BadInput(f"{path}: expected the columns image_path and score, a number ({error})") from error
-        if not all(math.isfinite(score) for score in scores.values()):
-            raise BadInput(f"{path}: a score is not finite; give every picture a number")
+    return {
+        (view, picture): score
+        for view in views
+        for picture, score in _table(files.below(maps, view) / SCORES, "image_path").items()
+    }
+
+
+def _table(path: Path, key: str) -> dict[str, float]:
+    """Return the scores of a table, or none where there is no table.
+
+    Raises
+    ------
+    BadInput
+        If it has other columns, or a score is not a finite number.
+    """
+    if not path.exists():
+        return {}
+    try:
+        scores = {row[key]: float(row["score"]) for row in csv.DictReader(path.read_text(encoding="utf-8").splitlines())}
+    except (OSError, KeyError, ValueError, TypeError, csv.Error) as error:
+        raise BadInput(f"{path}: expected the columns {key} and score, a number ({error})") from error
+    if not all(math.isfinite(score) for score in scores.values()):
+        raise BadInput(f"{path}: a score is not finite; give every picture a number")
     return scores
 
 

@@ -212,6 +212,17 @@ def load_run(run: Path, weights: WeightsSource) -> tuple[Detector, ModelConfig, 
     return detector, config, facts
 
 
+def model_sha256(run: Path) -> str:
+    """Return the hash of a finished run's model.
+
+    Raises
+    ------
+    BadInput
+        If the run is not finished.
+    """
+    return str(_model_facts(run)["sha256"])
+
+
 def _model_facts(run: Path) -> dict[str, Any]:
     remedy = f"delete {run / MODEL_FACTS} and run the same mvad train again"
     return files.read_sealed_json(run / MODEL_FACTS, "a finished run", remedy)

@@ -2,41 +2,77 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
 
 import numpy as np
 from numpy.typing import NDArray
 
 _W, _H, _M = 320, 220, 34
+_COLOURS = 6
 
 Line = tuple[str, NDArray[np.float64], NDArray[np.float64]]
 
 
 def line_chart(
-    title: str, lines: Sequence[Line], x_label: str, y_label: str, log_y: bool = False, legend_below: bool = False
-) -> str:
-    """Return an SVG of named lines (name, x, y); the legend stands at the right, above or below the lines."""
-    every_x = np.concatenate([line[1] for line in lines])
-    every_y = np.concatenate([line[2] for line in lines])
-    if log_y:
-        every_y = np.log10(np.maximum(every_y, 1e-6))
-    x0, x1, y0, y1 = float(every_x.min()), float(every_x.max()), float(every_y.min()), float(every_y.max())
+    title: str, lines: Sequence[Line], x_label: str, y_label: str, *, log_y: bool = False, legend_below: bool = False,
+    x_range: tuple[float, float] | None = None, y_range: tuple[float, float] | None = None, marks: bool = False,
+) -> str:  # fmt: skip
+    """Return an SVG of named lines (name, x, y).
+
+    Parameters
+    ----------
+    title, lines, x_label, y_label
+        What to draw.
+    log_y
+        Whether y is logarithmic.
+    legend_below
+        Whether names stand at the bottom instead of the top.
+    x_range, y_range
+        Limits of the axes; None: what the lines need.
+    marks
+        Whether points get a dot.
+    """
+    heights = [np.log10(np.maximum(line[2], 1e-6)) if log_y else line[2] for line in lines]
+    every_x, every_y = np.concatenate([line[1] for line in lines]), np.concatenate(heights)
+    x0, x1 = x_range or (float(every_x.min()), float(every_x.max()))
+    y0, y1 = y_range or (float(every_y.min()), float(every_y.max()))
+
+    def place(x: float, y: float) -> str:
+        return f"{_M + (x - x0) / max(x1 - x0, 1e-9) * (_W - 2 * _M):.1f},{_H - _M - (y - y0) / max(y1 - y0, 1e-9) * (_H - 2 * _M):.1f}"
+
     body = []
-    for number, (name, xs, ys) in enumerate(lines):
-        heights = np.log10(np.maximum(ys, 1e-6)) if log_y else ys
-        points = " ".join(
-            f"{_M + (x - x0) / max(x1 - x0, 1e-9) * (_W - 2 * _M):.1f},{_H - _M - (y - y0) / max(y1 - y0, 1e-9) * (_H - 2 * _M):.1f}"
-            for x, y in zip(xs, heights, strict=True)
+    for number, ((name, xs, _), ys) in enumerate(zip(lines, heights, strict=True)):
+        inside = (xs >= x0) & (xs <= x1)
+        drawn = list(zip(xs[inside], ys[inside], strict=True))
+        if len(drawn) and xs.max() > x1:  # on to the edge, where the next point lies beyond it
+            beyond = int(np.argmax(xs > x1))
+            share = (x1 - drawn[-1][0]) / (xs[beyond] - drawn[-1][0])
+            drawn.append((x1, drawn[-1][1] + share * (ys[beyond] - drawn[-1][1])))
+        points = [place(x, y) for x, y in drawn]
+        body.append(
+            f'<polyline class="s{number % _COLOURS}" points="{" ".join(points)}"><title>{escape(name)}</title></polyline>'
         )
-        body.append(f'<polyline class="s{number % 6}" points="{points}"><title>{escape(name)}</title></polyline>')
+        if marks:
+            body += [
+                f'<circle class="m{number % _COLOURS}" cx="{p.split(",")[0]}" cy="{p.split(",")[1]}" r="2.5"/>' for p in points
+            ]
     first = _H - _M - 8 - 13 * (len(lines[:8]) - 1) if legend_below else _M + 12
     legend = "".join(
-        f'<text class="l{k % 6}" x="{_W - _M}" y="{first + 13 * k}" text-anchor="end">{escape(line[0])}</text>'
+        f'<text class="l{k % _COLOURS}" x="{_W - _M}" y="{first + 13 * k}" text-anchor="end">{escape(line[0])}</text>'
         for k, line in enumerate(lines[:8])
     )
     low, high = (10**y0, 10**y1) if log_y else (y0, y1)
     return _frame(title, "".join(body) + legend, x_label, y_label, (x0, x1), (low, high))
+
+
+def chart_of_points(title: str, curves: Mapping[str, Sequence[tuple[float, float]]], x_label: str, y_label: str) -> str:
+    """Return an SVG of named series of points (x, y), joined."""
+    lines = [
+        (name, np.array([p[0] for p in points], float), np.array([p[1] for p in points], float))
+        for name, points in curves.items()
+    ]
+    return line_chart(title, lines, x_label, y_label, legend_below=True, marks=True)
 
 
 def histogram(title: str, groups: Sequence[tuple[str, NDArray[np.float64]]], x_label: str) -> str:
@@ -58,6 +94,15 @@ def histogram(title: str, groups: Sequence[tuple[str, NDArray[np.float64]]], x_l
             f'<text class="l{number}" x="{_W - _M}" y="{_M + 12 + 13 * number}" text-anchor="end">{escape(name)}</text>'
         )
     return _frame(title, "".join(bars + legend), x_label, "share", (float(edges[0]), float(edges[-1])), (0.0, top))
+
+
+def standalone(svg: str) -> str:
+    """Return a chart as a file of its own, with colours that are read on light and dark."""
+    colours = ("#2f81d6", "#d9722e", "#2e9b5b", "#a06bd0", "#b58a1e", "#d0559a")
+    style = "text{font:10px sans-serif;fill:#808590}.t{font-size:12px}.axis{fill:none;stroke:#9aa0a8}polyline{fill:none;stroke-width:1.8}"
+    for k, colour in enumerate(colours):
+        style += f".s{k}{{stroke:{colour}}}.l{k},.b{k},.m{k}{{fill:{colour}}}"
+    return svg.replace("<svg ", '<svg xmlns="http://www.w3.org/2000/svg" ', 1).replace(">", f"><style>{style}</style>", 1)
 
 
 def _frame(title: str, body: str, x_label: str, y_label: str, x_range: tuple[float, float], y_range: tuple[float, float]) -> str:

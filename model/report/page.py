@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import json
 from collections.abc import Mapping, Sequence
 from html import escape
@@ -12,16 +11,19 @@ from string import Template
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from mvad import __version__, files
-from mvad.model.judging.paper_figures import paper_s_auroc
-from mvad.model.judging.runs import METRICS, RESULTS, config_hash, input_name
-from mvad.model.methods import backbone
-from mvad.model.metrics.auroc import roc_curve
-from mvad.model.report.charts import histogram, line_chart
+from mvad.model.judging.missing_views import read_missing_views
+from mvad.model.judging.runs import METRICS, RESULTS, config_hash, input_name, is_trained
+from mvad.model.report.charts import Line, histogram, line_chart
+from mvad.model.report.gallery import Budget, gallery
+from mvad.model.report.tables import comparison, headline, on_scans
 
-MAX_PICTURES = 240
-"""A strip is about 40 kB: this many keep the page under 15 MB."""
+PICTURES = 12_500_000
+"""Bytes of pictures and clouds on a page, shared by its runs; the rest of it takes less than 2 MB."""
+
+_PRO_LIMIT = 0.3
 
 
 def build_page(runs: Sequence[Path]) -> str:
@@ -35,13 +37,18 @@ def build_page(runs: Sequence[Path]) -> str:
     results = [files.read_sealed_json(run / RESULTS, 'results; "mvad evaluate" writes them', "evaluate again") for run in runs]
     pairs = sorted(zip(runs, results, strict=True), key=lambda pair: _order(pair[1]))
     template = Template((resources.files("mvad.model.report") / "template.html").read_text(encoding="utf-8"))
-    each = max(4, MAX_PICTURES // max(len(runs), 1))
+    script = (resources.files("mvad.model.report") / "page.js").read_text(encoding="utf-8")
+    each = PICTURES // max(len(runs), 1)
+    groups = _by_category(pairs)
     return template.substitute(
         version=escape(__version__),
-        headline=_headline([result for _, result in pairs]),
-        charts="".join(_charts(group) for group in _by_category(pairs)),
-        gallery="".join(_gallery(run, result, each) for run, result in pairs),
+        headline=headline([result for _, result in pairs]),
+        comparisons="".join(comparison([result for _, result in group]) for group in groups),
+        scans=on_scans([result for _, result in pairs]),
+        charts="".join(_charts(group) for group in groups),
+        gallery="".join(gallery(run, result, number, Budget(each)) for number, (run, result) in enumerate(pairs)),
         configurations="".join(_configuration(result) for _, result in pairs),
+        script=script,
     )
 
 
@@ -56,87 +63,77 @@ def _by_category(pairs: Sequence[tuple[Path, Any]]) -> list[list[tuple[Path, Any
     return list(groups.values())
 
 
-def _headline(results: Sequence[Mapping[str, Any]]) -> str:
-    """Rows of dataset, category, model: mean and deviation over seeds, the paper's figure, what it was made with."""
-    groups: dict[tuple[str, ...], list[Mapping[str, Any]]] = {}
-    for r in results:
-        setting = input_name(r["config"])
-        groups.setdefault((r["dataset"], r["category"], r["model"], r["teacher"]["name"], setting), []).append(r)
-    rows = []
-    for (dataset, category, model, teacher, setting), group in groups.items():
-        paper = paper_s_auroc(dataset, category, model)
-        cells = [f"{dataset} / {category}", model, backbone(model, teacher), setting, str(len(group))]
-        cells += [_mean(group, name) for name in ("s_auroc", "image_auroc", "p_auroc")]
-        cells += [
-            "" if paper is None else f"{paper:.1f}",
-            str(group[0].get("training_samples") or ""),
-            str(group[0]["figures"]["samples"]),
-        ]
-        defects = ", ".join(f"{name} {_percent(value)}" for name, value in group[0]["figures"]["s_auroc_by_defect"].items())
-        rows.append(
-            "<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in cells) + f"<td class=small>{escape(defects)}</td></tr>"
-        )
-    return "".join(rows)
-
-
-def _mean(group: Sequence[Mapping[str, Any]], name: str) -> str:
-    values = [100 * r["figures"][name] for r in group if r["figures"][name] is not None]
-    if not values:
-        return "-"
-    return f"{np.mean(values):.1f}" + (f" ± {np.std(values, ddof=1):.1f}" if len(values) > 1 else "")
-
-
-def _percent(value: float | None) -> str:
-    return "-" if value is None else f"{100 * value:.1f}"
-
-
 def _charts(group: Sequence[tuple[Path, Mapping[str, Any]]]) -> str:
     title = f"{group[0][1]['dataset']} / {group[0][1]['category']}"
-    curves, losses = [], []
-    charts = []
+    roc, precision, pixel, region, losses, missing = (list[Line]() for _ in range(6))
+    bars = []
     for run, result in group:
         name = _short(result)
-        scores = np.array([s["score"] for s in result["samples"]])
-        labels = np.array([s["label"] for s in result["samples"]], dtype=bool)
-        if labels.any() and not labels.all():
-            curves.append((name, *roc_curve(scores, labels)))
-            charts.append(histogram(f"scores, {name}", [("good", scores[~labels]), ("anomalous", scores[labels])], "score"))
+        for lines, level in ((roc, "sample"), (pixel, "pixel"), (region, "region")):
+            found = _rates(result["curves"][level])
+            if found:
+                lines.append((name, *found))
+        found = _precision(result["curves"]["sample"])
+        if found:
+            precision.append((name, *found))
+            scores = np.array([s["score"] for s in result["samples"]])
+            labels = np.array([s["label"] for s in result["samples"]], dtype=bool)
+            bars.append(histogram(f"scores, {name}", [("good", scores[~labels]), ("anomalous", scores[labels])], "score"))
         log = [line for line in files.read_lines(run / METRICS) if "loss" in line]
         if len(log) > 1:
             thin = log[:: max(1, len(log) // 200)]
-            losses.append(
-                (name, np.array([line["step"] for line in thin], float), np.array([line["loss"] for line in thin], float))
+            steps, values = (np.array([line[key] for line in thin], float) for key in ("step", "loss"))
+            losses.append((name, steps, values))
+        lost = read_missing_views(run) if is_trained(run) else None
+        if lost:
+            rows = [row for row in lost["by_missing"] if row["s_auroc_visible"] is not None]
+            missing.append(
+                (name, np.array([row["missing"] for row in rows], float), np.array([row["s_auroc_visible"] for row in rows]))
             )
-    if curves:
-        charts.insert(0, line_chart("ROC by sample", curves, "false positive rate", "true positive rate", legend_below=True))
+    unit = (0.0, 1.0)
+    charts = []
+    for lines, text, x, y, most in (
+        (roc, "ROC by sample", "false positive rate", "true positive rate", 1.0),
+        (precision, "precision and recall by sample", "recall", "precision", 1.0),
+        (pixel, "ROC by pixel", "false positive rate", "true positive rate", 1.0),
+        (region, "PRO, up to 0.3", "false positive rate of pixels", "share of regions", _PRO_LIMIT),
+    ):
+        if lines:
+            charts.append(line_chart(text, lines, x, y, legend_below=True, x_range=(0.0, most), y_range=unit))
+    charts += bars
     if losses:
         charts.append(line_chart("training loss", losses, "step", "loss (log)", log_y=True))
+    if missing:
+        charts.append(
+            line_chart(
+                "missing views, label of the views left",
+                missing,
+                "views missing",
+                "S-AUROC",
+                legend_below=True,
+                y_range=(0.5, 1.0),
+                marks=True,
+            )
+        )
     return f"<h3>{escape(title)}</h3><div class=charts>{''.join(charts)}</div>"
+
+
+def _rates(points: Sequence[Sequence[float]]) -> tuple[NDArray[np.float64], NDArray[np.float64]] | None:
+    counts = np.array(points, float).reshape(-1, 2)
+    if not counts[-1].all():
+        return None
+    return counts[:, 0] / counts[-1, 0], counts[:, 1] / counts[-1, 1]
+
+
+def _precision(points: Sequence[Sequence[float]]) -> tuple[NDArray[np.float64], NDArray[np.float64]] | None:
+    counts = np.array(points, float).reshape(-1, 2)
+    if not counts[-1].all():
+        return None
+    return counts[1:, 1] / counts[-1, 1], counts[1:, 1] / counts[1:].sum(axis=1)
 
 
 def _short(result: Mapping[str, Any]) -> str:
     return f"{result['model']} {input_name(result['config'])}, seed {result['seed']}"
-
-
-def _gallery(run: Path, result: Mapping[str, Any], limit: int) -> str:
-    """Show the highest good and lowest anomalous scores first: where the detector errs."""
-    samples = sorted(result["samples"], key=lambda s: -s["score"] if not s["label"] else s["score"])
-    good, bad = ([s for s in samples if s["label"] == label][: limit // 2] for label in (False, True))
-    figures = []
-    for sample in bad + good:
-        picture = files.inside(run, sample["picture"])
-        data = base64.b64encode(picture.read_bytes()).decode() if picture.exists() else ""
-        caption = f"{sample['key']}: {sample['score']:.3f}"
-        kind = "bad" if sample["label"] else "good"
-        figures.append(
-            f'<figure class={kind} data-score="{sample["score"]:.6f}" data-label="{int(sample["label"])}">'
-            f'<img loading=lazy alt="{escape(caption)}" src="data:image/jpeg;base64,{data}"><figcaption>{escape(caption)}</figcaption></figure>'
-        )
-    return (
-        f"<details><summary>{escape(result['run'])}, {len(figures)} of {len(samples)} samples</summary>"
-        "<p class=sort>Sort by <button type=button data-by=error>error</button> <button type=button data-by=score>score</button></p>"
-        f"<div class=gallery>{''.join(figures)}</div></details>"
-    )
 
 
 def _configuration(result: Mapping[str, Any]) -> str:

@@ -56,13 +56,13 @@ class ViewFeatures:
         """Return (B, V, M, C) means over the pixels that show the object, all levels side by side."""
         seen, pooled = views.seen.float(), []
         for level in self.levels(views):
-            weight = functional.adaptive_avg_pool2d(seen, (level.shape[-2], level.shape[-1]))[:, :, None, None]
+            weight = functional.adaptive_avg_pool2d(seen, (int(level.shape[-2]), int(level.shape[-1])))[:, :, None, None]
             pooled.append((level * weight).sum(dim=(-2, -1)) / weight.sum(dim=(-2, -1)).clamp(min=1e-6))
         return torch.cat(pooled, dim=-1)
 
     def counts(self, views: ViewImages, side: int) -> Tensor:
         """Return which cells (B, V, side, side) of present views show the object (score.region)."""
-        share = functional.adaptive_avg_pool2d(views.seen.float(), side)
+        share = functional.adaptive_avg_pool2d(views.seen.float(), int(side))  # a tensor while it is traced
         counts = share > 0.5 if self.config.score.region == "object" else torch.ones_like(share, dtype=torch.bool)
         return counts & views.present[:, :, None, None]
 
@@ -87,7 +87,7 @@ class ViewFeatures:
 def neighbourhoods(levels: Sequence[Tensor]) -> Tensor:
     """Return PatchCore's patches (N, s, s, C) at stride 8 of teacher levels (N, C_l, h_l, w_l)."""
     planes = [functional.avg_pool2d(level, 3, 1, 1) for level in levels[1:]]
-    planes[1] = functional.interpolate(planes[1], size=planes[0].shape[-1], mode="bilinear", align_corners=False)
+    planes[1] = functional.interpolate(planes[1], size=int(planes[0].shape[-1]), mode="bilinear", align_corners=False)
     return torch.cat(planes, dim=1).permute(0, 2, 3, 1)
 
 
@@ -107,7 +107,7 @@ def concatenated(levels: Sequence[Tensor], side: int) -> Tensor:
     Finer levels are averaged down, coarser ones grow bilinearly.
     """
     resized = [
-        functional.adaptive_avg_pool2d(level, side)
+        functional.adaptive_avg_pool2d(level, int(side))
         if level.shape[-1] >= side
         else functional.interpolate(level, size=side, mode="bilinear", align_corners=False)
         for level in levels

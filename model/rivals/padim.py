@@ -94,7 +94,7 @@ class PaDiM:
     def _embedding(self, views: ViewImages) -> Tensor:
         """Return (B, V, M, s, s, channels) at stride 4."""
         levels = [level.flatten(0, 2) for level in self.features.levels(views)]
-        side = levels[0].shape[-1]
+        side = int(levels[0].shape[-1])
         grown = [functional.interpolate(level, size=side, mode="bilinear", align_corners=False) for level in levels]
         chosen = torch.cat(grown, dim=1)[:, self.channels.to(grown[0].device)]
         return chosen.permute(0, 2, 3, 1).reshape(*views.images.shape[:3], side, side, -1)

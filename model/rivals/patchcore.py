@@ -105,7 +105,7 @@ class PatchCore:
         """Return each patch's distance to the bank, and the image's reweighted score (eq. 6 and 7)."""
         table = torch.cdist(patches, bank)
         distance, neighbour = table.min(dim=1)
-        worst = int(distance.argmax())
+        worst = distance.argmax()
         around = torch.cdist(bank[neighbour[worst]][None], bank)[0].topk(
             min(self.config.patchcore.neighbours, len(bank)), largest=False
         ).indices  # fmt: skip

@@ -16,21 +16,15 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
+from command import HIDDEN, MVAD, ROOT, mvad
 from PIL import Image
 
 from mvad.cli import main
 from mvad.datasets.export import read_table
 
-ROOT = Path(__file__).parents[2]
-VERBS = ("synth", "render", "pack", "inspect", "verify", "export", "train", "evaluate", "import", "report", "doctor")
-MVAD = [sys.executable, "-m", "mvad.cli.main"]
-HIDDEN = ("MVAD_TEXTURES", "MVAD_WORKSPACE", "MVAD_TEACHER_WEIGHTS", "MVAD_REAL_DATA")
-
-
-def mvad(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-    environment = {name: value for name, value in os.environ.items() if name not in HIDDEN}
-    environment |= {"PYTHONPATH": str(ROOT / "src"), "COLUMNS": "200"}
-    return subprocess.run([*MVAD, *arguments], capture_output=True, text=True, cwd=cwd, env=environment, timeout=400)
+VERBS = (
+    "synth", "render", "pack", "inspect", "verify", "export", "train", "evaluate", "import", "predict", "reproduce", "report", "doctor",
+)  # fmt: skip
 
 
 def example(verb: str) -> str:
@@ -54,7 +48,21 @@ def test_help_loads_no_heavy_library() -> None:
 def test_the_examples_of_the_help_run_one_after_the_other(workspace: Path, tmp_path: Path) -> None:
     """The examples, in the order of the work, in an empty folder with a download beside it."""
     shutil.copytree(workspace / "raw" / "mvtec3d" / "gear", tmp_path / "downloads" / "mvtec3d" / "cable_gland")
-    for verb in ("render", "pack", "inspect", "export", "train", "evaluate", "import", "report", "verify", "doctor", "synth"):
+    for verb in (
+        "render",
+        "pack",
+        "inspect",
+        "export",
+        "train",
+        "evaluate",
+        "import",
+        "predict",
+        "reproduce",
+        "report",
+        "verify",
+        "doctor",
+        "synth",
+    ):
         line = shlex.split(example(verb))
         assert line[:2] == ["mvad", verb]
         if verb == "import":
@@ -62,7 +70,7 @@ def test_the_examples_of_the_help_run_one_after_the_other(workspace: Path, tmp_p
         done = mvad(*line[1:], cwd=tmp_path)
         assert done.returncode == 0, f"{' '.join(line)}\n{done.stdout}\n{done.stderr}"
     assert (tmp_path / "sheet.png").exists()
-    assert "<td>padim</td>" in (tmp_path / "report.html").read_text()
+    assert "<td>padim<br>" in (tmp_path / "report.html").read_text()
     assert "no" not in [line.split()[0] for line in mvad("doctor", cwd=tmp_path).stdout.splitlines()]
 
 
@@ -96,6 +104,12 @@ CASES = {
     ),
     "nothing to judge": (["evaluate"], 3),
     "nothing to report": (["report"], 3),
+    "no such table": (["reproduce", "table4"], 3),
+    "nothing to reproduce": (["reproduce", "table1"], 3),
+    "no run to predict with": (["predict", "nowhere", "."], 3),
+    "unknown rule of fusing": (["evaluate", "--workspace", "{ws}", "--project-to-scan", "--fuse", "median"], 3),
+    "maps of nothing": (["evaluate", "--maps", "nowhere"], 3),
+    "unknown format": (["export", "--workspace", "{ws}", "--format", "tflite"], 3),
     "nothing to verify": (["verify"], 3),
     "unknown level": (["pack", "--raw", "{raw}", "--filter", "lz4", "--level", "3"], 3),
     "unknown field": (["pack", "--raw", "{raw}", "--fields", "rgb,thermal"], 3),

@@ -13,10 +13,13 @@ import pytest
 
 from mvad import files
 from mvad.cli import main
+from mvad.datasets.registry import RawScans
 from mvad.datasets.shards.loader import ShardSet
 from mvad.model.config import PRESETS, ModelConfig
 from mvad.model.judging.evaluate import evaluate_run
-from mvad.model.judging.runs import fit_run, prepare
+from mvad.model.judging.missing_views import judge_missing_views
+from mvad.model.judging.runs import fit_run, prepare, read_facts
+from mvad.model.judging.scan_maps import ScanJudge
 from mvad.model.teachers.weights import WeightsSource
 from mvad.progress import Silent
 from mvad.settings import resolve
@@ -164,6 +167,29 @@ def test_a_run_is_mended_from_its_records(run: Path, ws: Path, capsys: pytest.Ca
     assert not last.exists()
     assert not last.with_suffix(".json").exists()
     assert one(run, "checkpoints/step-4.safetensors").exists(), "the one before is kept"
+
+
+def test_what_was_carried_back_to_scans_is_checked_and_mended(run: Path, ws: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    facts = read_facts(run)
+    scans = RawScans(facts["dataset"], ws / "raw" / facts["dataset"], facts["category"])
+    evaluate_run(run, ws / "shards", NOWHERE, Silent(), witnesses=[ScanJudge(run, scans, ("max", "mean"))])
+    judge_missing_views(run, ws / "shards", NOWHERE, Silent())
+    assert verify(capsys, "--workspace", ws, "--offline")[0] == 0
+    for pattern in ("scan/*.ply", "scan/*.tiff", "maps/*.png"):
+        path = one(run, pattern)
+        whole = path.read_bytes()
+        flip(path)
+        code, said = verify(capsys, "--workspace", ws, "--offline")
+        assert code == 3
+        assert str(path) in said
+        code, said = verify(capsys, "--workspace", ws, "--repair", "--offline")
+        assert code == 0, said
+        assert path.read_bytes() == whole
+        assert files.read_sealed_json(run / "results.json", "x", "y")["scan"]["rule"] == "max", "by the rules of before"
+    flip(run / "missing-views.json")
+    code, said = verify(capsys, "--workspace", ws, "--offline")
+    assert code == 3
+    assert "missing-views.json" in said
 
 
 def test_a_contradiction_is_found_behind_matching_hashes(ws: Path, capsys: pytest.CaptureFixture[str]) -> None:

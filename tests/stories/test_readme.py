@@ -78,7 +78,7 @@ def test_the_demo_runs_from_raw_scans_to_a_report(tmp_path: Path, short_mvad: Pa
     assert "report: demo/report.html" in done.stdout
     page = (tmp_path / "demo" / "report.html").read_text()
     for model in ("idif", "patchcore", "mean_feature"):
-        assert f"<td>{model}</td>" in page
+        assert f"<td>{model}<br>" in page
     again = run(["bash", str(ROOT / "tools" / "demo.sh"), "demo"], tmp_path, short_mvad)
     assert again.returncode == 0
     assert "was trained already" in again.stdout

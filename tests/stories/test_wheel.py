@@ -14,6 +14,7 @@ NEEDED = {
     "mvad/cli/main.py",
     "mvad/render/backends/shaders/corners.frag",
     "mvad/model/report/template.html",
+    "mvad/model/report/page.js",
     "mvad/model/judging/paper/table2_mvtec3d.csv",
 }
 

@@ -1,0 +1,126 @@
+"""Every benchmark, one after the other: the tables in benchmarks/README.md are written anew, and what moved is printed.
+
+Usage: python benchmarks/everything.py [--full]. The quick form takes a few repetitions of the figures that matter and the
+demo's preset for accuracy, under a quarter of an hour on two cores; MVAD_REAL_DATA adds real scans. The full form runs every
+section of every benchmark, for hours. What moved is told against the last committed results.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).parent
+RESULTS = HERE / "results"
+README = HERE / "README.md"
+MOVED = 0.25
+"""A figure counts as moved if it changed by more than this share: machines are shared and noisy."""
+
+QUICK = (
+    ("render.py", ["--quick", "--only", "exactness,stages"]),
+    ("shards.py", ["--quick", "--only", "formats"]),
+    ("train.py", ["--quick", "--only", "pseudo"]),
+    ("metrics.py", ["--quick"]),
+    ("demo.py", []),
+)
+FULL = (
+    ("render.py", []),
+    ("shards.py", []),
+    ("train.py", []),
+    ("metrics.py", []),
+    ("demo.py", []),
+    ("accuracy.py", []),
+    ("real_scans.py", []),
+)
+
+
+def main() -> int:
+    full = "--full" in sys.argv
+    real = "MVAD_REAL_DATA" in os.environ
+    walls: dict[str, float] = {}
+    failed = []
+    with tempfile.TemporaryDirectory(dir=os.environ.get("MVAD_BENCHMARK_DIR")) as scratch:
+        for script, words in FULL if full else QUICK:
+            if script == "real_scans.py" and not real:
+                continue
+            print(f"== {script} {' '.join(words)}", flush=True)
+            began = time.perf_counter()
+            done = subprocess.run([sys.executable, str(HERE / script), *words], env=os.environ | {"MVAD_BENCHMARK_DIR": scratch})
+            walls[script] = round(time.perf_counter() - began, 1)
+            if done.returncode:
+                failed.append(script)
+    rows = list(differences())
+    README.write_text(with_table(README.read_text(encoding="utf-8"), rows), encoding="utf-8")
+    print(f"\nwall times: {json.dumps(walls)}; all {sum(walls.values()):.0f} s")
+    moved = [row for row in rows if row[2] is not None and abs(row[3] - row[2]) > MOVED * max(abs(row[2]), 1e-12)]
+    for file, name, before, now in moved:
+        print(f"moved: {file}: {name}: {before:.4g} -> {now:.4g}")
+    print(f"{len(moved)} of {len(rows)} figures moved by more than {100 * MOVED:.0f} % against the last committed results")
+    if failed:
+        print(f"failed: {', '.join(failed)}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def differences() -> Iterator[tuple[str, str, float | None, float]]:
+    """Give file, name, committed value (None: new) and present value of every number in the results."""
+    for path in sorted(RESULTS.glob("*.json")):
+        now = dict(numbers(json.loads(path.read_text(encoding="utf-8"))))
+        committed = subprocess.run(
+            ["git", "show", f"HEAD:benchmarks/results/{path.name}"], capture_output=True, text=True, cwd=HERE
+        )
+        before = dict(numbers(json.loads(committed.stdout))) if committed.returncode == 0 else {}
+        for name, value in now.items():
+            yield path.name, name, before.get(name), value
+
+
+def numbers(value: Any, name: str = "") -> Iterator[tuple[str, float]]:
+    """Give every number of nested JSON by its path, machines left out."""
+    if isinstance(value, bool) or value is None:
+        return
+    if isinstance(value, int | float):
+        yield name, float(value)
+    elif isinstance(value, dict):
+        for key, inner in value.items():
+            if key != "machine" or name:
+                yield from numbers(inner, f"{name}.{key}" if name else key)
+    elif isinstance(value, list):
+        for k, inner in enumerate(value):
+            yield from numbers(inner, f"{name}[{k}]")
+
+
+WANTED = (
+    (r"metrics-.*", r"areas\.\w+\.[^.]+\.(s|times_of_mvad|error|mb)"),
+    (r"metrics-.*", r"regions\.[^.]+\.(s|times_of_mvad|error)"),
+    (r"metrics-.*", r"streaming\.(s|mb)"),
+    (r"metrics-.*", r"verbs\.\w+\.(network_share|projected_all_s|all)"),
+    (r"metrics-.*", r"verbs\.(report\.(mb|loaded_ms)|onnx_ms\.\w+)"),
+    (r"shards-.*-quick", r"formats\.[^.]+\.[^.]*(samples_per_s|per_s).*"),
+    (r"render-.*-quick", r"stages\..*(all|total).*"),
+    (r"train-.*-quick", r"pseudo\..*"),
+    (r"demo-quick", r"s_auroc\..*|seconds"),
+)
+"""What stands in the table: patterns of the file's and the figure's name."""
+
+
+def with_table(text: str, rows: list[tuple[str, str, float | None, float]]) -> str:
+    """Put the figures that matter between the marks of the README."""
+    lines = ["| file | figure | committed before | now |", "|---|---|---|---|"]
+    for file, name, before, now in rows:
+        if any(re.fullmatch(f"{stem}\\.json", file) and re.fullmatch(pattern, name) for stem, pattern in WANTED):
+            lines.append(f"| {file.removesuffix('.json')} | {name} | {'-' if before is None else f'{before:.4g}'} | {now:.4g} |")
+    return re.sub(
+        r"(<!-- figures -->\n).*?(<!-- end of figures -->)", lambda m: m[1] + "\n".join(lines) + "\n" + m[2], text, flags=re.S
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

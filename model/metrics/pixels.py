@@ -1,0 +1,164 @@
+"""P-AUROC, AP, F1-max and AUPRO of any number of pixels, in constant memory, one image after the other."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from mvad.model.metrics.histogram import BITS, ScoreHistogram
+from mvad.model.metrics.intervals import UNDEFINED, Interval, from_clusters
+
+LIMITS = (0.3, 0.1, 0.05, 0.01)
+"""False positive rates up to which AUPRO is taken; 0.3 is MVTec AD's, 0.01 MVTec 3D-AD's second one."""
+
+_COARSE = BITS - 8
+"""Bits of what is kept of each sample, for the interval alone."""
+
+_TOUCHING = np.ones((3, 3), dtype=int)
+
+
+@dataclass(frozen=True)
+class PixelFigures:
+    """What is known of all pixels; NaN where a class is missing.
+
+    Attributes
+    ----------
+    auroc
+        P-AUROC; its interval takes samples as clusters of pixels.
+    ap, f1_max, threshold
+        Average precision; the best F1, and the score from which on pixels count as anomalous there.
+    aupro
+        AUPRO at each of ``LIMITS``: mean over the connected regions of ground truth (8-neighbourhood) of the share that is
+        found, averaged over false positive rates up to the limit.
+    regions
+        How many regions of ground truth there are.
+    error_bound
+        By how much ``auroc`` can be off through binning.
+    """
+
+    auroc: Interval
+    ap: float
+    f1_max: float
+    threshold: float
+    aupro: dict[float, float]
+    regions: int
+    error_bound: float
+
+
+@dataclass
+class PixelScores:
+    """Pixels of samples, joined by key. Parts that were gathered elsewhere are merged; no key may come twice.
+
+    Attributes
+    ----------
+    histogram
+        All pixels; positives are weighted by one over the size of their region of ground truth.
+    regions
+        Number of regions so far.
+    samples
+        For each key the bins of its pixels, their negatives and positives: a coarse histogram, a few kB.
+    """
+
+    histogram: ScoreHistogram = field(default_factory=ScoreHistogram)
+    regions: int = 0
+    samples: dict[str, tuple[NDArray[np.int32], NDArray[np.int64], NDArray[np.int64]]] = field(default_factory=dict)
+
+    def add(
+        self,
+        key: str,
+        maps: NDArray[np.floating] | Sequence[NDArray[np.floating]],
+        masks: NDArray[np.bool_] | Sequence[NDArray[np.bool_]],
+    ) -> None:
+        """Take all images of a sample.
+
+        Parameters
+        ----------
+        key
+            The sample's; its pixels count as one cluster.
+        maps
+            (N, H, W) finite anomaly maps; or N images of different sizes.
+        masks
+            The same shapes; true is anomalous.
+
+        Raises
+        ------
+        ValueError
+            If the key was there before, a score is not finite, or shapes differ.
+        """
+        if key in self.samples:
+            raise ValueError(f"{key}: was judged before")
+        own = np.zeros((2, 1 << _COARSE), np.int64)
+        for one, mask in zip(maps, masks, strict=True):
+            truth = np.asarray(mask, np.bool_)
+            if truth.shape != np.shape(one):
+                raise ValueError(f"{key}: map {np.shape(one)} and mask {truth.shape} differ in shape")
+            regions, share = regions_of(truth)
+            self.histogram.add_image(np.asarray(one), regions, share, own)
+            self.regions += len(share) - 1
+        bins = np.flatnonzero(own.any(axis=0))
+        self.samples[key] = (bins.astype(np.int32), own[0, bins], own[1, bins])
+
+    def merge(self, other: PixelScores) -> None:
+        """Take the samples of another part.
+
+        Raises
+        ------
+        ValueError
+            If both have a sample.
+        """
+        twice = self.samples.keys() & other.samples.keys()
+        if twice:
+            raise ValueError(f"{min(twice)}: is in both parts")
+        self.histogram.merge(other.histogram)
+        self.regions += other.regions
+        self.samples |= other.samples
+
+    def figures(self) -> PixelFigures:
+        """Return the figures of all pixels taken so far."""
+        curve, weighted, bound = self.histogram.curves()
+        f1, threshold = curve.best_f1()
+        return PixelFigures(
+            auroc=self._interval(curve.area()), ap=curve.average_precision(), f1_max=f1, threshold=threshold,
+            aupro={limit: weighted.area(limit) for limit in LIMITS}, regions=self.regions,
+            error_bound=bound,
+        )  # fmt: skip
+
+    def _interval(self, area: float) -> Interval:
+        """Return the exact area with an interval from coarse sums over samples."""
+        if math.isnan(area):
+            return UNDEFINED
+        negative, positive = np.zeros((2, 1 << _COARSE))
+        for bins, no, yes in self.samples.values():
+            negative[bins] += no
+            positive[bins] += yes
+        lower = (np.cumsum(negative) - negative / 2) / negative.sum()
+        higher = 1 - (np.cumsum(positive) - positive / 2) / positive.sum()
+        sums = np.array([(lower[b] @ yes, yes.sum(), higher[b] @ no, no.sum()) for b, no, yes in self.samples.values()])
+        found = from_clusters(*sums.T)
+        return Interval(area, min(found.low, area), max(found.high, area))
+
+
+def regions_of(mask: NDArray[np.bool_]) -> tuple[NDArray[np.int32] | None, NDArray[np.float64]]:
+    """Return the connected regions (8-neighbourhood) of a mask (H, W).
+
+    Returns
+    -------
+    tuple
+        (H, W) int32, the region of each pixel from 1, 0 outside, or None where the mask is empty; (R + 1,) one over the
+        size of each region, 0 for the outside.
+    """
+    rows = np.flatnonzero(mask.any(axis=1))
+    if not len(rows):
+        return None, np.zeros(1)
+    columns = np.flatnonzero(mask.any(axis=0))
+    box = slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
+    regions = np.zeros(mask.shape, np.int32)
+    count = ndimage.label(mask[box], structure=_TOUCHING, output=regions[box])
+    share = 1 / np.bincount(regions[box].reshape(-1), minlength=count + 1).clip(min=1)
+    share[0] = 0
+    return regions, share

@@ -1,0 +1,135 @@
+"""The part of the page about single samples of a run: pictures, maps and scores, with what the sliders need."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import imagecodecs
+import numpy as np
+
+from mvad import files
+from mvad.datasets.scan import GOOD
+from mvad.model.judging.pictures import SIDE
+from mvad.model.metrics.histogram import exact_curve
+from mvad.model.report.clouds import clouds
+
+_QUALITY = 72
+
+
+@dataclass
+class Budget:
+    """Bytes that pictures may still take, so that the page stays within its size whatever it shows."""
+
+    left: int
+
+    def take(self, size: int) -> bool:
+        """Take so many bytes if there are as many."""
+        if size > self.left:
+            return False
+        self.left -= size
+        return True
+
+
+def gallery(run: Path, result: Mapping[str, Any], number: int, budget: Budget) -> str:
+    """Return a run's section: sliders, recall by defect, clouds, pictures; where it errs comes first.
+
+    Parameters
+    ----------
+    run, result
+        The run and its ``results.json``.
+    number
+        Makes names of this section unique in the page.
+    budget
+        What the pictures may take; those that it does not allow are counted in the caption.
+    """
+    samples = sorted(result["samples"], key=lambda s: s["score"] if s["label"] else -s["score"])
+    good, bad = ([s for s in samples if bool(s["label"]) == label] for label in (False, True))
+    ordered = [s for pair in zip(bad, good, strict=False) for s in pair] + bad[len(good) :] + good[len(bad) :]
+    shown, figures = [], []
+    for sample in ordered:
+        figure = _figure(run, sample)
+        if budget.take(len(figure)):
+            shown.append(sample)
+            figures.append(figure)
+    scores = np.array([s["score"] for s in samples])
+    labels = np.array([bool(s["label"]) for s in samples])
+    best = exact_curve(scores, labels).best_f1()[1] if labels.any() and not labels.all() else float(np.median(scores))
+    low, high = (min(s["map_range"][0] for s in samples), max(s["map_range"][1] for s in samples))
+    pixel = result["figures"].get("pixel_threshold")
+    return (
+        f'<section class="run" id="run{number}" data-low="{low:.7g}" data-high="{high:.7g}">'
+        f"<h3>{escape(result['run'])}</h3>"
+        f"<p class=dim>{len(shown)} of {len(samples)} samples shown, where it errs first. "
+        f"A column a view; colour, geometry where there is any, ground truth in red, anomaly map.</p>"
+        f'<div class="controls">'
+        + _slider("sample", "sample is anomalous from", scores.min(), scores.max(), best)
+        + _slider("pixel", "outline the map from", low, high, high if pixel is None else pixel)
+        + '<label>show <select class="filter">'
+        + "".join(f'<option value="{value}">{escape(text)}</option>' for value, text in _filters(samples))
+        + "</select></label>"
+        + '<span class="sort" role="group" aria-label="sort">sort by '
+        + "".join(f'<button type="button" data-by="{by}">{by}</button>' for by in ("error", "score", "name"))
+        + "</span></div>"
+        + f'<p class="counts" aria-live="polite"></p>{_recall(samples)}{clouds(run, result, budget)}'
+        + f'<div class="gallery">{"".join(figures)}</div></section>'
+    )
+
+
+def _slider(kind: str, text: str, low: float, high: float, at: float) -> str:
+    step = max(float(high) - float(low), 1e-9) / 500
+    return (
+        f'<label>{text} <input type="range" class="{kind}" min="{low - step:.7g}" max="{high + step:.7g}" step="{step:.3g}" '
+        f'value="{at:.7g}"> <output>{at:.4g}</output></label>'
+    )
+
+
+def _filters(samples: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
+    defects = sorted({s["defect"] for s in samples} - {GOOD})
+    fixed = [("all", "all"), ("wrong", "wrongly judged"), ("label0", "good"), ("label1", "anomalous")]
+    return fixed + [(f"defect{k}", name) for k, name in enumerate(defects)]
+
+
+def _recall(samples: Sequence[Mapping[str, Any]]) -> str:
+    """Return a row a defect, whose recall the slider fills in; scores come along, for samples whose pictures do not."""
+    defects = sorted({s["defect"] for s in samples} - {GOOD})
+    rows = []
+    for k, defect in [(-1, GOOD), *enumerate(defects)]:
+        scores = [s["score"] for s in samples if s["defect"] == defect]
+        if not scores:
+            continue
+        values = " ".join(f"{score:.7g}" for score in scores)
+        name = "good (false alarms)" if k < 0 else defect
+        rows.append(
+            f'<tr data-defect="{k}" data-scores="{values}"><th scope="row">{escape(name)}</th><td>{len(scores)}</td>'
+            '<td><meter min="0" max="1" value="0"></meter> <span></span></td></tr>'
+        )
+    return (
+        '<table class="recall"><thead><tr><th>defect</th><th>samples</th><th>called anomalous</th></tr></thead>'
+        f"<tbody>{''.join(rows)}</tbody></table>"
+    )
+
+
+def _figure(run: Path, sample: Mapping[str, Any]) -> str:
+    picture, grey = (files.inside(run, sample[name]) for name in ("picture", "map"))
+    if not picture.exists() or not grey.exists():
+        return f"<figure><figcaption>{escape(sample['key'])}: its pictures are gone; evaluate again</figcaption></figure>"
+    strip = imagecodecs.jpeg_decode(picture.read_bytes())[:-SIDE]  # the map is drawn by the page
+    small = bytes(imagecodecs.jpeg_encode(np.ascontiguousarray(strip), level=_QUALITY))
+    low, high = sample["map_range"]
+    views = ", ".join("missing" if s is None else f"{s:.3g}" for s in sample["view_scores"])
+    return (
+        f'<figure tabindex="0" data-score="{sample["score"]:.7g}" data-label="{int(sample["label"])}" '
+        f'data-name="{escape(sample["key"])}" data-kind="{escape(sample["defect"])}" data-low="{low:.7g}" data-high="{high:.7g}">'
+        f'<img class="views" loading="lazy" width="{strip.shape[1]}" height="{strip.shape[0]}" alt="views of {escape(sample["key"])}" '
+        f'src="{_uri(small, "jpeg")}"><canvas role="img" aria-label="anomaly map" data-src="{_uri(grey.read_bytes(), "png")}"></canvas>'
+        f"<figcaption><b></b> {escape(sample['key'])}: {sample['score']:.4g}<br><small>views {escape(views)}</small></figcaption></figure>"
+    )
+
+
+def _uri(content: bytes, kind: str) -> str:
+    return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"

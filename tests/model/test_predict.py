@@ -1,0 +1,212 @@
+"""New samples: thresholds and what they promise, raw scans rendered on the fly, one file for other runtimes."""
+
+from __future__ import annotations
+
+import csv
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+import torch
+from command import mvad
+from test_detectors import NOWHERE, train
+
+from mvad import files
+from mvad.datasets.shards.loader import ShardSet, batch_of
+from mvad.datasets.shards.reader import open_shard
+from mvad.errors import BadInput
+from mvad.model.idif.window import Window
+from mvad.model.judging import onnx_export
+from mvad.model.judging.onnx_export import export_onnx
+from mvad.model.judging.runs import load_run
+from mvad.model.judging.threshold import conformal, threshold_of
+from mvad.progress import Silent
+
+GEAR = Path("mvtec3d") / "gear"
+
+
+def test_a_threshold_promises_what_it_keeps() -> None:
+    rng = np.random.default_rng(0)
+    alarms = []
+    for _ in range(2000):
+        found = conformal(rng.standard_normal(39).tolist(), 0.05)
+        alarms.append(rng.standard_normal() > found.value)
+    assert found.promised == pytest.approx(0.05)
+    assert np.mean(alarms) == pytest.approx(0.05, abs=0.015)
+    few = conformal([1.0, 3.0, 2.0], 0.05)
+    assert (few.value, few.promised, few.asked) == (3.0, 0.25, False)
+    assert conformal([1.0, 3.0, 2.0], 0.5).value == 2.0
+    assert conformal([1.0, 3.0, 2.0], 1.0).value == 1.0
+    with pytest.raises(BadInput, match="give --threshold"):
+        conformal([], 0.05)
+
+
+@pytest.fixture(scope="module")
+def place(workspace: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A workspace with a trained run of the gear."""
+    root = tmp_path_factory.mktemp("predict")
+    for name in ("raw", "renders", "shards"):
+        (root / name).symlink_to(workspace / name)
+    train(root / "runs" / "idif", workspace / "shards" / GEAR, **{"train.student_steps": 2, "train.head_steps": 2})
+    train(root / "runs" / "floor", workspace / "shards" / GEAR, model="mean_feature")
+    return root
+
+
+def rows(path: Path) -> dict[str, dict[str, str]]:
+    return {row["key"].split("/")[-1]: row for row in csv.DictReader(path.read_text().splitlines())}
+
+
+def test_scans_on_the_fly_score_as_packed_ones(place: Path, tmp_path: Path) -> None:
+    run, out = str(place / "runs" / "floor"), tmp_path / "raw"
+    done = mvad("predict", run, str(place / "raw" / GEAR / "test"), "--workspace", str(place), "--out", str(out))
+    assert done.returncode == 0, done.stderr
+    assert "1 validation normals; 5 % cannot be promised by so few" in done.stdout
+    assert "ms to score" in done.stdout
+    packed = tmp_path / "packed"
+    assert mvad("predict", run, str(place / "shards" / GEAR), "--workspace", str(place), "--out", str(packed)).returncode == 0
+    by_key = {row["key"]: row for row in csv.DictReader((packed / "predictions.csv").read_text().splitlines())}
+    found = list(csv.DictReader((out / "predictions.csv").read_text().splitlines()))
+    assert len(found) == len(by_key) == len(ShardSet(place / "shards" / GEAR, "test"))
+    for row in found:
+        defect, name = row["key"].split("/")[-1].split("-")
+        twin = by_key[f"gear/test/{defect}/{name}"]
+        assert float(row["score"]) == pytest.approx(float(twin["score"]), rel=1e-4)
+        assert row["anomalous"] == str(int(float(row["score"]) > float(row["threshold"])))
+    maps = tifffile.imread(next((out / "maps").glob("*.tiff")))
+    assert maps.shape == (5, 64, 64)
+    before = (out / "predictions.csv").read_bytes()
+    again = mvad("predict", run, str(place / "raw" / GEAR / "test"), "--workspace", str(place), "--out", str(out))
+    assert again.returncode == 0
+    assert (out / "predictions.csv").read_bytes() == before, "nothing is scored twice, seconds included"
+
+
+def test_a_scan_that_cannot_be_read_costs_that_scan(place: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "new"
+    shutil.copytree(place / "raw" / GEAR / "test" / "good", folder)
+    broken = sorted((folder / "xyz").glob("*.tiff"))[0]
+    broken.write_bytes(broken.read_bytes()[:100])
+    words = [
+        "predict",
+        str(place / "runs" / "floor"),
+        str(folder),
+        "--workspace",
+        str(place),
+        "--out",
+        str(tmp_path / "out"),
+        "--threshold",
+        "-1",
+    ]
+    done = mvad(*words)
+    assert done.returncode == 6, done.stdout + done.stderr
+    assert "could not be scored" in done.stderr
+    failed = files.read_lines(tmp_path / "out" / "failed.jsonl")
+    assert [line["key"].split("/")[-1] for line in failed] == [broken.stem]
+    assert all(row["anomalous"] == "1" for row in rows(tmp_path / "out" / "predictions.csv").values())
+    shutil.copy(place / "raw" / GEAR / "test" / "good" / "xyz" / broken.name, broken)
+    assert mvad(*words).returncode == 0
+    assert not (tmp_path / "out" / "failed.jsonl").exists()
+    assert len(rows(tmp_path / "out" / "predictions.csv")) == len(list((folder / "xyz").iterdir()))
+
+
+def test_what_a_run_cannot_score_is_refused(place: Path, tmp_path: Path) -> None:
+    run = str(place / "runs" / "floor")
+    nothing = mvad("predict", run, str(tmp_path), "--workspace", str(place))
+    assert nothing.returncode == 3
+    assert "holds no mvtec3d scan" in nothing.stderr
+    assert mvad("predict", run, str(tmp_path / "nowhere"), "--workspace", str(place)).returncode == 3
+    foreign = place / "shards" / "realiad" / "plate"
+    words = ["--workspace", str(place), "--out", str(tmp_path / "out"), "--threshold", "1"]
+    plates = mvad("predict", str(place / "runs" / "idif"), str(foreign), *words)
+    assert plates.returncode == 6, "they lack what the run was trained on"
+    assert "which the run was trained on" in files.read_lines(tmp_path / "out" / "failed.jsonl")[0]["reason"]
+    detector, config, _ = load_run(place / "runs" / "floor", NOWHERE)
+    with pytest.raises(BadInput, match="no validation split"):
+        threshold_of(place / "runs" / "floor", detector, config.input.modalities, foreign, 0.05, Silent())
+
+
+def test_a_sample_alone_is_the_sample_of_the_split(workspace: Path) -> None:
+    data = ShardSet(workspace / "shards" / GEAR, "test", ["rgb", "depth", "normal", "source"])
+    shard = open_shard(workspace / "shards" / GEAR / "test-00000.h5")
+    one, other = batch_of(shard.sample(1), shard.coding), data.batch([1])
+    for name, tensor in other._tensors().items():
+        assert torch.equal(getattr(one, name), tensor), name
+    assert (one.keys, one.coding) == (other.keys, other.coding)
+
+
+def test_one_file_answers_as_the_detector_does(place: Path, workspace: Path, tmp_path: Path) -> None:
+    import onnxruntime
+
+    about = export_onnx(place / "runs" / "idif", workspace / "shards", tmp_path / "m.onnx", NOWHERE, Silent())
+    assert about["outputs"][:3] == ["maps", "view_scores", "sample_scores"]
+    assert about["checked"]["largest_difference"] < 1e-4
+    detector, config, _ = load_run(place / "runs" / "idif", NOWHERE)
+    data = ShardSet(workspace / "shards" / GEAR, "train", config.input.modalities)
+    session = onnxruntime.InferenceSession(str(tmp_path / "m.onnx"), providers=["CPUExecutionProvider"])
+    answers = []
+    for index in range(2):
+        batch = data.batch([index])
+        given = {"seen": batch.seen.numpy(), "rgb": batch.rgb.numpy()}
+        if "depth" in config.input.modalities:
+            given["depth"] = batch.depth_code.to(torch.int32).numpy()
+        maps, views, sample, *fits = session.run(None, given)
+        expected = detector.score(batch)
+        assert all(bool(fit) for fit in fits), "training objects fit the window, if there is one"
+        assert np.abs(maps - expected.maps.numpy()).max() < 1e-3 * np.abs(expected.maps.numpy()).max()
+        assert np.allclose(views, expected.view_scores.numpy(), rtol=1e-3, atol=1e-3)
+        answers.append(sample)
+    assert answers[0] != answers[1], "nothing of the traced sample is left in the file"
+    assert files.read_sealed_json(tmp_path / "m.onnx.json", "x", "y")["inputs"]["rgb"]["shape"] == [1, 5, 64, 64, 3]
+
+
+class ThroughAWindow(torch.nn.Module):
+    """What the window shows, put back where it was."""
+
+    window = Window(8, 16)
+
+    def forward(self, planes: torch.Tensor, seen: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        places, fits = self.window.places(seen)
+        return self.window.paste(self.window.cut(planes, places)[:, 0], places, -1.0), fits
+
+
+def test_the_window_moves_with_the_object_in_the_file_too(tmp_path: Path) -> None:
+    import warnings
+
+    import onnxruntime
+
+    planes, seen = torch.randn(3, 2, 16, 16), torch.zeros(3, 64, 64, dtype=torch.bool)
+    for k, (y, x) in enumerate([(0, 0), (20, 30), (40, 8)]):
+        seen[k, y : y + 20, x : x + 12] = True
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.onnx.export(
+            ThroughAWindow(),
+            (planes, seen),
+            str(tmp_path / "w.onnx"),
+            dynamo=False,
+            opset_version=20,
+            input_names=["planes", "seen"],
+        )
+    session = onnxruntime.InferenceSession(str(tmp_path / "w.onnx"), providers=["CPUExecutionProvider"])
+    moved = seen.roll((16, 24), (1, 2))
+    moved[2] = True
+    for each in (seen, moved):
+        found, fits = session.run(None, {"planes": planes.numpy(), "seen": each.numpy()})
+        expected, fitting = ThroughAWindow()(planes, each)
+        assert np.array_equal(found, expected.numpy())
+        assert fits.tolist() == fitting.tolist()
+    assert not fits[2]
+    shown = expected[0] > -1
+    assert torch.equal(expected[0][shown], planes[0, 0][shown])
+
+
+def test_a_file_that_answers_otherwise_is_not_written(
+    place: Path, workspace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(onnx_export, "_TOLERANCE", 0.0)
+    with pytest.raises(BadInput, match="answers differently as ONNX"):
+        export_onnx(place / "runs" / "idif", workspace / "shards", tmp_path / "m.onnx", NOWHERE, Silent())
+    assert not (tmp_path / "m.onnx").exists()
+    assert mvad("export", "--format", "onnx").returncode == 3
+    assert mvad("export", "--format", "torchscript").returncode == 3

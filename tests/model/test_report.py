@@ -1,0 +1,219 @@
+"""The page: what it says, that it stays small and safe, and that it works in a browser."""
+
+from __future__ import annotations
+
+import base64
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import imagecodecs
+import numpy as np
+import pytest
+from test_detectors import NOWHERE, train
+
+from mvad import files
+from mvad.datasets.registry import RawScans
+from mvad.model.judging.evaluate import evaluate_run
+from mvad.model.judging.missing_views import judge_missing_views
+from mvad.model.judging.scan_maps import ScanJudge
+from mvad.model.report import page as report
+from mvad.model.report.page import build_page
+from mvad.progress import Silent
+
+GEAR = Path("mvtec3d") / "gear"
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+
+
+@pytest.fixture(scope="module")
+def runs(workspace: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Three judged runs, carried back to scans, two of them seeds of one method."""
+    root = tmp_path_factory.mktemp("report") / "runs"
+    found = []
+    for name, model, seed in (("floor", "mean_feature", 0), ("padim0", "padim", 0), ("padim1", "padim", 1)):
+        train(root / name, workspace / "shards" / GEAR, model=model, seed=seed)
+        judge = ScanJudge(root / name, RawScans("mvtec3d", workspace / "raw" / "mvtec3d", "gear"))
+        evaluate_run(root / name, workspace / "shards", NOWHERE, Silent(), witnesses=[judge])
+        found.append(root / name)
+    judge_missing_views(found[0], workspace / "shards", NOWHERE, Silent())
+    return found
+
+
+def test_the_page_says_what_was_judged(runs: list[Path]) -> None:
+    page = build_page(runs)
+    rows = re.findall(r"<tr><td>gear.*?</tr>", page)
+    assert [re.findall(r"(\d) seed", row)[0] for row in rows] == ["1", "2"], "seeds of a method are one row"
+    results = files.read_sealed_json(runs[0] / "results.json", "x", "y")
+    low, high = results["figures"]["intervals"]["s_auroc"]
+    assert f"{100 * low:.1f} to {100 * high:.1f}" in rows[0]
+    assert page.count("not separated") + page.count(">above<") + page.count(">below<") >= 1, "the two methods are compared"
+    for title in ("ROC by sample", "precision and recall by sample", "ROC by pixel", "PRO, up to 0.3", "missing views"):
+        assert title in page
+    assert page.count("<section") == 3
+    assert page.count("data-points=") >= 6, "clouds of each run"
+    assert "default-src 'none'" in page
+    assert "http" not in page.replace("http-equiv", "")
+
+
+def test_a_page_on_many_pictures_stays_below_15_mb(runs: list[Path], tmp_path: Path) -> None:
+    """400 samples whose pictures do not compress."""
+    run = tmp_path / "large"
+    (run / "maps").mkdir(parents=True)
+    noise = np.random.default_rng(0)
+    picture = bytes(imagecodecs.jpeg_encode(noise.integers(0, 256, (512, 640, 3), dtype=np.uint8), level=88))
+    grey = bytes(imagecodecs.png_encode(noise.integers(0, 256, (128, 640), dtype=np.uint8)))
+    (run / "maps" / "x.jpg").write_bytes(picture)
+    (run / "maps" / "x.png").write_bytes(grey)
+    result = files.read_sealed_json(runs[0] / "results.json", "x", "y")
+    sample = result["samples"][0] | {"picture": "maps/x.jpg", "map": "maps/x.png"}
+    samples = [sample | {"key": f"gear/test/good/{k}", "label": k % 2 == 0, "score": float(k)} for k in range(400)]
+    files.write_sealed_json(run / "results.json", {k: v for k, v in result.items() if k != "scan"} | {"samples": samples})
+    page = build_page([run])
+    assert 8_000_000 < len(page.encode()) < 15_000_000
+    shown = int(re.findall(r"(\d+) of 400 samples shown", page)[0])
+    assert 20 < shown < 400
+    scores = re.findall(r'data-scores="([^"]*)"', page)
+    assert sum(len(each.split()) for each in scores) == 400, "recall counts those that are not shown, too"
+
+
+def test_names_from_outside_are_escaped(runs: list[Path], tmp_path: Path) -> None:
+    run = tmp_path / "hostile"
+    shutil.copytree(runs[0], run)
+    result = files.read_sealed_json(run / "results.json", "x", "y")
+    evil = "<script>alert(1)</script>"
+    samples = [s | {"defect": evil, "key": f'c/"{evil}/{k}'} if s["label"] else s for k, s in enumerate(result["samples"])]
+    figures = result["figures"] | {"s_auroc_by_defect": {evil: 0.5}}
+    files.write_sealed_json(
+        run / "results.json", result | {"samples": samples, "figures": figures, "run": evil, "category": evil}
+    )
+    page = build_page([run])
+    assert evil not in page
+    assert "&lt;script&gt;" in page
+    assert page.count("<script>") == 2, "only the page's own"
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    if CHROMIUM is None:
+        pytest.skip("needs Chromium: apt-get install chromium")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as started:
+        chosen = started.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield chosen
+        chosen.close()
+
+
+@pytest.fixture
+def opened(browser: Any, runs: list[Path], tmp_path: Path) -> Iterator[Any]:
+    """The page in a browser; nothing may be said on the console, nothing asked of the network."""
+    target = tmp_path / "report.html"
+    target.write_text(build_page(runs))
+    tab = browser.new_page(viewport={"width": 1280, "height": 900})
+    said: list[str] = []
+    tab.on("console", lambda message: said.append(message.text))
+    tab.on("pageerror", lambda error: said.append(str(error)))
+    tab.on("request", lambda request: said.append(request.url) if request.url.startswith("http") else None)
+    tab.goto(f"file://{target}")
+    yield tab
+    tab.close()
+    assert said == []
+
+
+@pytest.mark.browser
+def test_the_page_opens_and_its_controls_work(opened: Any) -> None:
+    took = opened.evaluate("performance.getEntriesByType('navigation')[0].loadEventEnd")
+    assert 0 < took < 10_000
+    first = opened.locator("section.run").first
+    scores = first.locator("figure[data-score]")
+    first.locator("button[data-by=score]").click()
+    by_score = [float(scores.nth(k).get_attribute("data-score")) for k in range(scores.count())]
+    assert by_score == sorted(by_score, reverse=True)
+    first.locator("button[data-by=name]").press("Enter")
+    names = [scores.nth(k).get_attribute("data-name") for k in range(scores.count())]
+    assert names == sorted(names)
+    assert first.locator("button[data-by=name]").get_attribute("aria-pressed") == "true"
+
+    slider = first.locator("input.sample")
+    slider.evaluate("s => { s.value = s.min; s.dispatchEvent(new Event('input')); }")
+    bad = sum(scores.nth(k).get_attribute("data-label") == "1" for k in range(scores.count()))
+    assert first.locator(".counts").inner_text().startswith(f"{bad} of {bad} anomalous samples found")
+    slider.evaluate("s => { s.value = s.max; s.dispatchEvent(new Event('input')); }")
+    assert first.locator(".counts").inner_text().startswith(f"0 of {bad} anomalous samples found, 0 of")
+    assert first.locator("figure.wrong").count() == bad
+    assert {meter.get_attribute("value") or "0" for meter in first.locator("meter").all()} == {"0"}
+    slider.focus()
+    slider.press("ArrowLeft")
+    slider.press("Home")
+    assert first.locator("figure.wrong").count() == scores.count() - bad, "by keyboard, too"
+
+    first.locator("select.filter").select_option("label1")
+    assert sum(scores.nth(k).is_visible() for k in range(scores.count())) == bad
+    first.locator("select.filter").select_option("all")
+
+
+@pytest.mark.browser
+def test_the_maps_slider_marks_pixels(opened: Any) -> None:
+    first = opened.locator("section.run").first
+    figure = first.locator("figure[data-score]").first
+    figure.scroll_into_view_if_needed()
+    opened.wait_for_function("f => f.querySelector('canvas').dataset.drawn", arg=figure.element_handle())
+    marked = "f => { const c = f.querySelector('canvas'); const d = c.getContext('2d').getImageData(0, 0, c.width, c.height).data; let n = 0; for (let k = 0; k < d.length; k += 4) n += d[k] === 0 && d[k + 1] === 225 && d[k + 2] === 255; return n / (d.length / 4); }"
+    slider = first.locator("input.pixel")
+    slider.evaluate("s => { s.value = s.max; s.dispatchEvent(new Event('input')); }")
+    opened.wait_for_timeout(200)
+    assert figure.evaluate(marked) == 0
+    slider.evaluate("s => { s.value = s.min; s.dispatchEvent(new Event('input')); }")
+    opened.wait_for_timeout(200)
+    assert figure.evaluate(marked) == 1
+
+
+@pytest.mark.browser
+def test_the_cloud_turns_zooms_and_changes_scans(opened: Any, tmp_path: Path) -> None:
+    cloud = opened.locator(".cloud").first
+    canvas = cloud.locator("canvas")
+    canvas.scroll_into_view_if_needed()
+    opened.wait_for_function("c => c.dataset.view", arg=cloud.element_handle())
+    colours = "c => { const d = c.getContext('2d').getImageData(0, 0, c.width, c.height).data; return new Set(Array.from({ length: d.length / 4 }, (_, k) => d[4 * k] * 65536 + d[4 * k + 1] * 256 + d[4 * k + 2])).size; }"
+    assert canvas.evaluate(colours) > 1, "something is drawn"
+    before = cloud.get_attribute("data-view")
+    canvas.focus()
+    canvas.press("ArrowLeft")
+    turned = cloud.get_attribute("data-view")
+    assert turned != before
+    canvas.press("+")
+    zoomed = cloud.get_attribute("data-view")
+    assert float(zoomed.split()[2]) > float(turned.split()[2])
+    box = canvas.bounding_box()
+    opened.mouse.move(box["x"] + 100, box["y"] + 100)
+    opened.mouse.down()
+    opened.mouse.move(box["x"] + 160, box["y"] + 130)
+    opened.mouse.up()
+    assert cloud.get_attribute("data-view") != zoomed
+    picture = canvas.evaluate("c => c.toDataURL()")
+    cloud.locator("select").select_option(index=1)
+    opened.wait_for_timeout(100)
+    assert canvas.evaluate("c => c.toDataURL()") != picture
+
+
+@pytest.mark.browser
+def test_light_and_dark(opened: Any) -> None:
+    background = "() => getComputedStyle(document.body).backgroundColor"
+    light = opened.evaluate(background)
+    opened.locator("#theme").press("Enter")
+    assert opened.evaluate("document.documentElement.dataset.theme") == "dark"
+    assert opened.evaluate(background) != light
+    shade = [int(x) for x in re.findall(r"\d+", opened.evaluate(background))[:3]]
+    assert max(shade) < 60
+
+
+def test_clouds_are_thinned_and_hold_the_map(runs: list[Path]) -> None:
+    page = build_page(runs[:1])
+    for packed in re.findall(r'data-points="([^"]*)"', page):
+        points = np.frombuffer(base64.b64decode(packed), "<i2").reshape(-1, 4)
+        assert 0 < len(points) <= 12_000
+        assert np.abs(points[:, :3]).max() <= 32_000
+        assert points[:, 3].min() >= 0
+    assert report.PICTURES < 15_000_000
