@@ -98,8 +98,8 @@ def numbers(value: Any, name: str = "") -> Iterator[tuple[str, float]]:
 
 
 WANTED = (
-    (r"metrics-.*", r"areas\.\w+\.[^.]+\.(s|times_of_mvad|error|mb)"),
-    (r"metrics-.*", r"regions\.[^.]+\.(s|times_of_mvad|error)"),
+    (r"metrics-.*", r"areas\.\w+\.[^.]+\.(times_of_mvad|error)"),
+    (r"metrics-.*", r"regions\.[^.]+\.(times_of_mvad|error)"),
     (r"metrics-.*", r"streaming\.(s|mb)"),
     (r"metrics-.*", r"verbs\.\w+\.(network_share|projected_all_s|all)"),
     (r"metrics-.*", r"verbs\.(report\.(mb|loaded_ms)|onnx_ms\.\w+)"),

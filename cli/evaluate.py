@@ -69,6 +69,8 @@ def evaluate(
     from mvad.model.judging.runs import find_runs, read_facts
     from mvad.model.teachers.weights import WeightsSource
 
+    if project_to_scan and views:
+        raise BadInput("--project-to-scan carries back all views; leave out --views")
     places = Places(workspace)
     with Bars() as bars:
         results, missing = [], []

@@ -108,6 +108,7 @@ CASES = {
     "nothing to reproduce": (["reproduce", "table1"], 3),
     "no run to predict with": (["predict", "nowhere", "."], 3),
     "unknown rule of fusing": (["evaluate", "--workspace", "{ws}", "--project-to-scan", "--fuse", "median"], 3),
+    "some views on the scan": (["evaluate", "--workspace", "{ws}", "--project-to-scan", "--views", "0"], 3),
     "maps of nothing": (["evaluate", "--maps", "nowhere"], 3),
     "unknown format": (["export", "--workspace", "{ws}", "--format", "tflite"], 3),
     "nothing to verify": (["verify"], 3),

@@ -300,6 +300,22 @@ def test_nineteen_of_twenty_intervals_hold_the_truth() -> None:
     assert blind / 400 < 0.8, "views taken as independent would promise too much"
 
 
+def test_clusters_with_both_labels_have_the_width_that_drawing_clusters_anew_gives() -> None:
+    """Views of a defective sample that do not show the defect go up and down with those that do."""
+    rng = np.random.default_rng(5)
+    owners = np.repeat(np.arange(150), 6)
+    labels = np.tile([False, False, False, True, True, True], 150)
+    scores = 2 * rng.standard_normal(150)[owners] + rng.standard_normal(900) + labels
+    found = auroc_interval(scores, labels, owners)
+    table, truth = scores.reshape(150, 6), labels.reshape(150, 6)
+    drawn = []
+    for _ in range(600):
+        chosen = rng.integers(0, 150, 150)
+        drawn.append(auroc(table[chosen].ravel(), truth[chosen].ravel()))
+    low, high = np.percentile(drawn, [2.5, 97.5])
+    assert found.high - found.low == pytest.approx(high - low, rel=0.15)
+
+
 def test_repeating_every_sample_as_its_own_cluster_changes_nothing() -> None:
     rng = np.random.default_rng(2)
     labels = np.repeat([False, True], [20, 30])
@@ -348,7 +364,9 @@ def test_differences_of_means_are_paired() -> None:
     found = paired_difference_of_means(better, plain)
     assert found.low > 0
     assert found.verdict == "above"
-    assert mean_interval(better).low < mean_interval(plain).high, "their own intervals overlap"
+    alone, other = mean_interval(better), mean_interval(plain)
+    assert alone.low < other.high, "their own intervals overlap"
+    assert found.high - found.low < 0.5 * (alone.high - alone.low), "what both share falls out"
     with pytest.raises(ValueError, match="same samples"):
         paired_difference_of_means(better, [Scored(c.scores, ~labels) for c in plain])
     assert verdict(0.8, 0.9, 0.85) == "not separated"

@@ -107,7 +107,15 @@ def test_a_scan_that_cannot_be_read_costs_that_scan(place: Path, tmp_path: Path)
     shutil.copy(place / "raw" / GEAR / "test" / "good" / "xyz" / broken.name, broken)
     assert mvad(*words).returncode == 0
     assert not (tmp_path / "out" / "failed.jsonl").exists()
-    assert len(rows(tmp_path / "out" / "predictions.csv")) == len(list((folder / "xyz").iterdir()))
+    before = rows(tmp_path / "out" / "predictions.csv")
+    assert len(before) == len(list((folder / "xyz").iterdir()))
+    one, other = sorted(before)[:2]
+    assert before[one]["score"] != before[other]["score"]
+    for kind, suffix in (("xyz", "tiff"), ("rgb", "png")):
+        shutil.copy(folder / kind / f"{other}.{suffix}", folder / kind / f"{one}.{suffix}")
+    assert mvad(*words).returncode == 0
+    after = rows(tmp_path / "out" / "predictions.csv")
+    assert after[one]["score"] == before[other]["score"], "a file that changed is scored again"
 
 
 def test_what_a_run_cannot_score_is_refused(place: Path, tmp_path: Path) -> None:
