@@ -25,7 +25,7 @@ MOVED = 0.25
 """A figure counts as moved if it changed by more than this share: machines are shared and noisy."""
 
 QUICK = (
-    ("render.py", ["--quick", "--only", "exactness,stages"]),
+    ("render.py", ["--quick", "--only", "views"]),
     ("shards.py", ["--quick", "--only", "formats"]),
     ("train.py", ["--quick", "--only", "pseudo"]),
     ("metrics.py", ["--quick"]),
@@ -104,7 +104,7 @@ WANTED = (
     (r"metrics-.*", r"verbs\.\w+\.(network_share|projected_all_s|all)"),
     (r"metrics-.*", r"verbs\.(report\.(mb|loaded_ms)|onnx_ms\.\w+)"),
     (r"shards-.*-quick", r"formats\.[^.]+\.[^.]*(samples_per_s|per_s).*"),
-    (r"render-.*-quick", r"stages\..*(all|total).*"),
+    (r"render-.*-quick", r"views\..*|stages_ms\.[^.]*\.(all|total)"),
     (r"train-.*-quick", r"pseudo\..*"),
     (r"demo-quick", r"s_auroc\..*|seconds"),
 )

@@ -33,6 +33,8 @@ PEERS = (
     "PNG folder", "JPEG folder", "webdataset (PNG, in sequence)", "raw memmap", "h5py none", "h5py gzip", "h5py lzf",
     "h5py zstd 3", "h5py zstd 3, fletcher32", "h5py lz4", "h5py blosc2",
 )  # fmt: skip
+if QUICK:
+    OURS, PEERS = ("mvad zstd (default)", "mvad lz4"), ("PNG folder", "raw memmap", "h5py gzip", "h5py zstd 3, fletcher32")
 Images = tuple[np.ndarray, np.ndarray]
 """Colours (V, H, W, 3) and masks (V, H, W) of a sample."""
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -78,6 +79,20 @@ def packed_categories(shards: Path, datasets: list[str] | None, categories: list
         wanted = ", ".join(sorted(missing)) or "any category"
         raise BadInput(f"{shards}: {wanted} is not packed; run mvad pack first, or give --workspace")
     return chosen
+
+
+def layers_of(config: Path | None, named: Mapping[str, Any], sets: list[str] | None) -> list[tuple[str, Mapping[str, Any]]]:
+    """Return what the command line says of keys, for ``settings.resolve``: the file, then named options, then ``--set``.
+
+    Raises
+    ------
+    BadInput
+        If the file cannot be read, or an assignment is none.
+    """
+    from mvad.settings import parse_assignments, read_toml
+
+    options = {key: value for key, value in named.items() if value is not None}
+    return [("--config", read_toml(config) if config else {}), ("option", options), ("--set", parse_assignments(sets or []))]
 
 
 def parse_views(text: str) -> list[int]:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from mvad.cli.options import DEFAULT_WORKSPACE, Category, Config, Places, Sets, Workspace
+from mvad.cli.options import DEFAULT_WORKSPACE, Category, Config, Places, Sets, Workspace, layers_of
 
 
 def register(app: typer.Typer) -> None:
@@ -49,16 +49,13 @@ def render(
     from mvad.render.job import render_categories
     from mvad.render.options import RenderOptions
     from mvad.render.rig import Rig
-    from mvad.settings import parse_assignments, read_toml, resolve
+    from mvad.settings import resolve
 
     named = {
         "rig.views": views, "rig.size": size, "rig.tilt_deg": tilt, "rig.center": center, "light": light, "backend": backend,
         "device": device,
     }  # fmt: skip
-    layers = [("--config", read_toml(config) if config else {})]
-    layers.append(("option", {key: value for key, value in named.items() if value is not None}))
-    layers.append(("--set", parse_assignments(sets or [])))
-    options, _ = resolve(RenderOptions, layers)
+    options, _ = resolve(RenderOptions, layers_of(config, named, sets))
     if rig is not None and (views, size, tilt) != (None, None, None):
         raise BadInput("--rig brings its own views, size and tilt; leave --views, --size and --tilt away")
     cameras = Rig.from_toml(rig) if rig is not None else None

@@ -15,6 +15,7 @@ from mvad.cli.options import (
     Sets,
     TeacherWeights,
     Workspace,
+    layers_of,
     packed_categories,
 )
 
@@ -52,7 +53,6 @@ def reproduce(
     from mvad.model.judging.recipe import Recipe
     from mvad.model.precision import default_preset
     from mvad.model.teachers.weights import WeightsSource
-    from mvad.settings import parse_assignments, read_toml
 
     if table not in work.TABLES:
         raise BadInput(f"{table}: choose from {', '.join(work.TABLES)}")
@@ -62,13 +62,11 @@ def reproduce(
     try:
         folders = packed_categories(places.shards, dataset or list(chosen.datasets), category)
     except BadInput:
-        if not foreign:
+        if not foreign or category:  # maps that were imported stand beside the paper's without anything packed
             raise
         folders = []
     plans = work.plan(chosen, folders, model, seed or [0])
-    named = {"teacher": teacher, "pseudo.textures": textures}
-    options = {key: value for key, value in named.items() if value is not None}
-    layers = [("--config", read_toml(config) if config else {}), ("option", options), ("--set", parse_assignments(sets or []))]
+    layers = layers_of(config, {"teacher": teacher, "pseudo.textures": textures}, sets)
     recipe = Recipe(preset or default_preset(), layers, places.textures, WeightsSource(teacher_weights, places.weights, offline))
     with Bars() as bars:
         found = work.reproduce(chosen, plans, places.runs, places.shards, recipe, bars)

@@ -15,6 +15,7 @@ from mvad.cli.options import (
     Sets,
     TeacherWeights,
     Workspace,
+    layers_of,
     packed_categories,
 )
 
@@ -59,16 +60,13 @@ def train(
     from mvad.model.teachers.weights import WeightsSource
     from mvad.model.training.parallel import join_world, leave_world
     from mvad.progress import Silent
-    from mvad.settings import parse_assignments, read_toml
 
     places = Places(workspace)
     folders = packed_categories(places.shards, dataset, category)
     plans = [(folder, method, number) for folder in folders for method in model or ["idif"] for number in seed or [0]]
     if name and len(plans) > 1:
         raise BadInput(f"--name {name} names one run, but {len(plans)} are asked for; leave it out, or name one category")
-    named = {"teacher": teacher, "pseudo.textures": textures, "input.modalities": modalities}
-    options = {key: value for key, value in named.items() if value is not None}
-    layers = [("--config", read_toml(config) if config else {}), ("option", options), ("--set", parse_assignments(sets or []))]
+    layers = layers_of(config, {"teacher": teacher, "pseudo.textures": textures, "input.modalities": modalities}, sets)
     weights = WeightsSource(teacher_weights, places.weights, offline)
     world = join_world()
     recipe = Recipe(preset or default_preset(), layers, places.textures, weights, world)

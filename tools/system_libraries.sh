@@ -16,8 +16,10 @@ done
 [ ${#missing[@]} -eq 0 ] && exit 0
 line="apt-get update && apt-get install -y --no-install-recommends ${missing[*]}"
 if [ "$(id -u)" -eq 0 ]; then
-    apt-get update -qq
-    DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
+    if ! { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null; }; then
+        echo "mvad: could not be installed: ${missing[*]}"
+        [ "${1:-}" = browser ] || exit 1 # without a browser its tests are skipped, and say so
+    fi
 else
     echo "mvad: system libraries are missing. Run: sudo sh -c '$line'"
 fi

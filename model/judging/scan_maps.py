@@ -31,6 +31,8 @@ from mvad.model.metrics.pixels import PixelFigures, PixelScores
 Rule = Literal["mean", "max", "visibility"]
 RULES: tuple[Rule, ...] = get_args(Rule)
 SCAN_MAPS = "scan"
+_TOP = 0.999
+"""The share of a scan's values that the scale of colours reaches up to."""
 _NEAR = 3.0
 """A point that no pixel shows takes the value of the nearest one that is shown, up to so many grid cells away."""
 _GRAZING = 0.05
@@ -122,6 +124,7 @@ class ScanJudge:
         self.run, self.scans, self.rules = run, scans, tuple(rules)
         self._pixels = {rule: PixelScores() for rule in self.rules}
         self._samples: list[tuple[str, float, bool, str]] = []
+        self._range: list[tuple[float, float]] = []
 
     def see(self, batch: Batch, found: AnomalyMaps) -> None:
         """Fuse and judge one sample."""
@@ -142,6 +145,7 @@ class ScanJudge:
                 written = _tiff(fused.values)
                 files.write_bytes(path, written)
                 self._samples.append((key, float(found.sample_scores[0]), bool(batch.label[0]), files.sha256_bytes(written)))
+                self._range.append((float(fused.values.min()), float(np.quantile(fused.values, _TOP))))
 
     def results(self) -> dict[str, Any]:
         """Write the clouds and return what goes into ``results.json``."""
@@ -151,13 +155,11 @@ class ScanJudge:
 
     def _clouds(self) -> list[dict[str, str]]:
         """Write a cloud a sample; all share one scale of colours, up to the highest value but for one in a thousand."""
-        kept = {key: tifffile.imread(self._path(key, ".tiff")) for key, *_ in self._samples}
-        tops = [np.quantile(values, 0.999) for values in kept.values()]
-        low = min((float(values.min()) for values in kept.values()), default=0.0)
-        high = max(max(tops, default=1.0), low + 1e-12)
+        low = min((lowest for lowest, _ in self._range), default=0.0)
+        high = max(max((top for _, top in self._range), default=1.0), low + 1e-12)
         written = []
         for key, _, _, sha256 in self._samples:
-            scan, values = self.scans.load(key), kept[key]
+            scan, values = self.scans.load(key), tifffile.imread(self._path(key, ".tiff"))
             shown = scan.valid & (values > values.min())
             cloud = ply(scan.xyz[shown], heat((values[shown] - low) / (high - low)), values[shown])
             files.write_bytes(self._path(key, ".ply"), cloud)

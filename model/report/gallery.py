@@ -123,7 +123,7 @@ def _figure(run: Path, sample: Mapping[str, Any]) -> str:
     low, high = sample["map_range"]
     views = ", ".join("missing" if s is None else f"{s:.3g}" for s in sample["view_scores"])
     return (
-        f'<figure tabindex="0" data-score="{sample["score"]:.7g}" data-label="{int(sample["label"])}" '
+        f'<figure data-score="{sample["score"]:.7g}" data-label="{int(sample["label"])}" '
         f'data-name="{escape(sample["key"])}" data-kind="{escape(sample["defect"])}" data-low="{low:.7g}" data-high="{high:.7g}">'
         f'<img class="views" loading="lazy" width="{strip.shape[1]}" height="{strip.shape[0]}" alt="views of {escape(sample["key"])}" '
         f'src="{_uri(small, "jpeg")}"><canvas role="img" aria-label="anomaly map" data-src="{_uri(grey.read_bytes(), "png")}"></canvas>'

@@ -365,6 +365,8 @@ def test_tables_know_what_they_need_and_what_is_missing(workspace: Path) -> None
     assert TABLES["missing-views"].keys == {}, "Figure 4 is with View-wise Dropout"
     with pytest.raises(BadInput, match="--model uniad"):
         plan(table, [folder], ["uniad"], [0])
+    with pytest.raises(BadInput, match="--dataset mvtec3d: Table 1"):
+        plan(TABLES["table1"], [folder], None, [0])
     told = notes(TABLES["table2"], [Plan(Path("shards/mvtec3d/bagel"), "idif", 0)])
     assert any("run on bagel; not packed or not asked for: cable_gland" in line for line in told)
     assert any("eyecandies: run on nothing" in line for line in told)
