@@ -98,15 +98,12 @@ def numbers(value: Any, name: str = "") -> Iterator[tuple[str, float]]:
 
 
 WANTED = (
-    (r"metrics-.*", r"areas\.\w+\.[^.]+\.(times_of_mvad|error)"),
-    (r"metrics-.*", r"regions\.[^.]+\.(times_of_mvad|error)"),
-    (r"metrics-.*", r"streaming\.(s|mb)"),
-    (r"metrics-.*", r"verbs\.\w+\.(network_share|projected_all_s|all)"),
-    (r"metrics-.*", r"verbs\.(report\.(mb|loaded_ms)|onnx_ms\.\w+)"),
-    (r"shards-.*-quick", r"formats\.[^.]+\.[^.]*(samples_per_s|per_s).*"),
-    (r"render-.*-quick", r"views\..*|stages_ms\.[^.]*\.(all|total)"),
-    (r"train-.*-quick", r"pseudo\..*"),
     (r"demo-quick", r"s_auroc\..*|seconds"),
+    (r"metrics-.*", r"areas\.\w+\.(mvad|scikit-learn|ADEval)\.(s|error)|regions\.(mvad|ADEval|relabelling[^.]*)\.(s|error)"),
+    (r"metrics-.*", r"verbs\.(\w+\.network_share|report\.(mb|loaded_ms)|onnx_ms\.\w+)"),
+    (r"render-.*-quick", r"views\.gland\.(mvad|naive|tuned)[^.]*\.ms"),
+    (r"shards-.*-quick", r"formats\.[^.]+\.1 process\.samples_per_s"),
+    (r"train-.*-quick", r"pseudo\.[^.]*"),
 )
 """What stands in the table: patterns of the file's and the figure's name."""
 
