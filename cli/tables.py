@@ -145,7 +145,10 @@ def figure_4_table(rows: Sequence[Mapping[str, Any]], title: str) -> Table:
         table.add_column(name, justify="right")
     table.add_column("protocol", overflow="fold")
     for row in rows:
-        table.add_row(*figure_4_cells(row))
+        *cells, protocol = figure_4_cells(row)
+        table.add_row(
+            *cells, protocol if row["missing"] == "loss per view" else "", end_section=row["missing"] == "loss per view"
+        )
     return table
 
 
