@@ -159,22 +159,29 @@ def test_another_tools_maps_are_judged_on_the_scan(workspace: Path, tmp_path: Pa
 
 
 class Canary:
+    """Leaves a file behind where it is unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
     def __reduce__(self) -> tuple[Any, ...]:
-        return (Path.touch, (Path("/tmp/mvad-was-unpickled"),))
+        return (Path.touch, (self.path,))
 
 
 def test_a_pickle_is_refused_and_never_loaded(workspace: Path, tmp_path: Path) -> None:
     import pickle
 
     path = tmp_path / "anomaps.pkl"
-    path.write_bytes(pickle.dumps({"a": Canary()}))
+    path.write_bytes(pickle.dumps({"a": Canary(tmp_path / "unpickled")}))
     disguised = tmp_path / "maps"
     disguised.write_bytes(path.read_bytes())
     scans = RawScans("mvtec3d", workspace / "raw" / "mvtec3d", "gear")
     for each in (path, disguised):
         with pytest.raises(BadInput, match=r"is a pickle .* save each map as \.npy"):
             judge_scan_maps(tmp_path / "run", "x", each, scans, Silent())
-    assert not Path("/tmp/mvad-was-unpickled").exists()
+    assert not (tmp_path / "unpickled").exists()
+    pickle.loads(path.read_bytes())
+    assert (tmp_path / "unpickled").exists(), "it would have been noticed"
 
 
 def test_adeval_reads_what_is_written_and_agrees(workspace: Path, tmp_path: Path) -> None:
