@@ -90,19 +90,19 @@ def _samples(source: Path, facts: dict[str, Any], places: Places, split: str, li
     return _of_scans(source, facts, places, light)
 
 
-def _of_shard(path: Path) -> Iterator[NewSample]:
-    """Give the samples of one shard; nothing vouches for it unless a manifest lies beside it."""
+def _of_shard(path: Path, trusted: bool = False) -> Iterator[NewSample]:
+    """Give the samples of one shard; one that somebody sent is parsed in a process of its own."""
     from mvad.datasets.shards.reader import open_shard
     from mvad.files import sha256_file
     from mvad.model.judging.predict import NewSample
 
-    shard, sha256 = open_shard(path, trusted=False), sha256_file(path)
+    shard, sha256 = open_shard(path, trusted), sha256_file(path)
     for row, key in enumerate(shard.texts("key")):
         yield NewSample(key, sha256, lambda row=row: (shard.sample(row), shard.coding))  # type: ignore[misc]
 
 
 def _of_category(folder: Path, split: str) -> Iterator[NewSample]:
-    from mvad.datasets.shards.reader import open_shard, read_manifest
+    from mvad.datasets.shards.reader import read_manifest
     from mvad.errors import BadInput
     from mvad.files import inside
 
@@ -110,9 +110,7 @@ def _of_category(folder: Path, split: str) -> Iterator[NewSample]:
     if not entries:
         raise BadInput(f"{folder}: has no {split} split; choose another --split")
     for entry in entries:
-        path = inside(folder, entry["file"])
-        open_shard(path)
-        yield from _of_shard(path)
+        yield from _of_shard(inside(folder, entry["file"]), trusted=True)
 
 
 def _of_scans(source: Path, facts: dict[str, Any], places: Places, light: int) -> Iterator[NewSample]:

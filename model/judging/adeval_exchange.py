@@ -13,13 +13,12 @@ from typing import Any
 import imagecodecs
 import numpy as np
 from numpy.typing import NDArray
-from torch.nn import functional
 
 from mvad import files
 from mvad.datasets.shards.loader import Batch
 from mvad.errors import BadInput
 from mvad.model.detector import AnomalyMaps
-from mvad.model.judging.evaluate import PIXELS, file_stem
+from mvad.model.judging.evaluate import at_pixels, file_stem
 
 ANOMAPS = "anomaps.pkl"
 SAMPLE_PATTERN = "(.+)_C[0-9]+"
@@ -40,8 +39,7 @@ class AdevalWriter:
 
     def see(self, batch: Batch, found: AnomalyMaps) -> None:
         """Take the maps of one sample."""
-        maps = functional.interpolate(found.maps.cpu(), size=PIXELS, mode="bilinear", align_corners=False)[0].numpy()
-        masks = functional.interpolate(batch.mask.float(), size=PIXELS, mode="nearest")[0].numpy() > 0
+        maps, masks = at_pixels(batch, found)
         for view in np.flatnonzero(batch.present[0].numpy()):
             name = f"{file_stem(batch.keys[0])}_C{view + 1}"
             path = None

@@ -169,8 +169,7 @@ def judge_split(
     seconds = {"network": 0.0, "all": 0.0}
 
     def finish(batch: Batch, found: AnomalyMaps) -> None:
-        maps = functional.interpolate(found.maps.cpu(), size=PIXELS, mode="bilinear", align_corners=False)[0].numpy()
-        masks = functional.interpolate(batch.mask.float(), size=PIXELS, mode="nearest")[0].numpy() > 0
+        maps, masks = at_pixels(batch, found)
         present = batch.present[0].numpy()
         pixels.add(batch.keys[0], maps[present], masks[present])
         for witness in witnesses:
@@ -217,6 +216,13 @@ def judge_split(
     }
     files.write_sealed_json(path, results)
     return results
+
+
+def at_pixels(batch: Batch, found: AnomalyMaps) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    """Return a sample's maps and masks, each (V, PIXELS, PIXELS), as pixels are judged (eval.pixels)."""
+    maps = functional.interpolate(found.maps.cpu(), size=PIXELS, mode="bilinear", align_corners=False)[0].numpy()
+    masks = functional.interpolate(batch.mask.float(), size=PIXELS, mode="nearest")[0].numpy() > 0
+    return maps, masks
 
 
 def _carried_back(path: Path, trained: Mapping[str, Any], data: ShardSet) -> dict[str, Any]:

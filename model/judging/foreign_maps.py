@@ -102,7 +102,7 @@ def judge_scan_maps(run: Path, name: str, maps: Path, scans: RawScans, progress:
     if not refs:
         raise BadInput(f"{scans.raw / scans.category}: has no test split to judge maps on")
     root = maps if (maps / scans.category).is_dir() else maps.parent if maps.name == scans.category else None
-    given = _scan_scores(maps)
+    given = _table(maps / SCORES, "key")
     recorded = {"input.modalities": ["scan"], "input.size": 0, "model": name, "seed": 0}
     about = {
         "dataset": scans.dataset, "category": scans.category, "config": recorded,
@@ -154,10 +154,6 @@ def _resized(found: NDArray[np.float32], shape: tuple[int, ...]) -> NDArray[np.f
         return found
     large = functional.interpolate(torch.from_numpy(found)[None, None], size=shape, mode="bilinear", align_corners=False)
     return np.asarray(large[0, 0].numpy())
-
-
-def _scan_scores(maps: Path) -> dict[str, float]:
-    return _table(maps / SCORES, "key")
 
 
 def _claim(run: Path, about: Mapping[str, Any]) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import json
 import tempfile
 import warnings
 from collections.abc import Sequence
@@ -77,7 +76,7 @@ def export_onnx(run: Path, shards: Path, target: Path, weights: WeightsSource, p
         "checked": {"samples": len(inputs), "largest_difference": worst},
     }  # fmt: skip
     files.write_bytes(target, content)
-    files.write_sealed_json(target.with_name(target.name + ".json"), json.loads(json.dumps(about)))
+    files.write_sealed_json(target.with_name(target.name + ".json"), about)
     return about
 
 

@@ -121,7 +121,7 @@ def predict(
     return Predicted(rows, len(failures))
 
 
-def check_fits(batch: Batch, views: int, modalities: Iterable[str], depth_range: tuple[float, float] | None) -> None:
+def check_fits(batch: Batch, views: int, modalities: Iterable[str]) -> None:
     """Refuse a sample that a detector was not trained for.
 
     Raises
@@ -143,7 +143,7 @@ def _score(detector: Detector, sample: NewSample, out: Path) -> dict[str, Any]:
     batch = batch_of(read, coding)
     setting = getattr(detector, "setting", None)
     if setting is not None:
-        check_fits(batch, setting.views, setting.modalities, setting.depth_range)
+        check_fits(batch, setting.views, setting.modalities)
     if not bool(batch.present.any()):
         raise BadInput(f"{sample.key}: no view is there")
     loaded = time.perf_counter()
