@@ -29,10 +29,10 @@ test: setup ## run the tests (MVAD_REAL_DATA adds those on real scans; Chromium,
 lint: setup ## ruff and the doors between the rooms
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	PYTHONPATH=src $(BIN)/lint-imports --no-cache
+	$(BIN)/lint-imports --no-cache
 
 type: setup ## mypy --strict
-	$(BIN)/mypy -p mvad
+	$(BIN)/mypy
 
 benchmark: setup ## the figures that matter in under a quarter of an hour: results, tables, what moved; MVAD_REAL_DATA adds real scans
 	$(EXTRAS)

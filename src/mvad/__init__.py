@@ -1,3 +1,8 @@
-"""mvad: multi-view anomaly detection from raw scans to judged models."""
+"""mvad: multi-view anomaly detection from raw 3-D scans to evaluated models."""
 
-__version__ = "0.1.0"
+from importlib.metadata import PackageNotFoundError, version
+
+try:
+    __version__ = version("mvad")
+except PackageNotFoundError:  # a checkout on the path that was never installed
+    __version__ = "0+unknown"
