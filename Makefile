@@ -45,7 +45,7 @@ benchmark-full: setup ## every section of every benchmark, for hours
 benchmark-chain: setup ## the whole way on the real scans of MVAD_REAL_DATA, verb by verb
 	$(BIN)/python benchmarks/real_scans.py
 
-benchmark-metrics: setup ## judging against scikit-learn, ADEval and torchmetrics; evaluate, predict, the page in a browser
+benchmark-metrics: setup ## evaluation against scikit-learn, ADEval and torchmetrics; evaluate, predict, the page in a browser
 	$(EXTRAS)
 	$(BIN)/python benchmarks/metrics.py
 
@@ -61,7 +61,7 @@ benchmark-train: setup ## training and inference against five DeSTSeg models as 
 	$(EXTRAS)
 	$(BIN)/python benchmarks/train.py
 
-benchmark-accuracy: setup ## S-AUROC of IDIF, its ablations and rivals, seed by seed; continues where it stopped
+benchmark-accuracy: setup ## S-AUROC of IDIF, its ablations and baselines, seed by seed; continues where it stopped
 	$(BIN)/python benchmarks/accuracy.py
 
 verify: setup ## check every stored byte of the demo's workspace

@@ -1,8 +1,8 @@
-"""S-AUROC of IDIF, its ablations and rivals on real and generated categories; resumable, seed by seed.
+"""S-AUROC of IDIF, its ablations and baselines on real and generated categories; resumable, seed by seed.
 
     MVAD_REAL_DATA=... python benchmarks/accuracy.py [--workspace W] [--seeds 0,1,2] [--jobs N] [--only TEXT] [--report]
 
-Data are rendered and packed where they are not yet; each run that is not judged yet is trained (or continued) and judged;
+Data are rendered and packed where they are not yet; each run that is not evaluated yet is trained (or continued) and evaluated;
 then ``results/accuracy.json`` is written from all runs that are there. Runs go on two at a time, one thread each, seed after
 seed, so that stopping early leaves whole seeds. ``--report`` only writes.
 """
@@ -22,14 +22,14 @@ import numpy as np
 
 from mvad import files
 from mvad.datasets.shards.loader import ShardSet
+from mvad.model.backbones.weights import WeightsSource
+from mvad.model.evaluation.missing_views import evaluate_subsets, loss_per_missing_view, subsets_of
 from mvad.model.idif.detector import Idif
 from mvad.model.idif.effects import module_effects
-from mvad.model.judging.missing_views import judge_subsets, loss_per_missing_view, subsets_of
-from mvad.model.judging.paper_figures import paper_s_auroc
-from mvad.model.judging.runs import load_run, machine
-from mvad.model.methods import backbone
 from mvad.model.metrics.bootstrap import paired_difference
-from mvad.model.teachers.weights import WeightsSource
+from mvad.model.paper.tables import paper_s_auroc
+from mvad.model.registry import backbone
+from mvad.model.runs import load_run, machine
 from mvad.progress import Silent
 
 RESULTS = Path(__file__).parent / "results" / "accuracy.json"
@@ -120,7 +120,7 @@ def mvad(workspace: Path, words: list[str]) -> None:
         raise RuntimeError(f"mvad {' '.join(words)}: exit {done.returncode}\n{done.stdout[-2000:]}{done.stderr[-2000:]}")
 
 
-def judged(workspace: Path, run: Run) -> bool:
+def evaluated(workspace: Path, run: Run) -> bool:
     return (workspace / "runs" / run.name / "results.json").exists()
 
 
@@ -141,7 +141,7 @@ def look_closer(workspace: Path, run: Run) -> None:
         detector, config, _ = load_run(folder, weights)
         data = ShardSet(shards, "test", fields=config.input.modalities, threads=1)
         subsets = subsets_of(len(data.views), SUBSETS_EACH)
-        files.write_json(folder / "missing.json", judge_subsets(detector, data, subsets, Silent()))
+        files.write_json(folder / "missing.json", evaluate_subsets(detector, data, subsets, Silent()))
     if run.method == "idif":
         detector, config, _ = load_run(folder, weights)
         assert isinstance(detector, Idif)
@@ -150,10 +150,10 @@ def look_closer(workspace: Path, run: Run) -> None:
 
 
 def report(workspace: Path, seeds: list[int]) -> dict[str, Any]:
-    """Gather the figures of all runs that are judged."""
+    """Gather the figures of all runs that are evaluated."""
     found: dict[tuple[str, str, int], list[dict[str, Any]]] = {}
     for run in runs(seeds, real=True):
-        if judged(workspace, run):
+        if evaluated(workspace, run):
             folder = workspace / "runs" / run.name
             result = files.read_json(folder / "results.json")
             more = {n: files.read_json(folder / f"{n}.json") for n in ("missing", "effects") if (folder / f"{n}.json").exists()}
@@ -239,7 +239,7 @@ def main() -> int:
     failed: list[str] = []
     if not given.report:
         prepare(given.workspace, real)
-        todo = [r for r in runs(seeds, real is not None) if given.only in r.name and not judged(given.workspace, r)]
+        todo = [r for r in runs(seeds, real is not None) if given.only in r.name and not evaluated(given.workspace, r)]
 
         def one(run: Run) -> None:
             try:

@@ -1,4 +1,4 @@
-"""The demo, timed and judged: from generated scans to a report, as ``make demo`` does. Usage: python benchmarks/demo.py [SEED].
+"""The demo, timed and evaluated: from generated scans to a report, as ``make demo`` does. Usage: python benchmarks/demo.py [SEED].
 
 Writes results/demo-quick.json: seconds, and S-AUROC in percent for each method, the mean of the demo's two categories.
 """
@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 
 from mvad import files
-from mvad.model.judging.runs import machine
+from mvad.model.runs import machine
 
 HERE = Path(__file__).parent
 TARGET = HERE / "results" / "demo-quick.json"

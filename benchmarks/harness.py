@@ -69,7 +69,7 @@ def drive(
         print(json.dumps(CHILDREN[sys.argv[2]](**json.loads(sys.argv[3]))))
         return 0
     from mvad import files
-    from mvad.model.judging.runs import machine
+    from mvad.model.runs import machine
 
     real = Path(os.environ["MVAD_REAL_DATA"]) if "MVAD_REAL_DATA" in os.environ else None
     lines = Path("/proc/cpuinfo").read_text().splitlines()

@@ -1,4 +1,4 @@
-"""Judging against its peers: P-AUROC, AUPRO, a thousand million pixels, evaluate's share of work, the scan, the page, predictions.
+"""Evaluation against its peers: P-AUROC, AUPRO, a thousand million pixels, evaluate's share of work, the scan, the page, predictions.
 
 Usage: python benchmarks/metrics.py [--quick] [--only SECTION,SECTION]. A section is one run; others are kept.
 
@@ -329,8 +329,8 @@ def onnx_ms(folder: str, shards: str) -> dict[str, float]:
     import onnxruntime
 
     from mvad.datasets.shards.loader import ShardSet
-    from mvad.model.judging.runs import load_run
-    from mvad.model.teachers.weights import WeightsSource
+    from mvad.model.backbones.weights import WeightsSource
+    from mvad.model.runs import load_run
 
     detector, config, _ = load_run(Path(folder), WeightsSource(None, Path(folder), offline=True))
     batch = ShardSet(Path(shards), "test", config.input.modalities).batch([0])

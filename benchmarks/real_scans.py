@@ -14,8 +14,8 @@ import time
 from pathlib import Path
 
 from mvad import files
-from mvad.model.judging.paper_figures import paper_s_auroc
-from mvad.model.judging.runs import machine
+from mvad.model.paper.tables import paper_s_auroc
+from mvad.model.runs import machine
 
 RESULTS = Path(__file__).parent / "results" / "real-scans.json"
 CATEGORIES = {"mvtec3d": "cable_gland", "eyecandies": "CandyCane"}

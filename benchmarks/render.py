@@ -75,7 +75,7 @@ def renderer(name: str, size: int) -> Callable[[Any, Any, Any], Any]:
     os.environ["PYOPENGL_PLATFORM"] = "egl"
     if name.startswith("mvad"):
         from mvad.render.backends.choose import rasteriser
-        from mvad.render.look import look
+        from mvad.render.render_views import look
 
         threads = 1 if "1 thread" in name else THREADS
         backend = rasteriser(name.split()[1].rstrip(","), threads)
@@ -147,7 +147,7 @@ def accuracy(name: str, what: str) -> dict[str, Any]:
 def agreement(what: str) -> dict[str, float]:
     """Return shares of object pixels on which cpu and egl differ."""
     from mvad.render.backends.choose import rasteriser
-    from mvad.render.look import look
+    from mvad.render.render_views import look
 
     egl = rasteriser("egl")
     scan, surface, rig = prepared(what)
@@ -174,9 +174,9 @@ def stages(backend: str, what: str, scans: int) -> dict[str, float]:
     from mvad.render.backends.choose import rasteriser
     from mvad.render.backends.protocol import projected
     from mvad.render.clean import clean
-    from mvad.render.look import look
     from mvad.render.normals import grid_normals
     from mvad.render.options import RenderOptions
+    from mvad.render.render_views import look
     from mvad.render.rig import extent_of, fit_rig
     from mvad.render.scan_to_views import ScanJob, _record
     from mvad.render.surface import build_surface
@@ -274,7 +274,7 @@ def memory(backend: str, scans: int) -> dict[str, float]:
 def soak(backend: str, views: int) -> dict[str, Any]:
     """Draw the same small scan again and again: no view may differ from the first, nothing may grow."""
     from mvad.render.backends.choose import rasteriser
-    from mvad.render.look import look
+    from mvad.render.render_views import look
 
     drawing = rasteriser(backend)
     scan, surface, rig = prepared("generated", 64, 60)
@@ -332,7 +332,7 @@ def encoders() -> dict[str, Any]:
 
     from mvad.datasets.renders.coding import encode_normal
     from mvad.render.backends.choose import rasteriser
-    from mvad.render.look import look
+    from mvad.render.render_views import look
 
     what = "gland 3" if "MVAD_REAL_DATA" in os.environ else "generated"
     scan, surface, rig = prepared(what)

@@ -59,11 +59,11 @@ def ours(name: str, shards: str, textures: str, modalities: str = "rgb", **keys:
     import torch
 
     from mvad.datasets.shards.loader import ShardSet
-    from mvad.model.judging.runs import prepare
-    from mvad.model.methods import configure
-    from mvad.model.pseudo.paste import corrupt
-    from mvad.model.pseudo.textures import load_textures
-    from mvad.model.teachers.weights import WeightsSource
+    from mvad.model.backbones.weights import WeightsSource
+    from mvad.model.registry import configure
+    from mvad.model.runs import prepare
+    from mvad.model.synthesis.paste import corrupt
+    from mvad.model.synthesis.textures import load_textures
 
     data = ShardSet(Path(shards), "train")
     preset = "small" if "small" in name else "paper"
@@ -73,10 +73,10 @@ def ours(name: str, shards: str, textures: str, modalities: str = "rgb", **keys:
         named["head.window"] = "image"
     config, _ = configure(preset, "idif", [("benchmark", named | keys)])
     config, detector, _, _ = prepare(data, config, Path("nowhere"), WeightsSource(None, Path("nowhere"), offline=True))
-    detector.lessons.window = detector._window(data)
+    detector.training_steps.window = detector._window(data)
     views = detector.images(data.batch(range(BATCH)))
-    hurt = corrupt(views, detector.setting, load_textures(textures), config.pseudo, torch.Generator().manual_seed(0))
-    return detector, data, views, hurt
+    corrupted = corrupt(views, detector.spec, load_textures(textures), config.pseudo, torch.Generator().manual_seed(0))
+    return detector, data, views, corrupted
 
 
 def seconds(work: Callable[[], Any], least: int = 2) -> float:
@@ -103,36 +103,36 @@ def seconds(work: Callable[[], Any], least: int = 2) -> float:
 
 @child
 def our_steps(name: str, shards: str, textures: str, modalities: str = "rgb", **keys: Any) -> dict[str, float]:
-    """Seconds of a student step, a head step (with their pseudo anomalies), and of judging the batch."""
+    """Seconds of a student step, a head step (with their pseudo anomalies), and of evaluation the batch."""
     import torch
 
     from mvad.model.idif.optimizers import head_optimizers, student_optimizers
     from mvad.model.idif.teacher_cache import TeacherCache
-    from mvad.model.pseudo.paste import corrupt
-    from mvad.model.pseudo.textures import load_textures
+    from mvad.model.synthesis.paste import corrupt
+    from mvad.model.synthesis.textures import load_textures
 
     detector, data, views, _ = ours(name, shards, textures, modalities, **keys)
-    config, lessons, pictures = detector.config, detector.lessons, load_textures(textures)
+    config, training_steps, pictures = detector.config, detector.training_steps, load_textures(textures)
     student = student_optimizers(detector.network, config.optimizer, config.encoder.lr_scale, 10)
     head = head_optimizers(detector.heads, config.optimizer, 10)
     generator = torch.Generator().manual_seed(0)
 
-    def hurt() -> Any:
-        return corrupt(views, detector.setting, pictures, config.pseudo, generator)
+    def corrupted() -> Any:
+        return corrupt(views, detector.spec, pictures, config.pseudo, generator)
 
     def student_step() -> None:
-        clean = TeacherCache(lessons.clean_features)(views.images.flatten(1, 2), None)  # as in a first epoch
-        lessons.learn_student(views, hurt(), clean, student, 0, generator)
+        clean = TeacherCache(training_steps.clean_features)(views.images.flatten(1, 2), None)  # as in a first epoch
+        training_steps.student_step(views, corrupted(), clean, student, 0, generator)
 
     detector.network.train()
-    result = {"pseudo_s": seconds(hurt, 4), "student_step_s": seconds(student_step)}
+    result = {"pseudo_s": seconds(corrupted, 4), "student_step_s": seconds(student_step)}
     detector.network.eval().requires_grad_(False)
     detector.heads.train()
-    result["head_step_s"] = seconds(lambda: lessons.learn_head(views, hurt(), head, 0))
+    result["head_step_s"] = seconds(lambda: training_steps.head_step(views, corrupted(), head, 0))
     detector.heads.eval()
-    result["judge_s"] = seconds(lambda: lessons.judge(views))
+    result["judge_s"] = seconds(lambda: training_steps.present_maps(views))
     result["load_s"] = seconds(lambda: detector.images(data.batch(range(BATCH))), 4)
-    return {k: round(v, 4) for k, v in result.items()} | {"peak_mb": _peak(), "window": lessons.window.side}
+    return {k: round(v, 4) for k, v in result.items()} | {"peak_mb": _peak(), "window": training_steps.window.side}
 
 
 @child
@@ -141,10 +141,10 @@ def peer_steps(shards: str, textures: str, models: int) -> dict[str, float]:
     import destseg_twin as twin
     import torch
 
-    _, _, views, hurt = ours("idif paper", shards, textures)
+    _, _, views, corrupted = ours("idif paper", shards, textures)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model = twin.DeSTSeg().to(device)
-    clean, wrong, mask = views.images[:, 0, 0], hurt.images[:, 0, 0], hurt.mask[:, 0, 0][:, None]
+    clean, wrong, mask = views.images[:, 0, 0], corrupted.images[:, 0, 0], corrupted.mask[:, 0, 0][:, None]
     student, head = twin.student_optimizer(model, 1e-3), twin.head_optimizer(model, 1e-3, 1e-3)
     result = {
         "student_step_s": seconds(lambda: twin.student_step(model, student, wrong, clean, mask)),
@@ -152,11 +152,11 @@ def peer_steps(shards: str, textures: str, models: int) -> dict[str, float]:
     }
     model.eval()
 
-    def judge() -> None:
+    def score_maps() -> None:
         with torch.no_grad():
             model(wrong, wrong)  # the published forward pass: the teacher twice, at test as well
 
-    result["judge_s"] = seconds(judge)
+    result["judge_s"] = seconds(evaluate)
     return {name: round(models * value, 4) for name, value in result.items()} | {"peak_mb": _peak()}
 
 
@@ -202,10 +202,10 @@ def operations(name: str, shards: str, textures: str) -> dict[str, float]:
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
-    detector, _, views, hurt = ours(name, shards, textures)
-    network, lessons = detector.network.eval().requires_grad_(False), detector.lessons
+    detector, _, views, corrupted = ours(name, shards, textures)
+    network, training_steps = detector.network.eval().requires_grad_(False), detector.training_steps
     detector.heads.eval().requires_grad_(False)  # the counter's hooks stumble over parameters with gradients
-    images, present = hurt.images[:1].flatten(1, 2), lessons.inputs(views.present[:1])
+    images, present = corrupted.images[:1].flatten(1, 2), training_steps.inputs(views.present[:1])
     counted: dict[str, float] = {}
 
     def count(part: str, work: Callable[[], Any]) -> Any:
@@ -221,9 +221,9 @@ def operations(name: str, shards: str, textures: str) -> dict[str, float]:
     planes = count("spatial transformer", lambda: network.fusion.spatial_transformer(voxel))
     count("decoders", lambda: network.decoders(planes + common[:, None], encoded.fine, range(images.shape[1])))
     with torch.no_grad():
-        products = lessons.compare(hurt.images[:1], present)[1]
-    seen = views.seen[0].repeat_interleave(len(detector.setting.modalities), dim=0)
-    cut = products if lessons.window.whole else lessons.window.cut(products, lessons.window.places(seen)[0])
+        products = training_steps.compare(corrupted.images[:1], present)[1]
+    seen = views.seen[0].repeat_interleave(len(detector.spec.modalities), dim=0)
+    cut = products if training_steps.window.whole else training_steps.window.cut(products, training_steps.window.places(seen)[0])
     count("head", lambda: detector.heads(cut, present.nonzero()[:, 1]))
     return counted | {"all": round(sum(counted.values()), 2)}
 
@@ -259,12 +259,12 @@ def matmul_peak() -> float:
 
 
 def flops(real: Path | None, scratch: Path) -> Any:
-    """GFLOP by module, and what share of the machine's matrix products judging reaches."""
+    """GFLOP by module, and what share of the machine's matrix products evaluation reaches."""
     where = samples(real, scratch)
     rows = {name: run("operations", name=name, **where) for name in OURS} | {PEER: run("peer_operations", **where)}
     peak = run("matmul_peak")
-    judged = run("our_steps", name="idif paper", **where)["judge_s"]
-    share = BATCH * rows["idif paper"]["all"] / judged / peak
+    evaluated = run("our_steps", name="idif paper", **where)["judge_s"]
+    share = BATCH * rows["idif paper"]["all"] / evaluated / peak
     return {"gflop_a_sample": rows, "matmul_gflops": peak, "judge_share_of_peak": round(share, 3)}
 
 
@@ -276,16 +276,16 @@ def forward_backward(shards: str, textures: str, views: int, size: int, voxel: i
     """Seconds of a student's forward and backward pass on two samples of random images."""
     import torch
 
-    from mvad.model.detector import Setting
+    from mvad.model.backbones.choose import choose_teacher
+    from mvad.model.backbones.weights import WeightsSource
+    from mvad.model.detector import InputSpec
     from mvad.model.idif.network import Network
-    from mvad.model.methods import configure
-    from mvad.model.teachers.choose import choose_teacher
-    from mvad.model.teachers.weights import WeightsSource
+    from mvad.model.registry import configure
 
     keys = {"input.size": size, "voxel.size": voxel, "voxel.patch": max(1, voxel // 8)}
     config, _ = configure("paper", "idif", [("benchmark", keys)])
     teacher, _ = choose_teacher("random", WeightsSource(None, Path("nowhere"), offline=True), 0)
-    network = Network(config, Setting(views, ("rgb",), torch.linspace(0, 1, 3 * views).view(views, 3), None), teacher).train()
+    network = Network(config, InputSpec(views, ("rgb",), torch.linspace(0, 1, 3 * views).view(views, 3), None), teacher).train()
     for part in (network.encoder, network.decoders):
         part.to(memory_format=torch.channels_last)
     images, present = torch.rand(2, views, 3, size, size) * 255, torch.ones(2, views, dtype=torch.bool)
@@ -315,13 +315,13 @@ def growth(real: Path | None, scratch: Path) -> Any:
 def our_pseudo(shards: str, textures: str) -> float:
     import torch
 
-    from mvad.model.pseudo.paste import corrupt
-    from mvad.model.pseudo.textures import load_textures
+    from mvad.model.synthesis.paste import corrupt
+    from mvad.model.synthesis.textures import load_textures
 
     torch.set_num_threads(1)
     detector, _, views, _ = ours("idif paper", shards, textures)
     pictures, generator = load_textures(textures), torch.Generator().manual_seed(0)
-    taken = seconds(lambda: corrupt(views, detector.setting, pictures, detector.config.pseudo, generator), 10)
+    taken = seconds(lambda: corrupt(views, detector.spec, pictures, detector.config.pseudo, generator), 10)
     return round(BATCH * VIEWS / taken, 1)
 
 
@@ -379,7 +379,7 @@ def pseudo(real: Path | None, scratch: Path) -> Any:
 
 @child
 def arithmetic(shards: str, textures: str) -> dict[str, Any]:
-    """What bfloat16 does to the scores of the same weights, and what torch.compile does to judging."""
+    """What bfloat16 does to the scores of the same weights, and what torch.compile does to evaluation."""
     import torch
 
     result: dict[str, Any] = {}
@@ -388,14 +388,14 @@ def arithmetic(shards: str, textures: str) -> dict[str, Any]:
         detector, _, views, _ = ours("idif small", shards, textures, **{"train.precision": precision})
         answer = detector.score_views(views)
         scores[precision], maps[precision] = answer.view_scores, answer.maps
-        result[f"judge_{precision}_s"] = round(seconds(lambda d=detector, v=views: d.lessons.judge(v)), 3)
+        result[f"judge_{precision}_s"] = round(seconds(lambda d=detector, v=views: d.training_steps.present_maps(v)), 3)
     spread = float(scores["float32"].std())
     result["bfloat16_score_error_of_spread"] = round(float((scores["bfloat16"] - scores["float32"]).abs().max()) / spread, 4)
     ranks = [s.flatten().argsort().argsort().float() for s in scores.values()]
     result["bfloat16_rank_correlation"] = round(float(torch.corrcoef(torch.stack(ranks))[0, 1]), 5)
     try:
         detector, _, views, _ = ours("idif small", shards, textures, **{"train.compile": True, "train.precision": "float32"})
-        result["judge_compiled_s"] = round(seconds(lambda: detector.lessons.judge(views)), 3)
+        result["judge_compiled_s"] = round(seconds(lambda: detector.training_steps.present_maps(views)), 3)
     except Exception as error:  # no compiler, say: that is the result
         result["judge_compiled_s"] = f"failed: {type(error).__name__}"
     return result
@@ -424,8 +424,8 @@ def plot(result: dict[str, Any], path: Path) -> None:
     for k, (name, row) in enumerate(rows.items()):
         values = [row[part] for part in ("student_step_s", "head_step_s", "judge_s")]
         axes[0].bar(place + 0.2 * k, values, 0.19, label=name)
-    axes[0].set(yscale="log", ylabel="seconds, 8 samples of 5 views", title="steps and judging")
-    axes[0].set_xticks(place + 0.3, ("student step", "head step", "judging"))
+    axes[0].set(yscale="log", ylabel="seconds, 8 samples of 5 views", title="steps and evaluation")
+    axes[0].set_xticks(place + 0.3, ("student step", "head step", "evaluation"))
     axes[0].legend()
     parts = result["flops"]["gflop_a_sample"]["idif paper"]
     names = [name for name in parts if name != "all"]

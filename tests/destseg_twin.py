@@ -91,12 +91,12 @@ class DeSTSeg(nn.Module):
         self.teacher = (teacher or Encoder(deep=False)).eval().requires_grad_(False)
         self.student, self.head = StudentNet(), SegmentationNet()
 
-    def forward(self, hurt, clean):
+    def forward(self, corrupted, clean):
         """Everything that a published step computes, in either phase."""
         with torch.no_grad():
-            of_hurt = [F.normalize(f, dim=1) for f in self.teacher(hurt)]
+            of_hurt = [F.normalize(f, dim=1) for f in self.teacher(corrupted)]
             of_clean = [F.normalize(f, dim=1) for f in self.teacher(clean)]
-        student = [F.normalize(f, dim=1) for f in self.student(hurt)]
+        student = [F.normalize(f, dim=1) for f in self.student(corrupted)]
         parts = [-t * s for t, s in zip(of_hurt, student, strict=True)]
         size = parts[0].shape[-2:]
         joined = torch.cat([F.interpolate(p, size=size, mode="bilinear", align_corners=False) for p in parts], 1)
@@ -126,10 +126,10 @@ def head_optimizer(model, lr_residual=0.1, lr=0.01):
     return torch.optim.SGD(groups, momentum=0.9, weight_decay=1e-4)
 
 
-def student_step(model, optimizer, hurt, clean, mask):
+def student_step(model, optimizer, corrupted, clean, mask):
     """As published: the head and the teacher on the corrupted image are computed, and thrown away."""
     model.student.train(), model.head.eval()
-    _, student, of_clean = model(hurt, clean)
+    _, student, of_clean = model(corrupted, clean)
     loss = distill(student, of_clean)
     optimizer.zero_grad()
     loss.backward()
@@ -137,10 +137,10 @@ def student_step(model, optimizer, hurt, clean, mask):
     return loss.detach()
 
 
-def head_step(model, optimizer, hurt, clean, mask):
+def head_step(model, optimizer, corrupted, clean, mask):
     """As published: the clean teacher and the student's gradients are computed, and thrown away."""
     model.student.eval(), model.head.train()
-    probability, student, of_clean = model(hurt, clean)
+    probability, student, of_clean = model(corrupted, clean)
     distill(student, of_clean)
     loss = segmentation(probability, mask)
     optimizer.zero_grad()

@@ -9,8 +9,8 @@ from mvad.datasets.scan import Scan
 from mvad.render.backends.choose import rasteriser
 from mvad.render.backends.protocol import Rasteriser
 from mvad.render.clean import Cleaned
-from mvad.render.look import look
 from mvad.render.options import RigOptions, SurfaceOptions
+from mvad.render.render_views import look
 from mvad.render.rig import Rig, extent_of, fit_rig
 from mvad.render.surface import Surface, build_surface
 from mvad.render.views import ViewSet

@@ -26,8 +26,8 @@ from mvad.datasets.shards.schema import (
     SCHEMA_VERSION,
 )
 from mvad.model import config as model_config
-from mvad.model.choices import CHOICES, FIXED
 from mvad.model.config import PRESETS, ModelConfig
+from mvad.model.explain import CHOICES, FIXED
 from mvad.render import options as render_options
 from mvad.render.options import RenderOptions
 from mvad.settings import flatten, reasons
@@ -76,7 +76,7 @@ def formats() -> str:
         "`checkpoints/step-N.safetensors` with `.json`, `model.safetensors`, `results.json`, `maps/`; after `evaluate --views 0,2`",
         "also `results-views-0-2.json` and `maps-views-0-2/`; after `--project-to-scan` `scan/KEY.tiff` (float32, the scan's grid) and",
         "`scan/KEY.ply`; after `--missing-views` `missing-views.json`; after `mvad predict` `threshold.json` and `predictions/`; after",
-        "`mvad export --format onnx` `model.onnx` and `model.onnx.json`. See [judging.md](judging.md).",
+        "`mvad export --format onnx` `model.onnx` and `model.onnx.json`. See [evaluation.md](evaluation.md).",
     ]
     return "\n".join(lines) + "\n"
 

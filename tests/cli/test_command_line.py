@@ -102,7 +102,7 @@ CASES = {
         ["train", "--workspace", "{ws}", "--category", "gear", "--teacher", "resnet18", "--offline", "--name", "never"],
         5,
     ),
-    "nothing to judge": (["evaluate"], 3),
+    "nothing to evaluate": (["evaluate"], 3),
     "nothing to report": (["report"], 3),
     "no such table": (["reproduce", "table4"], 3),
     "nothing to reproduce": (["reproduce", "table1"], 3),

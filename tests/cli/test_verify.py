@@ -15,12 +15,12 @@ from mvad import files
 from mvad.cli import main
 from mvad.datasets.registry import RawScans
 from mvad.datasets.shards.loader import ShardSet
+from mvad.model.backbones.weights import WeightsSource
 from mvad.model.config import PRESETS, ModelConfig
-from mvad.model.judging.evaluate import evaluate_run
-from mvad.model.judging.missing_views import judge_missing_views
-from mvad.model.judging.runs import fit_run, prepare, read_facts
-from mvad.model.judging.scan_maps import ScanJudge
-from mvad.model.teachers.weights import WeightsSource
+from mvad.model.evaluation.evaluate import evaluate_run
+from mvad.model.evaluation.missing_views import evaluate_missing_views
+from mvad.model.evaluation.scan_maps import ScanEvaluator
+from mvad.model.runs import fit_run, prepare, read_facts
 from mvad.progress import Silent
 from mvad.settings import resolve
 
@@ -37,7 +37,7 @@ def ws(workspace: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def run(ws: Path) -> Path:
-    """A trained and judged run in that workspace."""
+    """A trained and evaluated run in that workspace."""
     place = ws / "runs" / "gear"
     keys = {"model": "idif", "teacher": "random", "pseudo.textures": "procedural", "input.modalities": ("rgb",), "input.size": 64}
     keys |= {
@@ -110,8 +110,8 @@ def test_what_is_damaged_is_named_and_made_again_and_nothing_else(
 ) -> None:
     before = state(ws)
     assert verify(capsys, "--workspace", ws)[0] == 0
-    hurt, named, most = DAMAGE[name]
-    hurt(ws)
+    corrupted, named, most = DAMAGE[name]
+    corrupted(ws)
     code, said = verify(capsys, "--workspace", ws)
     assert code == 3
     assert named in said
@@ -172,8 +172,8 @@ def test_a_run_is_mended_from_its_records(run: Path, ws: Path, capsys: pytest.Ca
 def test_what_was_carried_back_to_scans_is_checked_and_mended(run: Path, ws: Path, capsys: pytest.CaptureFixture[str]) -> None:
     facts = read_facts(run)
     scans = RawScans(facts["dataset"], ws / "raw" / facts["dataset"], facts["category"])
-    evaluate_run(run, ws / "shards", NOWHERE, Silent(), witnesses=[ScanJudge(run, scans, ("max", "mean"))])
-    judge_missing_views(run, ws / "shards", NOWHERE, Silent())
+    evaluate_run(run, ws / "shards", NOWHERE, Silent(), callbacks=[ScanEvaluator(run, scans, ("max", "mean"))])
+    evaluate_missing_views(run, ws / "shards", NOWHERE, Silent())
     assert verify(capsys, "--workspace", ws, "--offline")[0] == 0
     for pattern in ("scan/*.ply", "scan/*.tiff", "maps/*.png"):
         path = one(run, pattern)

@@ -14,7 +14,7 @@ from mvad import files
 from mvad.datasets.export import LAYOUTS, export, read_table, source_of
 from mvad.datasets.shards.loader import ShardSet
 from mvad.errors import BadInput
-from mvad.model.judging.foreign_maps import judge_foreign
+from mvad.model.exchange.imported_maps import evaluate_imported_maps
 from mvad.progress import Silent
 
 GEAR = Path("mvtec3d") / "gear"
@@ -126,7 +126,7 @@ def test_maps_of_another_tool_are_judged_as_ours(exported: tuple[Path, Path, Sha
     from sklearn.metrics import roc_auc_score
 
     done, maps, data = exported
-    results = judge_foreign(tmp_path / "runs" / "padim", "padim", done, maps, workspace / "shards", Silent())
+    results = evaluate_imported_maps(tmp_path / "runs" / "padim", "padim", done, maps, workspace / "shards", Silent())
     assert results["model"] == "padim"
     assert results["figures"]["s_auroc"] == 1.0, "it knows where the defects are"
     assert 0.9 < results["figures"]["p_auroc"] <= 1
@@ -134,7 +134,7 @@ def test_maps_of_another_tool_are_judged_as_ours(exported: tuple[Path, Path, Sha
     for k, view in enumerate(data.views):
         for row in read_table(done, view):
             if row["split"] == "test":
-                from mvad.model.judging.foreign_maps import read_map
+                from mvad.model.exchange.imported_maps import read_map
 
                 found.append(read_map(maps / view, row["image_path"]))
                 truth.append(data.batch([data.keys.index(row["key"])]).mask[0, k].numpy())
@@ -142,10 +142,10 @@ def test_maps_of_another_tool_are_judged_as_ours(exported: tuple[Path, Path, Sha
         roc_auc_score(np.concatenate(truth).ravel(), np.concatenate(found).ravel()), abs=0.02
     ), "up to the resize to 256 px"
     assert len(list((tmp_path / "runs" / "padim" / "maps").glob("*.jpg"))) == len(data)
-    again = judge_foreign(tmp_path / "runs" / "padim", "padim", done, maps, workspace / "shards", Silent())
+    again = evaluate_imported_maps(tmp_path / "runs" / "padim", "padim", done, maps, workspace / "shards", Silent())
     assert again["figures"] == results["figures"]
     with pytest.raises(BadInput, match="holds another run"):
-        judge_foreign(tmp_path / "runs" / "padim", "cflow", done, maps, workspace / "shards", Silent())
+        evaluate_imported_maps(tmp_path / "runs" / "padim", "cflow", done, maps, workspace / "shards", Silent())
 
 
 def test_scores_of_the_other_tool_are_taken(exported: tuple[Path, Path, ShardSet], workspace: Path, tmp_path: Path) -> None:
@@ -156,7 +156,7 @@ def test_scores_of_the_other_tool_are_taken(exported: tuple[Path, Path, ShardSet
             writer = csv.writer(file)
             writer.writerow(["image_path", "score"])
             writer.writerows([row["image_path"], -float(row["sample_label"])] for row in rows)
-    results = judge_foreign(tmp_path / "runs" / "worst", "worst", done, maps, workspace / "shards", Silent())
+    results = evaluate_imported_maps(tmp_path / "runs" / "worst", "worst", done, maps, workspace / "shards", Silent())
     assert results["figures"]["s_auroc"] == 0.0
 
 
@@ -177,7 +177,7 @@ def test_an_unusable_map_is_one_line(name: str, exported: tuple[Path, Path, Shar
     path = sorted(maps.rglob("*.npy"))[0]
     change(path)
     with pytest.raises(BadInput, match=message) as caught:
-        judge_foreign(tmp_path / "runs" / "x", "x", done, maps, workspace / "shards", Silent())
+        evaluate_imported_maps(tmp_path / "runs" / "x", "x", done, maps, workspace / "shards", Silent())
     assert path.stem in str(caught.value)
     assert "\n" not in str(caught.value)
 
@@ -188,4 +188,4 @@ def test_an_export_of_other_shards_is_not_judged(exported: tuple[Path, Path, Sha
     facts["made_from"] = {name: "0" * 64 for name in facts["made_from"]}
     files.write_sealed_json(done / "export.json", facts)
     with pytest.raises(BadInput, match="was not made from the shards"):
-        judge_foreign(tmp_path / "runs" / "x", "x", done, maps, workspace / "shards", Silent())
+        evaluate_imported_maps(tmp_path / "runs" / "x", "x", done, maps, workspace / "shards", Silent())

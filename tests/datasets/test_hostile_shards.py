@@ -187,7 +187,7 @@ def test_a_file_that_nothing_vouches_for_meets_the_library_in_another_process(
 
 
 def test_a_refusal_takes_little_time_and_memory(shard: Path, tell: Callable[[str], None]) -> None:
-    """Under 200 MB of data by its limit; its time is printed, not judged, as machines differ."""
+    """Under 200 MB of data by its limit; its time is printed, not evaluated, as machines differ."""
     with h5py.File(shard, "r+") as file:
         external_link(file)
     began = time.perf_counter()

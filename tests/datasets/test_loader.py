@@ -112,11 +112,11 @@ def test_a_forked_process_decodes_on_threads_of_its_own(folder: Path) -> None:
 
 def test_ranks_share_a_batch_without_overlap(folder: Path) -> None:
     alone = Batches(ShardSet(folder, "test"), seed=1, batch=4, augment=flip)
-    ranks = [replace(alone, rank=rank, world=2) for rank in range(2)]
+    ranks = [replace(alone, rank=rank, ranks=2) for rank in range(2)]
     for step in range(STEPS):
         assert same(join([rank.at(step) for rank in ranks]), alone.at(step))
     with pytest.raises(ValueError, match="batch of 4 cannot be divided among 3 ranks"):
-        replace(alone, world=3).at(0)
+        replace(alone, ranks=3).at(0)
 
 
 def test_no_file_is_open_before_it_is_read_and_none_travels(folder: Path) -> None:

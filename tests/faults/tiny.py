@@ -1,4 +1,4 @@
-"""A small render and a small pack, and ways to hurt them. Also run as a program that forks one hurt process after another.
+"""A small render and a small pack, and ways to corrupted them. Also run as a program that forks one corrupted process after another.
 
 ``python tiny.py`` reads a JSON object a line, forks a child that does the job under the fault it names, waits, and
 answers with how the child ended: importing everything once makes a real SIGKILL cheap enough for dozens.

@@ -15,11 +15,11 @@ import torch
 from mvad import files
 from mvad.datasets.shards.loader import ShardSet
 from mvad.errors import BadInput
+from mvad.model.backbones.weights import WeightsSource
 from mvad.model.config import PRESETS, ModelConfig
-from mvad.model.judging.evaluate import evaluate_run
-from mvad.model.judging.runs import fit_run, is_trained, load_run, prepare
-from mvad.model.methods import METHODS, configure
-from mvad.model.teachers.weights import WeightsSource
+from mvad.model.evaluation.evaluate import evaluate_run
+from mvad.model.registry import METHODS, configure
+from mvad.model.runs import fit_run, is_trained, load_run, prepare
 from mvad.progress import Silent
 from mvad.settings import resolve
 
@@ -128,7 +128,7 @@ def test_training_moves_the_angles_and_lowers_the_loss(gear: Path, tmp_path: Pat
     assert np.mean(losses[-5:]) < 0.9 * np.mean(losses[:5])
     state = safetensors.torch.load((tmp_path / "run" / "model.safetensors").read_bytes())
     facts = json.loads((tmp_path / "run" / "config.json").read_text())
-    start = torch.tensor(facts["setting"]["angles"]).repeat_interleave(2, dim=0)
+    start = torch.tensor(facts["spec"]["angles"]).repeat_interleave(2, dim=0)
     assert (state["network.fusion.spatial_transformer.angles"] - start).abs().max() > 1e-4
 
 
@@ -147,7 +147,7 @@ def test_a_number_that_is_none_is_refused() -> None:
 def test_another_configuration_over_an_old_run_is_refused_by_name(gear: Path, tmp_path: Path) -> None:
     train(tmp_path / "run", gear, model="mean_feature")
     with pytest.raises(BadInput, match=r"score\.top = 100, this run asks for 50"):
-        train(tmp_path / "run", gear, model="mean_feature", **{"score.top": 50})
+        train(tmp_path / "run", gear, model="mean_feature", **{"score.top_k": 50})
 
 
 def test_damaged_weights_are_named_and_not_used(gear: Path, tmp_path: Path) -> None:

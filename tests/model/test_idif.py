@@ -10,8 +10,11 @@ import numpy as np
 import pytest
 import torch
 
+from mvad.model.backbones.choose import choose_teacher
+from mvad.model.backbones.protocol import Teacher
+from mvad.model.backbones.weights import WeightsSource
 from mvad.model.config import PRESETS, BottleneckConfig, DropoutConfig, FusionConfig, ModelConfig, VoxelConfig
-from mvad.model.detector import Setting
+from mvad.model.detector import InputSpec
 from mvad.model.idif.bottleneck import ConsistencyBottleneck, Noise
 from mvad.model.idif.head import SegmentationHead, head_input
 from mvad.model.idif.losses import cosine_maps, distillation_loss, head_loss
@@ -19,9 +22,6 @@ from mvad.model.idif.network import Network
 from mvad.model.idif.spatial_transformer import euler_to_matrix, rotate_voxel
 from mvad.model.idif.view_dropout import draw_present
 from mvad.model.idif.voxel_fusion import Attention, VoxelFusion
-from mvad.model.teachers.choose import choose_teacher
-from mvad.model.teachers.protocol import Teacher
-from mvad.model.teachers.weights import WeightsSource
 from mvad.settings import resolve
 
 VIEWS = 3
@@ -41,15 +41,15 @@ def tiny(**changes: Any) -> ModelConfig:
     return resolve(ModelConfig, [("test", TINY), ("change", changes)])[0]
 
 
-def setting(views: int = VIEWS) -> Setting:
+def spec(views: int = VIEWS) -> InputSpec:
     angles = torch.linspace(-0.4, 0.4, views * 3).view(views, 3)
-    return Setting(views, ("rgb",), angles, None)
+    return InputSpec(views, ("rgb",), angles, None)
 
 
 @pytest.fixture
 def network(teacher: Teacher) -> Network:
     torch.manual_seed(0)
-    return Network(tiny(), setting(), teacher)
+    return Network(tiny(), spec(), teacher)
 
 
 def noise(seed: int = 0) -> Noise:
@@ -203,28 +203,28 @@ def test_euler_angles_turn_as_scipy_says() -> None:
 
 def test_gradients_reach_every_parameter_that_is_not_frozen(teacher: Teacher) -> None:
     torch.manual_seed(0)
-    network = Network(tiny(**{"encoder.freeze_early": False}), setting(), teacher).train()
+    network = Network(tiny(**{"encoder.freeze_early": False}), spec(), teacher).train()
     student = network(pictures(), ALL, noise())
     (sum(level.pow(2).mean() for level in student.levels) + student.bottleneck_loss).backward()  # type: ignore[union-attr]
     without = [name for name, p in network.named_parameters() if p.grad is None or not p.grad.any()]
     assert not without, without
     assert network.fusion.spatial_transformer.angles.grad is not None
-    assert all(p.grad is None for p in teacher.trunk.parameters())
+    assert all(p.grad is None for p in teacher.backbone.parameters())
 
 
 def test_freezing_keeps_weights_and_statistics(teacher: Teacher) -> None:
-    network = Network(tiny(**{"encoder.freeze_early": True}), setting(), teacher).train()
-    frozen = {name: t.clone() for module in network.encoder.trunks[0].early() for name, t in module.state_dict().items()}
+    network = Network(tiny(**{"encoder.freeze_early": True}), spec(), teacher).train()
+    frozen = {name: t.clone() for module in network.encoder.backbones[0].early() for name, t in module.state_dict().items()}
     network(pictures(), ALL, noise()).levels[0].sum().backward()
-    after = {name: t for module in network.encoder.trunks[0].early() for name, t in module.state_dict().items()}
+    after = {name: t for module in network.encoder.backbones[0].early() for name, t in module.state_dict().items()}
     assert all(torch.equal(frozen[name], after[name]) for name in frozen)
-    assert all(p.grad is None for module in network.encoder.trunks[0].early() for p in module.parameters())
+    assert all(p.grad is None for module in network.encoder.backbones[0].early() for p in module.parameters())
 
 
 def test_one_batch_can_be_learned_by_heart(teacher: Teacher) -> None:
     torch.manual_seed(0)
     config = tiny(**{"decoder.widths": (48, 32, 32), "encoder.channels": 32, "voxel.size": 4})
-    network = Network(config, setting(), teacher).train()
+    network = Network(config, spec(), teacher).train()
     images = pictures(1)
     present = torch.ones(1, VIEWS, dtype=torch.bool)
     target = [level.view(1, VIEWS, *level.shape[1:]) for level in teacher.features(images[0])]
@@ -292,9 +292,9 @@ def test_fusion_reads_the_views() -> None:
 
 
 def test_scratch_and_imagenet_encoders_differ(teacher: Teacher) -> None:
-    same = Network(tiny(), setting(), teacher).encoder.trunks[0]
-    other = Network(tiny(**{"encoder.init": "scratch"}), setting(), teacher).encoder.trunks[0]
+    same = Network(tiny(), spec(), teacher).encoder.backbones[0]
+    other = Network(tiny(**{"encoder.init": "scratch"}), spec(), teacher).encoder.backbones[0]
     key = "layer3.0.conv1.weight"
-    assert torch.equal(same.state_dict()[key], teacher.trunk.state_dict()[key])
-    assert not torch.equal(other.state_dict()[key], teacher.trunk.state_dict()[key])
+    assert torch.equal(same.state_dict()[key], teacher.backbone.state_dict()[key])
+    assert not torch.equal(other.state_dict()[key], teacher.backbone.state_dict()[key])
     assert replace(tiny(), seed=1).seed == 1

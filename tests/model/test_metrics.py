@@ -223,7 +223,7 @@ def test_parts_of_several_processes_make_the_whole() -> None:
     assert len(pickle.dumps(whole)) < 3_000_000, "what is not in use does not travel"
     with pytest.raises(ValueError, match="s1: is in both parts"):
         merged.merge(parts[1])
-    with pytest.raises(ValueError, match="s0: was judged before"):
+    with pytest.raises(ValueError, match="s0: was evaluated before"):
         whole.add("s0", maps[:1], masks[:1])
 
 

@@ -12,15 +12,15 @@ from test_detectors import NOWHERE, train
 
 from mvad.datasets.shards.loader import ShardSet
 from mvad.errors import BadInput
+from mvad.model.evaluation.evaluate import evaluate_run, with_views
+from mvad.model.evaluation.missing_views import evaluate_subsets, loss_per_missing_view, subsets_of
 from mvad.model.idif.detector import Idif
 from mvad.model.idif.effects import module_effects
-from mvad.model.judging.evaluate import evaluate_run, with_views
-from mvad.model.judging.missing_views import judge_subsets, loss_per_missing_view, subsets_of
-from mvad.model.judging.runs import load_run
 from mvad.model.metrics.bootstrap import paired_difference
 from mvad.model.missing.protocol import FilledDetector
 from mvad.model.missing.reconstruct import Reconstruct
 from mvad.model.missing.retrieve import Retrieve
+from mvad.model.runs import load_run
 from mvad.progress import Silent
 
 
@@ -68,7 +68,7 @@ class Oracle:
 
 def test_both_label_rules_and_the_oracles_ceiling(workspace: Path) -> None:
     data = ShardSet(workspace / "shards" / "mvtec3d" / "gear", "test")
-    rows = judge_subsets(Oracle(), data, subsets_of(len(data.views)), Silent())  # type: ignore[arg-type]
+    rows = evaluate_subsets(Oracle(), data, subsets_of(len(data.views)), Silent())  # type: ignore[arg-type]
     assert len(rows) == 31
     for row in rows:
         assert row["s_auroc_visible"] in (None, 1.0), "the oracle makes no mistake about what it sees"
@@ -89,7 +89,7 @@ def test_retrieval_finds_a_training_sample_again(gear_run: Path, workspace: Path
     detector, config, _ = load_run(gear_run, NOWHERE)
     assert isinstance(detector, Idif)
     data = ShardSet(workspace / "shards" / "mvtec3d" / "gear", "train")
-    filler = Retrieve(config, detector.setting, detector.teacher)
+    filler = Retrieve(config, detector.spec, detector.teacher)
     filler.bank = {}
     from mvad.model.detector import FitContext
 
@@ -115,7 +115,7 @@ def test_the_painter_draws_better_than_grey(gear_run: Path, workspace: Path) -> 
     detector, config, _ = load_run(gear_run, NOWHERE)
     assert isinstance(detector, Idif)
     config = replace(config, reconstruct=replace(config.reconstruct, steps=150, width=8, lr=6e-3))
-    filler = Reconstruct(config, detector.setting, detector.teacher)
+    filler = Reconstruct(config, detector.spec, detector.teacher)
     data = ShardSet(workspace / "shards" / "mvtec3d" / "gear", "train")
     part = detector.images(with_views(data.batch([0, 1, 2, 3]), [0, 1, 2, 3]))
     truth = detector.images(data.batch([0, 1, 2, 3])).images[:, 4]

@@ -15,20 +15,20 @@ from sklearn.metrics import roc_auc_score
 
 from mvad.datasets.shards.loader import ShardSet
 from mvad.errors import BadInput, MissingComponent
+from mvad.model.backbones.choose import TEACHERS, choose_teacher
+from mvad.model.backbones.resnet18 import ResNet18
+from mvad.model.backbones.weights import LITE0_SHA256, WeightsSource, find_lite0, load_pinned
+from mvad.model.baselines.patchcore import PatchCore
 from mvad.model.config import ModelConfig, PseudoConfig, ScoreConfig
-from mvad.model.detector import Setting
+from mvad.model.detector import InputSpec
 from mvad.model.images import ViewImages, view_images
-from mvad.model.judging.paper_figures import paper_s_auroc
 from mvad.model.metrics.auroc import auroc
-from mvad.model.pseudo.paste import corrupt
-from mvad.model.pseudo.perlin import perlin_noise
-from mvad.model.pseudo.textures import FolderTextures, ProceduralTextures, load_textures, locate_textures
+from mvad.model.paper.tables import paper_s_auroc
 from mvad.model.report.charts import histogram, line_chart
-from mvad.model.rivals.patchcore import PatchCore
-from mvad.model.scoring import image_scores, judge, smooth
-from mvad.model.teachers.choose import TEACHERS, choose_teacher
-from mvad.model.teachers.resnet18 import ResNet18
-from mvad.model.teachers.weights import LITE0_SHA256, WeightsSource, find_lite0, load_pinned
+from mvad.model.scoring import image_scores, score_maps, smooth
+from mvad.model.synthesis.paste import corrupt
+from mvad.model.synthesis.perlin import perlin_noise
+from mvad.model.synthesis.textures import FolderTextures, ProceduralTextures, load_textures, locate_textures
 from mvad.settings import resolve
 
 OFFLINE = WeightsSource(None, Path("nowhere"), offline=True)
@@ -49,7 +49,9 @@ def test_a_teacher_gives_strides_4_8_16_without_gradients(name: str) -> None:
     ]
     assert not any(level.requires_grad for level in levels)
     fresh = teacher.fresh(False)
-    assert all(torch.equal(a, b) for a, b in zip(fresh.state_dict().values(), teacher.trunk.state_dict().values(), strict=True))
+    assert all(
+        torch.equal(a, b) for a, b in zip(fresh.state_dict().values(), teacher.backbone.state_dict().values(), strict=True)
+    )
     assert torch.allclose(teacher.features(images[:1])[2], levels[2][:1], atol=1e-4)
     deep = teacher.fresh(True).eval()
     with torch.no_grad():
@@ -122,27 +124,27 @@ def fake_views(modalities: int = 2, size: int = 64) -> ViewImages:
 
 
 @pytest.mark.parametrize("modalities", [("rgb",), ("rgb", "depth"), ("rgb", "normal")])
-def test_pseudo_anomalies_change_the_object_under_the_mask_and_nothing_else(modalities: tuple[str, ...]) -> None:
+def test_synthesis_anomalies_change_the_object_under_the_mask_and_nothing_else(modalities: tuple[str, ...]) -> None:
     views = fake_views(len(modalities))
-    setting = Setting(3, modalities, torch.zeros(3, 3), (0.65, 0.03))
-    hurt = corrupt(views, setting, ProceduralTextures(), PseudoConfig(), generator(4))
-    changed = (hurt.images - views.images).abs().amax(dim=3) > 1e-3
-    assert not changed[hurt.mask == 0].any()
-    assert not (hurt.mask.bool() & ~views.seen[:, :, None]).any()
+    spec = InputSpec(3, modalities, torch.zeros(3, 3), (0.65, 0.03))
+    corrupted = corrupt(views, spec, ProceduralTextures(), PseudoConfig(), generator(4))
+    changed = (corrupted.images - views.images).abs().amax(dim=3) > 1e-3
+    assert not changed[corrupted.mask == 0].any()
+    assert not (corrupted.mask.bool() & ~views.seen[:, :, None]).any()
     assert changed.any()
-    again = corrupt(views, setting, ProceduralTextures(), PseudoConfig(), generator(4))
-    assert torch.equal(again.images, hurt.images)
+    again = corrupt(views, spec, ProceduralTextures(), PseudoConfig(), generator(4))
+    assert torch.equal(again.images, corrupted.images)
     if len(modalities) == 2:
-        alike = [bool((hurt.mask[b, v, 0] == hurt.mask[b, v, 1]).all()) for b in range(2) for v in range(3)]
+        alike = [bool((corrupted.mask[b, v, 0] == corrupted.mask[b, v, 1]).all()) for b in range(2) for v in range(3)]
         assert not all(alike), "some views change in one modality only"
 
 
 def test_depth_bumps_have_the_height_that_is_asked_for() -> None:
     views = fake_views(1)
-    setting = Setting(3, ("depth",), torch.zeros(3, 3), (0.65, 0.03))
-    hurt = corrupt(views, setting, ProceduralTextures(), PseudoConfig(bump_mm=(1.0, 2.0)), generator(1))
-    change = (hurt.images - views.images).abs().amax(dim=(2, 3, 4, 5)) * 0.03 / 127.5
-    peaks = change[hurt.mask.sum(dim=(2, 3, 4)) > 0]
+    spec = InputSpec(3, ("depth",), torch.zeros(3, 3), (0.65, 0.03))
+    corrupted = corrupt(views, spec, ProceduralTextures(), PseudoConfig(bump_mm=(1.0, 2.0)), generator(1))
+    change = (corrupted.images - views.images).abs().amax(dim=(2, 3, 4, 5)) * 0.03 / 127.5
+    peaks = change[corrupted.mask.sum(dim=(2, 3, 4)) > 0]
     assert len(peaks)
     assert (peaks > 0.00099).all()
     assert (peaks < 0.00201).all()
@@ -186,14 +188,14 @@ def test_views_are_averaged_over_the_object_and_filled_elsewhere(workspace: Path
 
 
 def test_scores_see_a_spot_and_ignore_the_background() -> None:
-    config = ScoreConfig(pool=1)
+    config = ScoreConfig(pool_px=1)
     maps = torch.zeros(1, 2, 1, 256, 256)
     seen = torch.zeros(1, 2, 256, 256, dtype=torch.bool)
     seen[:, :, 50:200, 50:200] = True
     maps[0, 0, 0, 100:110, 100:110] = 1.0
     maps[0, 1, 0, 0:40, 0:40] = 9.0
     cleaned = smooth(maps, seen[:, :, None], config)
-    answer = judge(cleaned, seen, torch.ones(1, 2, dtype=torch.bool), config)
+    answer = score_maps(cleaned, seen, torch.ones(1, 2, dtype=torch.bool), config)
     assert answer.view_scores.tolist() == [[1.0, 0.0]]
     assert answer.sample_scores.tolist() == [1.0]
     assert float(image_scores(maps[..., ::2, ::2], config)[0, 0, 0]) == pytest.approx(1.0)
@@ -216,21 +218,21 @@ def test_patchcore_finds_the_patch_that_no_normal_view_has(workspace: Path, tmp_
     data = ShardSet(workspace / "shards" / "realiad" / "plate", "train")
     teacher, _ = choose_teacher("efficientnet_lite0", OFFLINE, 0)
     config, _ = resolve(ModelConfig, [("test", {"model": "patchcore", "input.size": 64})])
-    method = PatchCore(config, Setting(5, ("rgb",), torch.zeros(5, 3), None), teacher)
+    method = PatchCore(config, InputSpec(5, ("rgb",), torch.zeros(5, 3), None), teacher)
     method.fit(data, FitContext(tmp_path, Silent(), lambda figures: None))
     batch = data.batch([0])
     clean = method.score(batch)
-    hurt = batch.rgb.clone()
-    hurt[0, 1, 28:40, 28:40] = torch.tensor([255, 0, 255], dtype=torch.uint8)
+    corrupted = batch.rgb.clone()
+    corrupted[0, 1, 28:40, 28:40] = torch.tensor([255, 0, 255], dtype=torch.uint8)
     from dataclasses import replace
 
-    found = method.score(replace(batch, rgb=hurt))
+    found = method.score(replace(batch, rgb=corrupted))
     assert found.sample_scores[0] > 1.15 * clean.sample_scores[0]
     assert int(found.view_scores[0].argmax()) == 1
     row, column = divmod(int(found.maps[0, 1].argmax()), 64)
     assert 22 <= row <= 46
     assert 22 <= column <= 46
-    again = PatchCore(config, Setting(5, ("rgb",), torch.zeros(5, 3), None), teacher)
+    again = PatchCore(config, InputSpec(5, ("rgb",), torch.zeros(5, 3), None), teacher)
     again.fit(data, FitContext(tmp_path, Silent(), lambda figures: None))
     assert all(torch.equal(again.banks[name], bank) for name, bank in method.banks.items()), "seeded"
 
@@ -238,7 +240,7 @@ def test_patchcore_finds_the_patch_that_no_normal_view_has(workspace: Path, tmp_
 def test_the_greedy_coreset_covers_better_than_chance() -> None:
     teacher, _ = choose_teacher("random", OFFLINE, 0)
     config, _ = resolve(ModelConfig, [("test", {"model": "patchcore", "patchcore.coreset": 0.02})])
-    method = PatchCore(config, Setting(1, ("rgb",), torch.zeros(1, 3), None), teacher)
+    method = PatchCore(config, InputSpec(1, ("rgb",), torch.zeros(1, 3), None), teacher)
     patches = torch.cat([torch.randn(990, 16, generator=generator()), torch.randn(10, 16, generator=generator(1)) + 9])
     chosen = method._coreset(patches, "bank")
     assert len(chosen) == 20

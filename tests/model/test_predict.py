@@ -17,11 +17,11 @@ from mvad import files
 from mvad.datasets.shards.loader import ShardSet, batch_of
 from mvad.datasets.shards.reader import open_shard
 from mvad.errors import BadInput
+from mvad.model.evaluation.threshold import conformal, threshold_of
+from mvad.model.exchange import onnx as onnx_export
+from mvad.model.exchange.onnx import export_onnx
 from mvad.model.idif.window import Window
-from mvad.model.judging import onnx_export
-from mvad.model.judging.onnx_export import export_onnx
-from mvad.model.judging.runs import load_run
-from mvad.model.judging.threshold import conformal, threshold_of
+from mvad.model.runs import load_run
 from mvad.progress import Silent
 
 GEAR = Path("mvtec3d") / "gear"

@@ -16,9 +16,9 @@ from test_detectors import NOWHERE, train
 
 from mvad import files
 from mvad.datasets.registry import RawScans
-from mvad.model.judging.evaluate import evaluate_run
-from mvad.model.judging.missing_views import judge_missing_views
-from mvad.model.judging.scan_maps import ScanJudge
+from mvad.model.evaluation.evaluate import evaluate_run
+from mvad.model.evaluation.missing_views import evaluate_missing_views
+from mvad.model.evaluation.scan_maps import ScanEvaluator
 from mvad.model.report import page as report
 from mvad.model.report.page import build_page
 from mvad.progress import Silent
@@ -29,15 +29,15 @@ CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shuti
 
 @pytest.fixture(scope="module")
 def runs(workspace: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    """Three judged runs, carried back to scans, two of them seeds of one method."""
+    """Three evaluated runs, carried back to scans, two of them seeds of one method."""
     root = tmp_path_factory.mktemp("report") / "runs"
     found = []
     for name, model, seed in (("floor", "mean_feature", 0), ("padim0", "padim", 0), ("padim1", "padim", 1)):
         train(root / name, workspace / "shards" / GEAR, model=model, seed=seed)
-        judge = ScanJudge(root / name, RawScans("mvtec3d", workspace / "raw" / "mvtec3d", "gear"))
-        evaluate_run(root / name, workspace / "shards", NOWHERE, Silent(), witnesses=[judge])
+        evaluate = ScanEvaluator(root / name, RawScans("mvtec3d", workspace / "raw" / "mvtec3d", "gear"))
+        evaluate_run(root / name, workspace / "shards", NOWHERE, Silent(), callbacks=[evaluate])
         found.append(root / name)
-    judge_missing_views(found[0], workspace / "shards", NOWHERE, Silent())
+    evaluate_missing_views(found[0], workspace / "shards", NOWHERE, Silent())
     return found
 
 

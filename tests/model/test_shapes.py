@@ -8,9 +8,12 @@ import pytest
 import torch
 from beartype import beartype
 from jaxtyping import Bool, Float, TypeCheckError, jaxtyped
-from test_idif import noise, setting, tiny
+from test_idif import noise, spec, tiny
 from torch import Tensor
 
+from mvad.model.backbones.choose import choose_teacher
+from mvad.model.backbones.protocol import Teacher
+from mvad.model.backbones.weights import WeightsSource
 from mvad.model.config import (
     BottleneckConfig,
     DecoderConfig,
@@ -21,7 +24,7 @@ from mvad.model.config import (
     SpatialTransformerConfig,
     VoxelConfig,
 )
-from mvad.model.detector import Setting
+from mvad.model.detector import InputSpec
 from mvad.model.idif.bottleneck import ConsistencyBottleneck
 from mvad.model.idif.conv3d_fusion import Conv3dFusion
 from mvad.model.idif.decoder import Decoders
@@ -33,12 +36,9 @@ from mvad.model.idif.spatial_transformer import SpatialTransformer, euler_to_mat
 from mvad.model.idif.view_dropout import draw_present
 from mvad.model.idif.voxel_fusion import VoxelFusion
 from mvad.model.images import ViewImages
-from mvad.model.pseudo.paste import corrupt
-from mvad.model.pseudo.perlin import perlin_noise
-from mvad.model.pseudo.textures import ProceduralTextures
-from mvad.model.teachers.choose import choose_teacher
-from mvad.model.teachers.protocol import Teacher
-from mvad.model.teachers.weights import WeightsSource
+from mvad.model.synthesis.paste import corrupt
+from mvad.model.synthesis.perlin import perlin_noise
+from mvad.model.synthesis.textures import ProceduralTextures
 
 checked = jaxtyped(typechecker=beartype)
 Planes = Float[Tensor, "b k c h w"]
@@ -116,12 +116,12 @@ def run_head_loss(logits: Float[Tensor, "n h w"], mask: Float[Tensor, "n s s"]) 
 
 @checked
 def run_corrupt(
-    images: Float[Tensor, "b v m 3 s s"], given: Setting
+    images: Float[Tensor, "b v m 3 s s"], given: InputSpec
 ) -> tuple[Float[Tensor, "b v m 3 s s"], Float[Tensor, "b v m s s"]]:
     b, v, _, _, s, _ = images.shape
     views = ViewImages(images, torch.ones(b, v, s, s, dtype=torch.bool), torch.ones(b, v, dtype=torch.bool))
-    hurt = corrupt(views, given, ProceduralTextures(), PseudoConfig(), torch.Generator().manual_seed(0))
-    return hurt.images, hurt.mask
+    corrupted = corrupt(views, given, ProceduralTextures(), PseudoConfig(), torch.Generator().manual_seed(0))
+    return corrupted.images, corrupted.mask
 
 
 def learns(module: torch.nn.Module, out: Tensor) -> None:
@@ -170,9 +170,9 @@ def test_geometric_places_agree_where_a_views_cell_lies() -> None:
     assert (nearest[:, :2] - turned[:, :2]).abs().max() < 1e-5
 
 
-@pytest.mark.parametrize("collapse", ["fold", "mean", "max", "composite"])
-def test_spatial_transformer(collapse: str) -> None:
-    config = SpatialTransformerConfig(collapse=collapse)  # type: ignore[arg-type]
+@pytest.mark.parametrize("depth_reduction", ["fold", "mean", "max", "composite"])
+def test_spatial_transformer(depth_reduction: str) -> None:
+    config = SpatialTransformerConfig(depth_reduction=depth_reduction)  # type: ignore[arg-type]
     module = SpatialTransformer(torch.linspace(0.1, 0.5, 3 * K).view(K, 3), VoxelConfig(4, 4, 1, 16), config, C, 4)
     learns(module, run_transformer(module, torch.randn(B, 4, 4, 4, 4)))
 
@@ -199,7 +199,7 @@ def test_heads(share: str, separable: bool) -> None:
 
 
 def test_network_losses_and_pseudo_anomalies(teacher: Teacher) -> None:
-    network = Network(tiny(), setting(), teacher).train()
+    network = Network(tiny(), spec(), teacher).train()
     everything = torch.ones(B, K, dtype=torch.bool)
     levels = run_network(network, torch.rand(B, K, 3, 64, 64) * 255, everything)
     flat = [level.flatten(0, 1) for level in levels]
@@ -207,7 +207,7 @@ def test_network_losses_and_pseudo_anomalies(teacher: Teacher) -> None:
     products = run_head_input([torch.randn_like(x) for x in flat], flat)
     assert products.shape[1] == sum(teacher.channels)
     run_head_loss(torch.randn(6, 16, 16), torch.zeros(6, 64, 64))
-    run_corrupt(torch.rand(B, K, 2, 3, 32, 32) * 255, Setting(K, ("rgb", "depth"), torch.zeros(K, 3), (0.6, 0.03)))
+    run_corrupt(torch.rand(B, K, 2, 3, 32, 32) * 255, InputSpec(K, ("rgb", "depth"), torch.zeros(K, 3), (0.6, 0.03)))
     assert perlin_noise(2, 32, 4, torch.Generator().manual_seed(0)).shape == (2, 32, 32)
     from mvad.model.config import DropoutConfig
 

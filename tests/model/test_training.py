@@ -21,10 +21,10 @@ from mvad import files
 from mvad.datasets.shards.loader import ShardSet
 from mvad.errors import BadInput, MissingComponent
 from mvad.model.detector import FitContext
-from mvad.model.judging.runs import prepare
-from mvad.model.methods import configure
+from mvad.model.registry import configure
+from mvad.model.runs import prepare
 from mvad.model.training.loop import Phase, run_phases
-from mvad.model.training.parallel import World, share_batch_norms
+from mvad.model.training.parallel import ProcessGroup, share_batch_norms
 from mvad.progress import Silent
 
 ROOT = Path(__file__).parents[2]
@@ -79,13 +79,13 @@ def test_two_ranks_do_what_one_process_does(dataset: str, model: str, workspace:
 
 
 def test_a_batch_that_ranks_cannot_share_is_refused(workspace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from mvad.model.judging.runs import fit_run
+    from mvad.model.runs import fit_run
 
     data = ShardSet(workspace / "shards" / "mvtec3d" / "gear", "train")
     config, origins = configure("demo", "mean_feature", [("test", TINY), ("change", {"train.batch": 3})])
     decided, detector, teacher, _ = prepare(data, config, Path("nowhere"), NOWHERE)
     with pytest.raises(BadInput, match=r"train\.batch = 3 cannot be shared by 2 processes"):
-        fit_run(tmp_path / "run", data, decided, origins, detector, teacher, Silent(), World(0, 2))
+        fit_run(tmp_path / "run", data, decided, origins, detector, teacher, Silent(), ProcessGroup(0, 2))
 
 
 def test_sigterm_ends_the_step_saves_and_exits_143_and_the_same_command_goes_on(workspace: Path, tmp_path: Path) -> None:

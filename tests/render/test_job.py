@@ -23,8 +23,8 @@ from mvad.render.backends.choose import rasteriser
 from mvad.render.clean import clean
 from mvad.render.engine import Workers
 from mvad.render.job import Summary, render_category
-from mvad.render.look import look
 from mvad.render.options import RenderOptions, RigOptions
+from mvad.render.render_views import look
 from mvad.render.rig import Rig
 from mvad.render.surface import build_surface
 

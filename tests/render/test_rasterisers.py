@@ -22,7 +22,7 @@ from mvad.datasets.scan import Scan
 from mvad.errors import MissingComponent
 from mvad.render.backends.choose import BACKENDS, rasteriser
 from mvad.render.backends.protocol import Rasteriser
-from mvad.render.look import look
+from mvad.render.render_views import look
 from mvad.render.rig import Rig
 from mvad.render.surface import Surface
 from mvad.render.views import ViewSet
@@ -305,7 +305,7 @@ def test_the_cpu_backend_warns_of_nothing_and_changes_no_global_setting() -> Non
         "from conftest import ROOT, wavy_scan\n"
         "from render_proofs import surface_and_rig\n"
         "from mvad.render.backends.cpu import CpuRasteriser\n"
-        "from mvad.render.look import look\n"
+        "from mvad.render.render_views import look\n"
         "surface, rig = surface_and_rig(wavy_scan(40), 32)\n"
         "drawing = CpuRasteriser(threads=3)\n"
         "assert (look(surface, None, rig, drawing).source >= 0).any()\n"

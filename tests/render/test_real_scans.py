@@ -17,8 +17,8 @@ from mvad.errors import MissingComponent
 from mvad.render.backends.choose import rasteriser
 from mvad.render.backends.protocol import Rasteriser
 from mvad.render.clean import clean
-from mvad.render.look import look
 from mvad.render.options import CleanOptions, RenderOptions, RigOptions, SurfaceOptions
+from mvad.render.render_views import look
 from mvad.render.rig import Rig, extent_of, fit_rig
 from mvad.render.scan_to_views import ScanJob, render_scan
 from mvad.render.surface import Surface, build_surface

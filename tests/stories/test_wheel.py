@@ -15,7 +15,7 @@ NEEDED = {
     "mvad/render/backends/shaders/corners.frag",
     "mvad/model/report/template.html",
     "mvad/model/report/page.js",
-    "mvad/model/judging/paper/table2_mvtec3d.csv",
+    "mvad/model/paper/table2_mvtec3d.csv",
 }
 
 

@@ -97,8 +97,8 @@ def _data(places: Places) -> list[Check]:
 
 
 def _teachers(places: Places, teacher_weights: Path | None, offline: bool) -> list[Check]:
-    from mvad.model.teachers.efficientnet_lite import PACKAGES
-    from mvad.model.teachers.weights import RESNET18_FILE, WeightsSource, find_lite0, find_resnet18
+    from mvad.model.backbones.efficientnet_lite import PACKAGES
+    from mvad.model.backbones.weights import RESNET18_FILE, WeightsSource, find_lite0, find_resnet18
 
     found = find_resnet18(WeightsSource(teacher_weights, places.weights, offline), may_download=False)
     lite = find_lite0()
@@ -114,7 +114,7 @@ def _teachers(places: Places, teacher_weights: Path | None, offline: bool) -> li
 
 
 def _textures(places: Places) -> Check:
-    from mvad.model.pseudo.textures import load_textures, locate_textures
+    from mvad.model.synthesis.textures import load_textures, locate_textures
 
     try:
         return Check("textures", "ok", load_textures(locate_textures("", places.textures)).name)

@@ -1,4 +1,4 @@
-"""``mvad evaluate``: judge runs on their test splits."""
+"""``mvad evaluate``: evaluate runs on their test splits."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from mvad.cli.options import DEFAULT_WORKSPACE, Category, Offline, Places, Teach
 
 if TYPE_CHECKING:
     from mvad.cli.console import Bars
-    from mvad.model.judging.evaluate import Witness
+    from mvad.model.evaluation.evaluate import EvaluationCallback
 
 
 def register(app: typer.Typer) -> None:
@@ -30,7 +30,7 @@ def evaluate(
     project_to_scan: Annotated[
         bool,
         typer.Option(
-            "--project-to-scan", help="Carry the maps back to the raw scans, judge them there, write TIFF maps and PLY clouds."
+            "--project-to-scan", help="Carry the maps back to the raw scans, evaluate them there, write TIFF maps and PLY clouds."
         ),
     ] = False,
     fuse: Annotated[
@@ -44,11 +44,13 @@ def evaluate(
         typer.Option("--raw", help="Folder of the raw categories of one dataset. Default: raw/DATASET in the workspace."),
     ] = None,
     missing_views: Annotated[
-        bool, typer.Option("--missing-views", help="Judge every subset of views, too: what missing views cost.")
+        bool, typer.Option("--missing-views", help="Evaluate every subset of views, too: what missing views cost.")
     ] = False,
     maps: Annotated[
         Path | None,
-        typer.Option("--maps", help="Judge another tool's maps on the scan grid instead; with --dataset, --category, --model."),
+        typer.Option(
+            "--maps", help="Evaluate another tool's maps on the scan grid instead; with --dataset, --category, --model."
+        ),
     ] = None,
     dataset: Annotated[str, typer.Option(help="Of --maps: mvtec3d or eyecandies.")] = "mvtec3d",
     category: Category = None,
@@ -64,10 +66,10 @@ def evaluate(
     from mvad.cli.tables import figures_tables, missing_tables, scan_table
     from mvad.datasets.registry import RawScans
     from mvad.errors import BadInput
-    from mvad.model.judging.evaluate import evaluate_run
-    from mvad.model.judging.foreign_maps import judge_scan_maps
-    from mvad.model.judging.runs import find_runs, read_facts
-    from mvad.model.teachers.weights import WeightsSource
+    from mvad.model.backbones.weights import WeightsSource
+    from mvad.model.evaluation.evaluate import evaluate_run
+    from mvad.model.exchange.imported_maps import evaluate_scan_maps
+    from mvad.model.runs import find_runs, read_facts
 
     if project_to_scan and views:
         raise BadInput("--project-to-scan carries back all views; leave out --views")
@@ -77,7 +79,7 @@ def evaluate(
         if maps:
             for name in category or _only_category(maps):
                 scans = RawScans(dataset, raw or places.raw(dataset), name)
-                results.append(judge_scan_maps(places.runs / f"{dataset}-{name}-{model}-maps", model, maps, scans, bars))
+                results.append(evaluate_scan_maps(places.runs / f"{dataset}-{name}-{model}-maps", model, maps, scans, bars))
         else:
             chosen = runs or find_runs(places.runs)
             if not chosen:
@@ -86,8 +88,8 @@ def evaluate(
             weights = WeightsSource(teacher_weights, places.weights, offline)
             for run in chosen:
                 facts = read_facts(run)
-                witnesses = _witnesses(run, facts, project_to_scan, fuse, raw or places.raw(facts["dataset"]), adeval, bars)
-                results.append(evaluate_run(run, places.shards, weights, bars, shown, witnesses))
+                callbacks = _callbacks(run, facts, project_to_scan, fuse, raw or places.raw(facts["dataset"]), adeval, bars)
+                results.append(evaluate_run(run, places.shards, weights, bars, shown, callbacks))
                 if missing_views:
                     missing.append(_missing(run, places.shards, weights, bars))
     for table in (*figures_tables(results), *scan_table(results), *missing_tables(missing)):
@@ -96,16 +98,16 @@ def evaluate(
         files.write_json(json_out, [{key: value for key, value in r.items() if key != "samples"} for r in results])
 
 
-def _witnesses(
+def _callbacks(
     run: Path, facts: dict[str, Any], project: bool, fuse: list[str] | None, raw: Path, adeval: Path | None, bars: Bars
-) -> list[Witness]:
-    """Return who looks on while a run is judged."""
+) -> list[EvaluationCallback]:
+    """Return who looks on while a run is evaluated."""
     from mvad.datasets.registry import SCAN_READERS, RawScans
     from mvad.errors import BadInput
-    from mvad.model.judging.adeval_exchange import ANOMAPS, SAMPLE_PATTERN, AdevalWriter
-    from mvad.model.judging.scan_maps import RULES, ScanJudge
+    from mvad.model.evaluation.scan_maps import RULES, ScanEvaluator
+    from mvad.model.exchange.adeval import ANOMAPS, SAMPLE_PATTERN, AdevalWriter
 
-    found: list[Witness] = []
+    found: list[EvaluationCallback] = []
     if project:
         if facts["dataset"] not in SCAN_READERS:
             raise BadInput(f"{run}: {facts['dataset']} has photographs, no scans; leave out --project-to-scan")
@@ -114,7 +116,7 @@ def _witnesses(
             raise BadInput(f"--fuse {min(unknown)}: choose from {', '.join(RULES)}")
         rules = [rule for rule in RULES if rule in fuse] if fuse else RULES[:1]
         ordered = sorted(rules, key=(fuse or [*RULES]).index)
-        found.append(ScanJudge(run, RawScans(facts["dataset"], raw, facts["category"]), ordered))
+        found.append(ScanEvaluator(run, RawScans(facts["dataset"], raw, facts["category"]), ordered))
     if adeval:
         target = adeval / run.name
         bars.say(f'ADEval: python -m adeval {target / ANOMAPS} --evaluate_size 256 --sample_key_pat "{SAMPLE_PATTERN}"')
@@ -123,9 +125,9 @@ def _witnesses(
 
 
 def _missing(run: Path, shards: Path, weights: Any, bars: Bars) -> dict[str, Any]:
-    from mvad.model.judging.missing_views import judge_missing_views
+    from mvad.model.evaluation.missing_views import evaluate_missing_views
 
-    return judge_missing_views(run, shards, weights, bars)
+    return evaluate_missing_views(run, shards, weights, bars)
 
 
 def _only_category(maps: Path) -> list[str]:

@@ -17,8 +17,8 @@ def explain(key: Annotated[str | None, typer.Argument(help="A key of training; n
     from rich.console import Console
 
     from mvad.cli.tables import choices_table
-    from mvad.model.choices import CHOICES, FIXED
-    from mvad.model.choices import explain as explanation_of
+    from mvad.model.explain import CHOICES, FIXED
+    from mvad.model.explain import explain as explanation_of
 
     console = Console(highlight=False)
     if key is None:

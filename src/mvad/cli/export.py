@@ -11,7 +11,7 @@ from mvad.cli.options import DEFAULT_WORKSPACE, Category, Offline, Places, Teach
 
 if TYPE_CHECKING:
     from mvad.cli.console import Bars
-    from mvad.model.teachers.weights import WeightsSource
+    from mvad.model.backbones.weights import WeightsSource
 
 
 def register(app: typer.Typer) -> None:
@@ -42,7 +42,7 @@ def export(
     from mvad.datasets.export import export as write
     from mvad.datasets.export import source_of
     from mvad.errors import BadInput
-    from mvad.model.teachers.weights import WeightsSource
+    from mvad.model.backbones.weights import WeightsSource
 
     places = Places(workspace)
     if format_ == "onnx":
@@ -61,7 +61,7 @@ def export(
 
 
 def _onnx(run: Path, places: Places, target: Path, weights: WeightsSource, bars: Bars) -> None:
-    from mvad.model.judging.onnx_export import export_onnx
+    from mvad.model.exchange.onnx import export_onnx
 
     about = export_onnx(run, places.shards, target, weights, bars)
     checked = about["checked"]

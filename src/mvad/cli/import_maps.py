@@ -1,4 +1,4 @@
-"""``mvad import``: another tool's anomaly maps of an export, judged as our own."""
+"""``mvad import``: another tool's anomaly maps of an export, evaluated as our own."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ def import_maps(
     model: Annotated[str, typer.Option(help="What to call the method in tables.")] = "imported",
     workspace: Workspace = DEFAULT_WORKSPACE,
 ) -> None:
-    """Judge the maps against the shards' masks and labels, and keep figures and pictures as a run for the report."""
+    """Evaluate the maps against the shards' masks and labels, and keep figures and pictures as a run for the report."""
     from mvad.cli.console import Bars
     from mvad.cli.tables import figures_tables
     from mvad.errors import BadInput
-    from mvad.model.judging.foreign_maps import judge_foreign
+    from mvad.model.exchange.imported_maps import evaluate_imported_maps
 
     if "/" in name or name in ("", ".", ".."):
         raise BadInput(f"--name {name}: must be the name of one folder")
     places = Places(workspace)
     with Bars() as bars:
-        results = judge_foreign(places.runs / name, model, exported, maps, places.shards, bars)
+        results = evaluate_imported_maps(places.runs / name, model, exported, maps, places.shards, bars)
         for table in figures_tables([results]):
             bars.show(table)

@@ -28,7 +28,7 @@ from mvad.errors import MvadError
 
 app = typer.Typer(
     name="mvad",
-    help="Multi-view anomaly detection: render scans into views, pack shards, train IDIF and its rivals, judge, report.",
+    help="Multi-view anomaly detection: render scans into views, pack shards, train IDIF and its baselines, evaluate, report.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from mvad.datasets.renders.coding import DepthCoding
     from mvad.datasets.scan import ScanRef
     from mvad.datasets.shards.schema import Sample
-    from mvad.model.judging.predict import NewSample
+    from mvad.model.evaluation.predict import NewSample
     from mvad.render.options import RenderOptions
     from mvad.render.rig import Rig
 
@@ -46,11 +46,11 @@ def predict(
     """Score samples: a CSV with a decision for each, maps, latency. Exit code 6 if some could not be scored."""
     from mvad.cli.console import Bars
     from mvad.errors import BadInput, PartlyDone
-    from mvad.model.judging.predict import PREDICTIONS
-    from mvad.model.judging.predict import predict as score
-    from mvad.model.judging.runs import load_run, model_sha256
-    from mvad.model.judging.threshold import Threshold, threshold_of
-    from mvad.model.teachers.weights import WeightsSource
+    from mvad.model.backbones.weights import WeightsSource
+    from mvad.model.evaluation.predict import PREDICTIONS
+    from mvad.model.evaluation.predict import predict as score
+    from mvad.model.evaluation.threshold import Threshold, threshold_of
+    from mvad.model.runs import load_run, model_sha256
 
     if not source.exists():
         raise BadInput(f"{source}: not found; give a folder of scans, a packed category or a shard")
@@ -94,7 +94,7 @@ def _of_shard(path: Path, trusted: bool = False) -> Iterator[NewSample]:
     """Give the samples of one shard; one that somebody sent is parsed in a process of its own."""
     from mvad.datasets.shards.reader import open_shard
     from mvad.files import sha256_file
-    from mvad.model.judging.predict import NewSample
+    from mvad.model.evaluation.predict import NewSample
 
     shard, sha256 = open_shard(path, trusted), sha256_file(path)
     for row, key in enumerate(shard.texts("key")):
@@ -119,7 +119,7 @@ def _of_scans(source: Path, facts: dict[str, Any], places: Places, light: int) -
     from mvad.datasets.renders.layout import category_folder
     from mvad.datasets.scan import ReadOptions
     from mvad.errors import BadInput
-    from mvad.model.judging.predict import NewSample
+    from mvad.model.evaluation.predict import NewSample
     from mvad.render.job import recorded_cameras
 
     dataset, category = facts["dataset"], facts["category"]

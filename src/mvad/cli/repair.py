@@ -12,7 +12,7 @@ from mvad.progress import Progress
 
 if TYPE_CHECKING:
     from mvad.datasets.verify import Fault
-    from mvad.model.teachers.weights import WeightsSource
+    from mvad.model.backbones.weights import WeightsSource
 
 _NO_LONGER = "its manifest is damaged too; run the verb that made it again, with --overwrite"
 
@@ -109,9 +109,9 @@ def _run(
     """Drop a damaged checkpoint, and make a damaged model or result again from what the run records."""
     from mvad.datasets.shards.loader import ShardSet
     from mvad.model.config import ModelConfig
-    from mvad.model.judging.evaluate import evaluate_run, shown_views
-    from mvad.model.judging.runs import MODEL, MODEL_FACTS, fit_run, prepare, read_facts
-    from mvad.model.judging.scan_maps import SCAN_MAPS
+    from mvad.model.evaluation.evaluate import evaluate_run, shown_views
+    from mvad.model.evaluation.scan_maps import SCAN_MAPS
+    from mvad.model.runs import MODEL, MODEL_FACTS, fit_run, prepare, read_facts
     from mvad.settings import resolve
 
     facts = read_facts(run)
@@ -130,23 +130,23 @@ def _run(
         fit_run(run, data, config, facts["origins"], detector, teacher, progress)
         progress.say(f"{run}: trained to its end again")
     pictures = {path for path in lost if path.suffix in (".jpg", ".png")}
-    judged = {path for path in lost if path.match("results*.json")}
+    evaluated = {path for path in lost if path.match("results*.json")}
     carried = {path for path in lost if path.parent.name == SCAN_MAPS}
-    for views in sorted({shown_views(path) for path in pictures | judged} | ({()} if carried else set())):
-        witnesses = [_scan_judge(run, facts, raw)] if not views and (run / SCAN_MAPS).exists() else []
-        evaluate_run(run, shards, weights, progress, views, witnesses)
+    for views in sorted({shown_views(path) for path in pictures | evaluated} | ({()} if carried else set())):
+        callbacks = [_scan_evaluator(run, facts, raw)] if not views and (run / SCAN_MAPS).exists() else []
+        evaluate_run(run, shards, weights, progress, views, callbacks)
         progress.say(f"{run}: evaluated again")
 
 
-def _scan_judge(run: Path, facts: dict[str, Any], raw: Path) -> Any:
+def _scan_evaluator(run: Path, facts: dict[str, Any], raw: Path) -> Any:
     """Carry maps back to the scans as before, by the same rules."""
     from mvad.datasets.registry import RawScans
-    from mvad.model.judging.runs import RESULTS
-    from mvad.model.judging.scan_maps import RULES, ScanJudge
+    from mvad.model.evaluation.scan_maps import RULES, ScanEvaluator
+    from mvad.model.runs import RESULTS
 
     before = (_first_readable(run / RESULTS, empty=True) or {}).get("scan", {})
     rules = [before["rule"], *sorted(set(before["figures"]) - {before["rule"]})] if before else RULES[:1]
-    return ScanJudge(run, RawScans(facts["dataset"], raw / facts["dataset"], facts["category"]), rules)
+    return ScanEvaluator(run, RawScans(facts["dataset"], raw / facts["dataset"], facts["category"]), rules)
 
 
 def _first_readable(*paths: Path, empty: bool = False) -> Any:

@@ -1,4 +1,4 @@
-"""``mvad report``: one HTML page of judged runs."""
+"""``mvad report``: one HTML page of evaluated runs."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def register(app: typer.Typer) -> None:
 
 
 def report(
-    runs: Annotated[list[Path] | None, typer.Argument(help="Run folders. Default: all judged runs of the workspace.")] = None,
+    runs: Annotated[list[Path] | None, typer.Argument(help="Run folders. Default: all evaluated runs of the workspace.")] = None,
     workspace: Workspace = DEFAULT_WORKSPACE,
     out: Annotated[Path | None, typer.Option("--out", help="Default: report.html in the workspace.")] = None,
 ) -> None:
@@ -24,14 +24,14 @@ def report(
     from mvad import files
     from mvad.cli.console import Bars
     from mvad.errors import BadInput
-    from mvad.model.judging.runs import RESULTS
     from mvad.model.report.page import build_page
+    from mvad.model.runs import RESULTS
 
     places = Places(workspace)
-    judged = runs or sorted(path.parent for path in places.runs.glob(f"*/{RESULTS}"))
-    if not judged:
-        raise BadInput(f"{places.runs}: no judged run; run mvad evaluate first, or give --workspace")
+    evaluated = runs or sorted(path.parent for path in places.runs.glob(f"*/{RESULTS}"))
+    if not evaluated:
+        raise BadInput(f"{places.runs}: no evaluated run; run mvad evaluate first, or give --workspace")
     target = out or workspace / "report.html"
     with Bars() as bars:
-        files.write_text(target, build_page(judged))
+        files.write_text(target, build_page(evaluated))
         bars.say(f"report: {target}")

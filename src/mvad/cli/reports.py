@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from mvad import files
 
 if TYPE_CHECKING:
-    from mvad.model.judging.reproduce import Row
+    from mvad.model.paper.reproduce import Row
 
 MAIN_COLUMNS = (
     "dataset",

@@ -44,15 +44,15 @@ def reproduce(
     sets: Sets = None,
     offline: Offline = False,
 ) -> None:
-    """Train and judge what a table of the paper needs, and print ours beside it. Run it again to continue."""
+    """Train and evaluate what a table of the paper needs, and print ours beside it. Run it again to continue."""
     from mvad.cli.console import Bars
     from mvad.cli.reports import write_figure_4, write_table
     from mvad.cli.tables import figure_4_table, paper_tables
     from mvad.errors import BadInput
-    from mvad.model.judging import reproduce as work
-    from mvad.model.judging.recipe import Recipe
+    from mvad.model.backbones.weights import WeightsSource
+    from mvad.model.paper import reproduce as work
     from mvad.model.precision import default_preset
-    from mvad.model.teachers.weights import WeightsSource
+    from mvad.model.recipe import Recipe
 
     if table not in work.TABLES:
         raise BadInput(f"{table}: choose from {', '.join(work.TABLES)}")

@@ -11,8 +11,8 @@ from rich.text import Text
 
 if TYPE_CHECKING:
     from mvad.datasets.shards.contents import SplitCounts
-    from mvad.model.choices import Explanation
-    from mvad.model.judging.reproduce import Row
+    from mvad.model.explain import Explanation
+    from mvad.model.paper.reproduce import Row
 
 _SHARES = (("seen_any", "seen"), ("no_point", "missing"), ("removed", "removed"), ("unseen", "hidden"))
 _FIGURES = ("s_auroc", "image_auroc", "p_auroc", "aupro_30")
@@ -23,7 +23,7 @@ def figures_tables(results: Sequence[Mapping[str, Any]]) -> list[Table]:
 
     A row a run; below, a mean for each model and input that ran more than once.
     """
-    from mvad.model.judging.compare import mean_figures
+    from mvad.model.evaluation.compare import mean_figures
 
     tables = []
     for teacher in sorted({result["teacher"]["name"] for result in results}):
@@ -54,8 +54,8 @@ def figures_tables(results: Sequence[Mapping[str, Any]]) -> list[Table]:
 
 
 def _method(result: Mapping[str, Any]) -> tuple[str, str]:
-    from mvad.model.judging.runs import input_name
-    from mvad.model.methods import paper_backbone
+    from mvad.model.registry import paper_backbone
+    from mvad.model.runs import input_name
 
     shown = f", views {'+'.join(map(str, result['views']))}" if "views" in result else ""
     return f"{result['model']}\n({paper_backbone(result['model'])})", input_name(result["config"]) + shown
@@ -88,10 +88,10 @@ def scan_table(results: Sequence[Mapping[str, Any]]) -> list[Table]:
     return [table] if table.row_count else []
 
 
-def missing_tables(judged: Sequence[Mapping[str, Any]]) -> list[Table]:
+def missing_tables(evaluated: Sequence[Mapping[str, Any]]) -> list[Table]:
     """Return what missing views cost each run: means by number missing under both label rules, and each view's share."""
     tables = []
-    for found in judged:
+    for found in evaluated:
         losses = found["loss_per_view"]
         said = "; ".join(
             f"{name} {100 * losses[rule]['slope']:.2f} by slope, {100 * losses[rule]['ends']:.2f} by ends"

@@ -1,4 +1,4 @@
-"""``mvad train``: fit IDIF or a rival on packed categories."""
+"""``mvad train``: fit IDIF or a baseline on packed categories."""
 
 from __future__ import annotations
 
@@ -55,10 +55,10 @@ def train(
     from mvad.cli.console import Bars
     from mvad.datasets.shards.loader import ShardSet
     from mvad.errors import BadInput
-    from mvad.model.judging.recipe import Recipe
+    from mvad.model.backbones.weights import WeightsSource
     from mvad.model.precision import default_preset
-    from mvad.model.teachers.weights import WeightsSource
-    from mvad.model.training.parallel import join_world, leave_world
+    from mvad.model.recipe import Recipe
+    from mvad.model.training.parallel import join_process_group, leave_process_group
     from mvad.progress import Silent
 
     places = Places(workspace)
@@ -68,11 +68,11 @@ def train(
         raise BadInput(f"--name {name} names one run, but {len(plans)} are asked for; leave it out, or name one category")
     layers = layers_of(config, {"teacher": teacher, "pseudo.textures": textures, "input.modalities": modalities}, sets)
     weights = WeightsSource(teacher_weights, places.weights, offline)
-    world = join_world()
-    recipe = Recipe(preset or default_preset(), layers, places.textures, weights, world)
+    ranks = join_process_group()
+    recipe = Recipe(preset or default_preset(), layers, places.textures, weights, ranks)
     with Bars() as bars:
-        progress = bars if world.rank == 0 else Silent()
+        progress = bars if ranks.rank == 0 else Silent()
         for folder, method, number in plans:
             run, trained = recipe.fit(places.runs, ShardSet(folder, "train"), method, number, progress, name)
             progress.say(f"{run}: {'trained' if trained else 'was trained already'}")
-    leave_world()
+    leave_process_group()

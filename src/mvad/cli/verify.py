@@ -49,7 +49,7 @@ def verify(
         bars.say(f"{checked} files checked, {len(faults)} faults")
         if faults and repair:
             from mvad.cli.repair import repair as mend
-            from mvad.model.teachers.weights import WeightsSource
+            from mvad.model.backbones.weights import WeightsSource
 
             weights = WeightsSource(teacher_weights, places.weights, offline)
             mend(faults, raw or workspace / "raw", places.shards, places.renders, places.textures, weights, bars)

@@ -1,1 +1,1 @@
-"""From a batch to a verdict: IDIF, its rivals, training, metrics, judging, report."""
+"""From a batch to a verdict: IDIF, its baselines, training, metrics, evaluation, report."""

@@ -32,9 +32,9 @@ class EncoderConfig:
     init: Literal["imagenet", "scratch"] = "imagenet"
     """From the teacher's weights was by hand the largest single gain."""
     channels: int = 256
-    """C, the width of f_E after a 1x1 lift; 0 keeps the trunk's channels, without a lift."""
+    """C, the width of f_E after a 1x1 lift; 0 keeps the backbone's channels, without a lift."""
     freeze_early: bool = False
-    """Keep the trunk to stride 4 as it is (small, demo): a step costs a third less."""
+    """Keep the backbone to stride 4 as it is (small, demo): a step costs a third less."""
     lr_scale: float = 0.3
     """Learning rate relative to the rest, since it starts from trained weights (optimizer.kind = adamw)."""
 
@@ -100,7 +100,7 @@ class SpatialTransformerConfig:
     """What alpha is: three Euler angles about the voxel's centre; one angle about a fixed axis; a free 3 x 3 matrix."""
     init: Literal["rig", "zeros", "random"] = "rig"
     """Start where the cameras are (Real-IAD: one from above, four at 45 degrees)."""
-    collapse: Literal["fold", "mean", "max", "composite"] = "fold"
+    depth_reduction: Literal["fold", "mean", "max", "composite"] = "fold"
     """Voxel to plane: depth folded into channels and a 1x1 loses nothing; composite: front to back by a density."""
 
 
@@ -243,9 +243,9 @@ class ScoreConfig:
     """head: the segmentation head; cosine: the three levels' 1 - cos added; both: mean of the two, calibrated."""
     sample: Literal["max", "mean"] = "max"
     """From views to sample, over the present ones."""
-    pool: int = 5
+    pool_px: int = 5
     """Maps are averaged over this many pixels first."""
-    top: int = 100
+    top_k: int = 100
     """An image's score is the mean of its highest pixels at 256 x 256; scaled with the map's area."""
     region: Literal["object", "image"] = "object"
     """The object's rim against the background dominates otherwise."""
@@ -261,7 +261,7 @@ class PatchCoreConfig:
 
     coreset: float = 0.10
     """Share of the patches that stay, by greedy k-centre."""
-    least: int = 0
+    min_patches: int = 0
     """A bank is never cut below this many patches: few training samples leave little to spare."""
     projection: int = 128
     """Dimensions of the random projection that the coreset is searched in."""
@@ -413,7 +413,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "encoder.level": 32, "encoder.share": "view", "encoder.init": "scratch", "encoder.channels": 0, "bottleneck.kind": "none",
         "fusion.kind": "none", "decoder.project": False, "head.share": "view", "head.window": "image", "loss.reduction": "destseg", "loss.region": "image",
         "optimizer.clip_norm": 1e9, "input.background": "black", "pseudo.region": "image", "pseudo.modality": "texture",
-        "dropout.p": 0.0, "score.pool": 1, "score.region": "image", "train.batch": 32,
+        "dropout.p": 0.0, "score.pool_px": 1, "score.region": "image", "train.batch": 32,
     },
     "small": _NARROW
     | {
@@ -426,7 +426,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "fusion.position": "geometric",
         "head.share": "view",
         "score.map": "head",
-        "patchcore.least": 12_000,
+        "patchcore.min_patches": 12_000,
     },
     "demo": _NARROW
     | {

@@ -1,4 +1,4 @@
-"""What IDIF and every rival are: fitted on normal samples, asked for anomaly maps, saved and loaded alike."""
+"""What IDIF and every baseline are: fitted on normal samples, asked for anomaly maps, saved and loaded alike."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from typing import Any, Protocol
 from torch import Tensor
 
 from mvad.datasets.shards.loader import Batch, ShardSet
+from mvad.model.backbones.protocol import Teacher
 from mvad.model.config import ModelConfig
-from mvad.model.teachers.protocol import Teacher
-from mvad.model.training.parallel import World
+from mvad.model.training.parallel import ProcessGroup
 from mvad.progress import Progress
 
 
@@ -42,7 +42,7 @@ class FitContext:
     run: Path
     progress: Progress
     log: Callable[[Mapping[str, float]], None]
-    world: World = field(default_factory=World)
+    ranks: ProcessGroup = field(default_factory=ProcessGroup)
 
 
 class Detector(Protocol):
@@ -52,7 +52,7 @@ class Detector(Protocol):
         """Learn from normal samples. Continues from the run's last checkpoint where there is one."""
 
     def score(self, batch: Batch) -> AnomalyMaps:
-        """Judge samples; a sample's answer does not depend on the batch it is in."""
+        """Evaluate samples; a sample's answer does not depend on the batch it is in."""
 
     def state(self) -> dict[str, Tensor]:
         """Return everything that ``score`` needs, as tensors."""
@@ -65,7 +65,7 @@ class Detector(Protocol):
 
 
 @dataclass(frozen=True)
-class Setting:
+class InputSpec:
     """What a detector is made for.
 
     Attributes
@@ -89,15 +89,15 @@ class Setting:
     scan_width: int | None = None
 
 
-DetectorFactory = Callable[[ModelConfig, Setting, Teacher], Detector]
+DetectorFactory = Callable[[ModelConfig, InputSpec, Teacher], Detector]
 
 
-def as_json(setting: Setting) -> dict[str, Any]:
-    """Return a setting as plain values."""
+def as_json(spec: InputSpec) -> dict[str, Any]:
+    """Return a spec as plain values."""
     return {
-        "views": setting.views,
-        "modalities": list(setting.modalities),
-        "angles": setting.angles.tolist(),
-        "depth_range": list(setting.depth_range) if setting.depth_range else None,
-        "scan_width": setting.scan_width,
+        "views": spec.views,
+        "modalities": list(spec.modalities),
+        "angles": spec.angles.tolist(),
+        "depth_range": list(spec.depth_range) if spec.depth_range else None,
+        "scan_width": spec.scan_width,
     }

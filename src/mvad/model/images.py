@@ -1,4 +1,4 @@
-"""Coded samples to what a trunk takes: float images in 0..255, one for each view and modality."""
+"""Coded samples to what a backbone takes: float images in 0..255, one for each view and modality."""
 
 from __future__ import annotations
 

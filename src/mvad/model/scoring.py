@@ -13,24 +13,24 @@ _REFERENCE_PIXELS = 256 * 256
 
 
 def smooth(maps: Tensor, seen: Tensor, config: ScoreConfig) -> Tensor:
-    """Average maps (..., S, S) over ``score.pool`` pixels, of those that show the object only; 0 elsewhere."""
+    """Average maps (..., S, S) over ``score.pool_px`` pixels, of those that show the object only; 0 elsewhere."""
     counts = seen.float() if config.region == "object" else torch.ones_like(maps)
-    if config.pool > 1:
+    if config.pool_px > 1:
         flat, weight = (x.reshape(-1, 1, *maps.shape[-2:]) for x in (maps * counts, counts.expand_as(maps)))
-        total = functional.avg_pool2d(flat, config.pool, 1, config.pool // 2, count_include_pad=False)
-        share = functional.avg_pool2d(weight, config.pool, 1, config.pool // 2, count_include_pad=False)
+        total = functional.avg_pool2d(flat, config.pool_px, 1, config.pool_px // 2, count_include_pad=False)
+        share = functional.avg_pool2d(weight, config.pool_px, 1, config.pool_px // 2, count_include_pad=False)
         maps = (total / share.clamp(min=1e-6)).reshape(maps.shape)
     return maps * counts
 
 
 def image_scores(maps: Tensor, config: ScoreConfig) -> Tensor:
-    """Return the mean of the highest pixels of (..., S, S): ``score.top`` at 256 x 256, in proportion elsewhere."""
+    """Return the mean of the highest pixels of (..., S, S): ``score.top_k`` at 256 x 256, in proportion elsewhere."""
     flat = maps.flatten(-2)
-    top = max(1, round(config.top * int(flat.shape[-1]) / _REFERENCE_PIXELS))
+    top = max(1, round(config.top_k * int(flat.shape[-1]) / _REFERENCE_PIXELS))
     return flat.topk(top, dim=-1).values.mean(dim=-1)
 
 
-def judge(maps: Tensor, seen: Tensor, present: Tensor, config: ScoreConfig) -> AnomalyMaps:
+def score_maps(maps: Tensor, seen: Tensor, present: Tensor, config: ScoreConfig) -> AnomalyMaps:
     """Score views and samples of maps (B, V, M, S, S).
 
     A view's score is that of its worst modality, a sample's that of its worst present view (score.sample). Pixels that do not

@@ -106,12 +106,12 @@ def support_plane(scan: Scan, options: CleanOptions) -> tuple[NDArray[np.float64
         border = np.concatenate([scan.xyz[strip][scan.valid[strip]] for strip in strips])
         if len(border) >= _MIN_PLANE_POINTS:
             samples.append(_thinned(border))
-    judges = samples[-1]
+    evaluates = samples[-1]
     distance = options.plane_distance_mm / 1000
 
     def support(plane: tuple[NDArray[np.float64], float]) -> float:
         height = every @ plane[0] + plane[1]
-        on = float((np.abs(judges @ plane[0] + plane[1]) < distance).mean())
+        on = float((np.abs(evaluates @ plane[0] + plane[1]) < distance).mean())
         return on - _BEHIND_COUNTS * float((height < -2 * distance).mean())
 
     planes = [plane for points in samples if (plane := _ransac(points, distance, options.seed)) is not None]

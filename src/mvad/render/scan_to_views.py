@@ -18,8 +18,8 @@ from mvad.files import sha256_file
 from mvad.render.audit import audit_scan, count_points
 from mvad.render.backends.choose import rasteriser
 from mvad.render.clean import Cleaned, clean
-from mvad.render.look import look
 from mvad.render.options import RenderOptions
+from mvad.render.render_views import look
 from mvad.render.rig import Extent, Rig, extent_of
 from mvad.render.surface import build_surface
 from mvad.render.views import ViewSet

@@ -38,7 +38,7 @@ class Batches:
         Decide the order; ``batch`` counts samples over all ranks.
     augment
         Applied to every batch where it is read.
-    rank, world
+    rank, ranks
         This process among those that train together; each gets its part of every batch.
     """
 
@@ -47,11 +47,11 @@ class Batches:
     batch: int
     augment: Augment | None = None
     rank: int = 0
-    world: int = 1
+    ranks: int = 1
 
     def at(self, step: int) -> Batch:
         """Return this rank's part of a step's batch."""
-        places = rank_places(self.batch, self.rank, self.world)
+        places = rank_places(self.batch, self.rank, self.ranks)
         indices = batch_indices(self.seed, step, len(self.data), self.batch)
         made = self.data.batch(indices[places.start : places.stop])
         if self.augment is not None:

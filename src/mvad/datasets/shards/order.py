@@ -19,7 +19,7 @@ def batch_indices(seed: int, step: int, samples: int, batch: int) -> NDArray[np.
     return np.array([orders[epoch][place % samples] for epoch, place in zip(epochs, places, strict=True)])
 
 
-def rank_places(batch: int, rank: int, world: int) -> range:
+def rank_places(batch: int, rank: int, ranks: int) -> range:
     """Return which places of a step's batch belong to a rank: equal, adjoining parts, so that all ranks make the batch.
 
     Raises
@@ -27,9 +27,9 @@ def rank_places(batch: int, rank: int, world: int) -> range:
     ValueError
         If the batch cannot be divided into equal parts.
     """
-    if batch % world or not 0 <= rank < world:
-        raise ValueError(f"a batch of {batch} cannot be divided among {world} ranks (this is rank {rank})")
-    return range(rank * batch // world, (rank + 1) * batch // world)
+    if batch % ranks or not 0 <= rank < ranks:
+        raise ValueError(f"a batch of {batch} cannot be divided among {ranks} ranks (this is rank {rank})")
+    return range(rank * batch // ranks, (rank + 1) * batch // ranks)
 
 
 def generator(seed: int, step: int, place: int) -> np.random.Generator:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from mvad.model.teachers.resnet18 import BasicBlock
+from mvad.model.backbones.resnet18 import BasicBlock
 
 _SCORE_CHANNELS = 32
 

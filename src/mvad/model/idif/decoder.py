@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from mvad.model.backbones.resnet18 import BasicBlock
 from mvad.model.config import DecoderConfig
-from mvad.model.teachers.resnet18 import BasicBlock
 
 
 class ViewDecoder(nn.Module):

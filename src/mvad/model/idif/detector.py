@@ -13,19 +13,19 @@ from torch import Tensor, nn
 
 from mvad.datasets.shards.batches import Batches
 from mvad.datasets.shards.loader import Batch, ShardSet
+from mvad.model.backbones.protocol import Teacher
 from mvad.model.config import ModelConfig
-from mvad.model.detector import AnomalyMaps, FitContext, Setting
+from mvad.model.detector import AnomalyMaps, FitContext, InputSpec
 from mvad.model.idif.head import Heads
-from mvad.model.idif.lessons import Lessons
 from mvad.model.idif.network import Network
 from mvad.model.idif.optimizers import head_optimizers, student_optimizers
 from mvad.model.idif.teacher_cache import TeacherCache
+from mvad.model.idif.training_steps import TrainingSteps
 from mvad.model.idif.window import Window, fitted
 from mvad.model.images import ViewImages, view_images
-from mvad.model.pseudo.paste import corrupt
-from mvad.model.pseudo.textures import ProceduralTextures, load_textures
-from mvad.model.scoring import image_scores, judge, smooth
-from mvad.model.teachers.protocol import Teacher
+from mvad.model.scoring import image_scores, score_maps, smooth
+from mvad.model.synthesis.paste import corrupt
+from mvad.model.synthesis.textures import ProceduralTextures, load_textures
 from mvad.model.training.checkpoint import last_checkpoint
 from mvad.model.training.loop import Phase, run_phases
 from mvad.model.training.parallel import share_batch_norms
@@ -40,34 +40,34 @@ _LEAST_DEVIATION = 0.05
 class Idif:
     """Intra-view decoupling, inter-view fusion."""
 
-    def __init__(self, config: ModelConfig, setting: Setting, teacher: Teacher) -> None:
-        inputs = setting.views * len(setting.modalities)
+    def __init__(self, config: ModelConfig, spec: InputSpec, teacher: Teacher) -> None:
+        inputs = spec.views * len(spec.modalities)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
-            self.network = Network(config, setting, teacher)
+            self.network = Network(config, spec, teacher)
             self.heads = Heads(inputs, sum(teacher.channels), config.head)
-        self.config, self.setting, self.teacher = config, setting, teacher
+        self.config, self.spec, self.teacher = config, spec, teacher
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        for module in (self.network, self.heads, teacher.trunk):
+        for module in (self.network, self.heads, teacher.backbone):
             module.to(self.device)
-        for part in (self.network.encoder, self.network.decoders, self.heads, teacher.trunk):
+        for part in (self.network.encoder, self.network.decoders, self.heads, teacher.backbone):
             # Two to three times as fast as planar on a processor, and what tensor cores want.
             part.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch types devices only
         if config.train.compile:
             for module in (self.network, self.heads):
                 module.compile()
-        self.lessons = Lessons(config, setting, teacher, self.network, self.heads)
-        self.baseline = _identity_baseline(setting).to(self.device)
+        self.training_steps = TrainingSteps(config, spec, teacher, self.network, self.heads)
+        self.baseline = _identity_baseline(spec).to(self.device)
 
     def fit(self, train: ShardSet, context: FitContext) -> None:
         """See ``Detector.fit``."""
-        config, lessons, world = self.config.train, self.lessons, context.world
-        lessons.world = world
-        if not world.alone:
+        config, training_steps, ranks = self.config.train, self.training_steps, context.ranks
+        training_steps.ranks = ranks
+        if not ranks.alone:
             share_batch_norms(self.network)
             share_batch_norms(self.heads)
         textures = load_textures(self.config.pseudo.textures)
-        lessons.window = self._window(train)
+        training_steps.window = self._window(train)
         student = student_optimizers(self.network, self.config.optimizer, self.config.encoder.lr_scale, config.student_steps)
         head = head_optimizers(self.heads, self.config.optimizer, config.head_steps)
         saved = last_checkpoint(context.run)
@@ -77,26 +77,26 @@ class Idif:
             self.load_state(saved.tensors)
             if first != config.student_steps:  # between the phases no optimizer has a past
                 (student if first < config.student_steps else head).load(saved.tensors)
-        batches = Batches(train, self.config.seed, config.batch, rank=world.rank, world=world.size)
+        batches = Batches(train, self.config.seed, config.batch, rank=ranks.rank, ranks=ranks.size)
         total = config.student_steps + config.head_steps
         coming = batches.steps(first, total, config.workers, pin=self.device.type == "cuda")
-        cache = TeacherCache(lessons.clean_features)
+        cache = TeacherCache(training_steps.clean_features)
         seen: list[tuple[str, ...]] = [()]
 
         def student_step(k: int) -> Mapping[str, float]:
             batch, generator = next(coming), _generator(self.config.seed, 0, k)
             seen[0] = batch.keys
             views = self.images(batch)
-            hurt = corrupt(views, self.setting, textures, self.config.pseudo, generator, world)
+            corrupted = corrupt(views, self.spec, textures, self.config.pseudo, generator, ranks)
             clean = cache(views.images.flatten(1, 2), batch.keys)
-            return lessons.learn_student(views, hurt, clean, student, k, generator)
+            return training_steps.student_step(views, corrupted, clean, student, k, generator)
 
         def head_step(k: int) -> Mapping[str, float]:
             batch, generator = next(coming), _generator(self.config.seed, 1, k)
             seen[0] = batch.keys
             views = self.images(batch)
-            hurt = corrupt(views, self.setting, textures, self.config.pseudo, generator, world)
-            return lessons.learn_head(views, hurt, head, k)
+            corrupted = corrupt(views, self.spec, textures, self.config.pseudo, generator, ranks)
+            return training_steps.head_step(views, corrupted, head, k)
 
         current = [student]
 
@@ -129,17 +129,17 @@ class Idif:
         return self.score_views(self.images(batch))
 
     def score_views(self, views: ViewImages) -> AnomalyMaps:
-        """Judge samples that are float images already."""
+        """Evaluate samples that are float images already."""
         mean, deviation = self.baseline[..., None, None]
         cosine, head = ((maps - mean[k]) / deviation[k] for k, maps in enumerate(self._maps(views)))
         combined = {"head": head, "cosine": cosine, "both": (cosine + head) / 2}
-        return judge(combined[self.config.score.map], views.seen, views.present, self.config.score)
+        return score_maps(combined[self.config.score.map], views.seen, views.present, self.config.score)
 
     def state(self) -> dict[str, Tensor]:
         """See ``Detector.state``."""
         parts: dict[str, nn.Module] = {"network": self.network, "heads": self.heads}
         state = {f"{part}.{name}": t for part, module in parts.items() for name, t in module.state_dict().items()}
-        return state | {"baseline": self.baseline, "window": torch.tensor(self.lessons.window.side)}
+        return state | {"baseline": self.baseline, "window": torch.tensor(self.training_steps.window.side)}
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
         """See ``Detector.load_state``."""
@@ -147,42 +147,42 @@ class Idif:
             own = {name: state[f"{part}.{name}"] for name in module.state_dict()}
             module.load_state_dict(own, strict=True)
         self.baseline = state["baseline"].to(self.device)
-        self.lessons.window = replace(self.lessons.window, side=int(state["window"]))
+        self.training_steps.window = replace(self.training_steps.window, side=int(state["window"]))
 
     def planned_seconds(self, samples: int) -> float:
         """Time the second of two student steps and of two head steps on random pictures, and multiply."""
-        config, setting = self.config, self.setting
+        config, spec = self.config, self.spec
         size, b = config.input.size, config.train.batch
-        shape = (b, setting.views, len(setting.modalities), 3, size, size)
-        seen = torch.ones(b, setting.views, size, size, dtype=torch.bool, device=self.device)
+        shape = (b, spec.views, len(spec.modalities), 3, size, size)
+        seen = torch.ones(b, spec.views, size, size, dtype=torch.bool, device=self.device)
         source = None
         if config.pseudo.views == "consistent":
             source = torch.arange(size * size, dtype=torch.int32, device=self.device).view(size, size).expand(seen.shape)
         images = torch.rand(shape, device=self.device) * 255
-        views = ViewImages(images, seen, torch.ones(b, setting.views, dtype=torch.bool, device=self.device), source)
-        probe = Idif(config, setting, self.teacher)
+        views = ViewImages(images, seen, torch.ones(b, spec.views, dtype=torch.bool, device=self.device), source)
+        probe = Idif(config, spec, self.teacher)
         student = student_optimizers(probe.network, config.optimizer, config.encoder.lr_scale, 10)
         head = head_optimizers(probe.heads, config.optimizer, 10)
-        clean = TeacherCache(probe.lessons.clean_features)(images.flatten(1, 2), None)
+        clean = TeacherCache(probe.training_steps.clean_features)(images.flatten(1, 2), None)
 
         def step(learn: Callable[..., Any], *more: Any) -> None:
             generator = torch.Generator().manual_seed(0)
-            hurt = corrupt(views, setting, ProceduralTextures(), config.pseudo, generator)
-            learn(views, hurt, *more, *([generator] if learn == probe.lessons.learn_student else []))
+            corrupted = corrupt(views, spec, ProceduralTextures(), config.pseudo, generator)
+            learn(views, corrupted, *more, *([generator] if learn == probe.training_steps.student_step else []))
 
         probe.network.train()
-        seconds = config.train.student_steps * _second_time(lambda: step(probe.lessons.learn_student, clean, student, 0))
+        seconds = config.train.student_steps * _second_time(lambda: step(probe.training_steps.student_step, clean, student, 0))
         probe.network.eval().requires_grad_(False)
         probe.heads.train()
-        return seconds + config.train.head_steps * _second_time(lambda: step(probe.lessons.learn_head, head, 0))
+        return seconds + config.train.head_steps * _second_time(lambda: step(probe.training_steps.head_step, head, 0))
 
     def _maps(self, views: ViewImages) -> tuple[Tensor, Tensor]:
         """Return cosine and head maps (B, V, M, S, S), smoothed, 0 where nothing counts."""
         self.network.eval()
         self.heads.eval()
         b, v, m, _, size, _ = views.images.shape
-        present = self.lessons.inputs(views.present)
-        levels, probability = self.lessons.judge(views)
+        present = self.training_steps.inputs(views.present)
+        levels, probability = self.training_steps.present_maps(views)
         grown = [_resize(level, size) for level in levels]
         out = []
         for maps in (grown[0] + grown[1] + grown[2], _resize(probability, size)):
@@ -219,9 +219,9 @@ class Idif:
 
     def images(self, batch: Batch) -> ViewImages:
         """Return a batch as float images on the device."""
-        setting = self.setting
+        spec = self.spec
         fill = self.teacher.fill if self.config.input.background == "mean" else (0.0, 0.0, 0.0)
-        return view_images(batch.to(self.device), setting.modalities, self.config.input.size, fill, setting.depth_range)
+        return view_images(batch.to(self.device), spec.modalities, self.config.input.size, fill, spec.depth_range)
 
 
 def _generator(seed: int, phase: int, step: int) -> torch.Generator:
@@ -238,9 +238,9 @@ def _second_time(step: Callable[[], None]) -> float:
     return time.perf_counter() - began
 
 
-def _identity_baseline(setting: Setting) -> Tensor:
+def _identity_baseline(spec: InputSpec) -> Tensor:
     """Return (2, 2, V, M): means 0 and deviations 1 of the cosine maps' and the head's scores."""
-    shape = (2, setting.views, len(setting.modalities))
+    shape = (2, spec.views, len(spec.modalities))
     return torch.stack([torch.zeros(shape), torch.ones(shape)])
 
 

@@ -31,7 +31,7 @@ def module_effects(detector: Idif, normals: ShardSet, progress: Progress, batch:
     progress
         Is told of each intervention.
     batch
-        Samples that are judged together; interventions that take another sample's features need two at least.
+        Samples that are evaluated together; interventions that take another sample's features need two at least.
 
     Returns
     -------
@@ -44,7 +44,7 @@ def module_effects(detector: Idif, normals: ShardSet, progress: Progress, batch:
     assert bottleneck is not None
     assert isinstance(route, VoxelRoute)
     fusion, transformer = route.voxel_fusion, route.spatial_transformer
-    start = detector.setting.angles.repeat_interleave(len(detector.setting.modalities), dim=0).to(transformer.angles)
+    start = detector.spec.angles.repeat_interleave(len(detector.spec.modalities), dim=0).to(transformer.angles)
 
     def no_common(module: nn.Module, given: Any, out: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         return torch.zeros_like(out[0]), *out[1:]
@@ -82,11 +82,11 @@ def _loss(detector: Idif, normals: ShardSet, rows: list[int], batch: int) -> flo
     total, count = 0.0, 0
     for first in range(0, len(rows) - batch + 1, batch):
         views = detector.images(normals.batch(rows[first : first + batch]))
-        present = detector.lessons.inputs(views.present)
+        present = detector.training_steps.inputs(views.present)
         flat = views.images.flatten(1, 2)
         teacher = detector.teacher.features(flat[present])
         student = [level[present] for level in detector.network(flat, present).levels]
-        total += float(distillation_loss(cosine_maps(teacher, student), detector.lessons.weights(views)[present]))
+        total += float(distillation_loss(cosine_maps(teacher, student), detector.training_steps.weights(views)[present]))
         count += 1
     return total / count
 

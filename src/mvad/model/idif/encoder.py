@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from mvad.model.backbones.protocol import Backbone, Teacher
 from mvad.model.config import EncoderConfig
-from mvad.model.teachers.protocol import Teacher, Trunk
 
 
 @dataclass(frozen=True)
@@ -29,17 +29,17 @@ class Encoded:
 
 
 class Encoder(nn.Module):
-    """One trunk for all inputs, or one each (encoder.share), lifted to C channels.
+    """One backbone for all inputs, or one each (encoder.share), lifted to C channels.
 
-    ``freeze_early`` keeps the trunk to stride 4 as the teacher's: half of the cost of a step lies there.
+    ``freeze_early`` keeps the backbone to stride 4 as the teacher's: half of the cost of a step lies there.
     """
 
     def __init__(self, teacher: Teacher, config: EncoderConfig, inputs: int) -> None:
         super().__init__()
         self.config = config
         count = inputs if config.share == "view" else 1
-        self.trunks = nn.ModuleList(_trunk(teacher, config) for _ in range(count))
-        given = {8: teacher.channels[1], 16: teacher.channels[2], 32: teacher.trunk.deep_channels}[config.level]
+        self.backbones = nn.ModuleList(_backbone(teacher, config) for _ in range(count))
+        given = {8: teacher.channels[1], 16: teacher.channels[2], 32: teacher.backbone.deep_channels}[config.level]
         self.channels = config.channels or given
         lift = config.channels > 0
         self.lifts = nn.ModuleList(nn.Conv2d(given, config.channels, 1) if lift else nn.Identity() for _ in range(count))
@@ -48,8 +48,8 @@ class Encoder(nn.Module):
         """Set the mode; what is frozen keeps its statistics, too."""
         super().train(mode)
         if self.config.freeze_early:
-            for trunk in self.trunks:
-                for module in trunk.early():  # type: ignore[operator]  # a ModuleList forgets its types
+            for backbone in self.backbones:
+                for module in backbone.early():  # type: ignore[operator]  # a ModuleList forgets its types
                     module.eval().requires_grad_(False)
         return self
 
@@ -70,7 +70,7 @@ class Encoder(nn.Module):
         Encoded
             Everything is 0 where absent.
         """
-        if len(self.trunks) == 1:
+        if len(self.backbones) == 1:
             levels = self._encode(0, images[present])
             filled = [_spread(level, present) for level in levels]
         else:
@@ -93,21 +93,21 @@ class Encoder(nn.Module):
         return Encoded(filled[2], (filled[0], filled[1]))
 
     def _encode(self, number: int, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        trunk = self.trunks[number]
-        assert isinstance(trunk, Trunk)
-        first, second, third = trunk.stages(images)
+        backbone = self.backbones[number]
+        assert isinstance(backbone, Backbone)
+        first, second, third = backbone.stages(images)
         level = {8: second, 16: third}.get(self.config.level)
-        deepest = trunk.deepest(third) if level is None else level
+        deepest = backbone.deepest(third) if level is None else level
         return first, second, self.lifts[number](deepest)
 
 
-def _trunk(teacher: Teacher, config: EncoderConfig) -> Trunk:
-    trunk = teacher.fresh(config.level == 32)
+def _backbone(teacher: Teacher, config: EncoderConfig) -> Backbone:
+    backbone = teacher.fresh(config.level == 32)
     if config.init == "scratch":
-        for module in trunk.modules():
+        for module in backbone.modules():
             if hasattr(module, "reset_parameters"):
                 module.reset_parameters()  # type: ignore[operator]  # a method wherever it exists
-    return trunk
+    return backbone
 
 
 def _spread(encoded: Tensor, present: Tensor) -> Tensor:

@@ -7,15 +7,15 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
+from mvad.model.backbones.protocol import Teacher
 from mvad.model.config import ModelConfig
-from mvad.model.detector import Setting
+from mvad.model.detector import InputSpec
 from mvad.model.idif.bottleneck import ConsistencyBottleneck, Noise
 from mvad.model.idif.conv3d_fusion import Conv3dFusion
 from mvad.model.idif.decoder import Decoders
 from mvad.model.idif.encoder import Encoder
 from mvad.model.idif.spatial_transformer import SpatialTransformer
 from mvad.model.idif.voxel_fusion import VoxelFusion
-from mvad.model.teachers.protocol import Teacher
 
 
 @dataclass(frozen=True)
@@ -57,17 +57,17 @@ class Network(nn.Module):
     ----------
     config
         ``bottleneck.kind``, ``fusion.kind``, ``encoder.share`` and ``decoder.share`` leave parts out or multiply them.
-    setting
+    spec
         Views, modalities, angles.
     teacher
         Gives the encoder its architecture and the decoders their channels.
     """
 
-    def __init__(self, config: ModelConfig, setting: Setting, teacher: Teacher) -> None:
+    def __init__(self, config: ModelConfig, spec: InputSpec, teacher: Teacher) -> None:
         super().__init__()
-        modalities, level = len(setting.modalities), config.encoder.level
-        inputs, plane = setting.views * modalities, config.input.size // level
-        angles = setting.angles.repeat_interleave(modalities, dim=0)
+        modalities, level = len(spec.modalities), config.encoder.level
+        inputs, plane = spec.views * modalities, config.input.size // level
+        angles = spec.angles.repeat_interleave(modalities, dim=0)
         self.encoder = Encoder(teacher, config.encoder, inputs)
         channels = self.encoder.channels
         self.bottleneck = ConsistencyBottleneck(channels, inputs, config.bottleneck) if _has_bottleneck(config) else None

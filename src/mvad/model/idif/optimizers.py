@@ -13,7 +13,7 @@ from mvad.model.config import OptimizerConfig
 from mvad.model.idif.head import Heads, SegmentationHead
 from mvad.model.idif.network import Network
 from mvad.model.training.checkpoint import pack_optimizer, unpack_optimizer
-from mvad.model.training.parallel import World
+from mvad.model.training.parallel import ProcessGroup
 
 Schedule = Callable[[int], float]
 
@@ -25,12 +25,12 @@ class Optimizers:
     parts: Sequence[tuple[torch.optim.Optimizer, Schedule]]
     clip_norm: float
 
-    def step(self, loss: Tensor, k: int, world: World) -> float:
+    def step(self, loss: Tensor, k: int, ranks: ProcessGroup) -> float:
         """Take step ``k`` down the gradient of ``loss``, added over ranks; returns that sum.
 
         A loss that is not finite changes nothing.
         """
-        whole = float(world.total(loss))
+        whole = float(ranks.total(loss))
         for optimizer, schedule in self.parts:
             for group in optimizer.param_groups:
                 group["lr"] = group["base_lr"] * schedule(k)
@@ -40,7 +40,7 @@ class Optimizers:
         loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
         for optimizer, _ in self.parts:
             every = [p for group in optimizer.param_groups for p in group["params"] if p.requires_grad]
-            world.sum_gradients(every)
+            ranks.sum_gradients(every)
             nn.utils.clip_grad_norm_([p for p in every if p.grad is not None], self.clip_norm)
             optimizer.step()
         return whole
@@ -61,12 +61,12 @@ class Optimizers:
 
 def student_optimizers(network: Network, config: OptimizerConfig, encoder_scale: float, steps: int) -> Optimizers:
     """Return what trains the student."""
-    trunk = list(network.encoder.trunks.parameters())
+    backbone = list(network.encoder.backbones.parameters())
     if config.kind == "adamw":
-        of_trunk = set(map(id, trunk))
-        rest = [p for p in network.parameters() if id(p) not in of_trunk]
+        of_backbone = set(map(id, backbone))
+        rest = [p for p in network.parameters() if id(p) not in of_backbone]
         lr = config.student_lr
-        return _one_cycle([(trunk, lr * encoder_scale), (rest, lr)], config, steps)
+        return _one_cycle([(backbone, lr * encoder_scale), (rest, lr)], config, steps)
     convolutions = [*network.encoder.parameters(), *network.decoders.parameters()]
     of_convolutions = set(map(id, convolutions))
     others = [p for p in network.parameters() if id(p) not in of_convolutions]

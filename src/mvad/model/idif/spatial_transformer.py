@@ -31,7 +31,7 @@ def rotate_voxel(voxel: Tensor, rotation: Tensor) -> Tensor:
 
 
 class SpatialTransformer(nn.Module):
-    """P_n to f_p of each view: turn by alpha, make a plane of it (stn.collapse), 1x1 to C.
+    """P_n to f_p of each view: turn by alpha, make a plane of it (stn.depth_reduction), 1x1 to C.
 
     ``angles`` is alpha: (K, 3) Euler angles xyz in radians, (K, 1) angles about fixed axes, or (K, 9) matrices.
     """
@@ -51,9 +51,9 @@ class SpatialTransformer(nn.Module):
         self.register_buffer("axes", torch.where(size > 1e-6, start / size.clamp(min=1e-6), torch.tensor([0.0, 1.0, 0.0])))
         given = {"euler": start, "single": size, "affine": euler_to_matrix(start).flatten(1)}[config.transform]
         self.angles = nn.Parameter(given)
-        folded = voxel.channels * (voxel.size if config.collapse == "fold" else 1)
-        self.density = nn.Conv3d(voxel.channels, 1, 1) if config.collapse == "composite" else None
-        self.collapse = nn.Conv2d(folded, channels, 1)
+        folded = voxel.channels * (voxel.size if config.depth_reduction == "fold" else 1)
+        self.density = nn.Conv3d(voxel.channels, 1, 1) if config.depth_reduction == "composite" else None
+        self.depth_reduction = nn.Conv2d(folded, channels, 1)
 
     def matrices(self) -> Tensor:
         """Return (K, 3, 3)."""
@@ -67,7 +67,7 @@ class SpatialTransformer(nn.Module):
         seen = []
         for view in range(len(rotation)):
             turned = rotate_voxel(voxel.float(), rotation[view].expand(b, 3, 3))
-            plane = self.collapse(self._flatten(turned))
+            plane = self.depth_reduction(self._flatten(turned))
             if plane.shape[-1] != self.plane:
                 plane = functional.interpolate(plane, size=self.plane, mode="bilinear", align_corners=False)
             seen.append(plane)
@@ -75,11 +75,11 @@ class SpatialTransformer(nn.Module):
 
     def _flatten(self, voxel: Tensor) -> Tensor:
         """(B, Cv, D, H, W) to (B, Cv or Cv * D, H, W)."""
-        if self.config.collapse == "fold":
+        if self.config.depth_reduction == "fold":
             return voxel.flatten(1, 2)
-        if self.config.collapse == "mean":
+        if self.config.depth_reduction == "mean":
             return voxel.mean(dim=2)
-        if self.config.collapse == "max":
+        if self.config.depth_reduction == "max":
             return voxel.amax(dim=2)
         assert self.density is not None
         opacity = torch.sigmoid(self.density(voxel))

@@ -6,10 +6,10 @@ import torch
 from torch import Tensor
 
 from mvad.model.config import DropoutConfig
-from mvad.model.training.parallel import World
+from mvad.model.training.parallel import ProcessGroup
 
 
-def draw_present(present: Tensor, config: DropoutConfig, generator: torch.Generator, world: World | None = None) -> Tensor:
+def draw_present(present: Tensor, config: DropoutConfig, generator: torch.Generator, ranks: ProcessGroup | None = None) -> Tensor:
     """Drop each view with probability ``dropout.p``; never all views of a sample.
 
     Parameters
@@ -26,14 +26,14 @@ def draw_present(present: Tensor, config: DropoutConfig, generator: torch.Genera
     Tensor
         (B, V) bool. A sample that would lose its last view keeps all it has.
     """
-    world = world or World()
+    ranks = ranks or ProcessGroup()
     samples, views = present.shape
-    rows = samples * world.size if config.draw == "sample" else 1
+    rows = samples * ranks.size if config.draw == "sample" else 1
     kept = torch.rand(rows, views, generator=generator) >= config.p
     spare = torch.randint(views, (rows,), generator=generator)
     lonely = (~kept.any(dim=1)).nonzero()[:, 0]
     kept[lonely, spare[lonely]] = True
     if config.draw == "sample":
-        kept = world.part(kept)
+        kept = ranks.part(kept)
     dropped = present & kept.to(present.device)
     return torch.where(dropped.any(dim=1, keepdim=True), dropped, present)

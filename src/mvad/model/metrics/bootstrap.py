@@ -16,7 +16,7 @@ _PERCENTILES = (2.5, 97.5)
 
 @dataclass(frozen=True)
 class Scored:
-    """One category, judged.
+    """One category, evaluated.
 
     Attributes
     ----------

@@ -91,7 +91,7 @@ class PixelScores:
             If the key was there before, a score is not finite, or shapes differ.
         """
         if key in self.samples:
-            raise ValueError(f"{key}: was judged before")
+            raise ValueError(f"{key}: was evaluated before")
         own = np.zeros((2, 1 << _COARSE), np.int64)
         for one, mask in zip(maps, masks, strict=True):
             truth = np.asarray(mask, np.bool_)

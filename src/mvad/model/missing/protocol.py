@@ -1,4 +1,4 @@
-"""A filler gives views that are missing; a filled detector is one that judges what a filler completed."""
+"""A filler gives views that are missing; a filled detector is one that evaluates what a filler completed."""
 
 from __future__ import annotations
 

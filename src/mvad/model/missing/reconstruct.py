@@ -15,13 +15,13 @@ from torch.nn import functional
 
 from mvad.datasets.shards.batches import Batches
 from mvad.datasets.shards.loader import ShardSet
+from mvad.model.backbones.protocol import Teacher
 from mvad.model.config import ModelConfig
-from mvad.model.detector import FitContext, Setting
+from mvad.model.detector import FitContext, InputSpec
+from mvad.model.features import ViewFeatures
 from mvad.model.idif.losses import cosine_maps
 from mvad.model.images import ViewImages
 from mvad.model.missing.protocol import completed
-from mvad.model.rivals.features import ViewFeatures
-from mvad.model.teachers.protocol import Teacher
 
 _LEVELS = 4
 
@@ -77,13 +77,13 @@ class ViewPainter(nn.Module):
 class Reconstruct:
     """The painter, trained on normal samples."""
 
-    def __init__(self, config: ModelConfig, setting: Setting, teacher: Teacher) -> None:
-        self.config, self.setting = config, setting
-        self.features = ViewFeatures(config, setting, teacher)
+    def __init__(self, config: ModelConfig, spec: InputSpec, teacher: Teacher) -> None:
+        self.config, self.spec = config, spec
+        self.features = ViewFeatures(config, spec, teacher)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
-            channels = 3 * len(setting.modalities)
-            self.painter = ViewPainter(channels, setting.views, config.reconstruct.width).to(self.features.device)
+            channels = 3 * len(spec.modalities)
+            self.painter = ViewPainter(channels, spec.views, config.reconstruct.width).to(self.features.device)
 
     def fit(self, train: ShardSet, context: FitContext) -> None:
         """See ``Filler.fit``. Without checkpoints: minutes, made again after an interruption."""
@@ -95,7 +95,7 @@ class Reconstruct:
         for k, batch in enumerate(Batches(train, self.config.seed, 2).steps(0, config.steps)):
             views = self.features.images(batch)
             drawn = np.random.default_rng([self.config.seed, 3, k])
-            target = torch.from_numpy(drawn.integers(self.setting.views, size=len(views.images)))
+            target = torch.from_numpy(drawn.integers(self.spec.views, size=len(views.images)))
             present = views.present.clone()
             kept = torch.from_numpy(drawn.random(present.shape[1]) < 0.6)
             rows = torch.arange(len(target))
@@ -118,7 +118,7 @@ class Reconstruct:
         images, seen = views.images.clone(), views.seen.clone()
         fill = torch.tensor(self.features.teacher.fill, device=images.device).view(3, 1, 1)
         with torch.no_grad():
-            for view in range(self.setting.views):
+            for view in range(self.spec.views):
                 rows = (~views.present[:, view]).nonzero()[:, 0]
                 if len(rows):
                     number = torch.full((len(rows),), view, device=rows.device)
@@ -146,7 +146,7 @@ class Reconstruct:
         difference = ((picture - coded).abs() * weight).sum() / (weight.sum() * coded.shape[1]).clamp(min=1)
         edge = functional.binary_cross_entropy_with_logits(outline, seen)
         painted = ((picture + 1) * 127.5).unflatten(1, (-1, 3)) * weight[:, None] + truth * (1 - weight[:, None])
-        teacher = self.features.teacher.trunk
+        teacher = self.features.teacher.backbone
         with torch.no_grad():
             wanted = teacher(truth.flatten(0, 1))
         maps = cosine_maps(wanted, teacher(painted.flatten(0, 1)))

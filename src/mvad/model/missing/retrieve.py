@@ -11,19 +11,19 @@ import torch
 from torch import Tensor
 
 from mvad.datasets.shards.loader import ShardSet
+from mvad.model.backbones.protocol import Teacher
 from mvad.model.config import ModelConfig
-from mvad.model.detector import FitContext, Setting
+from mvad.model.detector import FitContext, InputSpec
+from mvad.model.features import ViewFeatures
 from mvad.model.images import ViewImages
 from mvad.model.missing.protocol import completed
-from mvad.model.rivals.features import ViewFeatures
-from mvad.model.teachers.protocol import Teacher
 
 
 class Retrieve:
     """All training views, with a vector each."""
 
-    def __init__(self, config: ModelConfig, setting: Setting, teacher: Teacher) -> None:
-        self.features = ViewFeatures(config, setting, teacher)
+    def __init__(self, config: ModelConfig, spec: InputSpec, teacher: Teacher) -> None:
+        self.features = ViewFeatures(config, spec, teacher)
         self.bank: dict[str, Tensor] = {}
 
     def fit(self, train: ShardSet, context: FitContext) -> None:

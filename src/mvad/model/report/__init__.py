@@ -1,1 +1,1 @@
-"""One self-contained page of judged runs."""
+"""One self-contained page of evaluated runs."""

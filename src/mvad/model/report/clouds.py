@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mvad import files
-from mvad.model.judging.scan_maps import read_ply
+from mvad.model.evaluation.scan_maps import read_ply
 
 if TYPE_CHECKING:
     from mvad.model.report.gallery import Budget

@@ -14,7 +14,7 @@ import numpy as np
 
 from mvad import files
 from mvad.datasets.scan import GOOD
-from mvad.model.judging.pictures import SIDE
+from mvad.model.evaluation.pictures import SIDE
 from mvad.model.metrics.histogram import exact_curve
 from mvad.model.report.clouds import clouds
 
@@ -90,7 +90,7 @@ def _slider(kind: str, text: str, low: float, high: float, at: float) -> str:
 
 def _filters(samples: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
     defects = sorted({s["defect"] for s in samples} - {GOOD})
-    fixed = [("all", "all"), ("wrong", "wrongly judged"), ("label0", "good"), ("label1", "anomalous")]
+    fixed = [("all", "all"), ("wrong", "wrongly evaluated"), ("label0", "good"), ("label1", "anomalous")]
     return fixed + [(f"defect{k}", name) for k, name in enumerate(defects)]
 
 

@@ -49,7 +49,7 @@ const visible = new IntersectionObserver(entries => {
   }
 }, { rootMargin: "200px" });
 
-function judge(section) {
+function score_maps(section) {
   const threshold = section.sample, counts = { caught: 0, bad: 0, alarms: 0, good: 0 };
   for (const row of section.querySelectorAll(".recall tbody tr")) {
     const scores = row.dataset.scores.split(" ").map(Number), called = scores.filter(score => score >= threshold).length;
@@ -95,7 +95,7 @@ for (const section of document.querySelectorAll("section.run")) {
     const moved = () => {
       section[kind] = Number(slider.value);
       slider.parentElement.querySelector("output").value = section[kind].toPrecision(4);
-      if (kind === "sample") return judge(section);
+      if (kind === "sample") return score_maps(section);
       section.querySelectorAll("figure[data-score]").forEach(figure => figure.inView && drawMap(figure, section));
       section.querySelectorAll(".cloud").forEach(cloud => cloud.draw && cloud.draw());
     };

@@ -14,11 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mvad import __version__, files
-from mvad.model.judging.missing_views import read_missing_views
-from mvad.model.judging.runs import METRICS, RESULTS, config_hash, input_name, is_trained
+from mvad.model.evaluation.missing_views import read_missing_views
 from mvad.model.report.charts import Line, histogram, line_chart
 from mvad.model.report.gallery import Budget, gallery
 from mvad.model.report.tables import comparison, headline, on_scans
+from mvad.model.runs import METRICS, RESULTS, config_hash, input_name, is_trained
 
 PICTURES = 12_500_000
 """Bytes of pictures and clouds on a page, shared by its runs; the rest of it takes less than 2 MB."""
@@ -27,7 +27,7 @@ _PRO_LIMIT = 0.3
 
 
 def build_page(runs: Sequence[Path]) -> str:
-    """Return the HTML of a report on judged runs.
+    """Return the HTML of a report on evaluated runs.
 
     Raises
     ------

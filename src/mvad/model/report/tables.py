@@ -9,17 +9,17 @@ from typing import Any
 
 import numpy as np
 
-from mvad.model.judging.compare import Results, difference, mean_figures, same_samples
-from mvad.model.judging.paper_figures import paper_s_auroc
-from mvad.model.judging.runs import input_name
-from mvad.model.methods import backbone
+from mvad.model.evaluation.compare import Results, difference, mean_figures, same_samples
 from mvad.model.metrics.bootstrap import verdict
+from mvad.model.paper.tables import paper_s_auroc
+from mvad.model.registry import backbone
+from mvad.model.runs import input_name
 
 
 def headline(results: Sequence[Results]) -> str:
     """Return rows of dataset, category, model: means over seeds with intervals, the paper's figure, what it was made with."""
     rows = []
-    for (dataset, category, model, teacher, setting, _), group in _by_method(results).items():
+    for (dataset, category, model, teacher, spec, _), group in _by_method(results).items():
         paper, means, first = paper_s_auroc(dataset, category, model), mean_figures(group), group[0]["figures"]
         bounds = means["intervals"]
         against = (
@@ -27,7 +27,7 @@ def headline(results: Sequence[Results]) -> str:
         )
         train = group[0].get("training_samples")
         cells = [
-            _two(category, dataset), _two(model, backbone(model, teacher)), _two(setting, f"{len(group)} seed" + "s" * (len(group) > 1)),
+            _two(category, dataset), _two(model, backbone(model, teacher)), _two(spec, f"{len(group)} seed" + "s" * (len(group) > 1)),
             *(_two(_mean(group, name), _interval(bounds.get(name))) for name in ("s_auroc", "image_auroc", "p_auroc")),
             *(_two(_mean(group, name)) for name in ("aupro_30", "s_ap", "s_f1_max")),
             _two("" if paper is None else f"{paper:.1f}", against), _two(str(first["samples"]), f"of {train} train" if train else ""),
@@ -38,7 +38,7 @@ def headline(results: Sequence[Results]) -> str:
 
 
 def comparison(results: Sequence[Results]) -> str:
-    """Return rows of every pair of methods of a category that were judged on the same samples."""
+    """Return rows of every pair of methods of a category that were evaluated on the same samples."""
     groups = list(_by_method(results).items())
     rows = []
     for k, (first, one) in enumerate(groups):
@@ -64,7 +64,7 @@ def on_scans(results: Sequence[Results]) -> str:
         return ""
     head = "".join(f"<th>{name}</th>" for name in ("category", "run", "fused", "image AUROC", "P-AUROC", "AUPRO@30", "AUPRO@1"))
     return (
-        "<h2>On the scans</h2><p class=dim>Maps of all views carried back to the grid of the raw scan and judged by MVTec 3D-AD's "
+        "<h2>On the scans</h2><p class=dim>Maps of all views carried back to the grid of the raw scan and evaluated by MVTec 3D-AD's "
         "protocol, all pixels of the grid.</p>"
         f'<div class="wide"><table class="figures from4"><thead><tr>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table></div>'
     )

@@ -18,7 +18,7 @@ from torch import Tensor
 from mvad.errors import BadInput
 from mvad.model.detector import FitContext
 from mvad.model.training.checkpoint import save_checkpoint
-from mvad.model.training.parallel import World
+from mvad.model.training.parallel import ProcessGroup
 
 _KEYS_TOLD = 8
 
@@ -79,11 +79,11 @@ def run_phases(
         If a loss is not finite; the step and its samples are named, and the last good checkpoint is kept.
     """
     total = sum(phase.steps for phase in phases)
-    saved, world = first, context.world
+    saved, ranks = first, context.ranks
 
     def save(step: int) -> None:
         nonlocal saved
-        if step > saved and world.rank == 0:
+        if step > saved and ranks.rank == 0:
             save_checkpoint(context.run, step, tensors(), {"steps": total}, keep)
         saved = step
 
@@ -113,7 +113,7 @@ def run_phases(
                     context.progress.advance(1, loss=figures["loss"], samples_per_s=rate)
                     if done % every == 0:
                         save(done)
-                    if _anyone(bool(stop), world):
+                    if _anyone(bool(stop), ranks):
                         save(done)
                         stop.resume()
                         raise KeyboardInterrupt
@@ -166,11 +166,11 @@ def _signals_wait() -> Iterator[_Stop]:
                 signal.signal(number, handler)
 
 
-def _anyone(stopping: bool, world: World) -> bool:
+def _anyone(stopping: bool, ranks: ProcessGroup) -> bool:
     """Tell whether any rank was asked to stop, so that all stop after the same step."""
-    if world.alone:
+    if ranks.alone:
         return stopping
-    return bool(world.total(torch.tensor(float(stopping))))
+    return bool(ranks.total(torch.tensor(float(stopping))))
 
 
 def _not_finite(run: str, phase: str, step: int, loss: float, saved: int, keys: Sequence[str]) -> str:

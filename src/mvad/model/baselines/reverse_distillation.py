@@ -1,0 +1,118 @@
+"""Reverse distillation (Deng and Li, CVPR 2022): a decoder gives the teacher's features back from a narrow embedding.
+
+Multi-scale fusion and one-class embedding to stride 32, a mirrored decoder, 1 - cosine over flattened maps, Adam 0.005
+(0.5, 0.999); map: sum of the upsampled 1 - cos of three levels, sigma 4; image: its maximum. Backbone: the chosen teacher
+(paper: WideResNet-50). One network for all views and modalities.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from mvad.datasets.shards.loader import Batch, ShardSet
+from mvad.model.backbones.protocol import Teacher
+from mvad.model.backbones.resnet18 import BasicBlock
+from mvad.model.config import ModelConfig
+from mvad.model.detector import AnomalyMaps, FitContext, InputSpec
+from mvad.model.features import ViewFeatures, smooth_upsample
+from mvad.model.training.on_images import present_images, samples_a_step, spread, train_on_images
+
+
+def _down(inputs: int, outputs: int) -> nn.Sequential:
+    return nn.Sequential(nn.Conv2d(inputs, outputs, 3, 2, 1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU())
+
+
+class _Stage(nn.Module):
+    """Twice the side, by a transposed convolution, and two residual blocks; a 1x1 gives the teacher's channels."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.up = nn.Sequential(nn.ConvTranspose2d(inputs, outputs, 2, 2, bias=False), nn.BatchNorm2d(outputs), nn.ReLU())
+        self.blocks = nn.Sequential(BasicBlock(outputs, outputs), BasicBlock(outputs, outputs))
+        self.out = nn.Conv2d(outputs, outputs, 1)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """(N, inputs, h, w) to what goes on and what is compared, both (N, outputs, 2 h, 2 w)."""
+        x = self.blocks(self.up(x))
+        return x, self.out(x)
+
+
+class Decoder(nn.Module):
+    """One-class bottleneck embedding and mirrored decoder."""
+
+    def __init__(self, channels: tuple[int, int, int]) -> None:
+        super().__init__()
+        at4, at8, at16 = channels
+        self.from4, self.from8 = nn.Sequential(_down(at4, at8), _down(at8, at16)), _down(at8, at16)
+        self.fuse = nn.Sequential(nn.Conv2d(3 * at16, at16, 1, bias=False), nn.BatchNorm2d(at16), nn.ReLU())
+        self.embed = nn.Sequential(BasicBlock(at16, 2 * at16, 2), BasicBlock(2 * at16, 2 * at16))
+        self.stage16, self.stage8, self.stage4 = _Stage(2 * at16, at16), _Stage(at16, at8), _Stage(at8, at4)
+
+    def forward(self, levels: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+        """Teacher's levels at strides 4, 8, 16 to the decoder's."""
+        fused = self.fuse(torch.cat([self.from4(levels[0]), self.from8(levels[1]), levels[2]], dim=1))
+        x, third = self.stage16(self.embed(fused))
+        x, second = self.stage8(x)
+        _, first = self.stage4(x)
+        return first, second, third
+
+
+class ReverseDistillation:
+    """Teacher, embedding, decoder."""
+
+    def __init__(self, config: ModelConfig, spec: InputSpec, teacher: Teacher) -> None:
+        self.config = config
+        self.features = ViewFeatures(config, spec, teacher)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(config.seed)
+            self.decoder = Decoder(teacher.channels).to(self.features.device)
+
+    def fit(self, train: ShardSet, context: FitContext) -> None:
+        """See ``Detector.fit``."""
+        config = self.config.rd
+        adam = torch.optim.Adam(self.decoder.parameters(), config.lr, betas=(0.5, 0.999))
+
+        def learn(images: Tensor, counts: Tensor, generator: torch.Generator, k: int) -> Tensor:
+            teacher = self.features.of(images)
+            loss = images.new_zeros(())
+            for t, s in zip(teacher, self.decoder(teacher), strict=True):
+                loss = loss + (1 - functional.cosine_similarity(t.flatten(1), s.flatten(1))).mean()
+            return loss
+
+        steps = self._steps(len(train))
+        train_on_images(self.features, {"decoder": self.decoder}, {"adam": adam}, train, context, steps, config.batch, learn)
+
+    def score(self, batch: Batch) -> AnomalyMaps:
+        """See ``Detector.score``."""
+        views = self.features.images(batch)
+        images, counts = present_images(views)
+        size = self.config.input.size
+        self.decoder.eval()
+        with torch.no_grad():
+            teacher = self.features.of(images)
+            planes = [1 - functional.cosine_similarity(t, s) for t, s in zip(teacher, self.decoder(teacher), strict=True)]
+        grown = [functional.interpolate(p[:, None], size=size, mode="bilinear", align_corners=False)[:, 0] for p in planes]
+        maps = smooth_upsample(grown[0] + grown[1] + grown[2], size, self.config.rd.sigma * size / 256)
+        if self.config.score.region == "object":
+            maps = maps * counts
+        return self.features.answer(views, spread(maps, views), spread(maps.amax(dim=(-2, -1)), views))
+
+    def state(self) -> dict[str, Tensor]:
+        """See ``Detector.state``."""
+        return dict(self.decoder.state_dict())
+
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        """See ``Detector.load_state``."""
+        self.decoder.load_state_dict({name: state[name] for name in self.decoder.state_dict()})
+
+    def planned_seconds(self, samples: int) -> float:
+        """See ``Detector.planned_seconds``: from the number of pixels that go through teacher and decoder."""
+        images = self._steps(samples) * self.config.rd.batch
+        return 2.5e-6 * images * self.config.input.size**2
+
+    def _steps(self, samples: int) -> int:
+        return max(1, self.config.rd.epochs * samples // samples_a_step(self.features, self.config.rd.batch))

@@ -1,0 +1,179 @@
+"""UniAD (You et al., NeurIPS 2022): one transformer that gives normal features back, kept from copying them.
+
+Features of all levels at stride 16, 4 + 4 layers of width 256, neighbour-masked attention (7 x 7), a learned query in each
+decoder layer, feature jitter of scale 20, MSE, AdamW 1e-4; map: norm of the difference; image: maximum of the map averaged
+over 16 x 16 pixels. Backbone: the chosen teacher (paper: EfficientNet-B4). One network for all views and modalities.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from mvad.datasets.shards.loader import Batch, ShardSet
+from mvad.model.backbones.protocol import Teacher
+from mvad.model.config import ModelConfig, UniADConfig
+from mvad.model.detector import AnomalyMaps, FitContext, InputSpec
+from mvad.model.features import ViewFeatures, concatenated
+from mvad.model.training.on_images import present_images, samples_a_step, spread, train_on_images
+
+_POOL = 16
+
+
+def neighbour_mask(side: int, reach: int) -> Tensor:
+    """Return (side^2, side^2) bool, true where a token may look: outside of its ``reach`` x ``reach`` neighbourhood.
+
+    A neighbourhood that covers the whole map leaves a token nothing; there it may look everywhere but at itself.
+    """
+    line = torch.arange(side)
+    row, column = (x.flatten() for x in torch.meshgrid(line, line, indexing="ij"))
+    near = ((row[:, None] - row).abs() <= reach // 2) & ((column[:, None] - column).abs() <= reach // 2)
+    allowed = ~near
+    lost = ~allowed.any(dim=1)
+    allowed[lost] = ~torch.eye(side * side, dtype=torch.bool)[lost]
+    return allowed
+
+
+class _Attention(nn.Module):
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.query, self.key, self.value, self.out = (nn.Linear(width, width) for _ in range(4))
+
+    def forward(self, query: Tensor, key: Tensor, value: Tensor, allowed: Tensor) -> Tensor:
+        def split(x: Tensor) -> Tensor:
+            return x.view(*x.shape[:2], self.heads, -1).transpose(1, 2)
+
+        q, k, v = split(self.query(query)), split(self.key(key)), split(self.value(value))
+        seen = functional.scaled_dot_product_attention(q, k, v, attn_mask=allowed)
+        out: Tensor = self.out(seen.transpose(1, 2).flatten(2))
+        return out
+
+
+def _feed(width: int) -> nn.Sequential:
+    return nn.Sequential(nn.Linear(width, 4 * width), nn.ReLU(), nn.Linear(4 * width, width))
+
+
+class _EncoderLayer(nn.Module):
+    def __init__(self, config: UniADConfig) -> None:
+        super().__init__()
+        self.attention, self.feed = _Attention(config.width, config.heads), _feed(config.width)
+        self.norms = nn.ModuleList(nn.LayerNorm(config.width) for _ in range(2))
+
+    def forward(self, x: Tensor, position: Tensor, allowed: Tensor) -> Tensor:
+        x = self.norms[0](x + self.attention(x + position, x + position, x, allowed))
+        out: Tensor = self.norms[1](x + self.feed(x))
+        return out
+
+
+class _DecoderLayer(nn.Module):
+    """A learned query looks at the encoder's output, then at what the layer before gave."""
+
+    def __init__(self, config: UniADConfig, tokens: int) -> None:
+        super().__init__()
+        self.query = nn.Parameter(torch.randn(tokens, config.width) * 0.02)
+        self.first, self.second = _Attention(config.width, config.heads), _Attention(config.width, config.heads)
+        self.feed = _feed(config.width)
+        self.norms = nn.ModuleList(nn.LayerNorm(config.width) for _ in range(3))
+
+    def forward(self, x: Tensor, memory: Tensor, position: Tensor, allowed: Tensor) -> Tensor:
+        query = self.query.expand(len(memory), -1, -1)
+        query = self.norms[0](query + self.first(query + position, memory + position, memory, allowed))
+        query = self.norms[1](query + self.second(query + position, x + position, x, allowed))
+        out: Tensor = self.norms[2](query + self.feed(query))
+        return out
+
+
+class Reconstructor(nn.Module):
+    """Tokens (N, T, C) to the same, through the transformer."""
+
+    allowed: Tensor
+
+    def __init__(self, channels: int, side: int, config: UniADConfig) -> None:
+        super().__init__()
+        self.enter, self.leave = nn.Linear(channels, config.width), nn.Linear(config.width, channels)
+        self.position = nn.Parameter(torch.randn(side * side, config.width) * 0.02)
+        self.encoder = nn.ModuleList(_EncoderLayer(config) for _ in range(config.layers))
+        self.decoder = nn.ModuleList(_DecoderLayer(config, side * side) for _ in range(config.layers))
+        self.register_buffer("allowed", neighbour_mask(side, config.neighbours), persistent=False)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """(N, T, C) to (N, T, C)."""
+        x = self.enter(tokens)
+        for layer in self.encoder:
+            x = layer(x, self.position, self.allowed)
+        memory = x
+        for layer in self.decoder:
+            x = layer(x, memory, self.position, self.allowed)
+        out: Tensor = self.leave(x)
+        return out
+
+
+class UniAD:
+    """Teacher and reconstructor."""
+
+    def __init__(self, config: ModelConfig, spec: InputSpec, teacher: Teacher) -> None:
+        self.config = config
+        self.features = ViewFeatures(config, spec, teacher)
+        self.side = config.input.size // 16
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(config.seed)
+            self.network = Reconstructor(sum(teacher.channels), self.side, config.uniad).to(self.features.device)
+
+    def fit(self, train: ShardSet, context: FitContext) -> None:
+        """See ``Detector.fit``."""
+        config = self.config.uniad
+        steps = self._steps(len(train))
+        adamw = torch.optim.AdamW(self.network.parameters(), config.lr, weight_decay=1e-4)
+
+        def learn(images: Tensor, counts: Tensor, generator: torch.Generator, k: int) -> Tensor:
+            for group in adamw.param_groups:
+                group["lr"] = config.lr * (0.1 if k >= 0.8 * steps else 1.0)
+            tokens = self._tokens(images)
+            jittered = tokens
+            if config.jitter > 0:
+                noise = torch.randn(tokens.shape, generator=generator).to(tokens)
+                size = tokens.norm(dim=-1, keepdim=True) / tokens.shape[-1] * config.jitter
+                hit = torch.rand(len(tokens), 1, 1, generator=generator).to(tokens) < config.jitter_probability
+                jittered = tokens + noise * size * hit
+            return functional.mse_loss(self.network(jittered), tokens)
+
+        train_on_images(self.features, {"network": self.network}, {"adamw": adamw}, train, context, steps, config.batch, learn)
+
+    def score(self, batch: Batch) -> AnomalyMaps:
+        """See ``Detector.score``."""
+        views = self.features.images(batch)
+        images, counts = present_images(views)
+        size = self.config.input.size
+        self.network.eval()
+        with torch.no_grad():
+            tokens = self._tokens(images)
+            distance = (self.network(tokens) - tokens).norm(dim=-1).view(-1, 1, self.side, self.side)
+        maps = functional.interpolate(distance, size=size, mode="bilinear", align_corners=False)[:, 0]
+        if self.config.score.region == "object":
+            maps = maps * counts
+        pool = max(1, _POOL * size // 256)
+        scores = functional.avg_pool2d(maps[:, None], pool, 1).amax(dim=(1, 2, 3))
+        return self.features.answer(views, spread(maps, views), spread(scores, views))
+
+    def state(self) -> dict[str, Tensor]:
+        """See ``Detector.state``."""
+        return dict(self.network.state_dict())
+
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        """See ``Detector.load_state``."""
+        self.network.load_state_dict({name: state[name] for name in self.network.state_dict()})
+
+    def planned_seconds(self, samples: int) -> float:
+        """See ``Detector.planned_seconds``: from the number of pixels that go through teacher and transformer."""
+        return 3e-6 * self._steps(samples) * self.config.uniad.batch * self.config.input.size**2
+
+    def _steps(self, samples: int) -> int:
+        return max(1, self.config.uniad.epochs * samples // samples_a_step(self.features, self.config.uniad.batch))
+
+    def _tokens(self, images: Tensor) -> Tensor:
+        """Return all levels at stride 16 as tokens (N, T, C)."""
+        return concatenated(self.features.of(images), self.side).flatten(2).transpose(1, 2)

@@ -1,0 +1,92 @@
+"""Pictures of a evaluated sample: a column a view; colour, geometry, ground truth, anomaly map."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mvad.datasets.shards.loader import Batch
+
+SIDE = 128
+_HEAT = np.array(
+    [[0, 0, 4], [40, 11, 84], [101, 21, 110], [159, 42, 99], [212, 72, 66], [245, 125, 21], [250, 193, 39], [252, 255, 164]],
+    dtype=np.float64,
+)  # fmt: skip
+"""Eight stops from black through red to yellow."""
+
+
+_LEVELS = np.linspace(0, len(_HEAT) - 1, 256)
+_TABLE = np.stack([np.interp(_LEVELS, np.arange(len(_HEAT)), _HEAT[:, k]) for k in range(3)], axis=1).astype(np.uint8)
+
+
+def heat(values: NDArray[np.floating]) -> NDArray[np.uint8]:
+    """Colour (..., ) values in 0..1 as (..., 3) uint8."""
+    return np.asarray(_TABLE[np.round(np.clip(values, 0, 1) * 255).astype(np.uint8)])
+
+
+def grey_levels(maps: NDArray[np.floating]) -> tuple[NDArray[np.uint8], float, float]:
+    """Return the maps (V, S, S) of a sample as one grey picture, a view beside the other, and what black and white stand for."""
+    low, high = float(maps.min()), float(maps.max())
+    small = np.concatenate([_fit(each[..., None])[..., 0] for each in np.asarray(maps, np.float32)], axis=1)
+    return np.round((small - low) / max(high - low, 1e-12) * 255).astype(np.uint8), low, high
+
+
+def strip(batch: Batch, levels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Return one picture of the first sample of a batch.
+
+    Parameters
+    ----------
+    batch
+        The sample.
+    levels
+        What ``grey_levels`` made of its maps.
+    """
+    pictures = [images[0].numpy() for images in (batch.rgb, batch.normal) if images is not None] or [_gray(batch)]
+    return rows_of(pictures, batch.mask[0].numpy() > 0, levels)
+
+
+def rows_of(pictures: Sequence[NDArray[np.uint8]], masks: NDArray[np.bool_], levels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Return rows of pictures (V, S, S, 3), then the first one with masks (V, S, S) in red, then maps (``grey_levels``)."""
+    rows = [np.concatenate([_fit(view) for view in views], axis=1).astype(np.uint8) for views in pictures]
+    anomalous = np.concatenate([_fit(255 * mask[..., None]) > 127 for mask in masks], axis=1)
+    rows.append(np.where(anomalous, np.array([230, 40, 40], np.uint8), rows[0] // 2))
+    rows.append(_TABLE[levels])
+    return np.concatenate(rows, axis=0)
+
+
+def square(image: NDArray[Any]) -> NDArray[Any]:
+    """Pad (H, W, C) to a square with its lowest value."""
+    height, width = image.shape[:2]
+    side = max(height, width)
+    padding = ((0, side - height), (0, side - width), (0, 0))
+    return np.pad(image, padding, constant_values=image.min() if image.size else 0)
+
+
+def _gray(batch: Batch) -> NDArray[np.uint8]:
+    """Return (V, H, W, 3): depth stretched over grey, near bright."""
+    depth = batch.depth
+    if depth is None:
+        raise ValueError("a batch without rgb, normal and depth has no picture")
+    metres = depth[0].numpy()
+    seen = metres > 0
+    low, high = (float(metres[seen].min()), float(metres[seen].max())) if seen.any() else (0.0, 1.0)
+    gray = np.where(seen, 255 - 200 * (metres - low) / max(high - low, 1e-9), 0).astype(np.uint8)
+    return np.repeat(gray[..., None], 3, axis=-1)
+
+
+def _fit(image: NDArray[Any]) -> NDArray[np.float32]:
+    """Reduce (H, W, C) to the strip's side by averaging whole blocks, or repeat pixels of a smaller one."""
+    side = image.shape[0]
+    if side < SIDE:
+        k = -(-SIDE // side)
+        return np.asarray(image.repeat(k, axis=0).repeat(k, axis=1)[:SIDE, :SIDE], np.float32)
+    k = side // SIDE
+    end = k * SIDE
+    total = np.zeros((SIDE, SIDE, image.shape[2]), np.float32)
+    for row in range(k):
+        for column in range(k):
+            total += image[row:end:k, column:end:k]
+    return total / np.float32(k * k)

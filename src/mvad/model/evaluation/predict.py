@@ -1,0 +1,182 @@
+"""Scores of samples that are no part of a benchmark: one after the other, each with its maps, and how long it took."""
+
+from __future__ import annotations
+
+import csv
+import io
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import imagecodecs
+import numpy as np
+import tifffile
+from torch.nn import functional
+
+from mvad import files
+from mvad.datasets.renders.coding import DepthCoding
+from mvad.datasets.shards.loader import Batch, batch_of
+from mvad.datasets.shards.schema import Sample
+from mvad.errors import BadInput
+from mvad.model.detector import Detector
+from mvad.model.evaluation.evaluate import file_stem
+from mvad.model.evaluation.pictures import grey_levels, strip
+from mvad.model.evaluation.threshold import Threshold
+from mvad.progress import Progress
+
+PREDICTIONS = "predictions.csv"
+FAILED = "failed.jsonl"
+_DONE = "predictions.jsonl"
+MAPS = "maps"
+
+
+@dataclass(frozen=True)
+class NewSample:
+    """A sample still to be read.
+
+    Attributes
+    ----------
+    key
+        Its name.
+    made_from
+        Hash of what it is read from.
+    load
+        Returns it, coded as in a shard, and the coding of its depth.
+    """
+
+    key: str
+    made_from: str
+    load: Callable[[], tuple[Sample, DepthCoding | None]]
+
+
+@dataclass(frozen=True)
+class Predicted:
+    """What came of it: rows of the table, and how many samples failed.
+
+    Attributes
+    ----------
+    rows
+        A dict a sample: ``key``, ``score``, ``anomalous``, ``view_scores``, ``load_seconds``, ``score_seconds``.
+    failed
+        How many could not be scored; ``failed.jsonl`` has the reasons.
+    """
+
+    rows: list[dict[str, Any]]
+    failed: int
+
+    def latency(self, name: str) -> float:
+        """Return the median of a column of seconds, without the first sample, which warms up; 0 where nothing was scored."""
+        values = [row[name] for row in self.rows][min(1, len(self.rows) - 1) :]
+        return float(np.median(values)) if values else 0.0
+
+
+def predict(
+    detector: Detector, model: str, threshold: Threshold, samples: Iterable[NewSample], count: int, out: Path, progress: Progress
+) -> Predicted:
+    """Score samples; writes ``predictions.csv``, ``maps/KEY.tiff`` and ``maps/KEY.jpg``, and continues where it was stopped.
+
+    Parameters
+    ----------
+    detector, model
+        The detector, and the hash of its model.
+    threshold
+        A sample is anomalous above it.
+    samples, count
+        What to score, and how many there are.
+    out
+        Folder to write.
+    progress
+        Is told of each sample.
+
+    Returns
+    -------
+    Predicted
+        A sample that cannot be read costs that sample, and is listed.
+    """
+    with files.locked(out):
+        done = {row["key"]: row for row in files.read_lines(out / _DONE)}
+        rows, failures = [], []
+        progress.start(f"predict into {out.name}", count)
+        for sample in samples:
+            made_from = [model, sample.made_from]
+            row = done.get(sample.key)
+            if row is None or row["made_from"] != made_from or not _maps_there(out, sample.key):
+                try:
+                    row = {"made_from": made_from, **_score(detector, sample, out)}
+                    files.append_line(out / _DONE, row)
+                except BadInput as error:
+                    failures.append({"key": sample.key, "reason": str(error)})
+                    progress.say(f"failed: {sample.key}: {error}")
+                    progress.advance()
+                    continue
+            rows.append(row | {"anomalous": row["score"] > threshold.value})
+            progress.advance()
+        files.write_text(out / PREDICTIONS, _table(rows, threshold))
+        if failures:
+            files.write_lines(out / FAILED, failures)
+        elif (out / FAILED).exists():
+            files.remove(out / FAILED)
+    return Predicted(rows, len(failures))
+
+
+def check_fits(batch: Batch, views: int, modalities: Iterable[str]) -> None:
+    """Refuse a sample that a detector was not trained for.
+
+    Raises
+    ------
+    BadInput
+        If it has another number of views, or lacks a modality.
+    """
+    if batch.mask.shape[1] != views:
+        raise BadInput(f"{batch.keys[0]}: has {batch.mask.shape[1]} views, the run was trained on {views}")
+    there = {"rgb": batch.rgb, "depth": batch.depth_code, "normal": batch.normal}
+    missing = [name for name in modalities if there[name] is None]
+    if missing:
+        raise BadInput(f"{batch.keys[0]}: has no {missing[0]}, which the run was trained on")
+
+
+def _score(detector: Detector, sample: NewSample, out: Path) -> dict[str, Any]:
+    began = time.perf_counter()
+    read, coding = sample.load()
+    batch = batch_of(read, coding)
+    spec = getattr(detector, "spec", None)
+    if spec is not None:
+        check_fits(batch, spec.views, spec.modalities)
+    if not bool(batch.present.any()):
+        raise BadInput(f"{sample.key}: no view is there")
+    loaded = time.perf_counter()
+    found = detector.score(batch)
+    scored = time.perf_counter()
+    maps = functional.interpolate(found.maps.cpu(), size=batch.size, mode="bilinear", align_corners=False)[0].numpy()
+    target = io.BytesIO()
+    tifffile.imwrite(target, maps, compression="zlib", metadata=None)
+    stem = file_stem(sample.key)
+    files.write_bytes(out / MAPS / f"{stem}.tiff", target.getvalue())
+    picture = imagecodecs.jpeg_encode(strip(batch, grey_levels(maps)[0]), level=88)
+    files.write_bytes(out / MAPS / f"{stem}.jpg", bytes(picture))
+    present = batch.present[0].tolist()
+    views = [score if there else None for score, there in zip(found.view_scores[0].tolist(), present, strict=True)]
+    return {
+        "key": sample.key, "score": float(found.sample_scores[0]), "view_scores": views,
+        "load_seconds": round(loaded - began, 5), "score_seconds": round(scored - loaded, 5),
+    }  # fmt: skip
+
+
+def _maps_there(out: Path, key: str) -> bool:
+    return all((out / MAPS / f"{file_stem(key)}{suffix}").exists() for suffix in (".tiff", ".jpg"))
+
+
+def _table(rows: list[dict[str, Any]], threshold: Threshold) -> str:
+    target = io.StringIO()
+    views = max((len(row["view_scores"]) for row in rows), default=0)
+    writer = csv.writer(target, lineterminator="\n")
+    writer.writerow(
+        ["key", "score", "threshold", "anomalous", *(f"view_{k}" for k in range(views)), "load_seconds", "score_seconds"]
+    )
+    for row in rows:
+        scores = ["" if score is None else f"{score:.7g}" for score in row["view_scores"]]
+        cells = [row["key"], f"{row['score']:.7g}", f"{threshold.value:.7g}", int(row["anomalous"]), *scores]
+        writer.writerow([*cells, row["load_seconds"], row["score_seconds"]])
+    return target.getvalue()

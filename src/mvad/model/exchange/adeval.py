@@ -1,0 +1,73 @@
+"""Anomaly maps as ADEval (the Real-IAD authors' evaluation) reads them. Written, never read: its format is a pickle.
+
+A pickle is a program that runs when it is loaded. Maps of other tools are taken as .npy, .tiff or .png (``docs/exchange.md``).
+"""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import imagecodecs
+import numpy as np
+from numpy.typing import NDArray
+
+from mvad import files
+from mvad.datasets.shards.loader import Batch
+from mvad.errors import BadInput
+from mvad.model.detector import AnomalyMaps
+from mvad.model.evaluation.evaluate import at_pixels, file_stem
+
+ANOMAPS = "anomaps.pkl"
+SAMPLE_PATTERN = "(.+)_C[0-9]+"
+"""What ADEval's ``--sample_key_pat`` needs to join the views of a sample."""
+
+
+class AdevalWriter:
+    """Looks on while a split is evaluated, and writes ``anomaps.pkl`` and the masks it names; a ``EvaluationCallback``.
+
+    The pickle holds a dict from ``<sample>_C<view>`` to (map float32, score, path of the mask or None), as ADEval 1.1 says.
+    """
+
+    fields: Sequence[str] = ()
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._maps: dict[str, tuple[NDArray[np.float32], float, str | None]] = {}
+
+    def on_sample(self, batch: Batch, found: AnomalyMaps) -> None:
+        """Take the maps of one sample."""
+        maps, masks = at_pixels(batch, found)
+        for view in np.flatnonzero(batch.present[0].numpy()):
+            name = f"{file_stem(batch.keys[0])}_C{view + 1}"
+            path = None
+            if masks[view].any():
+                target = self.folder / "masks" / f"{name}.png"
+                files.write_bytes(target, bytes(imagecodecs.png_encode(masks[view].astype(np.uint8) * 255)))
+                path = str(target)
+            self._maps[name] = (maps[view].copy(), float(found.view_scores[0, view]), path)
+
+    def results(self) -> dict[str, Any]:
+        """Write the pickle; nothing is added to the results."""
+        files.write_bytes(self.folder / ANOMAPS, pickle.dumps(self._maps, protocol=4))
+        return {}
+
+
+def refuse_pickle(path: Path) -> None:
+    """Refuse a file that only unpickling could read.
+
+    Raises
+    ------
+    BadInput
+        If it is one by its name or its first byte.
+    """
+    pickled = path.suffix in (".pkl", ".pickle")
+    if not pickled and path.is_file():
+        with path.open("rb") as file:
+            pickled = file.read(1) == b"\x80"
+    if pickled:
+        raise BadInput(
+            f"{path}: is a pickle (ADEval's format), which runs code when it is read; save each map as .npy, see docs/exchange.md"
+        )

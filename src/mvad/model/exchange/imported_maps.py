@@ -1,0 +1,257 @@
+"""Anomaly maps that another tool made for an export, read back and evaluated as our own (``docs/exchange.md``)."""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import imagecodecs
+import numpy as np
+import tifffile
+import torch
+from numpy.typing import NDArray
+from torch.nn import functional
+
+from mvad import files
+from mvad.datasets.export import read_export, read_table
+from mvad.datasets.registry import RawScans
+from mvad.datasets.scan import GOOD
+from mvad.datasets.shards.loader import Batch, ShardSet
+from mvad.errors import BadInput
+from mvad.model.config import ScoreConfig
+from mvad.model.detector import AnomalyMaps
+from mvad.model.evaluation.evaluate import MAPS, SampleResult, curves, evaluate_split, figures, file_stem, sample_as_json
+from mvad.model.evaluation.pictures import grey_levels, rows_of, square
+from mvad.model.exchange.adeval import refuse_pickle
+from mvad.model.metrics.pixels import PixelScores
+from mvad.model.registry import backbone
+from mvad.model.runs import CONFIG, RESULTS, machine
+from mvad.model.scoring import image_scores
+from mvad.progress import Progress
+
+SCORES = "scores.csv"
+SUFFIXES = (".npy", ".tiff", ".tif", ".png")
+_MAX_SIDE = 8192
+
+
+def evaluate_imported_maps(run: Path, name: str, export: Path, maps: Path, shards: Path, progress: Progress) -> dict[str, Any]:
+    """Evaluate another tool's maps of a test split; writes ``config.json``, ``results.json`` and pictures into a run's folder.
+
+    Parameters
+    ----------
+    run
+        Folder to write.
+    name
+        What to call the method in tables.
+    export
+        The exported category (``target/<dataset>/<category>``).
+    maps
+        Mirrors the export: ``<view>/<image_path>`` with another suffix, (H, W) numbers, higher is more anomalous.
+        ``<view>/scores.csv`` (``image_path,score``) may give view scores; else the mean of the highest pixels is taken.
+    shards
+        The workspace's shards; they hold masks and labels.
+    progress
+        Is told of each sample.
+
+    Raises
+    ------
+    BadInput
+        If a map is missing or unusable, or the export was made from other shards than these.
+    """
+    refuse_pickle(maps)
+    facts = read_export(export)
+    data = ShardSet(shards / facts["dataset"] / facts["category"], "test")
+    if not data.sha256.items() <= facts["made_from"].items():
+        raise BadInput(f"{export}: was not made from the shards in {data.folder}; export them again")
+    reader = _Maps(maps, _paths(export, facts["views"]), _scores(maps, facts["views"]), data.views)
+    recorded = {"input.modalities": [facts["modality"]], "input.size": data.size, "model": name, "seed": 0}
+    about = {
+        "dataset": data.dataset, "category": data.category, "config": recorded, "teacher": {"name": "not ours", "sha256": ""},
+        "shards": {}, "origins": {}, "machine": machine(),
+    }  # fmt: skip
+    with files.locked(run):
+        _claim(run, about)
+        return evaluate_split(run, data, reader.answer, about, {"training_samples": None, "train_shards": {}}, progress)
+
+
+def evaluate_scan_maps(run: Path, name: str, maps: Path, scans: RawScans, progress: Progress) -> dict[str, Any]:
+    """Evaluate another tool's maps on the scans' own grid, by the datasets' protocol; writes a run's folder as ``evaluate_imported_maps``.
+
+    Parameters
+    ----------
+    run, name, progress
+        As for ``evaluate_imported_maps``.
+    maps
+        ``<category>/test/<defect>/<id>.tiff`` (or without the category), or .npy or .png: MVTec 3D-AD's layout of submissions.
+        (H, W) numbers, higher is more anomalous; another size is resized to the scan's. ``scores.csv`` (``key,score``)
+        may give a score to every scan; else it is the map's highest value.
+    scans
+        The category's raw scans; they hold labels and ground truth.
+
+    Raises
+    ------
+    BadInput
+        If a map is missing or unusable.
+    """
+    refuse_pickle(maps)
+    refs = scans.of_split("test")
+    if not refs:
+        raise BadInput(f"{scans.raw / scans.category}: has no test split to evaluate maps on")
+    root = maps if (maps / scans.category).is_dir() else maps.parent if maps.name == scans.category else None
+    given = _table(maps / SCORES, "key")
+    recorded = {"input.modalities": ["scan"], "input.size": 0, "model": name, "seed": 0}
+    about = {
+        "dataset": scans.dataset, "category": scans.category, "config": recorded,
+        "teacher": {"name": "not ours", "sha256": ""}, "shards": {}, "origins": {}, "machine": machine(),
+    }  # fmt: skip
+    with files.locked(run):
+        _claim(run, about)
+        progress.start(f"evaluate {run.name}", len(refs))
+        pixels, samples = PixelScores(), []
+        for ref in refs:
+            scan, label = scans.load(ref.key), ref.defect != GOOD
+            inner = ref.key.removeprefix(f"{scans.category}/")
+            found = read_map(*((root, f"{ref.key}.tiff") if root else (maps, f"{inner}.tiff")))
+            values = _resized(found, scan.valid.shape)
+            truth = np.zeros(values.shape, bool) if scan.gt is None else scan.gt
+            pixels.add(ref.key, [values], [truth])
+            score = given.get(ref.key, given.get(inner, float(values.max())))
+            samples.append(keep_pictures(run, ref.key, ref.defect, label, score, scan.rgb, truth, values))
+            progress.advance()
+        results = {
+            "run": run.name, "dataset": scans.dataset, "category": scans.category, "model": name, "seed": 0, "config": recorded,
+            "teacher": about["teacher"], "figures": figures(samples, pixels.figures()), "backbone": backbone(name, "not ours"),
+            "protocol": "scan", "training_samples": None, "train_shards": {}, "test_shards": {},
+            "curves": curves(samples, pixels), "seconds": {}, "machine": machine(),
+            "samples": [sample_as_json(sample, MAPS) for sample in samples],
+        }  # fmt: skip
+        files.write_sealed_json(run / RESULTS, results)
+    return results
+
+
+def keep_pictures(
+    run: Path, key: str, defect: str, label: bool, score: float, rgb: NDArray[np.uint8], truth: NDArray[np.bool_],
+    values: NDArray[np.float32],
+) -> SampleResult:  # fmt: skip
+    """Write the pictures of a evaluated scan, as ``evaluate_split`` does of views: colour, ground truth, map."""
+    shown = square(rgb), square(np.repeat(truth[..., None], 3, axis=2)), square(values[..., None])[..., 0]
+    levels, low, high = grey_levels(shown[2][None])
+    picture = bytes(imagecodecs.jpeg_encode(rows_of([shown[0][None]], shown[1][None, ..., 0] > 0, levels), level=88))
+    drawn = bytes(imagecodecs.png_encode(levels, level=6))
+    files.write_bytes(run / MAPS / f"{file_stem(key)}.jpg", picture)
+    files.write_bytes(run / MAPS / f"{file_stem(key)}.png", drawn)
+    return SampleResult(
+        key, defect, label, score, [label], [score], files.sha256_bytes(picture), files.sha256_bytes(drawn), [low, high]
+    )
+
+
+def _resized(found: NDArray[np.float32], shape: tuple[int, ...]) -> NDArray[np.float32]:
+    if found.shape == shape:
+        return found
+    large = functional.interpolate(torch.from_numpy(found)[None, None], size=shape, mode="bilinear", align_corners=False)
+    return np.asarray(large[0, 0].numpy())
+
+
+def _claim(run: Path, about: Mapping[str, Any]) -> None:
+    """Write a run's ``config.json``, unless the folder holds another run."""
+    if (run / CONFIG).exists() and files.read_sealed_json(run / CONFIG, "a run", "give --name another") != _plain(about):
+        raise BadInput(f"{run}: holds another run; give --name another, or delete the folder")
+    files.write_sealed_json(run / CONFIG, about)
+
+
+def _plain(value: Mapping[str, Any]) -> Any:
+    import json
+
+    return json.loads(json.dumps(value))
+
+
+def _paths(export: Path, views: list[str]) -> dict[tuple[str, str], str]:
+    """Return the exported picture of each (key, view)."""
+    return {(row["key"], view): row["image_path"] for view in views for row in read_table(export, view)}
+
+
+def _scores(maps: Path, views: list[str]) -> dict[tuple[str, str], float]:
+    """Return the score of each (view, picture) that the other tool gave."""
+    return {
+        (view, picture): score
+        for view in views
+        for picture, score in _table(files.below(maps, view) / SCORES, "image_path").items()
+    }
+
+
+def _table(path: Path, key: str) -> dict[str, float]:
+    """Return the scores of a table, or none where there is no table.
+
+    Raises
+    ------
+    BadInput
+        If it has other columns, or a score is not a finite number.
+    """
+    if not path.exists():
+        return {}
+    try:
+        scores = {row[key]: float(row["score"]) for row in csv.DictReader(path.read_text(encoding="utf-8").splitlines())}
+    except (OSError, KeyError, ValueError, TypeError, csv.Error) as error:
+        raise BadInput(f"{path}: expected the columns {key} and score, a number ({error})") from error
+    if not all(math.isfinite(score) for score in scores.values()):
+        raise BadInput(f"{path}: a score is not finite; give every picture a number")
+    return scores
+
+
+@dataclass(frozen=True)
+class _Maps:
+    folder: Path
+    pictures: dict[tuple[str, str], str]
+    scores: dict[tuple[str, str], float]
+    views: list[str]
+
+    def answer(self, batch: Batch) -> AnomalyMaps:
+        """Return the maps of one sample, at the size of its views."""
+        size, key = batch.size, batch.keys[0]
+        maps, scores = torch.zeros(1, len(self.views), size, size), torch.full((1, len(self.views)), -torch.inf)
+        for k, view in enumerate(self.views):
+            if not batch.present[0, k]:
+                continue
+            picture = self.pictures.get((key, view))
+            if picture is None:
+                raise BadInput(f"{self.folder}: {key} of {view} is not in the export; export again")
+            found = torch.from_numpy(read_map(self.folder / view, picture))[None, None]
+            maps[0, k] = functional.interpolate(found, size=size, mode="bilinear", align_corners=False)[0, 0]
+            given = self.scores.get((view, picture))
+            scores[0, k] = image_scores(maps[0, k], ScoreConfig()) if given is None else given
+        return AnomalyMaps(maps, scores, scores.amax(dim=1))
+
+
+def read_map(folder: Path, picture: str) -> NDArray[np.float32]:
+    """Return the (H, W) float32 map that belongs to an exported picture.
+
+    Raises
+    ------
+    BadInput
+        If there is none, or it is not a finite map of one channel.
+    """
+    stem = files.inside(folder, picture).with_suffix("")
+    path = next((p for suffix in SUFFIXES if (p := stem.with_name(stem.name + suffix)).exists()), None)
+    if path is None:
+        raise BadInput(f"{stem}.npy: not found, nor {', '.join(SUFFIXES[1:])}; every test picture needs a map")
+    try:
+        if path.suffix == ".npy":
+            found = np.load(path, allow_pickle=False, mmap_mode="r")
+        elif path.suffix == ".png":
+            found = imagecodecs.png_decode(path.read_bytes())
+        else:
+            found = tifffile.imread(path)
+    except Exception as error:  # numpy and the codecs raise many kinds
+        raise BadInput(f"{path}: not readable as a map ({' '.join(str(error).split())[:80]})") from error
+    if found.ndim == 3 and 1 in (found.shape[0], found.shape[-1]):
+        found = found[0] if found.shape[0] == 1 else found[..., 0]
+    if found.ndim != 2 or found.dtype.kind not in "fiu" or not 1 <= min(found.shape) <= max(found.shape) <= _MAX_SIDE:
+        raise BadInput(f"{path}: expected a map (H, W) of numbers, found {found.shape} {found.dtype}")
+    values = np.array(found, dtype=np.float32)
+    if not np.isfinite(values).all():
+        raise BadInput(f"{path}: holds a value that is not finite; give every pixel a number")
+    return values

@@ -1,0 +1,170 @@
+"""A trained detector as one ONNX file, checked against itself: what onnxruntime answers is what torch answers."""
+
+from __future__ import annotations
+
+import importlib.util
+import tempfile
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from mvad import __version__, files
+from mvad.datasets.shards.loader import Batch, ShardSet
+from mvad.errors import BadInput, MissingComponent
+from mvad.model.backbones.weights import WeightsSource
+from mvad.model.detector import Detector, InputSpec
+from mvad.model.evaluation.evaluate import check_training
+from mvad.model.runs import load_run, model_sha256
+from mvad.progress import Progress
+
+OPSET = 20
+"""The first with GridSample in three dimensions, which the spatial transformer turns the voxel by."""
+
+_CHECKED = 8
+_TOLERANCE = 2e-3
+"""Largest difference, as a share of the range of what torch answered. Float32 sums in another order; nothing else differs."""
+
+_FIELDS = {"rgb": "rgb", "normal": "normal", "depth": "depth_code"}
+
+
+def export_onnx(run: Path, shards: Path, target: Path, weights: WeightsSource, progress: Progress) -> dict[str, Any]:
+    """Write ``target`` (.onnx) and ``target``.json, which says what goes in and comes out; returns that.
+
+    The file takes one sample with all views as shards hold it: ``rgb`` and ``normal`` (1, V, H, W, 3) uint8, ``depth`` (1, V, H, W) int32
+    codes, ``seen`` (1, V, H, W) bool; it gives ``maps`` (1, V, S, S), ``view_scores`` (1, V), ``sample_scores`` (1,), and for a detector with a
+    window ``fits`` (1,) bool: false where the object is larger than any in training and is evaluated in part.
+
+    Raises
+    ------
+    BadInput
+        If the run is not finished, its method cannot be exported, or the exported one answers differently.
+    MissingComponent
+        If onnx or onnxruntime are not installed.
+    """
+    absent = [name for name in ("onnx", "onnxruntime") if importlib.util.find_spec(name) is None]
+    if absent:
+        raise MissingComponent(
+            f"mvad export --format onnx needs {absent[0]}; pip install onnx onnxscript onnxruntime (the extra mvad[onnx])"
+        )
+    detector, config, facts = load_run(run, weights)
+    folder = shards / facts["dataset"] / facts["category"]
+    check_training(run, facts, folder)
+    data = ShardSet(folder, "test", fields=config.input.modalities)
+    spec: InputSpec = detector.spec  # type: ignore[attr-defined]  # every method has one
+    samples = _whole_samples(data, spec.views)
+    graph = _Graph(detector, spec, samples[0]).eval().requires_grad_(False)
+    inputs = [_inputs(sample, spec.modalities) for sample in samples]
+    names = [*spec.modalities, "seen"]
+    outputs = ["maps", "view_scores", "sample_scores", *(["fits"] if graph.windowed else [])]
+    progress.say(f"{run.name}: exporting {config.model}")
+    with tempfile.TemporaryDirectory() as scratch:
+        path = Path(scratch) / "model.onnx"
+        _trace(graph, inputs[0], path, names, outputs, config.model)
+        content = path.read_bytes()
+    worst = _compare(content, graph, inputs, names, outputs, progress, config.model)
+    about = {
+        "run": run.name, "model": config.model, "model_sha256": model_sha256(run), "onnx_sha256": files.sha256_bytes(content),
+        "opset": OPSET, "mvad_version": __version__, "torch": torch.__version__, "views": spec.views, "size": data.size,
+        "inputs": {name: {"shape": list(t.shape), "dtype": str(t.dtype).removeprefix("torch.")} for name, t in zip(names, inputs[0], strict=True)},
+        "outputs": outputs,
+        "depth_metres": None if data.coding is None else f"{data.coding.offset_m!r} + {data.coding.step_m!r} * (code - 1); code 0 is nothing",
+        "checked": {"samples": len(inputs), "largest_difference": worst},
+    }  # fmt: skip
+    files.write_bytes(target, content)
+    files.write_sealed_json(target.with_name(target.name + ".json"), about)
+    return about
+
+
+class _Graph(nn.Module):
+    """A detector's answer as a function of tensors; everything else of a batch is constant."""
+
+    def __init__(self, detector: Detector, spec: InputSpec, like: Batch) -> None:
+        super().__init__()
+        self.score, self.spec, self.like = detector.score, spec, like
+        self.window = getattr(getattr(detector, "training_steps", None), "window", None)
+        self.windowed = self.window is not None and not self.window.whole
+        owner: Any = getattr(detector, "features", detector)
+        parts = [getattr(detector, name, None) for name in ("network", "heads")] + [owner.teacher.backbone]
+        self.parts = nn.ModuleList([part for part in parts if isinstance(part, nn.Module)])
+
+    def forward(self, *given: Tensor) -> tuple[Tensor, ...]:
+        """Take the modalities in order, then ``seen``."""
+        seen = given[-1]
+        fields: dict[str, Any] = dict.fromkeys(("rgb", "depth_code", "normal"))
+        fields |= {_FIELDS[name]: tensor for name, tensor in zip(self.spec.modalities, given[:-1], strict=True)}
+        views = self.spec.views
+        batch = Batch(
+            keys=("",), defects=("",), mask=torch.zeros_like(seen, dtype=torch.uint8), seen=seen, source=None,
+            present=torch.ones(1, views, dtype=torch.bool), view_label=torch.zeros(1, views, dtype=torch.bool),
+            label=torch.zeros(1, dtype=torch.bool), coding=self.like.coding, **fields,
+        )  # fmt: skip
+        found = self.score(batch)
+        answer: tuple[Tensor, ...] = (found.maps, found.view_scores, found.sample_scores)
+        if self.windowed and self.window is not None:
+            answer += (self.window.places(seen.flatten(0, 1))[1].all()[None],)
+        return answer
+
+
+def _inputs(sample: Batch, modalities: Sequence[str]) -> tuple[Tensor, ...]:
+    tensors = [getattr(sample, _FIELDS[name]) for name in modalities]
+    return (*(t.to(torch.int32) if t.dtype == torch.uint16 else t for t in tensors), sample.seen)
+
+
+def _whole_samples(data: ShardSet, views: int) -> list[Batch]:
+    """Return a few samples that have all their views, spread over the split."""
+    places = np.unique(np.linspace(0, len(data) - 1, min(len(data), _CHECKED)).round().astype(int))
+    found = [batch for place in places if bool((batch := data.batch([int(place)])).present.all())]
+    if not found:
+        raise BadInput(f"{data.folder}: no test sample has all {views} views to check the exported detector with")
+    return found
+
+
+def _trace(
+    graph: _Graph, inputs: tuple[Tensor, ...], path: Path, names: Sequence[str], outputs: Sequence[str], method: str
+) -> None:
+    try:
+        with warnings.catch_warnings(), torch.no_grad():
+            warnings.simplefilter("ignore")  # of constants, which are meant, and that this exporter is the older one
+            torch.onnx.export(
+                graph, inputs, str(path), dynamo=False, opset_version=OPSET, input_names=list(names), output_names=list(outputs)
+            )
+    except Exception as error:  # the exporter raises many kinds
+        raise BadInput(f"--format onnx: {method} cannot be exported ({_short(error)})") from error
+
+
+def _compare(
+    content: bytes, graph: _Graph, inputs: Sequence[tuple[Tensor, ...]], names: Sequence[str], outputs: Sequence[str],
+    progress: Progress, method: str,
+) -> float:  # fmt: skip
+    """Return the largest difference between torch and onnxruntime, as a share of the answers' range."""
+    import onnxruntime
+
+    progress.start("check with onnxruntime", len(inputs))
+    worst = 0.0
+    try:
+        session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
+        for each in inputs:
+            found = session.run(None, {name: tensor.numpy() for name, tensor in zip(names, each, strict=True)})
+            with torch.no_grad():
+                expected = [answer.numpy() for answer in graph(*each)]
+            if "fits" in outputs and not expected[-1].all():
+                progress.advance()
+                continue  # torch looks at the whole image then
+            for ours, theirs in zip(found[:3], expected[:3], strict=True):
+                scale = max(float(np.abs(theirs).max()), 1e-6)
+                worst = max(worst, float(np.abs(ours - theirs).max()) / scale)
+            progress.advance()
+    except Exception as error:  # onnxruntime raises many kinds
+        raise BadInput(f"--format onnx: {method} cannot be run by onnxruntime ({_short(error)})") from error
+    if not worst <= _TOLERANCE:
+        raise BadInput(f"--format onnx: {method} answers differently as ONNX (by {worst:.2g} of its range); it was not written")
+    return worst
+
+
+def _short(error: Exception) -> str:
+    return " ".join(str(error).split())[:160]

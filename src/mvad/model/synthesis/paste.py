@@ -1,0 +1,223 @@
+"""Corrupt normal views: texture on colour, bumps and dents on depth and normals (DeSTSeg, section 3.1; ours).
+
+All random numbers of a step are drawn first, for the whole batch on the processor, so that every device and every number of
+ranks sees the same ones; pictures are made of them in batch, on the device.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from mvad.errors import BadInput
+from mvad.model.config import PseudoConfig
+from mvad.model.detector import InputSpec
+from mvad.model.images import ViewImages
+from mvad.model.synthesis.perlin import PerlinNumbers, draw_perlin, make_perlin
+from mvad.model.synthesis.textures import Textures
+from mvad.model.training.parallel import ProcessGroup
+
+_METRE_SCANS = 2.0
+"""A scene deeper than this many units is not in metres (Eyecandies); heights then follow the depth's range."""
+
+
+@dataclass(frozen=True)
+class Corrupted:
+    """Views with pseudo anomalies.
+
+    Attributes
+    ----------
+    images
+        (B, V, M, 3, S, S) float32 in 0..255.
+    mask
+        (B, V, M, S, S) float32, 1 where this modality was changed.
+    """
+
+    images: Tensor
+    mask: Tensor
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The random numbers of a batch.
+
+    Attributes
+    ----------
+    noise
+        Perlin numbers of N masks: N is B * V, or B where views are consistent.
+    chance
+        (B, V or 1, M, 6) uniform numbers: whether and which modality, opacity, sign, height, strength.
+    textures
+        Numbers of the textures of each painted modality; N pictures each.
+    edge
+        Width of the hills' edges, in pixels.
+    """
+
+    noise: PerlinNumbers
+    chance: Tensor
+    textures: Mapping[int, tuple[Tensor, ...]]
+    edge: int
+
+
+def plan_corruption(
+    samples: int, size: int, spec: InputSpec, textures: Textures, config: PseudoConfig, generator: torch.Generator
+) -> Plan:
+    """Draw the numbers of a batch of ``samples``, over all ranks."""
+    places = 1 if config.views == "consistent" else spec.views
+    noise = draw_perlin(samples * places, config.max_scale, generator)
+    chance = torch.rand(samples, places, len(spec.modalities), 6, generator=generator)
+    painted = [m for m, name in enumerate(spec.modalities) if name == "rgb" or config.modality == "texture"]
+    plans = {m: textures.plan(samples * places, size, generator) for m in painted}
+    edge = int(2 * torch.randint(1, max(2, size // 32), (1,), generator=generator) + 1)
+    return Plan(noise, chance, plans, edge)
+
+
+def corrupt(
+    views: ViewImages, spec: InputSpec, textures: Textures, config: PseudoConfig, generator: torch.Generator,
+    ranks: ProcessGroup | None = None,
+) -> Corrupted:  # fmt: skip
+    """Paste one pseudo anomaly on each view; a view's modalities share its mask.
+
+    With two modalities a third of the views are changed in colour only, a third in geometry only, a third in both. With
+    ``pseudo.views = consistent`` mask and texture lie on the scan, and every view shows them where it sees them.
+
+    Parameters
+    ----------
+    views
+        This rank's part of the batch.
+    generator
+        Of the step; on the processor.
+    ranks
+        Who trains together; default: this process alone.
+
+    Raises
+    ------
+    BadInput
+        If views are to be consistent and the batch has no ``source``.
+    """
+    ranks = ranks or ProcessGroup()
+    b, _, _, _, size, _ = views.images.shape
+    plan = plan_corruption(b * ranks.size, size, spec, textures, config, generator)
+    changed = torch.empty_like(views.images)
+    masks = torch.empty(*views.images.shape[:3], size, size, device=views.images.device)
+    # A processor is twice as fast on what stays in its cache; a GPU wants everything at once.
+    rows = 1 if views.images.device.type == "cpu" else b
+    for first in range(0, b, rows):
+        here = slice(first, first + rows)
+        numbers = _rows(plan, b * ranks.size, ranks.rank * b + first, rows)
+        source = None if views.source is None else views.source[here]
+        some = ViewImages(views.images[here], views.seen[here], views.present[here], source)
+        _corrupt(some, numbers, spec, textures, config, changed[here], masks[here])
+    return Corrupted(changed, masks)
+
+
+def _corrupt(
+    views: ViewImages, plan: Plan, spec: InputSpec, textures: Textures, config: PseudoConfig, changed: Tensor, masks: Tensor
+) -> None:
+    """Make some samples' pictures and masks, into the tensors that are given."""
+    b, v, m, _, size, _ = views.images.shape
+    device = views.images.device
+    chance = plan.chance.to(device).expand(b, v, m, 6)
+    noise = make_perlin(_moved(plan.noise, device), size)
+    pictures = {number: textures.make(numbers, size, device) for number, numbers in plan.textures.items()}
+    if config.views == "consistent":
+        places = _on_scan(views, spec)
+        noise = _look_up(noise[:, None], places)[:, :, 0]
+        pictures = {number: _look_up(picture, places) for number, picture in pictures.items()}
+    else:
+        noise = noise.view(b, v, size, size)
+        pictures = {number: picture.view(b, v, 3, size, size) for number, picture in pictures.items()}
+    mask = noise > config.threshold
+    mask &= (chance[:, :, 0, 0] < config.probability)[:, :, None, None]
+    if config.region == "object":
+        mask &= views.seen
+    kind = chance[:, :, 0, 1]
+    for number, modality in enumerate(spec.modalities):
+        part = masks[:, :, number].copy_(mask)
+        if m > 1:
+            active = (kind < 2 / 3) if modality == "rgb" else (kind > 1 / 3)
+            part *= active[:, :, None, None]
+        plane, numbers = views.images[:, :, number], chance[:, :, number, :, None, None]
+        if number in pictures:
+            weight = part * (1 - numbers[:, :, 2] * config.max_opacity)
+            torch.lerp(plane, pictures[number], weight[:, :, None], out=changed[:, :, number])
+        elif modality == "depth":
+            changed[:, :, number] = _raise(plane, part, spec, config, numbers, plan.edge)
+        else:
+            changed[:, :, number] = _tilt(plane, part, numbers, plan.edge)
+
+
+def _rows(plan: Plan, samples: int, first: int, count: int) -> Plan:
+    """Return the numbers of some of the samples that a plan was drawn for."""
+
+    def chosen(tensor: Tensor) -> Tensor:
+        each = len(tensor) // samples
+        return tensor[first * each : (first + count) * each]
+
+    noise = PerlinNumbers(*(chosen(t) for t in (plan.noise.scales, plan.noise.turns, plan.noise.gradients)))
+    textures = {number: tuple(chosen(t) for t in numbers) for number, numbers in plan.textures.items()}
+    return Plan(noise, chosen(plan.chance), textures, plan.edge)
+
+
+def _moved(noise: PerlinNumbers, device: torch.device) -> PerlinNumbers:
+    return PerlinNumbers(noise.scales.to(device), noise.turns.to(device), noise.gradients.to(device))
+
+
+def _on_scan(views: ViewImages, spec: InputSpec) -> Tensor:
+    """Return where each pixel lies on the scan (B, V, S, S, 2): x, y in -1..1 over the object's extent; 2 where nothing."""
+    if views.source is None or spec.scan_width is None:
+        raise BadInput("pseudo.views = consistent needs scans' source maps; pack renders with source, or take independent")
+    there = views.source >= 0
+    index = views.source.clamp(min=0).long()
+    places = torch.stack([index % spec.scan_width, index // spec.scan_width], dim=-1).float()
+    outside = ~there[..., None]
+    low = places.masked_fill(outside, torch.inf).amin(dim=(1, 2, 3), keepdim=True)
+    high = places.masked_fill(outside, -torch.inf).amax(dim=(1, 2, 3), keepdim=True)
+    spread = ((high - low).amax(dim=-1, keepdim=True) / 2).clamp(min=1)
+    return ((places - (low + high) / 2) / spread).masked_fill(outside, 2.0)
+
+
+def _look_up(maps: Tensor, places: Tensor) -> Tensor:
+    """Return maps (B, C, S, S) of the scan as each view sees them: (B, V, C, S, S)."""
+    b, v, size = places.shape[:3]
+    seen = functional.grid_sample(maps, places.reshape(b, v * size, size, 2), align_corners=False, padding_mode="border")
+    return seen.view(b, -1, v, size, size).transpose(1, 2)
+
+
+def _bump(mask: Tensor, numbers: Tensor, edge: int) -> Tensor:
+    """Return a smooth hill in the mask, -1..1: a bump (negative: nearer) or a dent, with an edge of that width."""
+    b, v, size, _ = mask.shape
+    flat = mask.view(b * v, 1, size, size)
+    for _ in range(2):
+        flat = functional.avg_pool2d(flat, edge, 1, edge // 2)
+    hill = (flat.view(b, v, size, size) * mask).clamp(max=1)
+    peak = hill.amax(dim=(2, 3), keepdim=True).clamp(min=1e-3)
+    sign = torch.where(numbers[:, :, 3] < 0.5, -1.0, 1.0)
+    return sign * hill / peak
+
+
+def _raise(plane: Tensor, mask: Tensor, spec: InputSpec, config: PseudoConfig, numbers: Tensor, edge: int) -> Tensor:
+    assert spec.depth_range is not None
+    middle, half = spec.depth_range
+    low, high = (value / 1000 for value in config.bump_mm[:2])
+    if middle + half > _METRE_SCANS:
+        low, high = low * half / 0.03, high * half / 0.03
+    height = low + (high - low) * numbers[:, :, 4]
+    change = -127.5 * height * _bump(mask, numbers, edge) / half
+    return plane + change[:, :, None]
+
+
+def _tilt(plane: Tensor, mask: Tensor, numbers: Tensor, edge: int) -> Tensor:
+    """Turn normals as a bump of that mask would: by its slopes."""
+    hill = _bump(mask, numbers, edge)
+    slope_x = functional.pad(hill[..., :, 2:] - hill[..., :, :-2], (1, 1)) / 2
+    slope_y = functional.pad(hill[..., 2:, :] - hill[..., :-2, :], (0, 0, 1, 1)) / 2
+    strength = (2 + 6 * numbers[:, :, 5]) * mask
+    normal = plane / 127.5 - 1
+    turned = normal + torch.stack([slope_x * strength, slope_y * strength, torch.zeros_like(hill)], dim=2)
+    turned = functional.normalize(turned, dim=2)
+    return torch.where((mask > 0)[:, :, None], (turned + 1) * 127.5, plane)

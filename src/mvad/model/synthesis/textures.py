@@ -1,0 +1,134 @@
+"""Where textures come from: pictures of a folder (DTD), or made on the spot."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional
+
+from mvad.errors import BadInput, MissingComponent
+from mvad.model.synthesis.perlin import PerlinNumbers, draw_perlin, make_perlin
+
+PROCEDURAL = "procedural"
+_CACHED = 512
+
+
+class Textures(Protocol):
+    """Gives pictures to paste. What is random is drawn first, a row of numbers a picture, and made a picture of later."""
+
+    name: str
+
+    def plan(self, count: int, size: int, generator: torch.Generator) -> tuple[Tensor, ...]:
+        """Draw the numbers of ``count`` pictures; the first axis of each tensor is the picture."""
+
+    def make(self, plan: tuple[Tensor, ...], size: int, device: torch.device) -> Tensor:
+        """Return (count, 3, size, size) float32 in 0..255 on the device."""
+
+
+class FolderTextures:
+    """Random crops of the pictures below a folder, read once and kept at a moderate size.
+
+    Raises
+    ------
+    BadInput
+        If the folder holds no JPEG or PNG picture.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in {".jpg", ".jpeg", ".png"})
+        if not paths:
+            raise BadInput(f"{folder}: holds no JPEG or PNG picture; give --textures the folder dtd/images")
+        self.name = f"{folder.parent.name}/{folder.name}, {len(paths)} pictures"
+        self._paths = paths
+        self._kept: dict[tuple[int, int], Tensor] = {}
+
+    def plan(self, count: int, size: int, generator: torch.Generator) -> tuple[Tensor, ...]:
+        """See ``Textures.plan``: which picture, and where to crop it."""
+        return torch.randint(len(self._paths), (count,), generator=generator), torch.rand(count, 2, generator=generator)
+
+    def make(self, plan: tuple[Tensor, ...], size: int, device: torch.device) -> Tensor:
+        """See ``Textures.make``."""
+        crops = torch.empty(len(plan[0]), 3, size, size, dtype=torch.uint8)
+        for row, (number, (down, right)) in enumerate(zip(plan[0].tolist(), plan[1].tolist(), strict=True)):
+            picture = self._picture(number, size)
+            top, left = (int(x * (n - size + 1)) for x, n in zip((down, right), picture.shape[1:], strict=True))
+            crops[row] = picture[:, top : top + size, left : left + size]
+        return crops.to(device).float()
+
+    def _picture(self, number: int, size: int) -> Tensor:
+        if (number, size) not in self._kept:
+            try:
+                with Image.open(self._paths[number]) as image:
+                    scale = 1.25 * size / min(image.size)
+                    small = image.convert("RGB").resize(
+                        (max(size, round(image.width * scale)), max(size, round(image.height * scale)))
+                    )
+            except (OSError, SyntaxError) as error:
+                raise BadInput(f"{self._paths[number]}: not a readable picture; remove it or get it again") from error
+            picture = torch.from_numpy(np.asarray(small).copy()).permute(2, 0, 1).contiguous()
+            if len(self._kept) >= _CACHED:
+                return picture
+            self._kept[number, size] = picture
+        return self._kept[number, size]
+
+
+class ProceduralTextures:
+    """Noise and stripes in two random colours: no pictures needed, and no substitute for them in figures."""
+
+    name = PROCEDURAL
+
+    def plan(self, count: int, size: int, generator: torch.Generator) -> tuple[Tensor, ...]:
+        """See ``Textures.plan``."""
+        noise = draw_perlin(count, 5, generator)
+        colours, kind = torch.rand(count, 6, generator=generator), torch.rand(count, 2, generator=generator)
+        fine = torch.rand(count, size // 2, size // 2, generator=generator)
+        return noise.scales, noise.turns, noise.gradients, colours, kind, fine
+
+    def make(self, plan: tuple[Tensor, ...], size: int, device: torch.device) -> Tensor:
+        """See ``Textures.make``."""
+        scales, turns, gradients, colours, kinds, grain = (part.to(device) for part in plan)
+        smooth = make_perlin(PerlinNumbers(scales, turns, gradients), size)
+        fine = functional.interpolate(grain[:, None], size=size)[:, 0]
+        frequency, kind = kinds[:, :, None, None].unbind(1)
+        wave = torch.sin(smooth * (4 + 26 * frequency))
+        weight = torch.where(kind < 0.4, 0.5 + 0.5 * wave, torch.where(kind < 0.7, fine, (smooth > 0).float()))[:, None]
+        first, second = (colours.view(-1, 2, 3, 1, 1) * 255).unbind(1)
+        return torch.lerp(second, first, weight)
+
+
+def locate_textures(option: str, workspace_folder: Path) -> str:
+    """Return ``procedural`` or the folder to take: the option, MVAD_TEXTURES, MVAD_REAL_DATA/dtd, or the workspace's.
+
+    Raises
+    ------
+    MissingComponent
+        If there is none; procedural textures are never taken unasked.
+    """
+    chosen = option or os.environ.get("MVAD_TEXTURES", "")
+    if chosen:
+        return chosen
+    real = os.environ.get("MVAD_REAL_DATA")
+    for folder in ([Path(real) / "dtd" / "images"] if real else []) + [workspace_folder]:
+        if folder.is_dir():
+            return str(folder)
+    raise MissingComponent(
+        "no textures for pseudo anomalies: put DTD's images into "
+        f"{workspace_folder}, name a folder with --textures or MVAD_TEXTURES, or ask for --textures procedural"
+    )
+
+
+def load_textures(located: str) -> Textures:
+    """Return the texture source that ``locate_textures`` named.
+
+    Raises
+    ------
+    BadInput
+        If the folder holds no picture.
+    """
+    return ProceduralTextures() if located == PROCEDURAL else FolderTextures(Path(located))

@@ -1,0 +1,201 @@
+"""Baselines against plain twins of the formulas in their papers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from test_detectors import NOWHERE, train
+from torch.nn import functional
+
+from mvad.datasets.shards.loader import ShardSet
+from mvad.model.baselines.padim import PaDiM
+from mvad.model.baselines.patchcore import PatchCore
+from mvad.model.baselines.reverse_distillation import ReverseDistillation
+from mvad.model.baselines.simplenet import SimpleNet
+from mvad.model.baselines.uniad import Reconstructor, neighbour_mask
+from mvad.model.config import PatchCoreConfig, UniADConfig
+from mvad.model.features import concatenated, smooth_upsample
+from mvad.model.idif.window import Window, extent, fitted
+from mvad.model.runs import load_run
+
+
+@pytest.fixture
+def gear(workspace: Path) -> Path:
+    return workspace / "shards" / "mvtec3d" / "gear"
+
+
+def test_padim_is_the_mahalanobis_distance_of_each_position(gear: Path, tmp_path: Path) -> None:
+    train(tmp_path / "run", gear, model="padim", **{"input.modalities": "rgb", "padim.sigma": 0.01})
+    detector, _, _ = load_run(tmp_path / "run", NOWHERE)
+    assert isinstance(detector, PaDiM)
+    data, test = ShardSet(gear, "train"), ShardSet(gear, "test")
+    fitted_on = torch.cat([detector._embedding(detector.features.images(data.batch([k]))) for k in range(len(data))]).numpy()
+    views = detector.features.images(test.batch([0]))
+    embedding = detector._embedding(views).numpy()
+    places = detector.tensors["0.rgb.places"]
+    row, column = (int(axis[len(axis) // 2]) for axis in torch.nonzero(places, as_tuple=True))
+    counted = [k for k in range(len(data)) if detector.features.counts(detector.features.images(data.batch([k])), 16)[0, 0].any()]
+    points = fitted_on[counted, 0, 0, row, column].astype(np.float64)
+    covariance = np.cov(points.T) + 0.01 * np.eye(points.shape[1])
+    delta = embedding[0, 0, 0, row, column] - points.mean(axis=0)
+    expected = np.sqrt(delta @ np.linalg.solve(covariance, delta))
+    index = int((places.nonzero() == torch.tensor([row, column])).all(dim=1).nonzero())
+    offset = torch.from_numpy(embedding[0, 0, 0, row, column]) - detector.tensors["0.rgb.mean"][index]
+    assert float((detector.tensors["0.rgb.whitening"][index] @ offset).norm()) == pytest.approx(expected, rel=0.02)
+
+
+def test_a_small_bank_is_not_cut_below_its_least() -> None:
+    bank = object.__new__(PatchCore)
+    bank.config = type("C", (), {"patchcore": PatchCoreConfig(coreset=0.1, min_patches=40), "seed": 0})()  # type: ignore[assignment]
+    patches = torch.randn(100, 8)
+    assert len(bank._coreset(patches, "x")) == 40
+    bank.config = type("C", (), {"patchcore": PatchCoreConfig(coreset=0.1, min_patches=400), "seed": 0})()  # type: ignore[assignment]
+    assert len(bank._coreset(patches, "x")) == 100
+    bank.config = type("C", (), {"patchcore": PatchCoreConfig(coreset=0.1), "seed": 0})()  # type: ignore[assignment]
+    assert len(bank._coreset(patches, "x")) == 10
+
+
+@pytest.mark.parametrize(
+    ("model", "keys"),
+    [
+        ("rd", {"rd.epochs": 12}),
+        ("simplenet", {"simplenet.epochs": 8, "simplenet.noise": 0.5, "simplenet.discriminator_lr": 3e-3}),
+        ("uniad", {"uniad.epochs": 25, "uniad.lr": 3e-3}),
+    ],
+)
+def test_learning_lowers_a_rivals_loss_and_resumes_bit_for_bit(
+    model: str, keys: dict[str, float], gear: Path, tmp_path: Path
+) -> None:
+    import json
+
+    import safetensors.torch
+    from test_detectors import StopAfter
+
+    keys = {**keys, "input.modalities": "rgb"}  # type: ignore[dict-item]
+    train(tmp_path / "whole", gear, model=model, **keys)
+    losses = [json.loads(line)["loss"] for line in (tmp_path / "whole" / "metrics.jsonl").read_text().splitlines()]
+    assert np.mean(losses[-4:]) < 0.9 * np.mean(losses[:4])
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path / "broken", gear, StopAfter(5), model=model, **keys)
+    train(tmp_path / "broken", gear, model=model, **keys)
+    one, two = (safetensors.torch.load((tmp_path / n / "model.safetensors").read_bytes()) for n in ("whole", "broken"))
+    assert all(torch.equal(one[name], two[name]) for name in one)
+
+
+def test_reverse_distillations_map_is_the_sum_of_three_levels(gear: Path, tmp_path: Path) -> None:
+    train(tmp_path / "run", gear, model="rd", **{"input.modalities": "rgb", "score.region": "image", "rd.sigma": 0.01})
+    detector, _, _ = load_run(tmp_path / "run", NOWHERE)
+    assert isinstance(detector, ReverseDistillation)
+    batch = ShardSet(gear, "test").batch([0])
+    views = detector.features.images(batch)
+    teacher = detector.features.of(views.images[0, :, 0])
+    with torch.no_grad():
+        student = detector.decoder.eval()(teacher)
+    assert [s.shape for s in student] == [t.shape for t in teacher]
+    total = torch.zeros(5, 64, 64)
+    for t, s in zip(teacher, student, strict=True):
+        cosine = (t * s).sum(1) / (t.norm(dim=1) * s.norm(dim=1))
+        total += functional.interpolate((1 - cosine)[:, None], size=64, mode="bilinear", align_corners=False)[:, 0]
+    scores = detector.score(batch).view_scores[0]
+    assert torch.allclose(scores, total.amax(dim=(1, 2)), rtol=1e-2)
+
+
+def test_simplenet_tells_noise_from_normal_after_learning(gear: Path, tmp_path: Path) -> None:
+    keys = {"input.modalities": "rgb", "simplenet.epochs": 12, "simplenet.noise": 0.5, "simplenet.discriminator_lr": 3e-3}
+    train(tmp_path / "run", gear, model="simplenet", **keys)
+    detector, _, _ = load_run(tmp_path / "run", NOWHERE)
+    assert isinstance(detector, SimpleNet)
+    views = detector.features.images(ShardSet(gear, "train").batch([0, 1]))
+    patches, chosen = detector._patches(views.images[:, :, 0].flatten(0, 1), views.seen.flatten(0, 1))
+    detector.discriminator.eval()
+    with torch.no_grad():
+        normal = detector.adaptor(patches[chosen])
+        noisy = normal + 0.5 * torch.randn(normal.shape, generator=torch.Generator().manual_seed(0))
+        gap = detector.discriminator(normal).mean() - detector.discriminator(noisy).mean()
+    assert gap > 0.3
+
+
+def test_uniads_tokens_do_not_look_at_their_neighbours() -> None:
+    allowed = neighbour_mask(8, 7)
+    at = 3 * 8 + 4
+    for token in range(64):
+        near = abs(token // 8 - 3) <= 3 and abs(token % 8 - 4) <= 3
+        assert bool(allowed[at, token]) != near
+    tiny = neighbour_mask(4, 7)
+    assert tiny.any(dim=1).all(), "a token always has somewhere to look"
+    assert not tiny.diagonal().any()
+    torch.manual_seed(0)
+    network = Reconstructor(6, 8, UniADConfig(width=8, layers=1, heads=2)).eval()
+    memory = torch.randn(1, 64, 8, requires_grad=True)
+    out = network.decoder[0](torch.randn(1, 64, 8), memory, network.position, network.allowed)
+    out[0, at].pow(2).sum().backward()
+    assert memory.grad is not None
+    seen = memory.grad[0].abs().sum(dim=1) > 0
+    assert torch.equal(seen, allowed[at]), "what is near cannot be copied"
+
+
+def test_levels_meet_at_one_size() -> None:
+    levels = [torch.randn(2, 3, 16, 16), torch.randn(2, 4, 8, 8), torch.randn(2, 5, 4, 4)]
+    joined = concatenated(levels, 8)
+    assert joined.shape == (2, 12, 8, 8)
+    assert torch.allclose(joined[:, :3], functional.avg_pool2d(levels[0], 2))
+    assert torch.equal(joined[:, 3:7], levels[1])
+
+
+def test_smoothing_keeps_a_constant_and_spreads_a_spot() -> None:
+    assert torch.allclose(smooth_upsample(torch.ones(1, 8, 8), 32, 2.0), torch.ones(1, 32, 32), atol=1e-5)
+    spot = torch.zeros(1, 32, 32)
+    spot[0, 16, 16] = 1
+    smoothed = smooth_upsample(spot, 32, 2.0)
+    assert float(smoothed.sum()) == pytest.approx(1, abs=1e-3)
+    assert float(smoothed.max()) == pytest.approx(1 / (2 * np.pi * 4), rel=0.05)
+
+
+def test_the_heads_window_holds_the_object_and_says_when_it_does_not() -> None:
+    seen = torch.zeros(3, 64, 64, dtype=torch.bool)
+    seen[0, 10:30, 20:40] = True
+    seen[1, 0:12, 50:64] = True
+    first, last = extent(seen, 16)
+    assert first.tolist() == [[2, 5], [0, 12], [8, 8]]
+    assert last.tolist() == [[7, 9], [2, 15], [8, 8]]
+    window = fitted([seen], 16)
+    assert window.side == 12
+    places, fits = window.places(seen)
+    assert fits.all()
+    planes = torch.arange(3 * 16 * 16, dtype=torch.float32).view(3, 1, 16, 16)
+    cut = window.cut(planes, places)
+    back = window.paste(cut[:, 0], places, -1.0)
+    for k in range(3):
+        y, x = places[k].tolist()
+        assert torch.equal(back[k, y : y + 12, x : x + 12], planes[k, 0, y : y + 12, x : x + 12])
+        assert (back[k] == -1).sum() == 16 * 16 - 12 * 12
+    large = torch.ones(1, 64, 64, dtype=torch.bool)
+    assert not window.places(large)[1].any()
+    assert fitted([large], 16).whole
+    assert Window(16, 16).whole
+
+
+def test_an_object_larger_than_any_in_training_is_seen_whole(gear: Path, tmp_path: Path) -> None:
+    from dataclasses import replace
+
+    train(tmp_path / "run", gear, **{"input.modalities": "rgb"})
+    detector, _, _ = load_run(tmp_path / "run", NOWHERE)
+    side = detector.training_steps.window.side
+    assert 0 < side <= 16
+    views = detector.images(ShardSet(gear, "test").batch([0]))
+    large = replace(views, seen=torch.ones_like(views.seen))
+    detector.training_steps.window = Window(8, 16)
+    detector.network.eval(), detector.heads.eval()
+    _, windowed = detector.training_steps.present_maps(large)
+    detector.training_steps.window = Window(16, 16)
+    _, whole = detector.training_steps.present_maps(large)
+    assert torch.allclose(windowed, whole, atol=1e-6)
+    detector.training_steps.window = Window(8, 16)
+    small = torch.zeros_like(views.seen)
+    small[:, :, 28:36, 28:36] = True
+    _, part = detector.training_steps.present_maps(replace(views, seen=small))
+    assert (part[:, 0] < 1e-6).all(), "outside of the window nothing is anomalous"
+    assert part.max() > 1e-3

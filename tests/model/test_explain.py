@@ -1,0 +1,132 @@
+"""Every key has a provenance; every allowed value of a structural key builds, trains and keeps the laws."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from test_idif import ALL, noise, pictures, spec, tiny
+
+from mvad.errors import BadInput
+from mvad.model import config as model_config
+from mvad.model.backbones.choose import choose_teacher
+from mvad.model.backbones.protocol import Teacher
+from mvad.model.backbones.weights import WeightsSource
+from mvad.model.config import PRESETS, ModelConfig
+from mvad.model.explain import CHOICES, FIXED, explain
+from mvad.model.idif.network import Network
+from mvad.model.registry import METHOD_KEYS, METHODS, backbone, configure
+from mvad.settings import flatten, reasons
+
+
+@pytest.fixture(scope="module")
+def teacher() -> Teacher:
+    return choose_teacher("random", WeightsSource(None, Path("nowhere"), offline=True), 0)[0]
+
+
+def test_every_key_says_what_the_paper_says_and_why() -> None:
+    keys = set(flatten(ModelConfig()))
+    assert keys == set(CHOICES), "a key without provenance, or provenance without a key"
+    told = reasons(model_config, ModelConfig)
+    assert not [key for key in keys if not told.get(key)], "a key without a reason"
+    assert all(choice.paper for choice in (*CHOICES.values(), *FIXED.values()))
+
+
+def test_presets_and_methods_set_keys_that_exist() -> None:
+    keys = set(flatten(ModelConfig()))
+    for named in (*PRESETS.values(), *METHOD_KEYS.values()):
+        assert set(named) <= keys
+    assert set(METHOD_KEYS) <= set(METHODS)
+
+
+def test_explain_names_who_changes_a_key_and_what_is_allowed() -> None:
+    found = explain("bottleneck.kind")
+    assert found.default == "variational"
+    assert found.allowed == ("variational", "none")
+    assert found.set_by["--model ivc"] == found.set_by["preset destseg"] == "none"
+    assert explain("dropout.p").paper == "0.2 a view"
+    assert explain("label.missing").default == "fixed"
+    with pytest.raises(BadInput, match=r"did you mean .*bottleneck\.kind"):
+        explain("bottleneck.kin")
+
+
+def test_the_command_explains_and_refuses() -> None:
+    def run(*words: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run([sys.executable, "-m", "mvad.cli", "explain", *words], capture_output=True, text=True)
+
+    told = run("encoder.init")
+    assert told.returncode == 0
+    assert "imagenet, scratch" in told.stdout
+    assert "DeSTSeg's student starts from scratch" in told.stdout
+    assert run("encoder.nit").returncode == 3
+    assert "voxel.patch" in run().stdout
+
+
+def test_a_method_is_a_preset_with_keys_and_the_command_line_wins() -> None:
+    config, origins = configure("small", "destseg", [("--set", {"dropout.p": 0.5})])
+    assert config.model == "destseg"
+    assert config.encoder.share == config.head.share == "view"
+    assert origins["encoder.share"] == "model destseg"
+    assert config.dropout.p == 0.5
+    assert origins["dropout.p"] == "--set"
+    with pytest.raises(BadInput, match="--model unet"):
+        configure("small", "unet", [])
+    with pytest.raises(BadInput, match="--preset large"):
+        configure("large", "idif", [])
+
+
+def test_every_row_names_its_backbone_beside_the_papers() -> None:
+    assert backbone("patchcore", "efficientnet_lite0") == "efficientnet_lite0 (paper: WideResNet-50)"
+    assert backbone("uniad", "resnet18") == "resnet18 (paper: EfficientNet-B4)"
+    assert backbone("idif", "resnet18") == "resnet18 (paper: ResNet-18)"
+
+
+STRUCTURES: list[dict[str, Any]] = [
+    {"encoder.level": 8}, {"encoder.level": 32}, {"encoder.share": "view"}, {"encoder.channels": 0},
+    {"bottleneck.kind": "none"}, {"bottleneck.aggregate": "attention"}, {"bottleneck.decoder": "learned"},
+    {"bottleneck.kl": 1e-3}, {"bottleneck.detach_target": False}, {"fusion.kind": "conv3d"}, {"fusion.kind": "none", "bottleneck.kind": "none"},
+    {"fusion.norm": "post"}, {"fusion.position": "sine"}, {"fusion.position": "geometric"}, {"fusion.self_layers": 2}, {"stn.transform": "single"},
+    {"stn.transform": "affine"}, {"stn.init": "zeros", "stn.transform": "single"}, {"stn.init": "random"},
+    {"stn.depth_reduction": "mean"}, {"stn.depth_reduction": "max"}, {"stn.depth_reduction": "composite"}, {"decoder.share": "shared"},
+    {"decoder.skip": True}, {"decoder.project": False, "decoder.widths": ()}, {"voxel.patch": 2},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("keys", STRUCTURES, ids=lambda keys: ",".join(f"{k}={v}" for k, v in keys.items()))
+def test_every_structure_has_gradients_everywhere_and_no_influence_of_a_missing_view(
+    keys: dict[str, Any], teacher: Teacher
+) -> None:
+    torch.manual_seed(0)
+    network = Network(tiny(**{"encoder.freeze_early": False, **keys}), spec(), teacher).train()
+    student = network(pictures(), ALL, noise())
+    assert [tuple(level.shape) for level in student.levels] == [
+        (2, 3, c, 64 // s, 64 // s) for c, s in zip(teacher.channels, (4, 8, 16), strict=True)
+    ]
+    (sum(level.pow(2).mean() for level in student.levels) + student.bottleneck_loss).backward()  # type: ignore[union-attr]
+    without = [name for name, p in network.named_parameters() if p.grad is None or not p.grad.any()]
+    if keys.get("encoder.level") == 8:  # the backbone's last stage has nothing to do there
+        without = [name for name in without if "layer3" not in name]
+    assert not without, without
+    network.eval()
+    present = ALL.clone()
+    present[:, 1] = False
+    one, two = pictures(), pictures()
+    two[:, 1] = torch.rand_like(two[:, 1]) * 255
+    for first, second in zip(network(one, present).levels, network(two, present).levels, strict=True):
+        assert torch.equal(first[present], second[present])
+    alone = network(one[:1], ALL[:1]).levels[2]
+    assert torch.allclose(alone, network(one, ALL).levels[2][:1], atol=1e-4), "not of its batch"
+
+
+def test_sampling_at_test_does_not_depend_on_the_batch(teacher: Teacher) -> None:
+    torch.manual_seed(0)
+    network = Network(tiny(**{"bottleneck.at_test": "sample"}), spec(), teacher).eval()
+    both = network(pictures(), ALL).levels[2]
+    assert torch.allclose(both[1:], network(pictures()[1:], ALL[1:]).levels[2], atol=1e-4)
+    mean = Network(tiny(), spec(), teacher).eval()
+    mean.load_state_dict(network.state_dict())
+    assert not torch.allclose(mean(pictures(), ALL).levels[2], both, atol=1e-4)

@@ -1,0 +1,154 @@
+"""Pseudo anomalies: noise against a plain twin, parts of a batch, patches on the scan that all views see."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import small_options
+
+from mvad.datasets.shards.loader import ShardSet
+from mvad.datasets.shards.pack import PackOptions, pack_renders
+from mvad.errors import BadInput
+from mvad.model.config import ModelConfig, PseudoConfig
+from mvad.model.detector import InputSpec
+from mvad.model.images import ViewImages, view_images
+from mvad.model.input_spec import input_spec_of, scan_width
+from mvad.model.synthesis.paste import corrupt
+from mvad.model.synthesis.perlin import draw_perlin, make_perlin
+from mvad.model.synthesis.textures import ProceduralTextures
+from mvad.model.training.parallel import ProcessGroup
+from mvad.progress import Silent
+from mvad.render.engine import Workers
+from mvad.render.job import render_category
+from mvad.settings import resolve
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def plain_noise(scales: tuple[int, int], angles: np.ndarray, size: int) -> np.ndarray:
+    """Perlin's noise on a lattice, pixel by pixel, written to be read."""
+    out = np.zeros((size, size))
+    for i in range(size):
+        for j in range(size):
+            y, x = (i + 0.5) * 2 ** scales[1] / size, (j + 0.5) * 2 ** scales[0] / size
+            row, column = min(int(y), 2 ** scales[1] - 1), min(int(x), 2 ** scales[0] - 1)
+            total = 0.0
+            for dy in (0, 1):
+                for dx in (0, 1):
+                    fy, fx = y - row - dy, x - column - dx
+                    wy, wx = (1 - abs(f) ** 3 * (abs(f) * (abs(f) * 6 - 15) + 10) for f in (fy, fx))
+                    angle = angles[row + dy, column + dx]
+                    total += wy * wx * (math.cos(angle) * fx + math.sin(angle) * fy)
+            out[i, j] = total * math.sqrt(2)
+    return out
+
+
+def test_noise_is_perlins() -> None:
+    numbers = draw_perlin(6, 4, generator(5))
+    numbers = replace(numbers, turns=torch.zeros(6))
+    made = make_perlin(numbers, 32)
+    for k in range(6):
+        expected = plain_noise(tuple(numbers.scales[k].tolist()), numbers.gradients[k].numpy(), 32)
+        assert np.abs(made[k].numpy() - expected).max() < 1e-4, numbers.scales[k]
+
+
+def test_noise_is_turned() -> None:
+    numbers = draw_perlin(1, 4, generator(1))
+    straight = make_perlin(replace(numbers, turns=torch.zeros(1)), 32)
+    quarter = make_perlin(replace(numbers, turns=torch.tensor([math.pi / 2])), 32)
+    assert torch.allclose(quarter[0], torch.rot90(straight[0]), atol=1e-4) or torch.allclose(
+        quarter[0], torch.rot90(straight[0], -1), atol=1e-4
+    )
+
+
+def test_large_maps_are_the_small_ones_enlarged() -> None:
+    numbers = draw_perlin(3, 6, generator(2))
+    small = torch.nn.functional.avg_pool2d(make_perlin(numbers, 256)[:, None], 2)[:, 0]
+    assert (small - make_perlin(numbers, 128)).abs().max() < 0.15
+
+
+def views_of(samples: int, modalities: int) -> ViewImages:
+    images = torch.rand(samples, 3, modalities, 3, 32, 32, generator=generator(9)) * 255
+    return ViewImages(images, torch.ones(samples, 3, 32, 32, dtype=torch.bool), torch.ones(samples, 3, dtype=torch.bool))
+
+
+@pytest.mark.parametrize("modalities", [("rgb",), ("rgb", "depth")])
+def test_ranks_make_the_parts_of_what_one_process_makes(modalities: tuple[str, ...]) -> None:
+    spec = InputSpec(3, modalities, torch.zeros(3, 3), (0.65, 0.03))
+    whole = views_of(4, len(modalities))
+    expected = corrupt(whole, spec, ProceduralTextures(), PseudoConfig(), generator(3))
+    for rank in range(2):
+        here = slice(2 * rank, 2 * rank + 2)
+        part = ViewImages(whole.images[here], whole.seen[here], whole.present[here])
+        made = corrupt(part, spec, ProceduralTextures(), PseudoConfig(), generator(3), ProcessGroup(rank, 2))
+        assert torch.equal(made.images, expected.images[here])
+        assert torch.equal(made.mask, expected.mask[here])
+
+
+@pytest.mark.parametrize("modalities", [("depth",), ("normal",)])
+def test_textures_can_be_had_everywhere_but_are_no_defect_of_depth(modalities: tuple[str, ...]) -> None:
+    spec = InputSpec(3, modalities, torch.zeros(3, 3), (0.65, 0.03))
+    views = views_of(2, 1)
+    native = corrupt(views, spec, ProceduralTextures(), PseudoConfig(), generator(4))
+    texture = corrupt(views, spec, ProceduralTextures(), PseudoConfig(modality="texture"), generator(4))
+    rgb = corrupt(views, replace(spec, modalities=("rgb",)), ProceduralTextures(), PseudoConfig(), generator(4))
+    assert torch.equal(texture.images, rgb.images)
+    assert not torch.equal(native.images, texture.images)
+
+
+@pytest.mark.parametrize(("dataset", "category"), [("mvtec3d", "gear"), ("eyecandies", "dome")])
+def test_the_width_of_scans_is_read_from_source(dataset: str, category: str, workspace: Path) -> None:
+    assert scan_width(ShardSet(workspace / "shards" / dataset / category, "train")) == 160
+
+
+def test_photographs_have_no_scan(workspace: Path) -> None:
+    data = ShardSet(workspace / "shards" / "realiad" / "plate", "train")
+    config, _ = resolve(ModelConfig, [("test", {"pseudo.views": "consistent"})])
+    with pytest.raises(BadInput, match="has no source"):
+        input_spec_of(data, config)
+    views = views_of(1, 1)
+    spec = InputSpec(3, ("rgb",), torch.zeros(3, 3), None)
+    with pytest.raises(BadInput, match="needs scans' source maps"):
+        corrupt(views, spec, ProceduralTextures(), PseudoConfig(views="consistent"), generator())
+
+
+def test_a_consistent_patch_lies_on_the_scan(workspace: Path) -> None:
+    """Two views that see the same point of the scan agree on whether it is corrupted, but for pixels at the patch's rim."""
+    data = ShardSet(workspace / "shards" / "mvtec3d" / "gear", "train", fields=["rgb", "source"])
+    config, _ = resolve(ModelConfig, [("test", {"pseudo.views": "consistent", "input.modalities": "rgb"})])
+    spec = input_spec_of(data, config)
+    views = view_images(data.batch([0, 1, 2, 3]), ("rgb",), 64, (127.0, 127.0, 127.0), None)
+    agree, hurt_points = [], 0
+    for seed in range(6):
+        corrupted = corrupt(views, spec, ProceduralTextures(), config.pseudo, generator(seed))
+        assert views.source is not None
+        for b in range(4):
+            seen = [
+                dict(zip(views.source[b, v].flatten().tolist(), corrupted.mask[b, v, 0].flatten().tolist(), strict=True))
+                for v in range(5)
+            ]
+            for v in range(1, 5):
+                shared = (seen[0].keys() & seen[v].keys()) - {-1}
+                agree += [seen[0][point] == seen[v][point] for point in shared]
+                hurt_points += sum(seen[0][point] for point in shared)
+    assert hurt_points > 100
+    assert np.mean(agree) == 1, "the same point of the scan, the same answer"
+    independent = corrupt(views, spec, ProceduralTextures(), PseudoConfig(), generator(0))
+    assert not torch.equal(independent.mask[:, 0], independent.mask[:, 1])
+
+
+@pytest.mark.real
+def test_the_width_of_real_scans_is_read_from_source(real_data: Path, tmp_path: Path) -> None:
+    for dataset, category, width in (("mvtec3d", "cable_gland", 400), ("eyecandies", "CandyCane", 512)):
+        options = small_options()
+        raw = real_data / dataset
+        render_category(dataset, category, raw, tmp_path / "renders", options, ("validation",), Workers(), False, Silent())
+        pack_renders(tmp_path / "renders", dataset, category, tmp_path / "shards", PackOptions(), Silent())
+        assert scan_width(ShardSet(tmp_path / "shards" / dataset / category, "validation")) == width
