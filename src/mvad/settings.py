@@ -6,22 +6,29 @@ A configuration is a frozen dataclass, possibly of frozen dataclasses; its keys 
 
 from __future__ import annotations
 
-import ast
 import dataclasses
 import difflib
-import inspect
 import math
 import tomllib
 import types
 import typing
-from collections.abc import Iterable, Mapping
+import warnings
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
 from typing import Any, TypeVar
 
 from mvad.errors import BadInput
 
 Config = TypeVar("Config")
+
+RENAMED: dict[str, str] = {
+    "patchcore.least": "patchcore.min_patches",
+    "score.pool": "score.pool_px",
+    "score.top": "score.top_k",
+    "stn.collapse": "stn.depth_reduction",
+}
+"""Keys that had another name in version 0.1: the old name is accepted, with a notice, until the next version."""
 
 
 def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
@@ -36,7 +43,9 @@ def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def resolve(kind: type[Config], layers: Iterable[tuple[str, Mapping[str, Any]]]) -> tuple[Config, dict[str, str]]:
+def resolve(
+    kind: type[Config], layers: Iterable[tuple[str, Mapping[str, Any]]], others: Collection[str] = ()
+) -> tuple[Config, dict[str, str]]:
     """Build a configuration from layers of dotted keys; later layers win.
 
     Parameters
@@ -45,6 +54,8 @@ def resolve(kind: type[Config], layers: Iterable[tuple[str, Mapping[str, Any]]])
         The frozen dataclass; its own defaults are the lowest layer.
     layers
         (origin, {dotted key: value}) from weakest to strongest, e.g. ``("preset small", {...})``.
+    others
+        Keys that exist, but not in this configuration (those of other methods): they are passed over.
 
     Returns
     -------
@@ -58,53 +69,103 @@ def resolve(kind: type[Config], layers: Iterable[tuple[str, Mapping[str, Any]]])
     """
     values = {key: ("default", value) for key, value in flatten(kind()).items()}
     for origin, layer in layers:
-        for key, value in layer.items():
-            if key not in values:
-                near = difflib.get_close_matches(key, values, 1)
-                hint = f"did you mean {near[0]}?" if near else "known: " + ", ".join(sorted(values))
-                raise BadInput(f"{origin}: unknown key {key!r}; {hint}")
-            values[key] = (origin, value)
+        for given, value in layer.items():
+            name = _current_name(origin, given)
+            if name in values:
+                values[name] = (origin, value)
+            elif name not in others:
+                known = {*values, *others}
+                near = difflib.get_close_matches(name, known, 1)
+                hint = f"did you mean {near[0]}?" if near else "known: " + ", ".join(sorted(known))
+                raise BadInput(f"{origin}: unknown key {name!r}; {hint}")
     config = _build(kind, values, "")
     return config, {key: origin for key, (origin, _) in values.items()}
 
 
-def reasons(module: ModuleType, root: type) -> dict[str, str]:
-    """Return the text below each field of a module's configuration classes, by dotted key.
+def _current_name(origin: str, name: str) -> str:
+    """Return a key's name today; whoever typed an old one is told."""
+    if name not in RENAMED:
+        return name
+    if origin != RECORDED:
+        warnings.warn(
+            f"{origin}: {name} is called {RENAMED[name]} now; the old name goes with the next version",
+            FutureWarning,
+            stacklevel=3,
+        )
+    return RENAMED[name]
+
+
+RECORDED = "recorded"
+"""Origin of keys that were read from a file of ours: old names are nobody's mistake there."""
+
+
+def key(default: Any, why: str, *, paper: str = "", alternatives: str = "") -> Any:
+    """Declare a key of a configuration: a dataclass field that carries all that is known of it.
 
     Parameters
     ----------
-    module
-        Where the classes are written.
-    root
-        The outermost of them.
+    default
+        Its default, immutable.
+    why
+        What it is, or the reason for the default: a noun phrase or a sentence that stands alone.
+    paper
+        What the method's paper says of it, or that the paper is silent.
+    alternatives
+        What else could be chosen, with what is known of it; empty where the allowed values say it all.
+
+    Examples
+    --------
+    >>> @dataclasses.dataclass(frozen=True)
+    ... class Pooling:
+    ...     side: int = key(3, "Side of the neighbourhood, in cells.", paper="3", alternatives="5")
+    >>> Pooling().side
+    3
+    >>> describe(Pooling)["side"].alternatives
+    '5'
     """
-    tree = ast.parse(inspect.getsource(module))
-    classes = {node.name: node for node in tree.body if isinstance(node, ast.ClassDef)}
-    found: dict[str, str] = {}
+    return dataclasses.field(default=default, metadata={"why": why, "paper": paper, "alternatives": alternatives})
 
-    def walk(name: str, prefix: str) -> None:
-        body = classes[name].body
-        for place, node in enumerate(body):
-            if not isinstance(node, ast.AnnAssign) or not isinstance(node.target, ast.Name):
-                continue
-            kind = node.annotation.id if isinstance(node.annotation, ast.Name) else ""
-            if kind in classes:
-                walk(kind, f"{prefix}{node.target.id}.")
-                continue
-            after = body[place + 1] if place + 1 < len(body) else None
-            if isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant):
-                found[prefix + node.target.id] = " ".join(str(after.value.value).split())
 
-    walk(root.__name__, "")
+@dataclass(frozen=True)
+class KeyInfo:
+    """What ``key`` was told, and what follows from the field.
+
+    Attributes
+    ----------
+    name
+        The dotted key.
+    default
+        Its default.
+    why, paper, alternatives
+        See ``key``.
+    allowed
+        The values it may have; empty where its type alone decides.
+    """
+
+    name: str
+    default: Any
+    why: str
+    paper: str
+    alternatives: str
+    allowed: tuple[str, ...]
+
+
+def describe(kind: Any, prefix: str = "") -> dict[str, KeyInfo]:
+    """Return what is known of every key of a configuration dataclass, by dotted key, in the order of declaration."""
+    found: dict[str, KeyInfo] = {}
+    hints = typing.get_type_hints(kind)
+    for field in dataclasses.fields(kind):
+        name, hint = prefix + field.name, hints[field.name]
+        if dataclasses.is_dataclass(hint):
+            found |= describe(hint, f"{name}.")
+            continue
+        default = list(field.default) if isinstance(field.default, tuple) else field.default
+        told = [str(field.metadata.get(part, "")) for part in ("why", "paper", "alternatives")]
+        found[name] = KeyInfo(name, default, *told, _allowed(hint))
     return found
 
 
-def allowed_values(kind: Any, key: str) -> tuple[str, ...]:
-    """Return the values that a dotted key may have, or nothing where its type alone decides."""
-    *parts, last = key.split(".")
-    for part in parts:
-        kind = typing.get_type_hints(kind)[part]
-    hint = typing.get_type_hints(kind)[last]
+def _allowed(hint: Any) -> tuple[str, ...]:
     if hint is bool:
         return ("true", "false")
     return tuple(map(str, typing.get_args(hint))) if typing.get_origin(hint) is typing.Literal else ()

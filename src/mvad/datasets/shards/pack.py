@@ -22,6 +22,7 @@ from mvad.datasets.shards.schema import CARD, MANIFEST, MODALITIES, SCHEMA, SCHE
 from mvad.datasets.shards.sources import CategorySource, Source, photographed_category, rendered_category
 from mvad.errors import BadInput
 from mvad.progress import Progress
+from mvad.settings import key
 
 WRITTEN = "written.jsonl"
 """Hashes of the shards of a run that has not reached its manifest yet."""
@@ -33,18 +34,17 @@ _FIELDS = (*MODALITIES, "source")
 class PackOptions:
     """How shards are made; recorded in each."""
 
-    filter: str = "zstd"
-    """zstd reads six times as fast as a PNG folder and more, and is smaller; lz4 is faster still and larger; gzip is for
-    readers without hdf5plugin; none stores plain bytes."""
-    level: int | None = None
-    """Of zstd or gzip; None takes zstd 6 for colours and masks and 3 for the rest, gzip 4. zstd 19 is a tenth smaller and
-    takes ten times as long to pack."""
-    fields: tuple[str, ...] = _FIELDS
-    """Which of rgb, depth, normal and source to keep, where they are; masks always are."""
-    size: int = 256
-    """Side of a view of photographs, in pixels; renders keep the size they were rendered in."""
-    shard_mb: float = 512
-    """Uncompressed megabytes a file holds at most; decides how many samples, and so bounds memory."""
+    filter: str = key(
+        "zstd",
+        "zstd reads six times as fast as a PNG folder and more, and is smaller; lz4 is faster still and larger; gzip is for readers without hdf5plugin; none stores plain bytes.",
+    )
+    level: int | None = key(
+        None,
+        "Compression level of zstd or gzip; none takes zstd 6 for colours and masks and 3 for the rest, gzip 4. zstd 19 is a tenth smaller and takes ten times as long to pack.",
+    )
+    fields: tuple[str, ...] = key(_FIELDS, "Which of rgb, depth, normal and source to keep, where they are; masks always are.")
+    size: int = key(256, "Side of a view of photographs, in pixels; renders keep the size they were rendered in.")
+    shard_mb: float = key(512, "Uncompressed megabytes a file holds at most; decides how many samples, and so bounds memory.")
 
 
 @dataclass(frozen=True)
@@ -131,11 +131,11 @@ def _refuse_another_configuration(folder: Path, wanted: Mapping[str, Mapping[str
         return
     manifest = read_manifest(folder)
     for group, values in wanted.items():
-        for key, value in json.loads(json.dumps(values)).items():
-            found = manifest.get(group, {}).get(key)
+        for name, value in json.loads(json.dumps(values)).items():
+            found = manifest.get(group, {}).get(name)
             if found != value:
                 raise BadInput(
-                    f"{folder} was packed with {key} = {found}, this run asks for {value}. Give --overwrite, or another --workspace."
+                    f"{folder} was packed with {name} = {found}, this run asks for {value}. Give --overwrite, or another --workspace."
                 )
 
 
