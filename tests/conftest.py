@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
+from training import train
 
 from mvad.datasets.scan import Scan
 from mvad.datasets.shards.pack import PackOptions, pack_realiad, pack_renders
@@ -72,6 +74,23 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
         pack_renders(root / "renders", dataset, CATEGORY[dataset], root / "shards", PackOptions(), Silent())
     pack_realiad(root / "raw" / "realiad", CATEGORY["realiad"], root / "shards", PackOptions(size=VIEW), Silent())
     return root
+
+
+@pytest.fixture(scope="session")
+def trained(workspace: Path, tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Callable[[str, str], Path]:
+    """Return what gives the tiny run of a method on a dataset, trained once per run of pytest; copy it before changing it."""
+    base = tmp_path_factory.getbasetemp()
+    root = (base if worker_id == "master" else base.parent) / "trained"
+    root.mkdir(exist_ok=True)
+
+    def run_of(method: str, dataset: str) -> Path:
+        run = root / f"{dataset}-{method}"
+        with (root / f"{run.name}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            train(run, workspace / "shards" / dataset / CATEGORY[dataset], model=method)
+        return run
+
+    return run_of
 
 
 def small_options() -> RenderOptions:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from mvad.errors import BadInput
-from mvad.model.config import PRESETS, ModelConfig
+from mvad.model.config import PRESETS, ModelConfig, TexturedConfig
 from mvad.settings import flatten, parse_assignments, read_toml, resolve
 
 
@@ -26,7 +26,7 @@ def test_an_unknown_key_names_the_nearest_real_one() -> None:
 
 
 @pytest.mark.parametrize(
-    ("key", "value"), [("train.batch", "many"), ("train.batch", True), ("score.map", "all"), ("dropout.p", "x")]
+    ("key", "value"), [("train.batch", "many"), ("train.batch", True), ("score.map", "all"), ("input.size", "x")]
 )
 def test_a_value_of_a_wrong_type_is_refused(key: str, value: object) -> None:
     with pytest.raises(BadInput, match=key):
@@ -35,7 +35,7 @@ def test_a_value_of_a_wrong_type_is_refused(key: str, value: object) -> None:
 
 @pytest.mark.parametrize("preset", PRESETS)
 def test_every_preset_has_only_real_keys(preset: str) -> None:
-    resolve(ModelConfig, [(preset, PRESETS[preset])])
+    resolve(TexturedConfig, [(preset, PRESETS[preset])])
 
 
 def test_assignments_read_numbers_lists_and_words() -> None:

@@ -160,8 +160,8 @@ def describe(kind: Any, prefix: str = "") -> dict[str, KeyInfo]:
             found |= describe(hint, f"{name}.")
             continue
         default = list(field.default) if isinstance(field.default, tuple) else field.default
-        told = [str(field.metadata.get(part, "")) for part in ("why", "paper", "alternatives")]
-        found[name] = KeyInfo(name, default, *told, _allowed(hint))
+        why, paper, alternatives = (str(field.metadata.get(part, "")) for part in ("why", "paper", "alternatives"))
+        found[name] = KeyInfo(name, default, why, paper, alternatives, _allowed(hint))
     return found
 
 

@@ -20,7 +20,7 @@ from command import HIDDEN, MVAD, ROOT, mvad
 from PIL import Image
 
 from mvad.cli import main
-from mvad.datasets.export import read_table
+from mvad.datasets.exported import read_table
 
 VERBS = (
     "synth", "render", "pack", "inspect", "verify", "export", "train", "evaluate", "import", "predict", "reproduce", "report", "doctor",

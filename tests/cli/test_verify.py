@@ -10,21 +10,16 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
+from training import NOWHERE, train
 
 from mvad import files
 from mvad.cli import main
 from mvad.datasets.registry import RawScans
-from mvad.datasets.shards.loader import ShardSet
-from mvad.model.backbones.weights import WeightsSource
-from mvad.model.config import PRESETS, ModelConfig
 from mvad.model.evaluation.evaluate import evaluate_run
 from mvad.model.evaluation.missing_views import evaluate_missing_views
 from mvad.model.evaluation.scan_maps import ScanEvaluator
-from mvad.model.runs import fit_run, prepare, read_facts
+from mvad.model.runs import RunFolder
 from mvad.progress import Silent
-from mvad.settings import resolve
-
-NOWHERE = WeightsSource(None, Path("nowhere"), True)
 
 
 @pytest.fixture
@@ -39,18 +34,8 @@ def ws(workspace: Path, tmp_path: Path) -> Path:
 def run(ws: Path) -> Path:
     """A trained and evaluated run in that workspace."""
     place = ws / "runs" / "gear"
-    keys = {"model": "idif", "teacher": "random", "pseudo.textures": "procedural", "input.modalities": ("rgb",), "input.size": 64}
-    keys |= {
-        "train.student_steps": 4,
-        "train.head_steps": 2,
-        "train.batch": 2,
-        "train.checkpoint_every": 2,
-        "train.keep_checkpoints": 3,
-    }
-    config, origins = resolve(ModelConfig, [("preset demo", PRESETS["demo"]), ("test", keys)])
-    data = ShardSet(ws / "shards" / "mvtec3d" / "gear", "train")
-    config, detector, teacher, _ = prepare(data, config, ws / "textures", NOWHERE)
-    fit_run(place, data, config, origins, detector, teacher, Silent())
+    keys = {"input.modalities": ("rgb",), "train.head_steps": 2, "train.batch": 2, "train.keep_checkpoints": 3}
+    train(place, ws / "shards" / "mvtec3d" / "gear", **keys)
     evaluate_run(place, ws / "shards", NOWHERE, Silent())
     return place
 
@@ -170,8 +155,8 @@ def test_a_run_is_mended_from_its_records(run: Path, ws: Path, capsys: pytest.Ca
 
 
 def test_what_was_carried_back_to_scans_is_checked_and_mended(run: Path, ws: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    facts = read_facts(run)
-    scans = RawScans(facts["dataset"], ws / "raw" / facts["dataset"], facts["category"])
+    record = RunFolder(run).record
+    scans = RawScans(record.dataset, ws / "raw" / record.dataset, record.category)
     evaluate_run(run, ws / "shards", NOWHERE, Silent(), callbacks=[ScanEvaluator(run, scans, ("max", "mean"))])
     evaluate_missing_views(run, ws / "shards", NOWHERE, Silent())
     assert verify(capsys, "--workspace", ws, "--offline")[0] == 0

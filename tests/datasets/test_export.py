@@ -128,8 +128,8 @@ def test_maps_of_another_tool_are_judged_as_ours(exported: tuple[Path, Path, Sha
     done, maps, data = exported
     results = evaluate_imported_maps(tmp_path / "runs" / "padim", "padim", done, maps, workspace / "shards", Silent())
     assert results["model"] == "padim"
-    assert results["figures"]["s_auroc"] == 1.0, "it knows where the defects are"
-    assert 0.9 < results["figures"]["p_auroc"] <= 1
+    assert results.figures["s_auroc"] == 1.0, "it knows where the defects are"
+    assert 0.9 < results.figures["p_auroc"] <= 1
     found, truth = [], []
     for k, view in enumerate(data.views):
         for row in read_table(done, view):
@@ -138,12 +138,12 @@ def test_maps_of_another_tool_are_judged_as_ours(exported: tuple[Path, Path, Sha
 
                 found.append(read_map(maps / view, row["image_path"]))
                 truth.append(data.batch([data.keys.index(row["key"])]).mask[0, k].numpy())
-    assert results["figures"]["p_auroc"] == pytest.approx(
+    assert results.figures["p_auroc"] == pytest.approx(
         roc_auc_score(np.concatenate(truth).ravel(), np.concatenate(found).ravel()), abs=0.02
     ), "up to the resize to 256 px"
     assert len(list((tmp_path / "runs" / "padim" / "maps").glob("*.jpg"))) == len(data)
     again = evaluate_imported_maps(tmp_path / "runs" / "padim", "padim", done, maps, workspace / "shards", Silent())
-    assert again["figures"] == results["figures"]
+    assert again["figures"] == results.figures
     with pytest.raises(BadInput, match="holds another run"):
         evaluate_imported_maps(tmp_path / "runs" / "padim", "cflow", done, maps, workspace / "shards", Silent())
 
@@ -157,7 +157,7 @@ def test_scores_of_the_other_tool_are_taken(exported: tuple[Path, Path, ShardSet
             writer.writerow(["image_path", "score"])
             writer.writerows([row["image_path"], -float(row["sample_label"])] for row in rows)
     results = evaluate_imported_maps(tmp_path / "runs" / "worst", "worst", done, maps, workspace / "shards", Silent())
-    assert results["figures"]["s_auroc"] == 0.0
+    assert results.figures["s_auroc"] == 0.0
 
 
 BAD_MAPS = {

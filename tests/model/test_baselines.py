@@ -7,19 +7,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from test_detectors import NOWHERE, train
 from torch.nn import functional
+from training import StopAfter, load, train
 
 from mvad.datasets.shards.loader import ShardSet
-from mvad.model.baselines.padim import PaDiM
-from mvad.model.baselines.patchcore import PatchCore
-from mvad.model.baselines.reverse_distillation import ReverseDistillation
-from mvad.model.baselines.simplenet import SimpleNet
-from mvad.model.baselines.uniad import Reconstructor, neighbour_mask
-from mvad.model.config import PatchCoreConfig, UniADConfig
+from mvad.model.baselines.padim.detector import PaDiM
+from mvad.model.baselines.patchcore import PatchCoreKeys
+from mvad.model.baselines.patchcore.detector import PatchCore
+from mvad.model.baselines.reverse_distillation.detector import ReverseDistillation
+from mvad.model.baselines.simplenet.detector import SimpleNet
+from mvad.model.baselines.uniad import UniADKeys
+from mvad.model.baselines.uniad.detector import Reconstructor, neighbour_mask
 from mvad.model.features import concatenated, smooth_upsample
 from mvad.model.idif.window import Window, extent, fitted
-from mvad.model.runs import load_run
 
 
 @pytest.fixture
@@ -29,7 +29,7 @@ def gear(workspace: Path) -> Path:
 
 def test_padim_is_the_mahalanobis_distance_of_each_position(gear: Path, tmp_path: Path) -> None:
     train(tmp_path / "run", gear, model="padim", **{"input.modalities": "rgb", "padim.sigma": 0.01})
-    detector, _, _ = load_run(tmp_path / "run", NOWHERE)
+    detector = load(tmp_path / "run")
     assert isinstance(detector, PaDiM)
     data, test = ShardSet(gear, "train"), ShardSet(gear, "test")
     fitted_on = torch.cat([detector._embedding(detector.features.images(data.batch([k]))) for k in range(len(data))]).numpy()
@@ -49,12 +49,12 @@ def test_padim_is_the_mahalanobis_distance_of_each_position(gear: Path, tmp_path
 
 def test_a_small_bank_is_not_cut_below_its_least() -> None:
     bank = object.__new__(PatchCore)
-    bank.config = type("C", (), {"patchcore": PatchCoreConfig(coreset=0.1, min_patches=40), "seed": 0})()  # type: ignore[assignment]
+    bank.config = type("C", (), {"patchcore": PatchCoreKeys(coreset=0.1, min_patches=40), "seed": 0})()  # type: ignore[assignment]
     patches = torch.randn(100, 8)
     assert len(bank._coreset(patches, "x")) == 40
-    bank.config = type("C", (), {"patchcore": PatchCoreConfig(coreset=0.1, min_patches=400), "seed": 0})()  # type: ignore[assignment]
+    bank.config = type("C", (), {"patchcore": PatchCoreKeys(coreset=0.1, min_patches=400), "seed": 0})()  # type: ignore[assignment]
     assert len(bank._coreset(patches, "x")) == 100
-    bank.config = type("C", (), {"patchcore": PatchCoreConfig(coreset=0.1), "seed": 0})()  # type: ignore[assignment]
+    bank.config = type("C", (), {"patchcore": PatchCoreKeys(coreset=0.1), "seed": 0})()  # type: ignore[assignment]
     assert len(bank._coreset(patches, "x")) == 10
 
 
@@ -72,7 +72,6 @@ def test_learning_lowers_a_rivals_loss_and_resumes_bit_for_bit(
     import json
 
     import safetensors.torch
-    from test_detectors import StopAfter
 
     keys = {**keys, "input.modalities": "rgb"}  # type: ignore[dict-item]
     train(tmp_path / "whole", gear, model=model, **keys)
@@ -86,12 +85,17 @@ def test_learning_lowers_a_rivals_loss_and_resumes_bit_for_bit(
 
 
 def test_reverse_distillations_map_is_the_sum_of_three_levels(gear: Path, tmp_path: Path) -> None:
-    train(tmp_path / "run", gear, model="rd", **{"input.modalities": "rgb", "score.region": "image", "rd.sigma": 0.01})
-    detector, _, _ = load_run(tmp_path / "run", NOWHERE)
+    train(
+        tmp_path / "run",
+        gear,
+        model="rd",
+        **{"input.modalities": "rgb", "score.region": "image", "rd.sigma": 0.01, "teacher": "random"},
+    )
+    detector = load(tmp_path / "run")
     assert isinstance(detector, ReverseDistillation)
     batch = ShardSet(gear, "test").batch([0])
     views = detector.features.images(batch)
-    teacher = detector.features.of(views.images[0, :, 0])
+    teacher = detector.features.features(views.images[0, :, 0])
     with torch.no_grad():
         student = detector.decoder.eval()(teacher)
     assert [s.shape for s in student] == [t.shape for t in teacher]
@@ -106,7 +110,7 @@ def test_reverse_distillations_map_is_the_sum_of_three_levels(gear: Path, tmp_pa
 def test_simplenet_tells_noise_from_normal_after_learning(gear: Path, tmp_path: Path) -> None:
     keys = {"input.modalities": "rgb", "simplenet.epochs": 12, "simplenet.noise": 0.5, "simplenet.discriminator_lr": 3e-3}
     train(tmp_path / "run", gear, model="simplenet", **keys)
-    detector, _, _ = load_run(tmp_path / "run", NOWHERE)
+    detector = load(tmp_path / "run")
     assert isinstance(detector, SimpleNet)
     views = detector.features.images(ShardSet(gear, "train").batch([0, 1]))
     patches, chosen = detector._patches(views.images[:, :, 0].flatten(0, 1), views.seen.flatten(0, 1))
@@ -128,7 +132,7 @@ def test_uniads_tokens_do_not_look_at_their_neighbours() -> None:
     assert tiny.any(dim=1).all(), "a token always has somewhere to look"
     assert not tiny.diagonal().any()
     torch.manual_seed(0)
-    network = Reconstructor(6, 8, UniADConfig(width=8, layers=1, heads=2)).eval()
+    network = Reconstructor(6, 8, UniADKeys(width=8, layers=1, heads=2)).eval()
     memory = torch.randn(1, 64, 8, requires_grad=True)
     out = network.decoder[0](torch.randn(1, 64, 8), memory, network.position, network.allowed)
     out[0, at].pow(2).sum().backward()
@@ -182,7 +186,7 @@ def test_an_object_larger_than_any_in_training_is_seen_whole(gear: Path, tmp_pat
     from dataclasses import replace
 
     train(tmp_path / "run", gear, **{"input.modalities": "rgb"})
-    detector, _, _ = load_run(tmp_path / "run", NOWHERE)
+    detector = load(tmp_path / "run")
     side = detector.training_steps.window.side
     assert 0 < side <= 16
     views = detector.images(ShardSet(gear, "test").batch([0]))

@@ -3,26 +3,24 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 
 import destseg_twin as twin
 import pytest
 import torch
+from training import CPU, untrained_teacher
 
-from mvad.model.backbones.choose import choose_teacher
-from mvad.model.backbones.weights import WeightsSource
-from mvad.model.detector import InputSpec
 from mvad.model.idif.detector import Idif
 from mvad.model.idif.optimizers import head_optimizers, student_optimizers
 from mvad.model.images import ViewImages
+from mvad.model.input_spec import InputSpec
 from mvad.model.registry import configure
 from mvad.model.synthesis.paste import Corrupted
 
 RENAMED = {
-    "network.encoder.backbones.0.": "student.encoder.", "network.decoders.of.0.stage32": "student.decoder4",
-    "network.decoders.of.0.stage16": "student.decoder3", "network.decoders.of.0.stage8": "student.decoder2",
-    "network.decoders.of.0.stage4": "student.decoder1", "heads.of.0.aspp.branches": "head.rates",
-    "heads.of.0.aspp.pooled": "head.pool", "heads.of.0.aspp.": "head.", "heads.of.0.": "head.",
+    "network.encoder.backbones.0.": "student.encoder.", "network.decoders.per_input.0.stage32": "student.decoder4",
+    "network.decoders.per_input.0.stage16": "student.decoder3", "network.decoders.per_input.0.stage8": "student.decoder2",
+    "network.decoders.per_input.0.stage4": "student.decoder1", "heads.per_input.0.aspp.branches": "head.rates",
+    "heads.per_input.0.aspp.pooled": "head.pool", "heads.per_input.0.aspp.": "head.", "heads.per_input.0.": "head.",
 }  # fmt: skip
 BATCH, SIZE = 2, 64
 
@@ -37,7 +35,7 @@ def renamed(name: str) -> str:
 @pytest.fixture
 def pair() -> tuple[Idif, twin.DeSTSeg]:
     """Ours at preset destseg with one view, and the twin with the same weights."""
-    teacher = choose_teacher("random", WeightsSource(None, Path("nowhere"), offline=True), 0)[0]
+    teacher = untrained_teacher()
     keys = {
         "input.size": SIZE,
         "train.precision": "float32",
@@ -46,7 +44,7 @@ def pair() -> tuple[Idif, twin.DeSTSeg]:
         "optimizer.head_residual_lr": 1e-2,
     }  # rounding grows with the rate: published rates differ by 1e-4 in some weights
     config, _ = configure("destseg", "destseg", [("test", keys)])
-    ours = Idif(config, InputSpec(1, ("rgb",), torch.zeros(1, 3), None), teacher)
+    ours = Idif(config, InputSpec(1, ("rgb",), torch.zeros(1, 3), None), teacher, CPU)
     theirs = twin.DeSTSeg()
     theirs.teacher.load_state_dict(teacher.backbone.state_dict())
     state = {renamed(name): tensor for name, tensor in ours.state().items() if name not in ("baseline", "window")}
@@ -78,17 +76,17 @@ def compare_weights(ours: Idif, theirs: twin.DeSTSeg, part: str) -> None:
 def test_student_features_loss_and_one_step_are_destsegs(pair: tuple[Idif, twin.DeSTSeg]) -> None:
     ours, theirs = pair
     clean, corrupted, mask = pictures()
-    views, corrupted = in_our_shape(clean, corrupted, mask)
+    views, changed = in_our_shape(clean, corrupted, mask)
     ours.network.eval(), theirs.eval()
     present = torch.ones(BATCH, 1, dtype=torch.bool)
     with torch.no_grad():
-        for one, two in zip(ours.network(corrupted.images.flatten(1, 2), present).levels, theirs.student(corrupted), strict=True):
+        for one, two in zip(ours.network(changed.images.flatten(1, 2), present).levels, theirs.student(corrupted), strict=True):
             assert torch.allclose(one[:, 0], two, atol=1e-5)
     ours.network.train()
     features = tuple(level[:, None] for level in ours.teacher.features(clean))
     optimizers = student_optimizers(ours.network, ours.config.optimizer, 1.0, 10)
     assert len(optimizers.parts) == 1, "nothing but convolutions is left"
-    figures = ours.training_steps.student_step(views, corrupted, features, optimizers, 0, torch.Generator().manual_seed(0))
+    figures = ours.training_steps.student_step(views, changed, features, optimizers, 0, torch.Generator().manual_seed(0))
     expected = twin.student_step(theirs, twin.student_optimizer(theirs, 1e-3), corrupted, clean, mask)
     assert figures["loss"] == pytest.approx(float(expected), rel=1e-5)
     assert figures["bottleneck"] == 0
@@ -98,16 +96,16 @@ def test_student_features_loss_and_one_step_are_destsegs(pair: tuple[Idif, twin.
 def test_head_map_loss_and_one_step_are_destsegs(pair: tuple[Idif, twin.DeSTSeg]) -> None:
     ours, theirs = pair
     clean, corrupted, mask = pictures()
-    views, corrupted = in_our_shape(clean, corrupted, mask)
+    views, changed = in_our_shape(clean, corrupted, mask)
     ours.network.eval(), ours.heads.eval(), theirs.eval()
-    levels, probability = ours.training_steps.present_maps(replace(views, images=corrupted.images))
+    levels, probability = ours.training_steps.present_maps(replace(views, images=changed.images))
     with torch.no_grad():
         assert torch.allclose(probability, theirs(corrupted, clean)[0][:, 0], atol=1e-5)
     assert len(levels) == 3
     ours.network.requires_grad_(False)
     ours.heads.train()
     optimizers = head_optimizers(ours.heads, ours.config.optimizer, 10)
-    figures = ours.training_steps.head_step(views, corrupted, optimizers, 0)
+    figures = ours.training_steps.head_step(views, changed, optimizers, 0)
     expected = twin.head_step(theirs, twin.head_optimizer(theirs, 1e-2, 1e-3), corrupted, clean, mask)
     assert figures["loss"] == pytest.approx(float(expected), rel=1e-5)
     compare_weights(ours, theirs, "heads")

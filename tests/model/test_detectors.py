@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,33 +13,19 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
+from training import NOWHERE, StopAfter, load, train
 
 from mvad import files
 from mvad.datasets.shards.loader import ShardSet
 from mvad.errors import BadInput
-from mvad.model.backbones.weights import WeightsSource
-from mvad.model.config import PRESETS, ModelConfig
 from mvad.model.evaluation.evaluate import evaluate_run
-from mvad.model.registry import METHODS, configure
-from mvad.model.runs import fit_run, is_trained, load_run, prepare
+from mvad.model.idif.config import IdifConfig
+from mvad.model.registry import methods
+from mvad.model.runs import RunFolder
 from mvad.progress import Silent
 from mvad.settings import resolve
 
-TINY: dict[str, Any] = PRESETS["demo"] | {
-    "teacher": "random", "input.size": 64, "encoder.channels": 16, "voxel.channels": 4, "voxel.size": 4, "voxel.width": 16,
-    "fusion.blocks": 1, "fusion.heads": 2, "decoder.widths": (16, 12, 8), "head.width": 8, "train.student_steps": 4,
-    "train.head_steps": 3, "train.checkpoint_every": 2, "pseudo.textures": "procedural", "optimizer.warmup_steps": 2,
-    "rd.epochs": 1, "simplenet.epochs": 1, "uniad.epochs": 1, "uniad.width": 16, "uniad.heads": 2, "uniad.layers": 1, "padim.channels": 12,
-    "reconstruct.steps": 3, "reconstruct.width": 4, "patchcore.max_patches": 2000,
-}  # fmt: skip
-NOWHERE = WeightsSource(None, Path("nowhere"), offline=True)
-
-
-def train(run: Path, shards: Path, progress: Any = None, **changes: Any) -> bool:
-    data = ShardSet(shards, "train")
-    config, origins = configure("demo", changes.pop("model", "idif"), [("test", TINY), ("change", changes)])
-    decided, detector, teacher, _ = prepare(data, config, Path("nowhere"), NOWHERE)
-    return fit_run(run, data, decided, origins, detector, teacher, progress or Silent())
+METHODS = tuple(methods())
 
 
 @pytest.fixture
@@ -46,10 +34,10 @@ def gear(workspace: Path) -> Path:
 
 
 @pytest.mark.parametrize("model", METHODS)
-def test_a_method_trains_saves_loads_and_scores_alike(model: str, gear: Path, tmp_path: Path) -> None:
-    assert train(tmp_path / "run", gear, model=model)
-    assert not train(tmp_path / "run", gear, model=model), "trained already"
-    detector, _, _ = load_run(tmp_path / "run", NOWHERE)
+def test_a_method_trains_saves_loads_and_scores_alike(model: str, gear: Path, trained: Callable[[str, str], Path]) -> None:
+    run = trained(model, "mvtec3d")
+    assert not train(run, gear, model=model), "trained already"
+    detector = load(run)
     data = ShardSet(gear, "test")
     together = detector.score(data.batch([0, 1, 2]))
     assert together.maps.shape == (3, 5, 64, 64)
@@ -58,19 +46,15 @@ def test_a_method_trains_saves_loads_and_scores_alike(model: str, gear: Path, tm
     assert torch.allclose(together.sample_scores, together.view_scores.amax(dim=1))
     alone = detector.score(data.batch([1]))
     assert torch.allclose(alone.sample_scores, together.sample_scores[1:2], rtol=2e-2, atol=1e-3), "not of its batch"
-    again, _, _ = load_run(tmp_path / "run", NOWHERE)
+    again = load(run)
     assert torch.equal(again.score(data.batch([1])).maps, alone.maps)
     assert detector.planned_seconds(10) > 0
 
 
 @pytest.mark.parametrize("model", METHODS)
-def test_a_missing_view_has_no_influence_on_the_score(model: str, workspace: Path, tmp_path: Path) -> None:
-    from dataclasses import replace
-
-    shards = workspace / "shards" / "realiad" / "plate"
-    train(tmp_path / "run", shards, model=model)
-    detector, _, _ = load_run(tmp_path / "run", NOWHERE)
-    batch = ShardSet(shards, "test").batch([0])
+def test_a_missing_view_has_no_influence_on_the_score(model: str, workspace: Path, trained: Callable[[str, str], Path]) -> None:
+    detector = load(trained(model, "realiad"))
+    batch = ShardSet(workspace / "shards" / "realiad" / "plate", "test").batch([0])
     present = batch.present.clone()
     present[:, 2] = False
     black, white = batch.rgb.clone(), batch.rgb.clone()
@@ -82,16 +66,41 @@ def test_a_missing_view_has_no_influence_on_the_score(model: str, workspace: Pat
     assert not torch.equal(detector.score(batch).view_scores, one.view_scores)
 
 
-class StopAfter(Silent):
-    """Interrupt as Ctrl-C does, after some steps."""
+@pytest.mark.parametrize("model", METHODS)
+def test_pixels_off_the_object_have_the_lowest_value_of_their_sample(
+    model: str, gear: Path, trained: Callable[[str, str], Path]
+) -> None:
+    detector = load(trained(model, "mvtec3d"))
+    batch = ShardSet(gear, "test").batch([0, 3])
+    maps = detector.score(batch).maps
+    seen = batch.seen if batch.size == maps.shape[-1] else batch.seen[..., ::4, ::4]
+    for sample, outline in zip(maps, seen, strict=True):
+        assert float(sample[~outline].max()) <= float(sample[outline].min())
 
-    def __init__(self, steps: int) -> None:
-        self.left = steps
 
-    def advance(self, steps: int = 1, **figures: float) -> None:
-        self.left -= steps
-        if self.left == 0:
-            raise KeyboardInterrupt
+@pytest.mark.parametrize("model", METHODS)
+def test_the_score_of_a_sample_follows_score_sample(model: str, gear: Path, trained: Callable[[str, str], Path]) -> None:
+    detector = load(trained(model, "mvtec3d"))
+    detector = change_score(detector, sample="mean")
+    found = detector.score(ShardSet(gear, "test").batch([0, 1]))
+    assert torch.allclose(found.sample_scores, found.view_scores.mean(dim=1))
+
+
+@pytest.mark.parametrize("model", ["patchcore", "mean_feature", "simplenet"])
+def test_a_black_background_changes_what_a_baseline_sees(model: str, gear: Path, trained: Callable[[str, str], Path]) -> None:
+    detector = load(trained(model, "mvtec3d"))
+    batch = ShardSet(gear, "test").batch([0])
+    before = detector.score(batch).view_scores
+    detector.features.config = replace(detector.config, input=replace(detector.config.input, background="black"))
+    assert not torch.equal(detector.score(batch).view_scores, before)
+
+
+def change_score(detector: Any, **changes: Any) -> Any:
+    """Give a detector (and what it is made of) another score section."""
+    for part in (detector, getattr(detector, "base", None)):
+        if part is not None:
+            part.config = replace(part.config, score=replace(part.config.score, **changes))
+    return detector
 
 
 @pytest.mark.parametrize("kind", ["adamw", "destseg"])
@@ -110,7 +119,7 @@ def test_stopping_at_any_step_and_resuming_gives_the_same_weights_bit_for_bit(
     train(whole, gear, **changes)
     with pytest.raises(KeyboardInterrupt):
         train(broken, gear, StopAfter(stop), **changes)
-    assert not is_trained(broken)
+    assert not RunFolder(broken).is_trained
     train(broken, gear, **changes)
     one, two = (safetensors.torch.load((run / "model.safetensors").read_bytes()) for run in (whole, broken))
     assert one.keys() == two.keys()
@@ -135,18 +144,18 @@ def test_training_moves_the_angles_and_lowers_the_loss(gear: Path, tmp_path: Pat
 def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_checkpoint(gear: Path, tmp_path: Path) -> None:
     with pytest.raises(BadInput, match=r"the loss is (nan|inf).*the last checkpoint is step \d+"):
         train(tmp_path / "run", gear, **{"optimizer.student_lr": 1e25, "train.student_steps": 40, "train.checkpoint_every": 1})
-    assert not is_trained(tmp_path / "run")
+    assert not RunFolder(tmp_path / "run").is_trained
     assert list((tmp_path / "run" / "checkpoints").glob("*.safetensors"))
 
 
 def test_a_number_that_is_none_is_refused() -> None:
     with pytest.raises(BadInput, match="must be finite"):
-        resolve(ModelConfig, [("--set", {"loss.alpha": float("nan")})])
+        resolve(IdifConfig, [("--set", {"loss.alpha": float("nan")})])
 
 
 def test_another_configuration_over_an_old_run_is_refused_by_name(gear: Path, tmp_path: Path) -> None:
     train(tmp_path / "run", gear, model="mean_feature")
-    with pytest.raises(BadInput, match=r"score\.top = 100, this run asks for 50"):
+    with pytest.raises(BadInput, match=r"score\.top_k = 100, this run asks for 50"):
         train(tmp_path / "run", gear, model="mean_feature", **{"score.top_k": 50})
 
 
@@ -157,19 +166,19 @@ def test_damaged_weights_are_named_and_not_used(gear: Path, tmp_path: Path) -> N
     data[-1] ^= 1
     path.write_bytes(data)
     with pytest.raises(BadInput, match=r"model\.safetensors: damaged"):
-        load_run(tmp_path / "run", NOWHERE)
+        load(tmp_path / "run")
 
 
 def test_evaluation_writes_figures_and_a_picture_for_every_sample(workspace: Path, tmp_path: Path) -> None:
     train(tmp_path / "run", workspace / "shards" / "eyecandies" / "dome", model="mean_feature")
     results = evaluate_run(tmp_path / "run", workspace / "shards", NOWHERE, Silent())
-    assert results == files.read_sealed_json(tmp_path / "run" / "results.json", "results", "")
-    assert results["figures"]["samples"] == len(results["samples"]) == 7
-    assert 0 <= results["figures"]["s_auroc"] <= 1
-    assert results["config"]["input.modalities"] == ["rgb", "normal"], "the paper's input for Eyecandies"
-    for sample in results["samples"]:
-        assert (tmp_path / "run" / sample["picture"]).read_bytes().startswith(b"\xff\xd8")
-        assert sample["score"] == max(score for score in sample["view_scores"] if score is not None)
+    assert results == RunFolder(tmp_path / "run").results()
+    assert results.figures.samples == len(results.samples) == 7
+    assert 0 <= results.figures["s_auroc"] <= 1
+    assert results.config["input.modalities"] == ["rgb", "normal"], "the paper's input for Eyecandies"
+    for sample in results.samples:
+        assert (tmp_path / "run" / sample.picture).read_bytes().startswith(b"\xff\xd8")
+        assert sample.score == max(score for score in sample.view_scores if score is not None)
 
 
 def test_a_run_is_not_judged_on_other_data(workspace: Path, tmp_path: Path) -> None:

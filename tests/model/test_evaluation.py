@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import subprocess
 import sys
@@ -16,7 +15,7 @@ import tifffile
 import torch
 from command import mvad
 from sklearn.metrics import roc_auc_score
-from test_detectors import NOWHERE, StopAfter, train
+from training import NOWHERE, StopAfter, train
 
 from mvad import files
 from mvad.datasets.registry import RawScans
@@ -25,13 +24,17 @@ from mvad.errors import BadInput
 from mvad.model.detector import AnomalyMaps
 from mvad.model.evaluation import missing_views
 from mvad.model.evaluation.compare import difference, s_auroc_of, same_samples, scored
-from mvad.model.evaluation.evaluate import evaluate_run, evaluate_split
+from mvad.model.evaluation.evaluate import TrainedOn, evaluate_run, evaluate_split
 from mvad.model.evaluation.missing_views import evaluate_missing_views, read_missing_views, shapley, subsets_of
-from mvad.model.evaluation.scan_maps import RULES, ScanEvaluator, fuse, read_ply
+from mvad.model.evaluation.ply import read_ply
+from mvad.model.evaluation.results import NOT_OURS, Results
+from mvad.model.evaluation.scan_maps import RULES, ScanEvaluator, fuse
 from mvad.model.exchange.adeval import ANOMAPS, SAMPLE_PATTERN, AdevalWriter
 from mvad.model.exchange.imported_maps import evaluate_scan_maps
-from mvad.model.paper.reproduce import TABLES, Plan, ablation_rows, arithmetic, imported, main_rows, missing_rows, notes, plan
-from mvad.model.paper.tables import ablation_table, main_table, missing_table
+from mvad.model.paper.rows import ablation_rows, arithmetic, main_rows, missing_rows
+from mvad.model.paper.tables import TABLES, ablation_table, main_table, missing_table
+from mvad.model.runs import RunFolder, RunRecord
+from mvad.pipeline.reproduce import Plan, imported, notes, plan
 from mvad.progress import Silent
 
 GEAR = Path("mvtec3d") / "gear"
@@ -69,9 +72,9 @@ def test_views_meet_on_the_grid_by_the_rule_that_was_chosen() -> None:
         fuse(maps, source, (1, 8), "visibility")
 
 
-def facts(dataset: str = "mvtec3d", category: str = "gear") -> dict[str, Any]:
+def facts(dataset: str = "mvtec3d", category: str = "gear") -> RunRecord:
     config = {"model": "oracle", "seed": 0, "input.modalities": ["rgb"], "input.size": 64}
-    return {"dataset": dataset, "category": category, "config": config, "teacher": {"name": "none", "sha256": ""}}
+    return RunRecord(dataset, category, config, {}, "none", "", {})
 
 
 @pytest.mark.parametrize(("dataset", "category"), [("mvtec3d", "gear"), ("eyecandies", "dome")])
@@ -79,20 +82,22 @@ def test_maps_that_know_the_views_know_the_scan(dataset: str, category: str, wor
     data = ShardSet(workspace / "shards" / dataset / category, "test", ["rgb", "normal", "source"])
     scans = RawScans(dataset, workspace / "raw" / dataset, category)
     evaluate = ScanEvaluator(tmp_path, scans, RULES)
-    results = evaluate_split(tmp_path, data, knows_the_masks, facts(dataset, category), {}, Silent(), callbacks=[evaluate])
+    results = evaluate_split(
+        tmp_path, data, knows_the_masks, facts(dataset, category), TrainedOn(), Silent(), callbacks=[evaluate]
+    )
     for rule in RULES:
-        found = results["scan"]["figures"][rule]
+        found = results.scan.figures[rule]
         assert found["i_auroc"] == 1.0
         assert 0.85 < found["p_auroc"] <= 1.0, "what no view shows is lost"
         assert found["aupro_30"] > 0.7
-        assert found["intervals"]["p_auroc"][0] <= found["p_auroc"] <= found["intervals"]["p_auroc"][1]
+        assert found.intervals["p_auroc"][0] <= found["p_auroc"] <= found.intervals["p_auroc"][1]
     maps, truth = [], []
-    for entry in results["scan"]["samples"]:
-        scan = scans.load(entry["key"])
-        found = tifffile.imread(tmp_path / entry["map"])
+    for entry in results.scan.samples:
+        scan = scans.load(entry.key)
+        found = tifffile.imread(tmp_path / entry.map)
         assert found.dtype == np.float32
         assert found.shape == scan.valid.shape
-        points = read_ply((tmp_path / entry["cloud"]).read_bytes())
+        points = read_ply((tmp_path / entry.cloud).read_bytes())
         values = {tuple(point): value for point, value in zip(points["xyz"].tolist(), points["anomaly"], strict=True)}
         shown = scan.valid & (found > found.min())
         assert len(points) == shown.sum()
@@ -100,7 +105,7 @@ def test_maps_that_know_the_views_know_the_scan(dataset: str, category: str, wor
         maps.append(found)
         truth.append(np.zeros(found.shape, bool) if scan.gt is None else scan.gt)
     exact = roc_auc_score(np.concatenate([t.ravel() for t in truth]), np.concatenate([m.ravel() for m in maps]))
-    assert results["scan"]["figures"]["mean"]["p_auroc"] == pytest.approx(exact, abs=1e-6)
+    assert results.scan.figures["mean"]["p_auroc"] == pytest.approx(exact, abs=1e-6)
 
 
 def test_what_was_found_on_scans_holds_as_long_as_the_model_does(floor_run: Path, workspace: Path, tmp_path: Path) -> None:
@@ -109,10 +114,10 @@ def test_what_was_found_on_scans_holds_as_long_as_the_model_does(floor_run: Path
     evaluate = ScanEvaluator(run, RawScans("mvtec3d", workspace / "raw" / "mvtec3d", "gear"))
     with_scans = evaluate_run(run, workspace / "shards", NOWHERE, Silent(), callbacks=[evaluate])
     again = evaluate_run(run, workspace / "shards", NOWHERE, Silent())
-    assert again["scan"] == json.loads(json.dumps(with_scans["scan"]))
+    assert again.scan == with_scans.scan
     stale = files.read_sealed_json(run / "results.json", "x", "y") | {"model_sha256": "another"}
     files.write_sealed_json(run / "results.json", stale)
-    assert "scan" not in evaluate_run(run, workspace / "shards", NOWHERE, Silent())
+    assert evaluate_run(run, workspace / "shards", NOWHERE, Silent()).scan is None
 
 
 def test_scans_of_another_category_are_refused(workspace: Path, tmp_path: Path) -> None:
@@ -139,14 +144,14 @@ def test_another_tools_maps_are_judged_on_the_scan(workspace: Path, tmp_path: Pa
             tifffile.imwrite(target.with_suffix(".tiff"), values)
     run = tmp_path / "runs" / "m3dm"
     results = evaluate_scan_maps(run, "M3DM", maps, scans, Silent())
-    assert results["protocol"] == "scan"
-    assert results["figures"]["p_auroc"] == results["figures"]["s_auroc"] == 1.0
-    assert results["figures"]["aupro_30"] > 0.99
-    assert evaluate_scan_maps(run, "M3DM", maps / "gear", scans, Silent())["figures"] == results["figures"], "its own folder, too"
+    assert results.protocol == "scan"
+    assert results.figures["p_auroc"] == results.figures["s_auroc"] == 1.0
+    assert results.figures["aupro_30"] > 0.99
+    assert evaluate_scan_maps(run, "M3DM", maps / "gear", scans, Silent()).figures == results.figures, "its own folder, too"
     (maps / "scores.csv").write_text(
         "key,score\n" + "".join(f"{ref.key},{float(ref.defect == 'good')}\n" for ref in scans.of_split("test"))
     )
-    assert evaluate_scan_maps(run, "M3DM", maps, scans, Silent())["figures"]["s_auroc"] == 0.0, "its own scores win"
+    assert evaluate_scan_maps(run, "M3DM", maps, scans, Silent()).figures["s_auroc"] == 0.0, "its own scores win"
     (maps / "scores.csv").write_text("key,score\nx,nan\n")
     with pytest.raises(BadInput, match="not finite"):
         evaluate_scan_maps(run, "M3DM", maps, scans, Silent())
@@ -194,7 +199,9 @@ def test_adeval_reads_what_is_written_and_agrees(workspace: Path, tmp_path: Path
         scores = maps.flatten(2).topk(50).values.mean(dim=2)
         return AnomalyMaps(maps, scores, scores.amax(dim=1))
 
-    results = evaluate_split(tmp_path / "run", data, answer, facts(), {}, Silent(), callbacks=[AdevalWriter(tmp_path / "adeval")])
+    results = evaluate_split(
+        tmp_path / "run", data, answer, facts(), TrainedOn(), Silent(), callbacks=[AdevalWriter(tmp_path / "adeval")]
+    )
     code = (
         "import sys, runpy, numpy as np\nnp.trapz = np.trapezoid\n"
         "if __name__ == '__main__':\n    runpy.run_module('adeval', run_name='__main__')\n"
@@ -213,16 +220,16 @@ def test_adeval_reads_what_is_written_and_agrees(workspace: Path, tmp_path: Path
     assert done.returncode == 0, done.stderr[-2000:]
     cells = done.stdout.strip().splitlines()[-1].split(",")[1:]
     said = {name: float(value) for name, value in zip(cells[::2], cells[1::2], strict=True)}
-    found = results["figures"]
+    found = results.figures
     for theirs, ours in {"s_auroc": "s_auroc", "i_auroc": "image_auroc", "p_auroc": "p_auroc", "p_aupro": "aupro_30"}.items():
         assert said[theirs] == pytest.approx(found[ours], abs=1e-4), theirs
 
 
 def test_shares_of_views_add_up() -> None:
-    rows = [{"views": list(s), "f": 0.5 + 0.1 * (0 in s) + 0.05 * (1 in s and 2 in s)} for s in subsets_of(3)]
-    shares = shapley(rows, "f", 3)
+    figures = {s: 0.5 + 0.1 * (0 in s) + 0.05 * (1 in s and 2 in s) for s in subsets_of(3)}
+    shares = shapley(figures, 3)
     assert shares == pytest.approx([0.1, 0.025, 0.025])
-    assert shapley(rows[:-1], "f", 3) is None, "not every subset was evaluated"
+    assert shapley(dict(list(figures.items())[:-1]), 3) is None, "not every subset was evaluated"
 
 
 def test_missing_views_go_on_where_they_stopped(floor_run: Path, workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -230,7 +237,7 @@ def test_missing_views_go_on_where_they_stopped(floor_run: Path, workspace: Path
         evaluate_missing_views(
             floor_run, workspace / "shards", NOWHERE, StopAfter(4 * len(ShardSet(workspace / "shards" / GEAR, "test")))
         )
-    assert read_missing_views(floor_run) is None
+    assert read_missing_views(RunFolder(floor_run)) is None
     evaluated: list[int] = []
     inner = missing_views.evaluate_subsets
 
@@ -241,28 +248,28 @@ def test_missing_views_go_on_where_they_stopped(floor_run: Path, workspace: Path
     monkeypatch.setattr(missing_views, "evaluate_subsets", counted)
     result = evaluate_missing_views(floor_run, workspace / "shards", NOWHERE, Silent())
     assert evaluated == [3], "what was evaluated is not evaluated again"
-    assert len(result["subsets"]) == 31
-    assert [row["missing"] for row in result["by_missing"]] == [0, 1, 2, 3, 4]
-    assert sum(result["shares"]) == pytest.approx(result["by_missing"][0]["s_auroc_full"] - 0.5)
-    whole = next(row for row in result["subsets"] if len(row["views"]) == 5)
-    assert whole["intervals"]["s_auroc_full"][0] <= whole["s_auroc_full"] <= whole["intervals"]["s_auroc_full"][1]
-    assert read_missing_views(floor_run) == json.loads(json.dumps(result))
+    assert len(result.subsets) == 31
+    assert [row.missing for row in result.by_missing] == [0, 1, 2, 3, 4]
+    assert sum(result.shares) == pytest.approx(result.by_missing[0].s_auroc_full - 0.5)
+    whole = next(row for row in result.subsets if len(row.views) == 5)
+    assert whole.intervals["s_auroc_full"][0] <= whole.s_auroc_full <= whole.intervals["s_auroc_full"][1]
+    assert read_missing_views(RunFolder(floor_run)) == result
     assert not (floor_run / "missing-views.jsonl").exists()
 
 
 @pytest.fixture(scope="module")
-def evaluated(floor_run: Path, workspace: Path) -> dict[str, Any]:
+def evaluated(floor_run: Path, workspace: Path) -> Results:
     return evaluate_run(floor_run, workspace / "shards", NOWHERE, Silent())
 
 
-def test_every_auroc_has_an_interval(evaluated: dict[str, Any]) -> None:
-    found = evaluated["figures"]
+def test_every_auroc_has_an_interval(evaluated: Results) -> None:
+    found = evaluated.figures
     for name in ("s_auroc", "s_auroc_visible", "image_auroc", "p_auroc"):
-        low, high = found["intervals"][name]
+        low, high = found.intervals[name]
         assert 0 <= low <= found[name] <= high <= 1
         assert high - low > 0
-    for defect, value in found["s_auroc_by_defect"].items():
-        low, high = found["intervals"]["s_auroc_by_defect"][defect]
+    for defect, value in found.by_defect.items():
+        low, high = found.by_defect_intervals[defect]
         assert low <= value <= high
     assert {
         "s_ap",
@@ -275,74 +282,71 @@ def test_every_auroc_has_an_interval(evaluated: dict[str, Any]) -> None:
         "aupro_10",
         "aupro_05",
         "aupro_01",
-    } <= set(found)
-    assert all(len(points[0]) == 2 and points[0] == [0, 0] for points in evaluated["curves"].values())
-    assert evaluated["curves"]["sample"][-1] == [found["samples"] - found["anomalous"], found["anomalous"]]
+    } <= set(found.values)
+    assert all(len(points[0]) == 2 and points[0] == [0, 0] for points in evaluated.curves.values())
+    assert evaluated.curves["sample"][-1] == [found.samples - found.anomalous, found.anomalous]
 
 
-def test_the_kept_map_is_the_map(evaluated: dict[str, Any], floor_run: Path) -> None:
+def test_the_kept_map_is_the_map(evaluated: Results, floor_run: Path) -> None:
     import imagecodecs
 
-    for sample in evaluated["samples"]:
-        grey = imagecodecs.png_decode((floor_run / sample["map"]).read_bytes())
+    for sample in evaluated.samples:
+        grey = imagecodecs.png_decode((floor_run / sample.map).read_bytes())
         assert grey.shape == (128, 5 * 128)
-        low, high = sample["map_range"]
+        low, high = sample.map_range
         assert grey.min() == 0
         assert low < high
-        assert files.sha256_file(floor_run / sample["map"]) == sample["map_sha256"]
+        assert files.sha256_file(floor_run / sample.map) == sample.map_sha256
 
 
-def shifted(result: dict[str, Any], by: float, seed: int) -> dict[str, Any]:
+def shifted(result: Results, by: float, seed: int) -> Results:
     """The same run under another seed, in which anomalous samples score higher."""
-    samples = [s | {"score": s["score"] + by * s["label"]} for s in result["samples"]]
-    return json.loads(json.dumps(result | {"samples": samples, "seed": seed, "config": result["config"] | {"seed": seed}}))  # type: ignore[no-any-return]
+    samples = [replace(s, score=s.score + by * s.label) for s in result.samples]
+    return replace(result, samples=samples, seed=seed, config={**result.config, "seed": seed})
 
 
-def test_runs_are_joined_by_key_never_by_order(evaluated: dict[str, Any]) -> None:
-    turned = evaluated | {"samples": evaluated["samples"][::-1]}
+def test_runs_are_joined_by_key_never_by_order(evaluated: Results) -> None:
+    turned = replace(evaluated, samples=evaluated.samples[::-1])
     assert np.array_equal(scored([evaluated, turned]).scores[0], scored([evaluated, turned]).scores[1])
     better = shifted(evaluated, 1e6, 1)
     found = difference([better], [evaluated])
     assert found is not None
-    assert found.mean == pytest.approx(1 - evaluated["figures"]["s_auroc"])
-    assert s_auroc_of([evaluated]).value == evaluated["figures"]["s_auroc"]
-    assert s_auroc_of([evaluated, evaluated]).value == pytest.approx(evaluated["figures"]["s_auroc"])
-    fewer = evaluated | {"samples": evaluated["samples"][1:]}
+    assert found.mean == pytest.approx(1 - evaluated.figures["s_auroc"])
+    assert s_auroc_of([evaluated]).value == evaluated.figures["s_auroc"]
+    assert s_auroc_of([evaluated, evaluated]).value == pytest.approx(evaluated.figures["s_auroc"])
+    fewer = replace(evaluated, samples=evaluated.samples[1:])
     assert not same_samples(evaluated, fewer)
     with pytest.raises(BadInput, match="different samples"):
         scored([evaluated, fewer])
 
 
-def as_category(result: dict[str, Any], dataset: str, category: str, model: str, by: float = 0.0) -> dict[str, Any]:
+def as_category(result: Results, dataset: str, category: str, model: str, by: float = 0.0) -> Results:
     """The run's results as if they were of another category and method."""
-    moved = shifted(result, by, 0)
-    area = s_auroc_of([evaluate_again(moved)])
-    figures = moved["figures"] | {
-        "s_auroc": area.value,
-        "intervals": moved["figures"]["intervals"] | {"s_auroc": [area.low, area.high]},
-    }
-    return moved | {"dataset": dataset, "category": category, "model": model, "figures": figures}
+    return replace(evaluate_again(shifted(result, by, 0)), dataset=dataset, category=category, model=model)
 
 
-def evaluate_again(result: dict[str, Any]) -> dict[str, Any]:
+def evaluate_again(result: Results) -> Results:
     from mvad.model.metrics.intervals import auroc_interval
 
-    scores, labels = (np.array([s[name] for s in result["samples"]]) for name in ("score", "label"))
+    scores, labels = (np.array([getattr(s, name) for s in result.samples]) for name in ("score", "label"))
     area = auroc_interval(scores, labels.astype(bool))
-    bounds = result["figures"]["intervals"] | {"s_auroc": [area.low, area.high]}
-    return result | {"figures": result["figures"] | {"s_auroc": area.value, "intervals": bounds}}
+    values, bounds = (
+        {**result.figures.values, "s_auroc": area.value},
+        {**result.figures.intervals, "s_auroc": (area.low, area.high)},
+    )
+    return replace(result, figures=replace(result.figures, values=values, intervals=bounds))
 
 
-def test_table_2_stands_beside_the_paper(evaluated: dict[str, Any], tmp_path: Path) -> None:
+def test_table_2_stands_beside_the_paper(evaluated: Results, tmp_path: Path) -> None:
     perfect = as_category(evaluated, "mvtec3d", "bagel", "patchcore", 1e6)
     poor = as_category(evaluated, "mvtec3d", "tire", "patchcore", -1e6)
     found = {
-        ("mvtec3d", "bagel", "patchcore"): [(tmp_path, perfect)],
-        ("mvtec3d", "tire", "patchcore"): [(tmp_path, poor), (tmp_path, shifted(poor, 0, 1))],
+        ("mvtec3d", "bagel", "patchcore"): [perfect],
+        ("mvtec3d", "tire", "patchcore"): [poor, shifted(poor, 0, 1)],
     }
     foreign_run = tmp_path / "runs" / "theirs"
-    theirs = as_category(evaluated, "mvtec3d", "bagel", "m3dm", 1e6) | {"teacher": {"name": "not ours", "sha256": ""}}
-    files.write_sealed_json(foreign_run / "results.json", theirs)
+    theirs = replace(as_category(evaluated, "mvtec3d", "bagel", "m3dm", 1e6), teacher=NOT_OURS, teacher_sha256="")
+    theirs.write(foreign_run / "results.json")
     foreign = imported(tmp_path / "runs", TABLES["table2"])
     assert list(foreign) == [("mvtec3d", "bagel", "M3DM")]
     rows = {(row.category, row.method): row for row in main_rows(TABLES["table2"], found, foreign, "small")}
@@ -379,21 +383,23 @@ def test_tables_know_what_they_need_and_what_is_missing(workspace: Path) -> None
     assert any("eyecandies: run on nothing" in line for line in told)
 
 
-def test_table_3_and_figure_4_stand_beside_the_paper(evaluated: dict[str, Any], floor_run: Path, workspace: Path) -> None:
-    found = {("mvtec3d", "gear", "idif"): [(floor_run, as_category(evaluated, "mvtec3d", "gear", "idif", 1e6))]}
+def test_table_3_and_figure_4_stand_beside_the_paper(evaluated: Results, floor_run: Path, workspace: Path) -> None:
+    found = {("mvtec3d", "gear", "idif"): [as_category(evaluated, "mvtec3d", "gear", "idif", 1e6)]}
     rows = {row.method: row for row in ablation_rows(found, "demo")}
     assert rows["DKD + IVC + CB"].ours == 100.0
     assert rows["DKD + IVC + CB"].paper == 97.0
     assert rows["DKD"].source == "paper only"
-    if read_missing_views(floor_run) is None:
+    if read_missing_views(RunFolder(floor_run)) is None:
         evaluate_missing_views(floor_run, workspace / "shards", NOWHERE, Silent())
-    lines, curves = missing_rows(found, "demo")
-    ours = next(line for line in lines if line["method"] == "View-wise Dropout" and line["missing"] == 4)
-    assert ours["paper"] == 94.0
-    assert ours["visible"] is not None
-    slope = next(line for line in lines if line["method"] == "Reconstruction" and line["missing"] == "loss per view")
-    assert slope["paper"] == 5.77
-    assert slope["visible"] is None
+    lost = read_missing_views(RunFolder(floor_run))
+    assert lost is not None
+    lines, curves = missing_rows({"idif": [(found["mvtec3d", "gear", "idif"][0], lost)]}, "demo")
+    ours = next(line for line in lines if line.method == "View-wise Dropout" and line.missing == 4)
+    assert ours.paper == 94.0
+    assert ours.visible is not None
+    slope = next(line for line in lines if line.method == "Reconstruction" and line.is_loss)
+    assert slope.paper == 5.77
+    assert slope.visible is None
     assert curves["View-wise Dropout, paper"] == [(0, 96.4), (1, 95.9), (2, 95.7), (3, 95.1), (4, 94.0)]
     assert "(97.0 - 94.0) / 4 = 0.75" in arithmetic()
     assert "(96.4 - 94.0) / 4 = 0.60" in arithmetic()
@@ -417,7 +423,7 @@ def test_the_papers_tables_are_whole() -> None:
 def test_reproducing_trains_what_is_missing_and_nothing_twice(workspace: Path, tmp_path: Path) -> None:
     shutil.copytree(workspace / "shards", tmp_path / "ws" / "shards")
     words = [
-        "reproduce", "table2", "--model", "patchcore", "--dataset", "mvtec3d", "--preset", "demo", "--teacher", "random", "--workspace",
+        "reproduce", "table2", "--model", "patchcore", "--dataset", "mvtec3d", "--preset", "demo", "--teacher", "tiny", "--workspace",
         str(tmp_path / "ws"), "--set", "input.size=64",
     ]  # fmt: skip
     first = mvad(*words)
@@ -441,6 +447,6 @@ def test_a_view_that_is_not_there_is_no_row_of_the_judge(workspace: Path, tmp_pa
     def blind_in_view_1(batch: Batch) -> AnomalyMaps:
         return knows_the_masks(replace(batch, present=batch.present & (torch.arange(5) != 1)))
 
-    results = evaluate_split(tmp_path, data, blind_in_view_1, facts(), {}, Silent(), [0, 2])
-    assert results["samples_without_these_views"] == 0
-    assert all(sample["view_scores"][1] is None for sample in results["samples"])
+    results = evaluate_split(tmp_path, data, blind_in_view_1, facts(), TrainedOn(), Silent(), [0, 2])
+    assert results.samples_without_these_views == 0
+    assert all(sample.view_scores[1] is None for sample in results.samples)

@@ -4,43 +4,63 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from test_idif import ALL, noise, pictures, spec, tiny
+from training import untrained_teacher
 
+from mvad.datasets.shards.pack import PackOptions
 from mvad.errors import BadInput
-from mvad.model import config as model_config
-from mvad.model.backbones.choose import choose_teacher
 from mvad.model.backbones.protocol import Teacher
-from mvad.model.backbones.weights import WeightsSource
-from mvad.model.config import PRESETS, ModelConfig
-from mvad.model.explain import CHOICES, FIXED, explain
+from mvad.model.config import PRESETS
+from mvad.model.explain import FIXED, explain
 from mvad.model.idif.network import Network
-from mvad.model.registry import METHOD_KEYS, METHODS, backbone, configure
-from mvad.settings import flatten, reasons
+from mvad.model.registry import all_keys, backbone_label, configure, methods, recorded_config
+from mvad.render.options import RenderOptions
+from mvad.settings import RENAMED, describe, flatten
 
 
 @pytest.fixture(scope="module")
 def teacher() -> Teacher:
-    return choose_teacher("random", WeightsSource(None, Path("nowhere"), offline=True), 0)[0]
+    return untrained_teacher()
 
 
 def test_every_key_says_what_the_paper_says_and_why() -> None:
-    keys = set(flatten(ModelConfig()))
-    assert keys == set(CHOICES), "a key without provenance, or provenance without a key"
-    told = reasons(model_config, ModelConfig)
-    assert not [key for key in keys if not told.get(key)], "a key without a reason"
-    assert all(choice.paper for choice in (*CHOICES.values(), *FIXED.values()))
+    for info in all_keys().values():
+        assert info.why, f"{info.name} has no reason"
+        assert info.paper, f"{info.name} does not say what the paper says"
+    assert all(info.paper for info in FIXED.values())
+    for options in (RenderOptions, PackOptions):
+        assert all(info.why for info in describe(options).values())
 
 
 def test_presets_and_methods_set_keys_that_exist() -> None:
-    keys = set(flatten(ModelConfig()))
-    for named in (*PRESETS.values(), *METHOD_KEYS.values()):
-        assert set(named) <= keys
-    assert set(METHOD_KEYS) <= set(METHODS)
+    known = set(all_keys())
+    for method in methods().values():
+        own = set(flatten(method.config()))
+        assert own <= known
+        assert set(method.keys) <= own
+        for preset in PRESETS:
+            assert set(method.preset(preset)) <= known
+            assert set(method.presets.get(preset, {})) <= own
+            configure(preset, method.name, [])
+
+
+def test_a_renamed_key_is_accepted_with_a_notice() -> None:
+    with pytest.warns(FutureWarning, match=r"--set: score\.top is called score\.top_k now"):
+        config, origins = configure("small", "padim", [("--set", {"score.top": 7})])
+    assert (config.score.top_k, origins["score.top_k"]) == (7, "--set")
+    assert set(RENAMED.values()) <= set(all_keys())
+    assert recorded_config({"model": "patchcore", "patchcore.least": 5}).patchcore.min_patches == 5  # type: ignore[attr-defined]
+
+
+def test_a_key_of_another_method_is_passed_over_and_an_unknown_one_is_not() -> None:
+    config, _ = configure("small", "padim", [("--set", {"uniad.width": 7})])
+    assert "uniad.width" not in flatten(config)
+    with pytest.raises(BadInput, match=r"unknown key 'uniad\.wdth'; did you mean uniad\.width"):
+        configure("small", "padim", [("--set", {"uniad.wdth": 7})])
 
 
 def test_explain_names_who_changes_a_key_and_what_is_allowed() -> None:
@@ -48,7 +68,7 @@ def test_explain_names_who_changes_a_key_and_what_is_allowed() -> None:
     assert found.default == "variational"
     assert found.allowed == ("variational", "none")
     assert found.set_by["--model ivc"] == found.set_by["preset destseg"] == "none"
-    assert explain("dropout.p").paper == "0.2 a view"
+    assert explain("dropout.p").paper == "0.2 per view"
     assert explain("label.missing").default == "fixed"
     with pytest.raises(BadInput, match=r"did you mean .*bottleneck\.kind"):
         explain("bottleneck.kin")
@@ -80,9 +100,9 @@ def test_a_method_is_a_preset_with_keys_and_the_command_line_wins() -> None:
 
 
 def test_every_row_names_its_backbone_beside_the_papers() -> None:
-    assert backbone("patchcore", "efficientnet_lite0") == "efficientnet_lite0 (paper: WideResNet-50)"
-    assert backbone("uniad", "resnet18") == "resnet18 (paper: EfficientNet-B4)"
-    assert backbone("idif", "resnet18") == "resnet18 (paper: ResNet-18)"
+    assert backbone_label("patchcore", "efficientnet_lite0") == "efficientnet_lite0 (paper: WideResNet-50)"
+    assert backbone_label("uniad", "resnet18") == "resnet18 (paper: EfficientNet-B4)"
+    assert backbone_label("idif", "resnet18") == "resnet18 (paper: ResNet-18)"
 
 
 STRUCTURES: list[dict[str, Any]] = [

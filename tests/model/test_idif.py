@@ -3,29 +3,27 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from training import untrained_teacher
 
-from mvad.model.backbones.choose import choose_teacher
 from mvad.model.backbones.protocol import Teacher
-from mvad.model.backbones.weights import WeightsSource
-from mvad.model.config import PRESETS, BottleneckConfig, DropoutConfig, FusionConfig, ModelConfig, VoxelConfig
-from mvad.model.detector import InputSpec
 from mvad.model.idif.bottleneck import ConsistencyBottleneck, Noise
+from mvad.model.idif.config import BottleneckConfig, DropoutConfig, FusionConfig, IdifConfig, VoxelConfig
 from mvad.model.idif.head import SegmentationHead, head_input
 from mvad.model.idif.losses import cosine_maps, distillation_loss, head_loss
 from mvad.model.idif.network import Network
 from mvad.model.idif.spatial_transformer import euler_to_matrix, rotate_voxel
 from mvad.model.idif.view_dropout import draw_present
 from mvad.model.idif.voxel_fusion import Attention, VoxelFusion
-from mvad.settings import resolve
+from mvad.model.input_spec import InputSpec
+from mvad.model.registry import configure
 
 VIEWS = 3
-TINY: dict[str, Any] = PRESETS["demo"] | {
+TINY: dict[str, Any] = {
     "input.size": 64, "encoder.channels": 16, "bottleneck.channels": 4, "voxel.channels": 4, "voxel.size": 4,
     "voxel.width": 16, "fusion.blocks": 1, "fusion.heads": 2, "decoder.widths": (16, 12, 8), "head.width": 8,
     "train.precision": "float32",
@@ -34,11 +32,13 @@ TINY: dict[str, Any] = PRESETS["demo"] | {
 
 @pytest.fixture(scope="module")
 def teacher() -> Teacher:
-    return choose_teacher("random", WeightsSource(None, Path("nowhere"), offline=True), 0)[0]
+    return untrained_teacher()
 
 
-def tiny(**changes: Any) -> ModelConfig:
-    return resolve(ModelConfig, [("test", TINY), ("change", changes)])[0]
+def tiny(**changes: Any) -> IdifConfig:
+    config = configure("demo", "idif", [("test", TINY), ("change", changes)])[0]
+    assert isinstance(config, IdifConfig)
+    return config
 
 
 def spec(views: int = VIEWS) -> InputSpec:
@@ -144,7 +144,7 @@ def test_a_dropped_view_gets_no_gradient(network: Network) -> None:
     assert images.grad is not None
     assert not images.grad[:, 1].any()
     assert images.grad[:, 0].any()
-    assert all(p.grad is None or not p.grad.any() for p in network.decoders.of[1].parameters())
+    assert all(p.grad is None or not p.grad.any() for p in network.decoders.per_input[1].parameters())
 
 
 def test_attention_to_a_missing_key_is_exactly_zero() -> None:
@@ -175,7 +175,7 @@ def test_permuting_views_with_all_that_belongs_to_them_permutes_the_outputs(netw
         network.bottleneck.view_embedding.copy_(network.bottleneck.view_embedding[order].clone())
         network.fusion.voxel_fusion.view_embedding.copy_(network.fusion.voxel_fusion.view_embedding[order].clone())
         network.fusion.spatial_transformer.angles.copy_(network.fusion.spatial_transformer.angles[order].clone())
-    network.decoders.of = torch.nn.ModuleList([network.decoders.of[k] for k in order])
+    network.decoders.per_input = torch.nn.ModuleList([network.decoders.per_input[k] for k in order])
     after = network(pictures()[:, order], ALL).levels
     for one, two in zip(before, after, strict=True):
         assert torch.allclose(one[:, order], two, atol=1e-5)

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from test_detectors import NOWHERE, train
+from training import CPU, NOWHERE, TINY, load, train
 
 from mvad.datasets.shards.loader import ShardSet
 from mvad.errors import BadInput
@@ -17,17 +17,23 @@ from mvad.model.evaluation.missing_views import evaluate_subsets, loss_per_missi
 from mvad.model.idif.detector import Idif
 from mvad.model.idif.effects import module_effects
 from mvad.model.metrics.bootstrap import paired_difference
-from mvad.model.missing.protocol import FilledDetector
+from mvad.model.missing.filled_detector import FilledDetector
+from mvad.model.missing.methods import ReconstructConfig
 from mvad.model.missing.reconstruct import Reconstruct
 from mvad.model.missing.retrieve import Retrieve
-from mvad.model.runs import load_run
+from mvad.model.registry import configure
+from mvad.model.training.context import FitContext
 from mvad.progress import Silent
 
 
 @pytest.fixture(scope="module")
 def gear_run(workspace: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     run = tmp_path_factory.mktemp("missing") / "run"
-    train(run, workspace / "shards" / "mvtec3d" / "gear", **{"train.student_steps": 40, "train.head_steps": 3, "dropout.p": 0.0})
+    train(
+        run,
+        workspace / "shards" / "mvtec3d" / "gear",
+        **{"teacher": "random", "train.student_steps": 40, "train.head_steps": 3, "dropout.p": 0.0},
+    )
     return run
 
 
@@ -40,14 +46,14 @@ def test_subsets_are_all_or_some_of_each_size() -> None:
 
 def test_evaluation_of_some_views_does_not_look_at_the_others(gear_run: Path, workspace: Path) -> None:
     results = evaluate_run(gear_run, workspace / "shards", NOWHERE, Silent(), [0, 3])
-    assert results["views"] == [0, 3]
+    assert list(results.views) == [0, 3]
     assert (gear_run / "results-views-0-3.json").exists()
     assert not (gear_run / "results.json").exists()
     data = ShardSet(workspace / "shards" / "mvtec3d" / "gear", "test")
-    for sample in results["samples"]:
-        assert [score is None for score in sample["view_scores"]] == [False, True, True, False, True]
-        assert (gear_run / sample["picture"]).parent.name == "maps-views-0-3"
-    detector, _, _ = load_run(gear_run, NOWHERE)
+    for sample in results.samples:
+        assert [score is None for score in sample.view_scores] == [False, True, True, False, True]
+        assert (gear_run / sample.picture).parent.name == "maps-views-0-3"
+    detector = load(gear_run)
     batch = with_views(data.batch([0]), [0, 3])
     black = replace(batch, rgb=torch.zeros_like(batch.rgb))
     black.rgb[:, [0, 3]] = batch.rgb[:, [0, 3]]
@@ -68,31 +74,29 @@ class Oracle:
 
 def test_both_label_rules_and_the_oracles_ceiling(workspace: Path) -> None:
     data = ShardSet(workspace / "shards" / "mvtec3d" / "gear", "test")
-    rows = evaluate_subsets(Oracle(), data, subsets_of(len(data.views)), Silent())  # type: ignore[arg-type]
+    rows = evaluate_subsets(Oracle().score, data, subsets_of(len(data.views)), Silent())
     assert len(rows) == 31
     for row in rows:
-        assert row["s_auroc_visible"] in (None, 1.0), "the oracle makes no mistake about what it sees"
-        assert row["s_auroc_full"] == row["oracle_full"]
+        assert row.s_auroc_visible in (None, 1.0), "the oracle makes no mistake about what it sees"
+        assert row.s_auroc_full == row.oracle_full
         shown = torch.zeros(len(data.views), dtype=torch.bool)
-        shown[row["views"]] = True
+        shown[list(row.views)] = True
         batch = data.batch(range(len(data)))
         hidden = (batch.label & ~(batch.view_label & shown).any(dim=1)).sum() / batch.label.sum()
-        assert row["oracle_full"] == pytest.approx(1 - float(hidden) / 2)
+        assert row.oracle_full == pytest.approx(1 - float(hidden) / 2)
 
 
 def test_the_loss_a_missing_view_is_a_slope() -> None:
-    rows = [{"views": list(range(5 - m)), "s": 0.9 - 0.02 * m} for m in range(5)]
-    assert loss_per_missing_view(rows, "s", 5) == pytest.approx(-0.02)
+    figures = {tuple(range(5 - m)): 0.9 - 0.02 * m for m in range(5)}
+    assert loss_per_missing_view(figures, 5) == pytest.approx(-0.02)
 
 
 def test_retrieval_finds_a_training_sample_again(gear_run: Path, workspace: Path) -> None:
-    detector, config, _ = load_run(gear_run, NOWHERE)
+    detector = load(gear_run)
     assert isinstance(detector, Idif)
     data = ShardSet(workspace / "shards" / "mvtec3d" / "gear", "train")
-    filler = Retrieve(config, detector.spec, detector.teacher)
+    filler = Retrieve(detector.config, detector.spec, detector.teacher, CPU)
     filler.bank = {}
-    from mvad.model.detector import FitContext
-
     filler.fit(data, FitContext(gear_run, Silent(), lambda figures: None))
     whole = detector.images(data.batch([2]))
     part = detector.images(with_views(data.batch([2]), [1, 4]))
@@ -109,13 +113,24 @@ def test_retrieval_finds_a_training_sample_again(gear_run: Path, workspace: Path
     )
 
 
-def test_the_painter_draws_better_than_grey(gear_run: Path, workspace: Path) -> None:
-    from mvad.model.detector import FitContext
-
-    detector, config, _ = load_run(gear_run, NOWHERE)
+def test_retrieval_without_a_whole_training_sample_is_one_line(gear_run: Path, workspace: Path, tmp_path: Path) -> None:
+    detector = load(gear_run)
     assert isinstance(detector, Idif)
-    config = replace(config, reconstruct=replace(config.reconstruct, steps=150, width=8, lr=6e-3))
-    filler = Reconstruct(config, detector.spec, detector.teacher)
+    data = ShardSet(workspace / "shards" / "mvtec3d" / "gear", "train")
+    data._small["present"][:, 0] = 0
+    filler = Retrieve(detector.config, detector.spec, detector.teacher, CPU)
+    with pytest.raises(BadInput, match="no training sample has all views"):
+        filler.fit(data, FitContext(tmp_path, Silent(), lambda figures: None))
+
+
+def test_the_painter_draws_better_than_grey(gear_run: Path, workspace: Path) -> None:
+    detector = load(gear_run)
+    assert isinstance(detector, Idif)
+    config, _ = configure(
+        "demo", "reconstruct", [("test", {**TINY, "reconstruct.steps": 150, "reconstruct.width": 8, "reconstruct.lr": 6e-3})]
+    )
+    assert isinstance(config, ReconstructConfig)
+    filler = Reconstruct(config, detector.spec, detector.teacher, CPU)
     data = ShardSet(workspace / "shards" / "mvtec3d" / "gear", "train")
     part = detector.images(with_views(data.batch([0, 1, 2, 3]), [0, 1, 2, 3]))
     truth = detector.images(data.batch([0, 1, 2, 3])).images[:, 4]
@@ -127,7 +142,7 @@ def test_the_painter_draws_better_than_grey(gear_run: Path, workspace: Path) -> 
 
 
 def test_taking_a_module_out_of_a_trained_network_costs_something(gear_run: Path, workspace: Path) -> None:
-    detector, _, _ = load_run(gear_run, NOWHERE)
+    detector = load(gear_run)
     assert isinstance(detector, Idif)
     before = {name: tensor.clone() for name, tensor in detector.state().items()}
     losses = module_effects(detector, ShardSet(workspace / "shards" / "mvtec3d" / "gear", "train"), Silent(), batch=2)

@@ -12,20 +12,22 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score
+from training import CPU
 
 from mvad.datasets.shards.loader import ShardSet
 from mvad.errors import BadInput, MissingComponent
 from mvad.model.backbones.choose import TEACHERS, choose_teacher
 from mvad.model.backbones.resnet18 import ResNet18
 from mvad.model.backbones.weights import LITE0_SHA256, WeightsSource, find_lite0, load_pinned
-from mvad.model.baselines.patchcore import PatchCore
-from mvad.model.config import ModelConfig, PseudoConfig, ScoreConfig
-from mvad.model.detector import InputSpec
+from mvad.model.baselines.patchcore import PatchCoreConfig
+from mvad.model.baselines.patchcore.detector import PatchCore
+from mvad.model.config import PseudoConfig, ScoreConfig
 from mvad.model.images import ViewImages, view_images
+from mvad.model.input_spec import InputSpec
 from mvad.model.metrics.auroc import auroc
 from mvad.model.paper.tables import paper_s_auroc
 from mvad.model.report.charts import histogram, line_chart
-from mvad.model.scoring import image_scores, score_maps, smooth
+from mvad.model.scoring import finish, image_scores, smooth
 from mvad.model.synthesis.paste import corrupt
 from mvad.model.synthesis.perlin import perlin_noise
 from mvad.model.synthesis.textures import FolderTextures, ProceduralTextures, load_textures, locate_textures
@@ -38,7 +40,7 @@ def generator(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-@pytest.mark.parametrize("name", ["random", "efficientnet_lite0"])
+@pytest.mark.parametrize("name", ["random", "tiny", "efficientnet_lite0"])
 def test_a_teacher_gives_strides_4_8_16_without_gradients(name: str) -> None:
     teacher, notice = choose_teacher(name, OFFLINE, 0)
     assert name in notice
@@ -85,7 +87,7 @@ def test_resnet18_without_weights_lists_the_ways_out(monkeypatch: pytest.MonkeyP
         choose_teacher("resnet18", OFFLINE, 0)
     with pytest.raises(BadInput, match="choose from"):
         choose_teacher("resnet50", OFFLINE, 0)
-    assert set(TEACHERS) == {"auto", "resnet18", "efficientnet_lite0", "random"}
+    assert set(TEACHERS) == {"auto", "resnet18", "efficientnet_lite0", "random", "tiny"}
 
 
 class Payload:
@@ -195,10 +197,32 @@ def test_scores_see_a_spot_and_ignore_the_background() -> None:
     maps[0, 0, 0, 100:110, 100:110] = 1.0
     maps[0, 1, 0, 0:40, 0:40] = 9.0
     cleaned = smooth(maps, seen[:, :, None], config)
-    answer = score_maps(cleaned, seen, torch.ones(1, 2, dtype=torch.bool), config)
+    views = ViewImages(torch.zeros(1, 2, 1, 3, 256, 256), seen, torch.ones(1, 2, dtype=torch.bool))
+    answer = finish(cleaned, views, config)
     assert answer.view_scores.tolist() == [[1.0, 0.0]]
     assert answer.sample_scores.tolist() == [1.0]
     assert float(image_scores(maps[..., ::2, ::2], config)[0, 0, 0]) == pytest.approx(1.0)
+
+
+def test_a_constant_added_to_all_maps_and_scores_changes_no_figure() -> None:
+    """Baselines once wrote 0 off the object, which outranks every map of a method whose values are negative."""
+    draw = torch.Generator().manual_seed(0)
+    seen = torch.rand(6, 3, 32, 32, generator=draw) > 0.4
+    present = torch.ones(6, 3, dtype=torch.bool)
+    present[2, 1] = False
+    views = ViewImages(torch.zeros(6, 3, 2, 3, 32, 32), seen, present)
+    maps = -5 - torch.rand(6, 3, 2, 32, 32, generator=draw)
+    defect = torch.rand(6, 3, 32, 32, generator=draw) > 0.9
+    labels = torch.tensor([True, False] * 3).numpy()
+    figures = []
+    for shift in (0.0, 10.0):
+        for scores in (None, maps.amax(dim=(-2, -1)) + shift):
+            found = finish(maps + shift, views, ScoreConfig(), scores)
+            assert torch.allclose(found.maps[~seen & present[:, :, None, None]].max(), found.maps.amin(dim=(1, 2, 3)).max())
+            pixels = [found.maps[present].flatten().numpy(), defect[present].flatten().numpy()]
+            figures.append((auroc(found.sample_scores.numpy(), labels), auroc(*pixels)))
+    assert figures[0] == pytest.approx(figures[2], abs=1e-6)
+    assert figures[1] == pytest.approx(figures[3], abs=1e-6)
 
 
 @settings(max_examples=60, deadline=None)
@@ -212,13 +236,13 @@ def test_auroc_equals_scikit_learns_ties_included(pairs: list[tuple[int, bool]])
 
 
 def test_patchcore_finds_the_patch_that_no_normal_view_has(workspace: Path, tmp_path: Path) -> None:
-    from mvad.model.detector import FitContext
+    from mvad.model.training.context import FitContext
     from mvad.progress import Silent
 
     data = ShardSet(workspace / "shards" / "realiad" / "plate", "train")
     teacher, _ = choose_teacher("efficientnet_lite0", OFFLINE, 0)
-    config, _ = resolve(ModelConfig, [("test", {"model": "patchcore", "input.size": 64})])
-    method = PatchCore(config, InputSpec(5, ("rgb",), torch.zeros(5, 3), None), teacher)
+    config, _ = resolve(PatchCoreConfig, [("test", {"model": "patchcore", "input.size": 64})])
+    method = PatchCore(config, InputSpec(5, ("rgb",), torch.zeros(5, 3), None), teacher, CPU)
     method.fit(data, FitContext(tmp_path, Silent(), lambda figures: None))
     batch = data.batch([0])
     clean = method.score(batch)
@@ -232,15 +256,15 @@ def test_patchcore_finds_the_patch_that_no_normal_view_has(workspace: Path, tmp_
     row, column = divmod(int(found.maps[0, 1].argmax()), 64)
     assert 22 <= row <= 46
     assert 22 <= column <= 46
-    again = PatchCore(config, InputSpec(5, ("rgb",), torch.zeros(5, 3), None), teacher)
+    again = PatchCore(config, InputSpec(5, ("rgb",), torch.zeros(5, 3), None), teacher, CPU)
     again.fit(data, FitContext(tmp_path, Silent(), lambda figures: None))
     assert all(torch.equal(again.banks[name], bank) for name, bank in method.banks.items()), "seeded"
 
 
 def test_the_greedy_coreset_covers_better_than_chance() -> None:
     teacher, _ = choose_teacher("random", OFFLINE, 0)
-    config, _ = resolve(ModelConfig, [("test", {"model": "patchcore", "patchcore.coreset": 0.02})])
-    method = PatchCore(config, InputSpec(1, ("rgb",), torch.zeros(1, 3), None), teacher)
+    config, _ = resolve(PatchCoreConfig, [("test", {"model": "patchcore", "patchcore.coreset": 0.02})])
+    method = PatchCore(config, InputSpec(1, ("rgb",), torch.zeros(1, 3), None), teacher, CPU)
     patches = torch.cat([torch.randn(990, 16, generator=generator()), torch.randn(10, 16, generator=generator(1)) + 9])
     chosen = method._coreset(patches, "bank")
     assert len(chosen) == 20

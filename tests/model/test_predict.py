@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -11,20 +12,23 @@ import pytest
 import tifffile
 import torch
 from command import mvad
-from test_detectors import NOWHERE, train
+from training import NOWHERE, load, train
 
 from mvad import files
 from mvad.datasets.shards.loader import ShardSet, batch_of
 from mvad.datasets.shards.reader import open_shard
 from mvad.errors import BadInput
+from mvad.model.devices import float32_only
 from mvad.model.evaluation.threshold import conformal, threshold_of
 from mvad.model.exchange import onnx as onnx_export
 from mvad.model.exchange.onnx import export_onnx
 from mvad.model.idif.window import Window
-from mvad.model.runs import load_run
+from mvad.model.registry import methods
+from mvad.model.runs import RunFolder
 from mvad.progress import Silent
 
 GEAR = Path("mvtec3d") / "gear"
+METHODS = tuple(methods())
 
 
 def test_a_threshold_promises_what_it_keeps() -> None:
@@ -36,7 +40,7 @@ def test_a_threshold_promises_what_it_keeps() -> None:
     assert found.promised == pytest.approx(0.05)
     assert np.mean(alarms) == pytest.approx(0.05, abs=0.015)
     few = conformal([1.0, 3.0, 2.0], 0.05)
-    assert (few.value, few.promised, few.asked) == (3.0, 0.25, False)
+    assert (few.value, few.promised, few.kept) == (3.0, 0.25, False)
     assert conformal([1.0, 3.0, 2.0], 0.5).value == 2.0
     assert conformal([1.0, 3.0, 2.0], 1.0).value == 1.0
     with pytest.raises(BadInput, match="give --threshold"):
@@ -129,9 +133,9 @@ def test_what_a_run_cannot_score_is_refused(place: Path, tmp_path: Path) -> None
     plates = mvad("predict", str(place / "runs" / "idif"), str(foreign), *words)
     assert plates.returncode == 6, "they lack what the run was trained on"
     assert "which the run was trained on" in files.read_lines(tmp_path / "out" / "failed.jsonl")[0]["reason"]
-    detector, config, _ = load_run(place / "runs" / "floor", NOWHERE)
+    detector = load(place / "runs" / "floor")
     with pytest.raises(BadInput, match="no validation split"):
-        threshold_of(place / "runs" / "floor", detector, config.input.modalities, foreign, 0.05, Silent())
+        threshold_of(RunFolder(place / "runs" / "floor"), detector, foreign, 0.05, Silent())
 
 
 def test_a_sample_alone_is_the_sample_of_the_split(workspace: Path) -> None:
@@ -147,25 +151,42 @@ def test_one_file_answers_as_the_detector_does(place: Path, workspace: Path, tmp
     import onnxruntime
 
     about = export_onnx(place / "runs" / "idif", workspace / "shards", tmp_path / "m.onnx", NOWHERE, Silent())
-    assert about["outputs"][:3] == ["maps", "view_scores", "sample_scores"]
-    assert about["checked"]["largest_difference"] < 1e-4
-    detector, config, _ = load_run(place / "runs" / "idif", NOWHERE)
-    data = ShardSet(workspace / "shards" / GEAR, "train", config.input.modalities)
+    assert about.outputs[:3] == ["maps", "view_scores", "sample_scores"]
+    assert about.checked["largest_difference"] < 1e-4
+    detector = load(place / "runs" / "idif")
+    data = ShardSet(workspace / "shards" / GEAR, "train", detector.spec.modalities)
     session = onnxruntime.InferenceSession(str(tmp_path / "m.onnx"), providers=["CPUExecutionProvider"])
     answers = []
     for index in range(2):
         batch = data.batch([index])
         given = {"seen": batch.seen.numpy(), "rgb": batch.rgb.numpy()}
-        if "depth" in config.input.modalities:
+        if "depth" in detector.spec.modalities:
             given["depth"] = batch.depth_code.to(torch.int32).numpy()
         maps, views, sample, *fits = session.run(None, given)
-        expected = detector.score(batch)
+        with float32_only():
+            expected = detector.score(batch)
         assert all(bool(fit) for fit in fits), "training objects fit the window, if there is one"
         assert np.abs(maps - expected.maps.numpy()).max() < 1e-3 * np.abs(expected.maps.numpy()).max()
         assert np.allclose(views, expected.view_scores.numpy(), rtol=1e-3, atol=1e-3)
         answers.append(sample)
     assert answers[0] != answers[1], "nothing of the traced sample is left in the file"
     assert files.read_sealed_json(tmp_path / "m.onnx.json", "x", "y")["inputs"]["rgb"]["shape"] == [1, 5, 64, 64, 3]
+
+
+@pytest.mark.parametrize("model", METHODS)
+def test_every_method_exports_to_a_file_that_answers_alike(
+    model: str, workspace: Path, tmp_path: Path, trained: Callable[[str, str], Path]
+) -> None:
+    about = export_onnx(trained(model, "mvtec3d"), workspace / "shards", tmp_path / "m.onnx", NOWHERE, Silent())
+    assert about.checked["largest_difference"] < 1e-4
+    assert files.read_sealed_json(tmp_path / "m.onnx.json", "x", "y")["model"] == model
+
+
+def test_an_export_is_in_float32_whatever_the_training_was(workspace: Path, tmp_path: Path) -> None:
+    train(tmp_path / "run", workspace / "shards" / GEAR, model="destseg", **{"train.precision": "bfloat16"})
+    about = export_onnx(tmp_path / "run", workspace / "shards", tmp_path / "m.onnx", NOWHERE, Silent())
+    assert about.checked["largest_difference"] < 1e-4
+    assert b"BFLOAT16" not in (tmp_path / "m.onnx").read_bytes()
 
 
 class ThroughAWindow(torch.nn.Module):
@@ -212,7 +233,7 @@ def test_the_window_moves_with_the_object_in_the_file_too(tmp_path: Path) -> Non
 def test_a_file_that_answers_otherwise_is_not_written(
     place: Path, workspace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(onnx_export, "_TOLERANCE", 0.0)
+    monkeypatch.setattr(onnx_export, "TOLERANCE", 0.0)
     with pytest.raises(BadInput, match="answers differently as ONNX"):
         export_onnx(place / "runs" / "idif", workspace / "shards", tmp_path / "m.onnx", NOWHERE, Silent())
     assert not (tmp_path / "m.onnx").exists()

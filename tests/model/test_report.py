@@ -12,7 +12,7 @@ from typing import Any
 import imagecodecs
 import numpy as np
 import pytest
-from test_detectors import NOWHERE, train
+from training import NOWHERE, train
 
 from mvad import files
 from mvad.datasets.registry import RawScans

@@ -2,30 +2,26 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 import torch
 from beartype import beartype
 from jaxtyping import Bool, Float, TypeCheckError, jaxtyped
 from test_idif import noise, spec, tiny
 from torch import Tensor
+from training import untrained_teacher
 
-from mvad.model.backbones.choose import choose_teacher
 from mvad.model.backbones.protocol import Teacher
-from mvad.model.backbones.weights import WeightsSource
-from mvad.model.config import (
+from mvad.model.config import PseudoConfig
+from mvad.model.idif.bottleneck import ConsistencyBottleneck
+from mvad.model.idif.config import (
     BottleneckConfig,
     DecoderConfig,
     EncoderConfig,
     FusionConfig,
     HeadConfig,
-    PseudoConfig,
     SpatialTransformerConfig,
     VoxelConfig,
 )
-from mvad.model.detector import InputSpec
-from mvad.model.idif.bottleneck import ConsistencyBottleneck
 from mvad.model.idif.conv3d_fusion import Conv3dFusion
 from mvad.model.idif.decoder import Decoders
 from mvad.model.idif.encoder import Encoder
@@ -36,6 +32,7 @@ from mvad.model.idif.spatial_transformer import SpatialTransformer, euler_to_mat
 from mvad.model.idif.view_dropout import draw_present
 from mvad.model.idif.voxel_fusion import VoxelFusion
 from mvad.model.images import ViewImages
+from mvad.model.input_spec import InputSpec
 from mvad.model.synthesis.paste import corrupt
 from mvad.model.synthesis.perlin import perlin_noise
 from mvad.model.synthesis.textures import ProceduralTextures
@@ -49,7 +46,7 @@ B, K, C = 2, 3, 8
 
 @pytest.fixture(scope="module")
 def teacher() -> Teacher:
-    return choose_teacher("random", WeightsSource(None, Path("nowhere"), offline=True), 0)[0]
+    return untrained_teacher()
 
 
 @pytest.fixture
@@ -209,7 +206,7 @@ def test_network_losses_and_pseudo_anomalies(teacher: Teacher) -> None:
     run_head_loss(torch.randn(6, 16, 16), torch.zeros(6, 64, 64))
     run_corrupt(torch.rand(B, K, 2, 3, 32, 32) * 255, InputSpec(K, ("rgb", "depth"), torch.zeros(K, 3), (0.6, 0.03)))
     assert perlin_noise(2, 32, 4, torch.Generator().manual_seed(0)).shape == (2, 32, 32)
-    from mvad.model.config import DropoutConfig
+    from mvad.model.idif.config import DropoutConfig
 
     assert draw_present(everything, DropoutConfig(), torch.Generator().manual_seed(0)).shape == everything.shape
 

@@ -14,10 +14,9 @@ from conftest import small_options
 from mvad.datasets.shards.loader import ShardSet
 from mvad.datasets.shards.pack import PackOptions, pack_renders
 from mvad.errors import BadInput
-from mvad.model.config import ModelConfig, PseudoConfig
-from mvad.model.detector import InputSpec
+from mvad.model.config import PseudoConfig, TexturedConfig
 from mvad.model.images import ViewImages, view_images
-from mvad.model.input_spec import input_spec_of, scan_width
+from mvad.model.input_spec import InputSpec, input_spec_of, scan_width
 from mvad.model.synthesis.paste import corrupt
 from mvad.model.synthesis.perlin import draw_perlin, make_perlin
 from mvad.model.synthesis.textures import ProceduralTextures
@@ -110,7 +109,7 @@ def test_the_width_of_scans_is_read_from_source(dataset: str, category: str, wor
 
 def test_photographs_have_no_scan(workspace: Path) -> None:
     data = ShardSet(workspace / "shards" / "realiad" / "plate", "train")
-    config, _ = resolve(ModelConfig, [("test", {"pseudo.views": "consistent"})])
+    config, _ = resolve(TexturedConfig, [("test", {"pseudo.views": "consistent"})])
     with pytest.raises(BadInput, match="has no source"):
         input_spec_of(data, config)
     views = views_of(1, 1)
@@ -122,7 +121,7 @@ def test_photographs_have_no_scan(workspace: Path) -> None:
 def test_a_consistent_patch_lies_on_the_scan(workspace: Path) -> None:
     """Two views that see the same point of the scan agree on whether it is corrupted, but for pixels at the patch's rim."""
     data = ShardSet(workspace / "shards" / "mvtec3d" / "gear", "train", fields=["rgb", "source"])
-    config, _ = resolve(ModelConfig, [("test", {"pseudo.views": "consistent", "input.modalities": "rgb"})])
+    config, _ = resolve(TexturedConfig, [("test", {"pseudo.views": "consistent", "input.modalities": "rgb"})])
     spec = input_spec_of(data, config)
     views = view_images(data.batch([0, 1, 2, 3]), ("rgb",), 64, (127.0, 127.0, 127.0), None)
     agree, hurt_points = [], 0

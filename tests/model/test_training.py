@@ -15,14 +15,13 @@ from typing import Any
 import pytest
 import safetensors.torch
 import torch
-from test_detectors import NOWHERE, TINY, train
+from training import TINY, prepared, train
 
 from mvad import files
 from mvad.datasets.shards.loader import ShardSet
 from mvad.errors import BadInput, MissingComponent
-from mvad.model.detector import FitContext
-from mvad.model.registry import configure
-from mvad.model.runs import prepare
+from mvad.model.fitting import fit_run
+from mvad.model.training.context import FitContext
 from mvad.model.training.loop import Phase, run_phases
 from mvad.model.training.parallel import ProcessGroup, share_batch_norms
 from mvad.progress import Silent
@@ -38,7 +37,7 @@ def command(workspace: Path, name: str, dataset: str, model: str, more: Mapping[
     keys = {**TINY, "train.batch": 4, "train.precision": "float32", **more}
     keys = {key: value for key, value in keys.items() if not key.startswith(("teacher", "pseudo.textures"))}
     sets = [f"--set={key}={json.dumps(list(value) if isinstance(value, tuple) else value)}" for key, value in keys.items()]
-    words = ["train", "--preset=demo", f"--model={model}", f"--dataset={dataset}", "--teacher=random", "--textures=procedural"]
+    words = ["train", "--preset=demo", f"--model={model}", f"--dataset={dataset}", "--teacher=tiny", "--textures=procedural"]
     return [*words, f"--name={name}", f"--workspace={workspace}", *sets]
 
 
@@ -79,13 +78,10 @@ def test_two_ranks_do_what_one_process_does(dataset: str, model: str, workspace:
 
 
 def test_a_batch_that_ranks_cannot_share_is_refused(workspace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from mvad.model.runs import fit_run
-
     data = ShardSet(workspace / "shards" / "mvtec3d" / "gear", "train")
-    config, origins = configure("demo", "mean_feature", [("test", TINY), ("change", {"train.batch": 3})])
-    decided, detector, teacher, _ = prepare(data, config, Path("nowhere"), NOWHERE)
+    ready, origins = prepared(data, "mean_feature", **{"train.batch": 3})
     with pytest.raises(BadInput, match=r"train\.batch = 3 cannot be shared by 2 processes"):
-        fit_run(tmp_path / "run", data, decided, origins, detector, teacher, Silent(), ProcessGroup(0, 2))
+        fit_run(tmp_path / "run", data, ready, origins, Silent(), ProcessGroup(0, 2))
 
 
 def test_sigterm_ends_the_step_saves_and_exits_143_and_the_same_command_goes_on(workspace: Path, tmp_path: Path) -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import typer
 
-from mvad.cli.options import DEFAULT_WORKSPACE, Offline, Places, TeacherWeights, Workspace
+from mvad.cli.options import DEFAULT_WORKSPACE, Offline, TeacherWeights, WorkspaceFolder
+from mvad.pipeline.workspace import Workspace
 
 
 def register(app: typer.Typer) -> None:
@@ -12,16 +13,18 @@ def register(app: typer.Typer) -> None:
     app.command("doctor", epilog="Example: mvad doctor --workspace mvad-data")(doctor)
 
 
-def doctor(workspace: Workspace = DEFAULT_WORKSPACE, teacher_weights: TeacherWeights = None, offline: Offline = False) -> None:
-    """Check Python, torch, EGL, open3d, disk, data, teachers and textures. Exit 5 if something needed is missing."""
+def doctor(
+    workspace: WorkspaceFolder = DEFAULT_WORKSPACE, teacher_weights: TeacherWeights = None, offline: Offline = False
+) -> None:
+    """Check Python, torch, EGL, open3d, trimesh, disk, data, teachers and textures. Exit 5 if something needed is missing."""
     from rich.console import Console
 
-    from mvad.cli.checks import all_checks
     from mvad.errors import MissingComponent
+    from mvad.pipeline.doctor import all_checks
 
     console = Console(highlight=False)
     broken = []
-    for check in all_checks(Places(workspace), teacher_weights, offline):
+    for check in all_checks(Workspace(workspace), teacher_weights, offline):
         mark = {"ok": "[green]ok[/]  ", "note": "[yellow]note[/]", "missing": "[red]no[/]  "}[check.state]
         console.print(mark, end=" ")
         console.print(f"{check.name}: {check.text}", markup=False, soft_wrap=True)

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mvad.cli.options import DEFAULT_WORKSPACE, Category, Offline, Places, TeacherWeights, Workspace, parse_views
+from mvad.cli.options import DEFAULT_WORKSPACE, Category, Device, Offline, TeacherWeights, WorkspaceFolder, parse_views
+from mvad.pipeline.workspace import Workspace
 
 if TYPE_CHECKING:
-    from mvad.cli.console import Bars
-    from mvad.model.evaluation.evaluate import EvaluationCallback
+    from mvad.model.evaluation.results import Results
 
 
 def register(app: typer.Typer) -> None:
@@ -21,9 +21,10 @@ def register(app: typer.Typer) -> None:
 
 def evaluate(
     runs: Annotated[list[Path] | None, typer.Argument(help="Run folders. Default: all finished runs of the workspace.")] = None,
-    workspace: Workspace = DEFAULT_WORKSPACE,
+    workspace: WorkspaceFolder = DEFAULT_WORKSPACE,
     teacher_weights: TeacherWeights = None,
     offline: Offline = False,
+    device: Device = "auto",
     views: Annotated[
         str | None, typer.Option(help="Comma-separated view numbers: show only these, the others count as missing. Default: all.")
     ] = None,
@@ -64,77 +65,30 @@ def evaluate(
     from mvad import files
     from mvad.cli.console import Bars
     from mvad.cli.tables import figures_tables, missing_tables, scan_table
-    from mvad.datasets.registry import RawScans
     from mvad.errors import BadInput
     from mvad.model.backbones.weights import WeightsSource
-    from mvad.model.evaluation.evaluate import evaluate_run
-    from mvad.model.exchange.imported_maps import evaluate_scan_maps
-    from mvad.model.runs import find_runs, read_facts
+    from mvad.model.devices import resolve_device
+    from mvad.pipeline.evaluation import EvaluationPlan, evaluate_maps_of
 
     if project_to_scan and views:
         raise BadInput("--project-to-scan carries back all views; leave out --views")
-    places = Places(workspace)
+    places = Workspace(workspace)
+    results: list[Results] = []
+    missing = []
     with Bars() as bars:
-        results, missing = [], []
         if maps:
-            for name in category or _only_category(maps):
-                scans = RawScans(dataset, raw or places.raw(dataset), name)
-                results.append(evaluate_scan_maps(places.runs / f"{dataset}-{name}-{model}-maps", model, maps, scans, bars))
+            results = list(evaluate_maps_of(maps, dataset, category, model, places, raw, bars))
         else:
-            chosen = runs or find_runs(places.runs)
-            if not chosen:
-                raise BadInput(f"{places.runs}: no finished run; run mvad train first, or give --workspace")
-            shown = parse_views(views) if views else []
-            weights = WeightsSource(teacher_weights, places.weights, offline)
-            for run in chosen:
-                facts = read_facts(run)
-                callbacks = _callbacks(run, facts, project_to_scan, fuse, raw or places.raw(facts["dataset"]), adeval, bars)
-                results.append(evaluate_run(run, places.shards, weights, bars, shown, callbacks))
+            plan = EvaluationPlan(
+                places, WeightsSource(teacher_weights, places.weights, offline), resolve_device(device),
+                parse_views(views) if views else [], project_to_scan, fuse or [], raw, adeval,
+            )  # fmt: skip
+            for run in plan.chosen(runs):
+                results.append(plan.evaluate(run, bars))
                 if missing_views:
-                    missing.append(_missing(run, places.shards, weights, bars))
+                    missing.append(plan.missing_views(run, bars))
     for table in (*figures_tables(results), *scan_table(results), *missing_tables(missing)):
         bars.console.print(table)
     if json_out:
-        files.write_json(json_out, [{key: value for key, value in r.items() if key != "samples"} for r in results])
-
-
-def _callbacks(
-    run: Path, facts: dict[str, Any], project: bool, fuse: list[str] | None, raw: Path, adeval: Path | None, bars: Bars
-) -> list[EvaluationCallback]:
-    """Return who looks on while a run is evaluated."""
-    from mvad.datasets.registry import SCAN_READERS, RawScans
-    from mvad.errors import BadInput
-    from mvad.model.evaluation.scan_maps import RULES, ScanEvaluator
-    from mvad.model.exchange.adeval import ANOMAPS, SAMPLE_PATTERN, AdevalWriter
-
-    found: list[EvaluationCallback] = []
-    if project:
-        if facts["dataset"] not in SCAN_READERS:
-            raise BadInput(f"{run}: {facts['dataset']} has photographs, no scans; leave out --project-to-scan")
-        unknown = set(fuse or []) - set(RULES)
-        if unknown:
-            raise BadInput(f"--fuse {min(unknown)}: choose from {', '.join(RULES)}")
-        rules = [rule for rule in RULES if rule in fuse] if fuse else RULES[:1]
-        ordered = sorted(rules, key=(fuse or [*RULES]).index)
-        found.append(ScanEvaluator(run, RawScans(facts["dataset"], raw, facts["category"]), ordered))
-    if adeval:
-        target = adeval / run.name
-        bars.say(f'ADEval: python -m adeval {target / ANOMAPS} --evaluate_size 256 --sample_key_pat "{SAMPLE_PATTERN}"')
-        found.append(AdevalWriter(target))
-    return found
-
-
-def _missing(run: Path, shards: Path, weights: Any, bars: Bars) -> dict[str, Any]:
-    from mvad.model.evaluation.missing_views import evaluate_missing_views
-
-    return evaluate_missing_views(run, shards, weights, bars)
-
-
-def _only_category(maps: Path) -> list[str]:
-    """Return the categories that a folder of maps holds."""
-    from mvad.errors import BadInput
-
-    found = sorted(path.parent.name for path in maps.glob("*/test"))
-    if not found:
-        raise BadInput(f"{maps}: holds no <category>/test folder of maps; give --category, see docs/exchange.md")
-    return found
+        rows = [result.to_json() for result in results]
+        files.write_json(json_out, [{name: value for name, value in row.items() if name != "samples"} for row in rows])

@@ -17,19 +17,20 @@ def explain(key: Annotated[str | None, typer.Argument(help="A key of training; n
     from rich.console import Console
 
     from mvad.cli.tables import choices_table
-    from mvad.model.explain import CHOICES, FIXED
+    from mvad.model.explain import FIXED
     from mvad.model.explain import explain as explanation_of
+    from mvad.model.registry import all_keys
 
     console = Console(highlight=False)
     if key is None:
-        console.print(choices_table([explanation_of(name) for name in (*CHOICES, *FIXED)]))
+        console.print(choices_table([explanation_of(name) for name in (*all_keys(), *FIXED)]))
         return
     found = explanation_of(key)
     lines = [("paper", found.paper), ("default", _shown(found.default)), ("why", found.why)]
     lines += [("allowed", ", ".join(found.allowed)), ("else", found.alternatives)]
     lines += [(who, _shown(value)) for who, value in found.set_by.items()]
     width = max(len(name) for name, _ in lines)
-    console.print(found.key, style="bold", markup=False)
+    console.print(found.name, style="bold", markup=False)
     for name, text in lines:
         if text:
             console.print(f"  {name.ljust(width)}  {text}", markup=False, soft_wrap=True)

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mvad.cli.options import DEFAULT_WORKSPACE, Category, Offline, Places, TeacherWeights, Workspace, packed_categories
+from mvad.cli.options import DEFAULT_WORKSPACE, Category, Offline, TeacherWeights, WorkspaceFolder
+from mvad.pipeline.workspace import Workspace, packed_categories
 
 if TYPE_CHECKING:
     from mvad.cli.console import Bars
@@ -26,7 +27,7 @@ def export(
     modality: Annotated[str, typer.Option(help="rgb, normal or depth (8 bits, near bright).")] = "rgb",
     dataset: Annotated[list[str] | None, typer.Option("--dataset", help="Only this dataset; repeatable.")] = None,
     category: Category = None,
-    workspace: Workspace = DEFAULT_WORKSPACE,
+    workspace: WorkspaceFolder = DEFAULT_WORKSPACE,
     source: Annotated[
         list[Path] | None,
         typer.Option("--from", help="A folder of a packed or rendered category; repeatable. Default: the shards."),
@@ -44,7 +45,7 @@ def export(
     from mvad.errors import BadInput
     from mvad.model.backbones.weights import WeightsSource
 
-    places = Places(workspace)
+    places = Workspace(workspace)
     if format_ == "onnx":
         if run is None:
             raise BadInput("--format onnx: name the run, as in mvad export RUN --format onnx")
@@ -60,11 +61,10 @@ def export(
             bars.say(f"exported {write(source_of(folder), target, layout, modality, bars)}")
 
 
-def _onnx(run: Path, places: Places, target: Path, weights: WeightsSource, bars: Bars) -> None:
+def _onnx(run: Path, places: Workspace, target: Path, weights: WeightsSource, bars: Bars) -> None:
     from mvad.model.exchange.onnx import export_onnx
 
-    about = export_onnx(run, places.shards, target, weights, bars)
-    checked = about["checked"]
+    checked = export_onnx(run, places.shards, target, weights, bars).checked
     bars.say(
         f"written: {target}; on {checked['samples']} samples onnxruntime differs from torch by {checked['largest_difference']:.1e} of the range"
     )

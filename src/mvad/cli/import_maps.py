@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from mvad.cli.options import DEFAULT_WORKSPACE, Places, Workspace
+from mvad.cli.options import DEFAULT_WORKSPACE, WorkspaceFolder
+from mvad.pipeline.workspace import Workspace
 
 
 def register(app: typer.Typer) -> None:
@@ -20,7 +21,7 @@ def import_maps(
     maps: Annotated[Path, typer.Argument(help="Maps (.npy, .tiff, .png) in the export's tree; see docs/exchange.md.")],
     name: Annotated[str, typer.Option(help="Name of the run.")],
     model: Annotated[str, typer.Option(help="What to call the method in tables.")] = "imported",
-    workspace: Workspace = DEFAULT_WORKSPACE,
+    workspace: WorkspaceFolder = DEFAULT_WORKSPACE,
 ) -> None:
     """Evaluate the maps against the shards' masks and labels, and keep figures and pictures as a run for the report."""
     from mvad.cli.console import Bars
@@ -30,7 +31,7 @@ def import_maps(
 
     if "/" in name or name in ("", ".", ".."):
         raise BadInput(f"--name {name}: must be the name of one folder")
-    places = Places(workspace)
+    places = Workspace(workspace)
     with Bars() as bars:
         results = evaluate_imported_maps(places.runs / name, model, exported, maps, places.shards, bars)
         for table in figures_tables([results]):

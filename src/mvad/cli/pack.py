@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from mvad.cli.options import DEFAULT_WORKSPACE, Category, Places, Workspace
+from mvad.cli.options import DEFAULT_WORKSPACE, Category, WorkspaceFolder
+from mvad.pipeline.workspace import Workspace
 
 
 def register(app: typer.Typer) -> None:
@@ -21,7 +22,7 @@ def pack(
     ] = None,
     category: Category = None,
     raw: Annotated[Path | None, typer.Option("--raw", help="Real-IAD's folder. Default: raw/realiad in the workspace.")] = None,
-    workspace: Workspace = DEFAULT_WORKSPACE,
+    workspace: WorkspaceFolder = DEFAULT_WORKSPACE,
     filter_name: Annotated[str, typer.Option("--filter", help="zstd, lz4 (faster, larger), gzip (plain h5py) or none.")] = "zstd",
     level: Annotated[
         int | None, typer.Option(min=1, max=22, help="Of zstd (default: 6 for colours and masks, 3 for the rest) or gzip (4).")
@@ -43,7 +44,7 @@ def pack(
     from mvad.datasets.shards.pack import PackOptions, pack_realiad, pack_renders
     from mvad.errors import BadInput, PartlyDone
 
-    places = Places(workspace)
+    places = Workspace(workspace)
     realiad_raw = raw or places.raw("realiad")
     options = PackOptions(filter_name, level, tuple(fields.split(",")), size, shard_mb)
     flying = jobs or os.cpu_count() or 1

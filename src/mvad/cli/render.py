@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from mvad.cli.options import DEFAULT_WORKSPACE, Category, Config, Places, Sets, Workspace, layers_of
+from mvad.cli.options import DEFAULT_WORKSPACE, Category, Config, Sets, WorkspaceFolder, layers_of
+from mvad.pipeline.workspace import Workspace
 
 
 def register(app: typer.Typer) -> None:
@@ -21,7 +22,7 @@ def render(
     raw: Annotated[
         Path | None, typer.Option("--raw", help="Folder of the categories. Default: raw/DATASET in the workspace.")
     ] = None,
-    workspace: Workspace = DEFAULT_WORKSPACE,
+    workspace: WorkspaceFolder = DEFAULT_WORKSPACE,
     views: Annotated[int | None, typer.Option(min=1, max=32, help="Number of views V (5).")] = None,
     size: Annotated[int | None, typer.Option(min=64, max=1024, help="Side of a view in pixels (256).")] = None,
     tilt: Annotated[float | None, typer.Option(min=0, max=80, help="Tilt of views 1 to V-1, degrees (30).")] = None,
@@ -64,14 +65,14 @@ def render(
     if wrong:
         raise BadInput(f"--split {wrong[0]}: choose from {', '.join(SPLITS)}")
     reader = reader_for(dataset)
-    folder = raw or Places(workspace).raw(dataset)
+    folder = raw or Workspace(workspace).raw(dataset)
     failed = 0
     with Bars() as bars:
         names = category or find_categories(reader, folder)
         for name in names:
             if name not in reader.known_categories:
                 bars.say(f"notice: {name} is no category of the published {dataset}; rendering it all the same")
-        renders, workers = Places(workspace).renders, Workers(jobs, threads, scheduler, recycle)
+        renders, workers = Workspace(workspace).renders, Workers(jobs, threads, scheduler, recycle)
         audits = {}
         for done in render_categories(dataset, names, folder, renders, options, splits, workers, overwrite, bars, cameras):
             failed += done.failed

@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from mvad.cli.options import DEFAULT_WORKSPACE, Places, Workspace
+from mvad.cli.options import DEFAULT_WORKSPACE, WorkspaceFolder
+from mvad.pipeline.workspace import Workspace
 
 
 def register(app: typer.Typer) -> None:
@@ -17,17 +18,17 @@ def register(app: typer.Typer) -> None:
 
 def report(
     runs: Annotated[list[Path] | None, typer.Argument(help="Run folders. Default: all evaluated runs of the workspace.")] = None,
-    workspace: Workspace = DEFAULT_WORKSPACE,
+    workspace: WorkspaceFolder = DEFAULT_WORKSPACE,
     out: Annotated[Path | None, typer.Option("--out", help="Default: report.html in the workspace.")] = None,
 ) -> None:
     """Write a self-contained page: figures beside the paper's, curves, a gallery of views with maps."""
     from mvad import files
     from mvad.cli.console import Bars
     from mvad.errors import BadInput
+    from mvad.model.evaluation.results import RESULTS
     from mvad.model.report.page import build_page
-    from mvad.model.runs import RESULTS
 
-    places = Places(workspace)
+    places = Workspace(workspace)
     evaluated = runs or sorted(path.parent for path in places.runs.glob(f"*/{RESULTS}"))
     if not evaluated:
         raise BadInput(f"{places.runs}: no evaluated run; run mvad evaluate first, or give --workspace")

@@ -10,14 +10,15 @@ from mvad.cli.options import (
     DEFAULT_WORKSPACE,
     Category,
     Config,
+    Device,
     Offline,
-    Places,
     Sets,
     TeacherWeights,
-    Workspace,
+    WorkspaceFolder,
     layers_of,
-    packed_categories,
 )
+from mvad.model.config import PRESETS
+from mvad.pipeline.workspace import Workspace, packed_categories
 
 
 def register(app: typer.Typer) -> None:
@@ -35,29 +36,31 @@ def reproduce(
     ] = None,
     category: Category = None,
     seed: Annotated[list[int] | None, typer.Option("--seed", help="Repeatable. Default: 0.")] = None,
-    preset: Annotated[str | None, typer.Option(help="paper, small or demo. Default: paper on CUDA, else small.")] = None,
+    preset: Annotated[str | None, typer.Option(help=f"{', '.join(PRESETS)}. Default: paper on CUDA, else small.")] = None,
     teacher: Annotated[str | None, typer.Option(help="auto, resnet18, efficientnet_lite0 or random.")] = None,
     teacher_weights: TeacherWeights = None,
     textures: Annotated[str | None, typer.Option(help="Folder of DTD's images, or procedural.")] = None,
-    workspace: Workspace = DEFAULT_WORKSPACE,
+    workspace: WorkspaceFolder = DEFAULT_WORKSPACE,
     config: Config = None,
     sets: Sets = None,
     offline: Offline = False,
+    device: Device = "auto",
 ) -> None:
     """Train and evaluate what a table of the paper needs, and print ours beside it. Run it again to continue."""
     from mvad.cli.console import Bars
-    from mvad.cli.reports import write_figure_4, write_table
     from mvad.cli.tables import figure_4_table, paper_tables
     from mvad.errors import BadInput
     from mvad.model.backbones.weights import WeightsSource
-    from mvad.model.paper import reproduce as work
-    from mvad.model.precision import default_preset
-    from mvad.model.recipe import Recipe
+    from mvad.model.devices import default_preset, resolve_device
+    from mvad.model.paper.rows import arithmetic, missing_rows
+    from mvad.model.paper.tables import TABLES
+    from mvad.pipeline import reproduce as work
+    from mvad.pipeline.paper_files import write_figure_4, write_table
+    from mvad.pipeline.training import Recipe
 
-    if table not in work.TABLES:
-        raise BadInput(f"{table}: choose from {', '.join(work.TABLES)}")
-    chosen = work.TABLES[table]
-    places = Places(workspace)
+    if table not in TABLES:
+        raise BadInput(f"{table}: choose from {', '.join(TABLES)}")
+    chosen, places = TABLES[table], Workspace(workspace)
     foreign = work.imported(places.runs, chosen)
     try:
         folders = packed_categories(places.shards, dataset or list(chosen.datasets), category)
@@ -67,23 +70,23 @@ def reproduce(
         folders = []
     plans = work.plan(chosen, folders, model, seed or [0])
     layers = layers_of(config, {"teacher": teacher, "pseudo.textures": textures}, sets)
-    recipe = Recipe(preset or default_preset(), layers, places.textures, WeightsSource(teacher_weights, places.weights, offline))
+    where = resolve_device(device)
+    weights = WeightsSource(teacher_weights, places.weights, offline)
+    recipe = Recipe(preset or default_preset(where), layers, places.textures, weights, where)
     with Bars() as bars:
         found = work.reproduce(chosen, plans, places.runs, places.shards, recipe, bars)
-        told = work.notes(chosen, plans)
-        target = workspace / "reports" / f"reproduce-{chosen.name}"
+        remarks = work.notes(chosen, plans)
+        target = places.reports / f"reproduce-{chosen.name}"
         if chosen.name == "missing-views":
-            rows, curves = work.missing_rows(found, recipe.preset)
-            told = [work.arithmetic(), *told]
+            rows, curves = missing_rows(found.missing, recipe.preset)
+            remarks = [arithmetic(), *remarks]
             bars.show(figure_4_table(rows, chosen.title))
-            write_figure_4(target, chosen.title, rows, curves, told)
+            write_figure_4(target, chosen.title, rows, curves, remarks)
         else:
-            lines = work.ablation_rows(found, recipe.preset) if chosen.name == "table3" else work.main_rows(
-                chosen, found, foreign, recipe.preset
-            )  # fmt: skip
+            lines = work.rows_of(chosen, found.results, foreign, recipe.preset)
             for shown in paper_tables(lines, chosen.title):
                 bars.show(shown)
-            write_table(target, chosen.title, lines, told)
-        for line in told:
+            write_table(target, chosen.title, lines, remarks)
+        for line in remarks:
             bars.say(line)
         bars.say(f"written: {target}.md, {target.name}.json")

@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from mvad.cli.options import DEFAULT_WORKSPACE, Category, Places, Workspace
+from mvad.cli.options import DEFAULT_WORKSPACE, Category, WorkspaceFolder
+from mvad.pipeline.workspace import Workspace
 
 
 def register(app: typer.Typer) -> None:
@@ -19,7 +20,7 @@ def synth(
     dataset: Annotated[str, typer.Argument(help="mvtec3d, eyecandies or realiad.")],
     category: Category = None,
     raw: Annotated[Path | None, typer.Option("--raw", help="Where to write. Default: raw/DATASET in the workspace.")] = None,
-    workspace: Workspace = DEFAULT_WORKSPACE,
+    workspace: WorkspaceFolder = DEFAULT_WORKSPACE,
     seed: Annotated[int, typer.Option(help="Another seed, another dataset.")] = 0,
     train: Annotated[int, typer.Option(help="Training samples a category.")] = 24,
     validation: Annotated[int, typer.Option(help="Validation samples a category.")] = 4,
@@ -32,7 +33,7 @@ def synth(
     from mvad.datasets.synth.generate import SynthOptions, generate
     from mvad.datasets.synth.shapes import SHAPES
 
-    folder = raw or Places(workspace).raw(dataset)
+    folder = raw or Workspace(workspace).raw(dataset)
     options = SynthOptions(seed, train, validation, good, per_defect, size)
     with Bars() as bars:
         count = generate(dataset, folder, category or list(SHAPES), options, bars)

@@ -11,38 +11,35 @@ from rich.text import Text
 
 if TYPE_CHECKING:
     from mvad.datasets.shards.contents import SplitCounts
+    from mvad.model.evaluation.missing_views import MissingViews
+    from mvad.model.evaluation.results import Figures, Results
     from mvad.model.explain import Explanation
-    from mvad.model.paper.reproduce import Row
+    from mvad.model.paper.rows import MissingRow, Row
 
 _SHARES = (("seen_any", "seen"), ("no_point", "missing"), ("removed", "removed"), ("unseen", "hidden"))
-_FIGURES = ("s_auroc", "image_auroc", "p_auroc", "aupro_30")
 
 
-def figures_tables(results: Sequence[Mapping[str, Any]]) -> list[Table]:
-    """Return one table a teacher, since figures under different teachers do not compare.
+def figures_tables(results: Sequence[Results]) -> list[Table]:
+    """Return one table per teacher, since figures under different teachers do not compare.
 
-    A row a run; below, a mean for each model and input that ran more than once.
+    A row per run; below, a mean for each model and input that ran more than once.
     """
     from mvad.model.evaluation.compare import mean_figures
+    from mvad.model.metrics.table import metrics
 
     tables = []
-    for teacher in sorted({result["teacher"]["name"] for result in results}):
+    for teacher in sorted({result.teacher for result in results}):
         table = _table(
             f"Percent, below each AUROC its 95 % interval; backbone {teacher} (below each model its paper's)",
             "category", "model", "input", "seed",
         )  # fmt: skip
-        for name in ("S-AUROC", "image", "P-AUROC", "AUPRO", "test"):
+        for name in (*(metric.title for metric in metrics() if metric.terminal), "test"):
             table.add_column(name, justify="right", no_wrap=True)
-        groups: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
-        for result in sorted(results, key=lambda r: (r["dataset"], r["category"], _method(r), r["seed"])):
-            if result["teacher"]["name"] == teacher:
-                table.add_row(
-                    f"{result['dataset']}\n{result['category']}",
-                    *_method(result),
-                    str(result["seed"]),
-                    *_row(result["figures"]),
-                    str(result["figures"]["samples"]),
-                )
+        groups: dict[tuple[str, str], list[Results]] = {}
+        for result in sorted(results, key=lambda r: (r.dataset, r.category, _method(r), r.seed)):
+            if result.teacher == teacher:
+                about = (f"{result.dataset}\n{result.category}", *_method(result), str(result.seed))
+                table.add_row(*about, *_row(result.figures), str(result.figures.samples))
                 groups.setdefault(_method(result), []).append(result)
         repeated = {method: runs for method, runs in groups.items() if len(runs) > 1}
         if repeated:
@@ -53,61 +50,64 @@ def figures_tables(results: Sequence[Mapping[str, Any]]) -> list[Table]:
     return tables
 
 
-def _method(result: Mapping[str, Any]) -> tuple[str, str]:
+def _method(result: Results) -> tuple[str, str]:
     from mvad.model.registry import paper_backbone
-    from mvad.model.runs import input_name
 
-    shown = f", views {'+'.join(map(str, result['views']))}" if "views" in result else ""
-    return f"{result['model']}\n({paper_backbone(result['model'])})", input_name(result["config"]) + shown
-
-
-def _row(figures: Mapping[str, Any]) -> list[str]:
-    bounds = figures.get("intervals", {})
-    return [with_interval(figures.get(name), bounds.get(name), "\n") for name in _FIGURES]
+    shown = f", views {'+'.join(map(str, result.views))}" if result.views else ""
+    return f"{result.model}\n({paper_backbone(result.model)})", result.input_name + shown
 
 
-def with_interval(value: float | None, bounds: Sequence[float] | None, between: str = " ") -> str:
+def _row(figures: Figures) -> list[str]:
+    from mvad.model.metrics.table import metrics
+
+    return [
+        with_interval(figures[metric.name], figures.intervals.get(metric.name), "\n", metric.digits)
+        for metric in metrics()
+        if metric.terminal
+    ]
+
+
+def with_interval(value: float | None, bounds: Sequence[float] | None, between: str = " ", digits: int = 1) -> str:
     """Return a share as percent, with its interval behind or below it."""
     if value is None:
         return "-"
-    return f"{100 * value:.1f}" + (f"{between}{100 * bounds[0]:.0f}-{100 * bounds[1]:.0f}" if bounds else "")
+    return f"{100 * value:.{digits}f}" + (f"{between}{100 * bounds[0]:.0f}-{100 * bounds[1]:.0f}" if bounds else "")
 
 
-def scan_table(results: Sequence[Mapping[str, Any]]) -> list[Table]:
-    """Return what the fused maps are worth on the scans, a row a rule of fusing; nothing where none was carried back."""
+def scan_table(results: Sequence[Results]) -> list[Table]:
+    """Return what the fused maps are worth on the scans, a row per rule of fusion; nothing where none was carried back."""
+    from mvad.model.metrics.table import metrics
+
+    shown = [metric for metric in metrics() if metric.on_scans_title]
     table = _table("On the scans' own grid (MVTec 3D-AD's protocol), percent", "category", "model", "fused")
-    for name in ("image", "P-AUROC", "AUPRO@30", "AUPRO@1"):
-        table.add_column(name, justify="right", no_wrap=True)
+    for metric in shown:
+        table.add_column(metric.on_scans_title, justify="right", no_wrap=True)
     for result in results:
-        for rule, figures in result.get("scan", {}).get("figures", {}).items():
-            bounds = figures["intervals"]
-            cells = [
-                with_interval(figures[name], bounds.get(name), "\n") for name in ("i_auroc", "p_auroc", "aupro_30", "aupro_01")
-            ]
-            table.add_row(f"{result['dataset']}\n{result['category']}", result["model"], rule, *cells)
+        for rule, figures in result.scan.figures.items() if result.scan else ():
+            cells = [with_interval(figures[m.on_scans], figures.intervals.get(m.on_scans), "\n", m.digits) for m in shown]
+            table.add_row(f"{result.dataset}\n{result.category}", result.model, rule, *cells)
     return [table] if table.row_count else []
 
 
-def missing_tables(evaluated: Sequence[Mapping[str, Any]]) -> list[Table]:
+def missing_tables(evaluated: Sequence[MissingViews]) -> list[Table]:
     """Return what missing views cost each run: means by number missing under both label rules, and each view's share."""
+    from mvad.model.evaluation.missing_views import FULL, VISIBLE
+
     tables = []
     for found in evaluated:
-        losses = found["loss_per_view"]
-        said = "; ".join(
-            f"{name} {100 * losses[rule]['slope']:.2f} by slope, {100 * losses[rule]['ends']:.2f} by ends"
-            for rule, name in (("s_auroc_visible", "label of the views left"), ("s_auroc_full", "full label"))
-            if rule in losses
+        text = "; ".join(
+            f"{name} {100 * found.loss_per_view[rule]['slope']:.2f} by slope, {100 * found.loss_per_view[rule]['ends']:.2f} by ends"
+            for rule, name in ((VISIBLE, "label of the views left"), (FULL, "full label"))
+            if rule in found.loss_per_view
         )
-        table = _table(f"Missing views of {found['run']}: S-AUROC, percent. Points lost a view: {said}", "missing", "subsets")
+        table = _table(f"Missing views of {found.run}: S-AUROC, percent. Points lost per view: {text}", "missing", "subsets")
         for name in ("label of the views left", "full label", "full label, oracle"):
             table.add_column(name, justify="right")
-        for row in found["by_missing"]:
-            cells = [with_interval(row[rule], None) for rule in ("s_auroc_visible", "s_auroc_full", "oracle_full")]
-            table.add_row(str(row["missing"]), str(row["subsets"]), *cells)
-        shares = found["shares"]
-        table.caption = found["formula"] + (
-            "" if shares is None else "; shares of the views: " + ", ".join(f"{k}: {100 * s:+.1f}" for k, s in enumerate(shares))
-        )
+        for row in found.by_missing:
+            cells = [with_interval(value, None) for value in (row.s_auroc_visible, row.s_auroc_full, row.oracle_full)]
+            table.add_row(str(row.missing), str(row.subsets), *cells)
+        shares = ", ".join(f"{k}: {100 * share:+.1f}" for k, share in enumerate(found.shares or ()))
+        table.caption = found.formula + (f"; shares of the views: {shares}" if shares else "")
         table.caption_justify = "left"
         tables.append(table)
     return tables
@@ -115,7 +115,7 @@ def missing_tables(evaluated: Sequence[Mapping[str, Any]]) -> list[Table]:
 
 def paper_tables(rows: Sequence[Row], title: str) -> list[Table]:
     """Return a reproduced table, one a dataset: ours beside the paper's."""
-    from mvad.cli.reports import main_cells
+    from mvad.pipeline.paper_files import main_cells
 
     tables = []
     for dataset in dict.fromkeys(row.dataset for row in rows):
@@ -136,9 +136,9 @@ def paper_tables(rows: Sequence[Row], title: str) -> list[Table]:
     return tables
 
 
-def figure_4_table(rows: Sequence[Mapping[str, Any]], title: str) -> Table:
+def figure_4_table(rows: Sequence[MissingRow], title: str) -> Table:
     """Return Figure 4 as a table: ours under both label rules beside the paper's."""
-    from mvad.cli.reports import FIGURE_4_COLUMNS, figure_4_cells
+    from mvad.pipeline.paper_files import FIGURE_4_COLUMNS, figure_4_cells
 
     table = _table(title, *FIGURE_4_COLUMNS[:2])
     for name in FIGURE_4_COLUMNS[2:6]:
@@ -146,9 +146,7 @@ def figure_4_table(rows: Sequence[Mapping[str, Any]], title: str) -> Table:
     table.add_column("protocol", overflow="fold")
     for row in rows:
         *cells, protocol = figure_4_cells(row)
-        table.add_row(
-            *cells, protocol if row["missing"] == "loss per view" else "", end_section=row["missing"] == "loss per view"
-        )
+        table.add_row(*cells, protocol if row.is_loss else "", end_section=row.is_loss)
     return table
 
 
@@ -225,7 +223,7 @@ def choices_table(explanations: Sequence[Explanation]) -> Table:
     """Return every key with its default and what the paper says."""
     table = _table("Choices; mvad explain KEY tells the reason and the alternatives", "key", "default", "paper")
     for found in explanations:
-        table.add_row(Text(found.key), Text(str(found.default)), Text(found.paper))
+        table.add_row(Text(found.name), Text(str(found.default)), Text(found.paper))
     return table
 
 

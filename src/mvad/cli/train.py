@@ -10,14 +10,16 @@ from mvad.cli.options import (
     DEFAULT_WORKSPACE,
     Category,
     Config,
+    Device,
     Offline,
-    Places,
     Sets,
     TeacherWeights,
-    Workspace,
+    WorkspaceFolder,
     layers_of,
-    packed_categories,
 )
+from mvad.model.config import PRESETS
+from mvad.model.registry import methods
+from mvad.pipeline.workspace import Workspace, packed_categories
 
 
 def register(app: typer.Typer) -> None:
@@ -32,12 +34,12 @@ def train(
         list[str] | None,
         typer.Option(
             "--model",
-            help="idif, ivc, conv3d, destseg; retrieve, reconstruct; patchcore, padim, rd, simplenet, uniad, mean_feature. Repeatable. Default: idif.",
+            help=f"{', '.join(methods())}. Repeatable. Default: idif.",
         ),
     ] = None,
     dataset: Annotated[list[str] | None, typer.Option("--dataset", help="Only this dataset; repeatable.")] = None,
     category: Category = None,
-    preset: Annotated[str | None, typer.Option(help="paper, destseg, small or demo. Default: paper on CUDA, else small.")] = None,
+    preset: Annotated[str | None, typer.Option(help=f"{', '.join(PRESETS)}. Default: paper on CUDA, else small.")] = None,
     seed: Annotated[list[int] | None, typer.Option("--seed", help="Repeatable. Default: 0.")] = None,
     teacher: Annotated[str | None, typer.Option(help="auto, resnet18, efficientnet_lite0 or random.")] = None,
     teacher_weights: TeacherWeights = None,
@@ -46,22 +48,23 @@ def train(
         str | None, typer.Option(help="Comma-separated: rgb, depth, normal. Default: the paper's for the dataset.")
     ] = None,
     name: Annotated[str | None, typer.Option(help="Name of the run. Default: DATASET-CATEGORY-MODEL-seedN.")] = None,
-    workspace: Workspace = DEFAULT_WORKSPACE,
+    workspace: WorkspaceFolder = DEFAULT_WORKSPACE,
     config: Config = None,
     sets: Sets = None,
     offline: Offline = False,
+    device: Device = "auto",
 ) -> None:
     """Train one detector for each packed category. Run it again to continue or to find it done."""
     from mvad.cli.console import Bars
     from mvad.datasets.shards.loader import ShardSet
     from mvad.errors import BadInput
     from mvad.model.backbones.weights import WeightsSource
-    from mvad.model.precision import default_preset
-    from mvad.model.recipe import Recipe
+    from mvad.model.devices import default_preset, resolve_device
     from mvad.model.training.parallel import join_process_group, leave_process_group
+    from mvad.pipeline.training import Recipe
     from mvad.progress import Silent
 
-    places = Places(workspace)
+    places = Workspace(workspace)
     folders = packed_categories(places.shards, dataset, category)
     plans = [(folder, method, number) for folder in folders for method in model or ["idif"] for number in seed or [0]]
     if name and len(plans) > 1:
@@ -69,7 +72,8 @@ def train(
     layers = layers_of(config, {"teacher": teacher, "pseudo.textures": textures, "input.modalities": modalities}, sets)
     weights = WeightsSource(teacher_weights, places.weights, offline)
     ranks = join_process_group()
-    recipe = Recipe(preset or default_preset(), layers, places.textures, weights, ranks)
+    chosen = resolve_device(device)
+    recipe = Recipe(preset or default_preset(chosen), layers, places.textures, weights, chosen, ranks)
     with Bars() as bars:
         progress = bars if ranks.rank == 0 else Silent()
         for folder, method, number in plans:

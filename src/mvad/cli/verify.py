@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from mvad.cli.options import DEFAULT_WORKSPACE, Offline, Places, TeacherWeights, Workspace
+from mvad.cli.options import DEFAULT_WORKSPACE, Offline, TeacherWeights, WorkspaceFolder
+from mvad.pipeline.workspace import Workspace
 
 
 def register(app: typer.Typer) -> None:
@@ -19,7 +20,7 @@ def verify(
     paths: Annotated[
         list[Path] | None, typer.Argument(help="Folders of renders, shards or runs, or a file. Default: the workspace.")
     ] = None,
-    workspace: Workspace = DEFAULT_WORKSPACE,
+    workspace: WorkspaceFolder = DEFAULT_WORKSPACE,
     repair: Annotated[bool, typer.Option("--repair", help="Rebuild what is damaged, and nothing else.")] = False,
     raw: Annotated[
         Path | None,
@@ -33,27 +34,24 @@ def verify(
 ) -> None:
     """Check renders, shards and runs against their records: every file, every hash, labels against masks."""
     from mvad.cli.console import Bars
-    from mvad.datasets.verify import verify_inputs, verify_tree
     from mvad.errors import BadInput
+    from mvad.pipeline.verify import verify_workspace
 
-    places, checked_paths = Places(workspace), paths or [workspace]
+    places, checked_paths = Workspace(workspace), paths or [workspace]
     with Bars() as bars:
-        checked, faults = verify_tree(checked_paths, bars, not untrusted)
-        if raw:
-            compared, changed = verify_inputs(places.renders, places.shards, raw, bars)
-            checked, faults = checked + compared, faults + changed
+        checked, faults = verify_workspace(checked_paths, bars, not untrusted, places, raw)
         for fault in faults:
             bars.say(fault.text)
         if not checked:
             raise BadInput(f"{checked_paths[0]}: holds nothing that mvad wrote; give the folder of a workspace")
         bars.say(f"{checked} files checked, {len(faults)} faults")
         if faults and repair:
-            from mvad.cli.repair import repair as mend
             from mvad.model.backbones.weights import WeightsSource
+            from mvad.pipeline.repair import repair as rebuild
 
             weights = WeightsSource(teacher_weights, places.weights, offline)
-            mend(faults, raw or workspace / "raw", places.shards, places.renders, places.textures, weights, bars)
-            before, (checked, faults) = len(faults), verify_tree(checked_paths, bars)
+            rebuild(faults, raw or workspace / "raw", places, weights, bars)
+            before, (checked, faults) = len(faults), verify_workspace(checked_paths, bars)
             for fault in faults:
                 bars.say(f"still: {fault.text}")
             bars.say(f"{checked} files checked again, {len(faults)} of {before} faults are left")

@@ -32,6 +32,8 @@ class Eyecandies:
     """Reader of Eyecandies."""
 
     name = "eyecandies"
+    licence = "Eyecan.ai, non-commercial research"
+    modalities: tuple[str, ...] = ("rgb", "normal")
     known_categories: tuple[str, ...] = (
         "CandyCane", "ChocolateCookie", "ChocolatePraline", "Confetto", "GummyBear", "HazelnutTruffle",
         "LicoriceSandwich", "Lollipop", "Marshmallow", "PeppermintCandy",

@@ -22,6 +22,8 @@ class MVTec3D:
     """Reader of MVTec 3D-AD."""
 
     name = "mvtec3d"
+    licence = "CC BY-NC-SA 4.0, MVTec Software GmbH"
+    modalities: tuple[str, ...] = ("rgb", "depth")
     known_categories: tuple[str, ...] = (
         "bagel", "cable_gland", "carrot", "cookie", "dowel", "foam", "peach", "potato", "rope", "tire",
     )  # fmt: skip

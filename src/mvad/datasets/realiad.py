@@ -16,6 +16,9 @@ from mvad.errors import BadInput
 from mvad.files import inside, read_json
 
 NAME = "realiad"
+LICENCE = "CC BY-NC-SA 4.0, Real-IAD authors"
+MODALITIES = ("rgb",)
+"""Its default inputs."""
 KNOWN_CATEGORIES = (
     "audiojack", "bottle_cap", "button_battery", "end_cap", "eraser", "fire_hood", "mint", "mounts", "pcb",
     "phone_battery", "plastic_nut", "plastic_plug", "porcelain_doll", "regulator", "rolled_strip_base",

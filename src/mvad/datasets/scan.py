@@ -81,9 +81,23 @@ def new_id(folder: Path, name: str) -> str:
 
 
 class ScanReader(Protocol):
-    """A dataset of organised scans."""
+    """A dataset of organised scans.
+
+    Attributes
+    ----------
+    name
+        What commands call it; also the folder of its renders and shards.
+    licence
+        Licence text that goes with everything made from it.
+    modalities
+        Inputs that detectors take by default, of rgb, depth and normal.
+    known_categories
+        Published categories; another one is rendered all the same, with a notice. Empty: any.
+    """
 
     name: str
+    licence: str
+    modalities: tuple[str, ...]
     known_categories: tuple[str, ...]
 
     def categories(self, raw: Path) -> list[str]:
@@ -96,6 +110,19 @@ class ScanReader(Protocol):
         """Return every scan anywhere below a folder, sorted: new ones, of split ``new``, of which nothing else is known."""
 
     def load(self, ref: ScanRef) -> Scan:
+        """Decode one scan."""
+
+
+class ScanSource(Protocol):
+    """The raw scans of one category, by key; ``registry.RawScans`` is one."""
+
+    dataset: str
+    category: str
+
+    def of_split(self, split: str) -> list[ScanRef]:
+        """Return the scans of a split, sorted by key."""
+
+    def load(self, key: str) -> Scan:
         """Decode one scan."""
 
 

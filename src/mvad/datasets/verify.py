@@ -1,4 +1,4 @@
-"""Check what was written against what was recorded: renders, shards, and the models of runs."""
+"""Check what was written against what was recorded: renders, shards, exports, and whatever other packages add rules for."""
 
 from __future__ import annotations
 
@@ -10,19 +10,16 @@ from typing import Any, Literal
 import numpy as np
 
 from mvad import files
-from mvad.datasets import realiad
-from mvad.datasets.registry import reader_for
+from mvad.datasets.exported import FACTS as EXPORT
 from mvad.datasets.renders.layout import AUDIT, FAILED, RECORD, RIG, TIMINGS
-from mvad.datasets.renders.record import read_manifest as read_renders_manifest
 from mvad.datasets.renders.record import read_record
-from mvad.datasets.scan import ReadOptions
-from mvad.datasets.shards.reader import ShardFile, read_manifest
-from mvad.datasets.shards.schema import CARD, MANIFEST, contradiction
-from mvad.datasets.shards.sources import photographed_category
+from mvad.datasets.shards.reader import ShardFile
+from mvad.datasets.shards.schema import CARD, MANIFEST, WRITTEN, contradiction
 from mvad.errors import BadInput
 from mvad.progress import Progress
 
 Kind = Literal["render", "renders", "shards", "run", "other"]
+"""Which repair a fault takes: a rendered sample, a rendered category's lists, a packed category, a run, none."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +33,7 @@ class Fault:
     path
         The file.
     kind
-        Which repair it takes: a rendered sample, a rendered category's lists, a packed category, a run.
+        Which repair it takes.
     place
         The folder that repair works on.
     """
@@ -47,10 +44,119 @@ class Fault:
     place: Path
 
 
-def verify_tree(paths: Sequence[Path], progress: Progress, trusted: bool = True) -> tuple[int, list[Fault]]:
+@dataclass(frozen=True)
+class FilePattern:
+    """Files that a package wrote, and how one of them is checked.
+
+    Attributes
+    ----------
+    matches
+        Whether a path is one of them.
+    check
+        Looks at the file and reports faults to the ``Check``; a ``BadInput`` that it raises is a fault, too.
+    """
+
+    matches: Callable[[Path], bool]
+    check: Callable[[Check, Path], None]
+
+
+@dataclass(frozen=True)
+class FileRules:
+    """What a package hands to verification.
+
+    Attributes
+    ----------
+    patterns
+        Its files; files that are checked with another are not among them.
+    repair_of
+        Returns which repair a damaged file takes, and the folder it works on; None if the file is not the package's.
+    """
+
+    patterns: Sequence[FilePattern]
+    repair_of: Callable[[Path], tuple[Kind, Path] | None]
+
+
+class Check:
+    """What was found so far. A file that several others list is counted once.
+
+    Attributes
+    ----------
+    trusted
+        Whether shards may be parsed in this process.
+    seen, faults
+        Files that were checked, and what is wrong.
+    """
+
+    def __init__(self, trusted: bool, rules: Sequence[FileRules]) -> None:
+        self.trusted = trusted
+        self.seen: set[Path] = set()
+        self.faults: list[Fault] = []
+        self.listed: dict[Path, set[str]] = {}
+        self._rules = rules
+        self._manifests: dict[Path, dict[str, Any] | None] = {}
+
+    def pattern_of(self, path: Path) -> FilePattern | None:
+        """Return how a file is checked, or None if it is checked with another, or is not ours."""
+        return next((pattern for rules in self._rules for pattern in rules.patterns if pattern.matches(path)), None)
+
+    def fault(self, path: Path, text: str) -> None:
+        """Report a fault of a file."""
+        self.seen.add(path)
+        found = next((repair for rules in self._rules if (repair := rules.repair_of(path)) is not None), None)
+        kind, place = found or ("other", path)
+        self.faults.append(Fault(text, path, kind, place))
+
+    def compare(self, path: Path, sha256: object, remedy: str) -> None:
+        """Compare a file with its recorded hash."""
+        self.seen.add(path)
+        try:
+            same = files.sha256_file(path) == sha256
+            reason = "is not what was written (SHA-256 differs)"
+        except OSError as error:
+            same, reason = False, f"cannot be read ({error.strerror})"
+        if not same and not any(fault.text.startswith(f"{path}:") for fault in self.faults):
+            self.fault(path, f"{path}: {reason}; {remedy}")
+
+    def manifest_of(self, folder: Path) -> dict[str, Any]:
+        """Return a category's manifest, read once; empty if it could not be read."""
+        if folder not in self._manifests:
+            self._manifests[folder] = None
+            remedy = "run mvad render or mvad pack again"
+            self._manifests[folder] = files.read_sealed_json(folder / MANIFEST, "a manifest", remedy)
+            self.seen.add(folder / MANIFEST)
+        return self._manifests[folder] or {}
+
+
+def check_sealed(check: Check, path: Path) -> None:
+    """Check a JSON file of ours by its seal."""
+    files.read_sealed_json(path, "JSON of mvad", "run the command that wrote it again")
+    check.seen.add(path)
+
+
+def check_log(check: Check, path: Path) -> None:
+    """Check every line of a log by its sum."""
+    check.seen.add(path)
+    damaged = files.damaged_lines(path)
+    if damaged:
+        lines = ", ".join(map(str, damaged[:5]))
+        check.fault(path, f"{path}: line {lines} is not what was written; it is a log, remove the line")
+
+
+def verify_tree(
+    paths: Sequence[Path], progress: Progress, trusted: bool = True, rules: Sequence[FileRules] | None = None
+) -> tuple[int, list[Fault]]:
     """Check every file of ours below some folders, or single files.
 
-    Where the files come from somebody else (``trusted`` is false), shards are parsed in processes of their own, manifest or not.
+    Parameters
+    ----------
+    paths
+        Folders or files.
+    progress
+        Is told of each file.
+    trusted
+        False where the files come from somebody else: shards are then parsed in processes of their own, manifest or not.
+    rules
+        What files there are; None: those of renders, shards and exports.
 
     Returns
     -------
@@ -62,18 +168,18 @@ def verify_tree(paths: Sequence[Path], progress: Progress, trusted: bool = True)
     BadInput
         If a path does not exist.
     """
-    check = _Check(trusted)
-    found: list[tuple[Path, Callable[[Path], None]]] = []
+    check = Check(trusted, (DATA_RULES,) if rules is None else rules)
+    found: list[tuple[Path, FilePattern]] = []
     for root in paths:
         if not root.exists():
             raise BadInput(f"{root}: not found; give a folder of renders, shards or runs")
         candidates = [root] if root.is_file() else sorted(path for path in root.rglob("*") if path.is_file())
         candidates = [path for path in candidates if ".part-" not in str(path.relative_to(root.parent))]
-        found += [(path, action) for path in candidates if (action := check.action(path)) is not None]
+        found += [(path, pattern) for path in candidates if (pattern := check.pattern_of(path)) is not None]
     progress.start("verify", len(found))
-    for path, action in found:
+    for path, pattern in found:
         try:
-            action(path)
+            pattern.check(check, path)
         except BadInput as error:
             check.fault(path, str(error))
         except (LookupError, TypeError, AttributeError, ValueError) as error:  # sealed, but by whom?
@@ -83,219 +189,55 @@ def verify_tree(paths: Sequence[Path], progress: Progress, trusted: bool = True)
     return len(check.seen), check.faults
 
 
-def verify_inputs(renders: Path, shards: Path, raw: Path, progress: Progress) -> tuple[int, list[Fault]]:
-    """Compare raw files with the hashes that were taken when they were rendered or packed.
-
-    Parameters
-    ----------
-    renders, shards
-        Folders of a workspace.
-    raw
-        Holds a folder of raw data for each dataset; categories that are not there are left out.
-
-    Returns
-    -------
-    tuple
-        Number of files or photographed samples compared, and the faults.
-    """
-    compared, faults = 0, []
-    for path in sorted(renders.glob(f"*/*/{MANIFEST}")):
-        manifest = read_renders_manifest(path.parent)
-        dataset, category, light = manifest["dataset"], manifest["category"], int(manifest["config"]["light"])
-        if not (raw / dataset / category).is_dir():
-            continue
-        refs = {ref.key: ref for ref in reader_for(dataset).refs(raw / dataset, category, ReadOptions(light=light))}
-        progress.start(f"inputs of {category}", len(manifest["samples"]))
-        for sample in manifest["samples"]:
-            folder = files.below(path.parent, sample["split"], sample["defect"], sample["id"])
-            ref = refs.get(sample["key"])
-            for kind, listed in read_record(folder)["inputs"].items():
-                compared += 1
-                place = ref.paths.get(kind) if ref else None
-                wrong = _difference(place, listed["sha256"])
-                if wrong:
-                    where = place or raw / dataset / sample["key"]
-                    faults.append(
-                        Fault(
-                            f"{where}: {wrong} it was rendered; restore it, or render again with --overwrite",
-                            where,
-                            "other",
-                            folder,
-                        )
-                    )
-            progress.advance()
-    for path in sorted(shards.glob(f"{realiad.NAME}/*/{MANIFEST}")):
-        manifest, root = read_manifest(path.parent), raw / realiad.NAME
-        category = str(manifest["category"])
-        if realiad.image_root(root) is None or not (root / realiad.JSON_FOLDERS[0] / f"{category}.json").exists():
-            continue
-        there = photographed_category(root, category, int(manifest["packing"]["size"]))
-        found = {source.key: source for source in there.sources}
-        compared += 1
-        if there.config["split_file_sha256"] != manifest["config"]["split_file_sha256"]:
-            split = root / realiad.JSON_FOLDERS[0] / f"{category}.json"
-            text = f"{split}: is not what it was when it was packed; restore it, or pack again with --overwrite"
-            faults.append(Fault(text, split, "other", path))
-        progress.start(f"inputs of {category}", sum(entry["samples"] for entry in manifest["shards"]))
-        for entry in manifest["shards"]:
-            shard = ShardFile(files.inside(path.parent, entry["file"]), entry["sha256"])
-            for key, listed in zip(shard.texts("key"), shard.texts("made_from"), strict=True):
-                compared += 1
-                try:
-                    same = key in found and found[key].sha256() == listed
-                    text = f"{root}: the photographs of {key} are not those that were packed"
-                except BadInput as error:
-                    same, text = False, str(error)
-                if not same:
-                    faults.append(Fault(f"{text}; restore them, or pack again with --overwrite", path, "other", path))
-                progress.advance()
-    return compared, faults
+def _manifest(check: Check, path: Path) -> None:
+    manifest = check.manifest_of(path.parent)
+    for sample in manifest.get("samples", []):
+        record = files.below(path.parent, sample["split"], sample["defect"], sample["id"], RECORD)
+        check.compare(record, sample["record_sha256"], "run the same mvad render again")
+    for name in (RIG, AUDIT) if manifest.get("rig") else ():
+        if not (path.parent / name).exists():
+            check.fault(path, f"{path.parent / name}: is missing; run the same mvad render again")
+    for shard in manifest.get("shards", []):
+        target = files.inside(path.parent, shard["file"])
+        if not target.exists():
+            check.fault(target, f"{target}: is missing; pack again")
+    if "card_sha256" in manifest:
+        check.compare(path.parent / CARD, manifest["card_sha256"], "pack again")
 
 
-def _difference(path: Path | None, sha256: str) -> str:
-    if path is None or not path.exists():
-        return "is not there, but was when"
-    return "" if files.sha256_file(path) == sha256 else "is not what it was when"
+def _record(check: Check, path: Path) -> None:
+    record = read_record(path.parent)
+    check.seen.add(path)
+    category = path.parents[3]
+    if (category / MANIFEST).exists():
+        if category not in check.listed:
+            check.listed[category] = {str(sample["key"]) for sample in check.manifest_of(category).get("samples", [])}
+        if record["key"] not in check.listed[category]:
+            check.fault(category / MANIFEST, f"{path.parent}: is not in {MANIFEST}; run the same mvad render again")
+    for name, sha256 in record["outputs"].items():
+        check.compare(files.inside(path.parent, name), sha256, "run the same mvad render again")
+    strays = {entry.name for entry in path.parent.iterdir()} - {RECORD, *record["outputs"]}
+    for name in sorted(strays):
+        check.fault(path.parent / name, f"{path.parent / name}: is not in the record; remove it")
 
 
-class _Check:
-    """What was seen so far. A file that several others speak of is counted once."""
-
-    def __init__(self, trusted: bool) -> None:
-        self.trusted = trusted
-        self.seen: set[Path] = set()
-        self.faults: list[Fault] = []
-        self.manifests: dict[Path, dict[str, Any] | None] = {}
-        self.listed: dict[Path, set[str]] = {}
-
-    def action(self, path: Path) -> Callable[[Path], None] | None:
-        """Return how a file is checked, or None if it is checked with another, or is none of ours."""
-        if path.name == MANIFEST:
-            return self._manifest
-        if path.name == RECORD:
-            return self._record
-        if path.suffix == ".h5":
-            return self._shard
-        if path.name in (RIG, AUDIT) and (path.parent / MANIFEST).exists():
-            return self._sealed
-        if path.name in (FAILED, TIMINGS, "metrics.jsonl", "written.jsonl", "generated.jsonl"):
-            return self._log
-        if path.name == "model.json" or (path.name.startswith("step-") and path.suffix == ".json"):
-            return self._tensors
-        if path.match("results*.json") and path.parent.parent.name == "runs":
-            return self._results
-        if path.name in ("export.json", "missing-views.json", "threshold.json") or path.match("reports/reproduce-*.json"):
-            return self._sealed
-        if path.name in ("missing-views.jsonl", "predictions.jsonl"):
-            return self._log
-        if path.name.endswith(".onnx.json"):
-            return self._onnx
-        if path.name == "config.json" and path.parent.parent.name == "runs":
-            return self._sealed
-        return None
-
-    def fault(self, path: Path, text: str) -> None:
-        self.seen.add(path)
-        kind, place = _repair_of(path)
-        self.faults.append(Fault(text, path, kind, place))
-
-    def _manifest(self, path: Path) -> None:
-        manifest = self._manifest_of(path.parent)
-        for sample in manifest.get("samples", []):
-            record = files.below(path.parent, sample["split"], sample["defect"], sample["id"], RECORD)
-            self._compare(record, sample["record_sha256"], "run the same mvad render again")
-        for name in (RIG, AUDIT) if manifest.get("rig") else ():
-            if not (path.parent / name).exists():
-                self.fault(path, f"{path.parent / name}: is missing; run the same mvad render again")
-        for shard in manifest.get("shards", []):
-            target = files.inside(path.parent, shard["file"])
-            if not target.exists():
-                self.fault(target, f"{target}: is missing; pack again")
-        if "card_sha256" in manifest:
-            self._compare(path.parent / CARD, manifest["card_sha256"], "pack again")
-
-    def _record(self, path: Path) -> None:
-        record = read_record(path.parent)
-        self.seen.add(path)
-        category = path.parents[3]
-        if (category / MANIFEST).exists():
-            if category not in self.listed:
-                self.listed[category] = {str(sample["key"]) for sample in self._manifest_of(category).get("samples", [])}
-            if record["key"] not in self.listed[category]:
-                self.fault(category / MANIFEST, f"{path.parent}: is not in {MANIFEST}; run the same mvad render again")
-        for name, sha256 in record["outputs"].items():
-            self._compare(files.inside(path.parent, name), sha256, "run the same mvad render again")
-        strays = {entry.name for entry in path.parent.iterdir()} - {RECORD, *record["outputs"]}
-        for name in sorted(strays):
-            self.fault(path.parent / name, f"{path.parent / name}: is not in the record; remove it")
-
-    def _shard(self, path: Path) -> None:
-        """Hash first where a manifest speaks of the file, structure next, then every chunk and the laws between fields."""
-        manifest = self._manifest_of(path.parent) if (path.parent / MANIFEST).exists() else {}
-        listed = next((entry["sha256"] for entry in manifest.get("shards", []) if entry["file"] == path.name), None)
-        if manifest and listed is None:
-            self.fault(path, f"{path}: is not in {MANIFEST}; pack again, or remove it")
-        shard = ShardFile(path, listed, self.trusted)
-        self.seen.add(path)
-        for wrong in _rig_faults(shard):
-            self.fault(path, f"{path}: {wrong}; pack again")
-        keys = shard.texts("key")
-        if len(set(keys)) != len(keys):
-            self.fault(path, f"{path}: a key is there twice; pack again")
-        for row in range(len(shard)):
-            wrong = contradiction(shard.sample(row))
-            if wrong:
-                self.fault(path, f"{path}: sample {row} ({keys[row]}): {wrong}; pack again")
-
-    def _sealed(self, path: Path) -> None:
-        files.read_sealed_json(path, "JSON of mvad", "run the command that wrote it again")
-        self.seen.add(path)
-
-    def _results(self, path: Path) -> None:
-        results = files.read_sealed_json(path, "results", "evaluate again")
-        self.seen.add(path)
-        for sample in results["samples"]:
-            self._compare(files.inside(path.parent, sample["picture"]), sample["picture_sha256"], "evaluate again")
-            self._compare(files.inside(path.parent, sample["map"]), sample["map_sha256"], "evaluate again")
-        for sample in results.get("scan", {}).get("samples", []):
-            for kind in ("map", "cloud"):
-                self._compare(
-                    files.inside(path.parent, sample[kind]), sample[f"{kind}_sha256"], "evaluate --project-to-scan again"
-                )
-
-    def _onnx(self, path: Path) -> None:
-        facts = files.read_sealed_json(path, "facts of an exported detector", "export again")
-        self.seen.add(path)
-        self._compare(path.with_suffix(""), facts.get("onnx_sha256"), "export again")
-
-    def _log(self, path: Path) -> None:
-        self.seen.add(path)
-        damaged = files.damaged_lines(path)
-        if damaged:
-            lines = ", ".join(map(str, damaged[:5]))
-            self.fault(path, f"{path}: line {lines} is not what was written; it is a log, remove the line")
-
-    def _tensors(self, path: Path) -> None:
-        facts = files.read_sealed_json(path, "facts of a model", "train again from the checkpoint before")
-        self.seen.add(path)
-        self._compare(path.with_suffix(".safetensors"), facts.get("sha256"), "train again from the checkpoint before")
-
-    def _manifest_of(self, folder: Path) -> dict[str, Any]:
-        if folder not in self.manifests:
-            self.manifests[folder] = None
-            self.manifests[folder] = files.read_sealed_json(folder / MANIFEST, "a manifest", "run mvad render or mvad pack again")
-            self.seen.add(folder / MANIFEST)
-        return self.manifests[folder] or {}
-
-    def _compare(self, path: Path, sha256: object, remedy: str) -> None:
-        self.seen.add(path)
-        try:
-            same = files.sha256_file(path) == sha256
-            reason = "is not what was written (SHA-256 differs)"
-        except OSError as error:
-            same, reason = False, f"cannot be read ({error.strerror})"
-        if not same and not any(fault.text.startswith(f"{path}:") for fault in self.faults):
-            self.fault(path, f"{path}: {reason}; {remedy}")
+def _shard(check: Check, path: Path) -> None:
+    """Hash first where a manifest speaks of the file, structure next, then every chunk and the laws between fields."""
+    manifest = check.manifest_of(path.parent) if (path.parent / MANIFEST).exists() else {}
+    listed = next((entry["sha256"] for entry in manifest.get("shards", []) if entry["file"] == path.name), None)
+    if manifest and listed is None:
+        check.fault(path, f"{path}: is not in {MANIFEST}; pack again, or remove it")
+    shard = ShardFile(path, listed, check.trusted)
+    check.seen.add(path)
+    for wrong in _rig_faults(shard):
+        check.fault(path, f"{path}: {wrong}; pack again")
+    keys = shard.texts("key")
+    if len(set(keys)) != len(keys):
+        check.fault(path, f"{path}: a key is there twice; pack again")
+    for row in range(len(shard)):
+        wrong = contradiction(shard.sample(row))
+        if wrong:
+            check.fault(path, f"{path}: sample {row} ({keys[row]}): {wrong}; pack again")
 
 
 def _rig_faults(shard: ShardFile) -> list[str]:
@@ -313,8 +255,8 @@ def _rig_faults(shard: ShardFile) -> list[str]:
     return faults
 
 
-def _repair_of(path: Path) -> tuple[Kind, Path]:
-    """Tell from a file's name and place which repair it belongs to."""
+def _repair_of(path: Path) -> tuple[Kind, Path] | None:
+    """Return from a file's name and place which repair it takes."""
     if path.name in (FAILED, TIMINGS):
         return "other", path
     for folder in path.parents:
@@ -322,8 +264,25 @@ def _repair_of(path: Path) -> tuple[Kind, Path]:
             return "render", folder
         if (folder / RIG).exists():
             return ("render", path.parent) if path.parent != folder else ("renders", folder)
-        if folder.parent.name == "runs":
-            return "run", folder
     if path.suffix == ".h5" or path.name in (CARD, MANIFEST):
         return "shards", path.parent
-    return "other", path
+    return None
+
+
+def named(*names: str) -> Callable[[Path], bool]:
+    """Return whether a path has one of some names, as a function."""
+    return lambda path: path.name in names
+
+
+DATA_RULES = FileRules(
+    (
+        FilePattern(named(MANIFEST), _manifest),
+        FilePattern(named(RECORD), _record),
+        FilePattern(lambda path: path.suffix == ".h5", _shard),
+        FilePattern(lambda path: path.name in (RIG, AUDIT) and (path.parent / MANIFEST).exists(), check_sealed),
+        FilePattern(named(FAILED, TIMINGS, WRITTEN, "generated.jsonl"), check_log),
+        FilePattern(named(EXPORT), check_sealed),
+    ),
+    _repair_of,
+)
+"""Renders, shards and exports."""

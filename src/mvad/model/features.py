@@ -1,4 +1,4 @@
-"""What single-view baselines share: teacher features of every view of a split, patches of them, maps from patches."""
+"""Teacher features of every view, patches of them, and maps from patches: what the baselines share."""
 
 from __future__ import annotations
 
@@ -11,33 +11,30 @@ from torch.nn import functional
 from mvad.datasets.shards.loader import Batch
 from mvad.model.backbones.protocol import Teacher
 from mvad.model.config import ModelConfig
-from mvad.model.detector import AnomalyMaps, InputSpec
-from mvad.model.images import ViewImages, view_images
-from mvad.model.precision import autocast
-from mvad.model.scoring import sample_scores
+from mvad.model.devices import autocast
+from mvad.model.images import ViewImages, background_fill, view_images
+from mvad.model.input_spec import InputSpec
 
 
 class ViewFeatures:
     """Teacher features of the inputs (views times modalities) of a batch."""
 
-    def __init__(self, config: ModelConfig, spec: InputSpec, teacher: Teacher) -> None:
-        self.config, self.spec, self.teacher = config, spec, teacher
-        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        teacher.backbone.to(self.device)
+    def __init__(self, config: ModelConfig, spec: InputSpec, teacher: Teacher, device: torch.device) -> None:
+        self.config, self.spec, self.teacher, self.device = config, spec, teacher, device
+        teacher.backbone.to(device)
 
     def images(self, batch: Batch) -> ViewImages:
         """Return the batch as float images on the device."""
-        spec = self.spec
-        moved = batch.to(self.device)
-        return view_images(moved, spec.modalities, self.config.input.size, self.teacher.fill, spec.depth_range)
+        fill = background_fill(self.config.input, self.teacher)
+        return view_images(batch.to(self.device), self.spec.modalities, self.config.input.size, fill, self.spec.depth_range)
 
     def levels(self, views: ViewImages) -> tuple[Tensor, ...]:
         """Return three maps (B, V, M, C_l, h_l, w_l) float32."""
         b, v, m = views.images.shape[:3]
-        levels = self.of(views.images.flatten(0, 2))
+        levels = self.features(views.images.flatten(0, 2))
         return tuple(level.view(b, v, m, *level.shape[1:]) for level in levels)
 
-    def of(self, images: Tensor) -> tuple[Tensor, ...]:
+    def features(self, images: Tensor) -> tuple[Tensor, ...]:
         """Return three maps (N, C_l, h_l, w_l) float32 of images (N, 3, S, S)."""
         with torch.no_grad(), autocast(self.device, self.config.train.precision):
             levels = self.teacher.features(images.contiguous(memory_format=torch.channels_last))
@@ -48,7 +45,7 @@ class ViewFeatures:
 
         Levels 2 and 3, 3x3 average neighbourhoods, concatenated at level 2's size.
         """
-        patches = neighbourhoods(self.of(views.images.flatten(0, 2)))
+        patches = neighbourhoods(self.features(views.images.flatten(0, 2)))
         side = patches.shape[1]
         return patches.reshape(*views.images.shape[:3], side, side, -1), self.counts(views, side)
 
@@ -62,26 +59,9 @@ class ViewFeatures:
 
     def counts(self, views: ViewImages, side: int) -> Tensor:
         """Return which cells (B, V, side, side) of present views show the object (score.region)."""
-        share = functional.adaptive_avg_pool2d(views.seen.float(), int(side))  # a tensor while it is traced
+        share = averaged(views.seen.float(), side)
         counts = share > 0.5 if self.config.score.region == "object" else torch.ones_like(share, dtype=torch.bool)
         return counts & views.present[:, :, None, None]
-
-    def answer(self, views: ViewImages, maps: Tensor, scores: Tensor) -> AnomalyMaps:
-        """Join modalities: a view's score and map are those of its worst modality.
-
-        Parameters
-        ----------
-        views
-            What was evaluated.
-        maps
-            (B, V, M, S, S).
-        scores
-            (B, V, M).
-        """
-        present = views.present.to(scores.device)
-        view_scores = scores.amax(dim=2).masked_fill(~present, -torch.inf)
-        shown = maps.amax(dim=2) * views.seen.to(maps.device) * present[:, :, None, None]
-        return AnomalyMaps(shown.cpu(), view_scores.cpu(), sample_scores(view_scores, self.config.score).cpu())
 
 
 def neighbourhoods(levels: Sequence[Tensor]) -> Tensor:
@@ -101,13 +81,24 @@ def smooth_upsample(planes: Tensor, size: int, sigma: float) -> Tensor:
     return functional.conv2d(functional.conv2d(padded, line.view(1, 1, 1, -1)), line.view(1, 1, -1, 1))[:, 0]
 
 
+def averaged(planes: Tensor, side: int) -> Tensor:
+    """Return the means (N, C, side, side) of blocks of planes (N, C, S, S), where side divides S, else of near ones.
+
+    Sizes are read as numbers, so that an exported graph has plain average pooling.
+    """
+    size = int(planes.shape[-1])
+    if size % int(side):
+        return functional.adaptive_avg_pool2d(planes, int(side))
+    return functional.avg_pool2d(planes, size // int(side))
+
+
 def concatenated(levels: Sequence[Tensor], side: int) -> Tensor:
     """Return levels (N, C_l, h_l, w_l) side by side at one size: (N, C, side, side).
 
     Finer levels are averaged down, coarser ones grow bilinearly.
     """
     resized = [
-        functional.adaptive_avg_pool2d(level, int(side))
+        averaged(level, side)
         if level.shape[-1] >= side
         else functional.interpolate(level, size=side, mode="bilinear", align_corners=False)
         for level in levels

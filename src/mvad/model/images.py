@@ -1,4 +1,4 @@
-"""Coded samples to what a backbone takes: float images in 0..255, one for each view and modality."""
+"""Coded samples as a backbone takes them: float images in 0..255, one for each view and modality."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from torch import Tensor
 
 from mvad.datasets.shards.loader import Batch
 from mvad.errors import BadInput
+from mvad.model.backbones.protocol import Teacher
+from mvad.model.config import InputConfig
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,11 @@ class ViewImages:
     seen: Tensor
     present: Tensor
     source: Tensor | None = None
+
+
+def background_fill(config: InputConfig, teacher: Teacher) -> tuple[float, float, float]:
+    """Return the colour (0..255) of pixels that show no object (``input.background``)."""
+    return teacher.fill if config.background == "mean" else (0.0, 0.0, 0.0)
 
 
 def view_images(

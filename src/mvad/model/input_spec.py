@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
 import numpy as np
 import torch
 from scipy.spatial.transform import Rotation
 
 from mvad.datasets.shards.loader import ShardSet
+from mvad.datasets.shards.schema import MODALITIES
 from mvad.errors import BadInput
-from mvad.model.config import MODALITIES, ModelConfig
-from mvad.model.detector import InputSpec
+from mvad.model.config import ModelConfig, TexturedConfig
 
 _REALIAD_TILT_DEG = 45.0
 _NARROWEST, _WIDEST = 64, 2048
@@ -18,26 +22,72 @@ _OUTLIER = 0.25
 """Steps over an edge are of any size: none counts for more than this share."""
 
 
+@dataclass(frozen=True)
+class InputSpec:
+    """What a detector is made for.
+
+    Attributes
+    ----------
+    views
+        Number of views V.
+    modalities
+        Inputs of each view, in order.
+    angles
+        (V, 3) float32 tensor, Euler angles xyz of each camera relative to the first, radians.
+    depth_range
+        Middle and half width of the object's depths (metres), or None without depth.
+    scan_width
+        Columns of the raw scans that ``source`` counts in, or None where it was not asked for.
+    """
+
+    views: int
+    modalities: tuple[str, ...]
+    angles: torch.Tensor
+    depth_range: tuple[float, float] | None
+    scan_width: int | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the fields as plain values."""
+        return {
+            "views": self.views,
+            "modalities": list(self.modalities),
+            "angles": self.angles.tolist(),
+            "depth_range": list(self.depth_range) if self.depth_range else None,
+            "scan_width": self.scan_width,
+        }
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> InputSpec:
+        """Take back what ``to_json`` returned."""
+        depth_range = (float(value["depth_range"][0]), float(value["depth_range"][1])) if value["depth_range"] else None
+        return cls(value["views"], tuple(value["modalities"]), torch.tensor(value["angles"]), depth_range, value["scan_width"])
+
+
+def uses_source(config: ModelConfig) -> bool:
+    """Return whether a configuration needs ``source``: pseudo anomalies that are consistent over views do."""
+    return isinstance(config, TexturedConfig) and config.pseudo.views == "consistent"
+
+
 def input_spec_of(data: ShardSet, config: ModelConfig) -> InputSpec:
-    """Return the spec of a split of shards under a configuration.
+    """Return the input spec of a split of shards under a configuration.
 
     Raises
     ------
     BadInput
         If a modality is asked for that the shards do not have.
     """
-    modalities = config.input.modalities or MODALITIES[data.dataset]
+    modalities = config.input.modalities or tuple(name for name in MODALITIES if name in data.stored)
     missing = [name for name in modalities if name not in data.stored]
     if missing:
         raise BadInput(
-            f"{data.folder}: has no {missing[0]}; choose --modalities from {', '.join(set(data.stored) & {'rgb', 'depth', 'normal'})}"
+            f"{data.folder}: has no {missing[0]}; choose --modalities from {', '.join(name for name in MODALITIES if name in data.stored)}"
         )
     depth_range = None
     if data.coding is not None:
         near, far = data.coding.offset_m, data.coding.offset_m + data.coding.step_m * 65534
         # The coded range is one and a half radii either side of the object's centre.
         depth_range = ((near + far) / 2, (far - near) / 3)
-    width = scan_width(data) if config.pseudo.views == "consistent" else None
+    width = scan_width(data) if uses_source(config) else None
     return InputSpec(len(data.views), tuple(modalities), _angles(data), depth_range, width)
 
 

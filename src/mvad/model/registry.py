@@ -1,84 +1,112 @@
-"""Method names to detectors: the only list."""
+"""Methods by name: those of this package, found by their declarations, and those that a caller registers.
+
+Nothing here imports torch; ``make_detector`` loads a detector's module when one is made.
+"""
 
 from __future__ import annotations
 
+import importlib
+import pkgutil
 from collections.abc import Iterable, Mapping
-from typing import Any
+from functools import cache
+from typing import TYPE_CHECKING, Any
 
 from mvad.errors import BadInput
-from mvad.model.backbones.protocol import Teacher
-from mvad.model.baselines.mean_feature import MeanFeature
-from mvad.model.baselines.padim import PaDiM
-from mvad.model.baselines.patchcore import PatchCore
-from mvad.model.baselines.reverse_distillation import ReverseDistillation
-from mvad.model.baselines.simplenet import SimpleNet
-from mvad.model.baselines.uniad import UniAD
+from mvad.model import baselines
 from mvad.model.config import PRESETS, ModelConfig
-from mvad.model.detector import Detector, DetectorFactory, InputSpec
-from mvad.model.idif.detector import Idif
-from mvad.model.missing.protocol import FilledDetector
-from mvad.model.missing.reconstruct import Reconstruct
-from mvad.model.missing.retrieve import Retrieve
-from mvad.settings import resolve
+from mvad.model.idif.methods import METHODS as IDIF_METHODS
+from mvad.model.method import Method
+from mvad.model.missing.methods import METHODS as MISSING_VIEW_METHODS
+from mvad.settings import RECORDED, KeyInfo, describe, resolve
+
+if TYPE_CHECKING:
+    import torch
+
+    from mvad.model.backbones.protocol import Teacher
+    from mvad.model.detector import Detector
+    from mvad.model.input_spec import InputSpec
+
+_registered: dict[str, Method] = {}
 
 
-def _retrieve(config: ModelConfig, spec: InputSpec, teacher: Teacher) -> Detector:
-    return FilledDetector(Idif(config, spec, teacher), Retrieve(config, spec, teacher))
+@cache
+def _built_in() -> dict[str, Method]:
+    """Return IDIF with its variants, then every folder of ``model/baselines`` by its ``METHOD``."""
+    folders = sorted(module.name for module in pkgutil.iter_modules(baselines.__path__) if module.ispkg)
+    declared = [importlib.import_module(f"{baselines.__name__}.{name}").METHOD for name in folders]
+    return {method.name: method for method in (*IDIF_METHODS, *MISSING_VIEW_METHODS, *declared)}
 
 
-def _reconstruct(config: ModelConfig, spec: InputSpec, teacher: Teacher) -> Detector:
-    return FilledDetector(Idif(config, spec, teacher), Reconstruct(config, spec, teacher))
+def methods() -> dict[str, Method]:
+    """Return every method by its name."""
+    return {**_built_in(), **_registered}
 
 
-METHODS: dict[str, DetectorFactory] = {
-    "idif": Idif,
-    "ivc": Idif,
-    "conv3d": Idif,
-    "destseg": Idif,
-    "retrieve": _retrieve,
-    "reconstruct": _reconstruct,
-    "patchcore": PatchCore,
-    "padim": PaDiM,
-    "rd": ReverseDistillation,
-    "simplenet": SimpleNet,
-    "uniad": UniAD,
-    "mean_feature": MeanFeature,
-}
+def register_method(method: Method) -> None:
+    """Add a method, so that ``train``, ``evaluate``, ``--model`` and every table take it.
 
-USES_TEXTURES = frozenset({"idif", "ivc", "conv3d", "destseg", "retrieve", "reconstruct"})
-"""Methods that learn from pseudo anomalies."""
+    Parameters
+    ----------
+    method
+        Its declaration; ``detector`` may be the class itself.
 
-TRAINED_TOGETHER = frozenset({"idif", "ivc", "conv3d", "destseg"})
-"""Methods that several processes can train together (torchrun)."""
+    Raises
+    ------
+    BadInput
+        If another method has this name.
 
-METHOD_KEYS: Mapping[str, Mapping[str, Any]] = {
-    "ivc": {"bottleneck.kind": "none"},
-    "conv3d": {"bottleneck.kind": "none", "fusion.kind": "conv3d"},
-    "destseg": {
-        "bottleneck.kind": "none", "fusion.kind": "none", "encoder.share": "view", "head.share": "view", "dropout.p": 0.0,
-    },
-    "retrieve": {"dropout.p": 0.0},
-    "reconstruct": {"dropout.p": 0.0},
-}  # fmt: skip
-"""What makes the paper's ablations (Table 3) and competitors for missing views (Figure 4) of one network: keys that a
-method sets, above the preset's."""
+    Examples
+    --------
+    >>> import dataclasses
+    >>> register_method(dataclasses.replace(method_named("mean_feature"), name="my_method"))
+    >>> "my_method" in methods()
+    True
+    >>> unregister_method("my_method")
+    """
+    known = methods().get(method.name)
+    if known is not None and known != method:
+        raise BadInput(f"register_method: there is a method {method.name!r} already; choose another name")
+    _registered[method.name] = method
+    all_keys.cache_clear()
 
-PAPER_BACKBONES: Mapping[str, str] = {
-    "patchcore": "WideResNet-50", "padim": "WideResNet-50", "rd": "WideResNet-50", "simplenet": "WideResNet-50",
-    "uniad": "EfficientNet-B4", "mean_feature": "none",
-}  # fmt: skip
-"""Backbones of the baselines' own papers; the others have ResNet-18."""
+
+def unregister_method(name: str) -> None:
+    """Take a registered method out again."""
+    _registered.pop(name, None)
+    all_keys.cache_clear()
+
+
+def method_named(name: str) -> Method:
+    """Return a method's declaration.
+
+    Raises
+    ------
+    BadInput
+        If there is no such method; the known ones are listed.
+    """
+    found = methods().get(name)
+    if found is None:
+        raise BadInput(f"--model {name}: choose from {', '.join(methods())}")
+    return found
+
+
+@cache
+def all_keys() -> dict[str, KeyInfo]:
+    """Return every key of every method, those that all have first."""
+    found = describe(ModelConfig)
+    for method in methods().values():
+        found |= {name: info for name, info in describe(method.config).items() if name not in found}
+    return found
 
 
 def paper_backbone(model: str) -> str:
-    """Return the backbone of a method's own paper; of somebody else's maps nothing is known."""
-    if model not in METHODS:
-        return "its own"
-    return PAPER_BACKBONES.get(model, "ResNet-18")
+    """Return the backbone of a method's own paper; of imported maps nothing is known."""
+    known = methods().get(model)
+    return known.paper_backbone if known else "its own"
 
 
-def backbone(model: str, teacher: str) -> str:
-    """Return what stands in every row of figures: the teacher used, and the method's own paper's."""
+def backbone_label(model: str, teacher: str) -> str:
+    """Return what stands beside every row of figures: the teacher used, and the backbone of the method's own paper."""
     return f"{teacher} (paper: {paper_backbone(model)})"
 
 
@@ -92,20 +120,30 @@ def configure(preset: str, model: str, layers: Iterable[tuple[str, Mapping[str, 
     """
     if preset not in PRESETS:
         raise BadInput(f"--preset {preset}: choose from {', '.join(PRESETS)}")
-    if model not in METHODS:
-        raise BadInput(f"--model {model}: choose from {', '.join(METHODS)}")
-    method = {**METHOD_KEYS.get(model, {}), "model": model}
-    return resolve(ModelConfig, [(f"preset {preset}", PRESETS[preset]), (f"model {model}", method), *layers])
+    method = method_named(model)
+    fixed = {**method.keys, "model": model}
+    own_layers = [(f"preset {preset}", method.preset(preset)), (f"model {model}", fixed)]
+    return resolve(method.config, [*own_layers, *layers], all_keys())
 
 
-def make_detector(config: ModelConfig, spec: InputSpec, teacher: Teacher) -> Detector:
-    """Return a new detector of ``config.model``.
+def recorded_config(recorded: Mapping[str, Any]) -> ModelConfig:
+    """Return the configuration that a run's ``config.json`` holds as dotted keys.
+
+    Raises
+    ------
+    BadInput
+        If its method is not known here, or a key is not one of it.
+    """
+    method = method_named(str(recorded.get("model")))
+    return resolve(method.config, [(RECORDED, recorded)], all_keys())[0]
+
+
+def make_detector(config: ModelConfig, spec: InputSpec, teacher: Teacher, device: torch.device) -> Detector:
+    """Return a new, unfitted detector of ``config.model`` on a device.
 
     Raises
     ------
     BadInput
         If there is no such method.
     """
-    if config.model not in METHODS:
-        raise BadInput(f"--model {config.model}: choose from {', '.join(METHODS)}")
-    return METHODS[config.model](config, spec, teacher)
+    return method_named(config.model).factory()(config, spec, teacher, device)

@@ -1,4 +1,4 @@
-"""From per-input maps to per-view maps and scores, for every detector alike (score.* choices)."""
+"""From the maps of inputs to the maps and scores of views and samples: one rule for every method (``score.*``)."""
 
 from __future__ import annotations
 
@@ -8,8 +8,54 @@ from torch.nn import functional
 
 from mvad.model.config import ScoreConfig
 from mvad.model.detector import AnomalyMaps
+from mvad.model.images import ViewImages
 
 _REFERENCE_PIXELS = 256 * 256
+
+
+def finish(maps: Tensor, views: ViewImages, config: ScoreConfig, scores: Tensor | None = None) -> AnomalyMaps:
+    """Return the answer of a detector from a map for each view and modality.
+
+    A view's map and score are those of its worst modality, a sample's score follows from its present views (``score.sample``).
+    Pixels that do not count (off the object, unless ``score.region`` is ``image``; missing views) get the lowest value of
+    their sample, whatever the method's scale: a constant added to all maps and scores changes no figure.
+
+    Parameters
+    ----------
+    maps
+        (B, V, M, S, S) float32.
+    views
+        What was scored.
+    config
+        ``score.*``.
+    scores
+        (B, V, M) float32, where the method has its own; None takes the mean of the highest pixels (``image_scores``).
+    """
+    counts = counted(views, config).to(maps.device)
+    filled = fill_uncounted(maps, counts)
+    if scores is None:
+        scores = image_scores(filled, config)
+    present = views.present.to(scores.device)
+    view_scores = scores.amax(dim=2).masked_fill(~present, -torch.inf)
+    return AnomalyMaps(filled.amax(dim=2).cpu(), view_scores.cpu(), sample_scores(view_scores, config).cpu())
+
+
+def counted(views: ViewImages, config: ScoreConfig) -> Tensor:
+    """Return which pixels (B, V, S, S) count: those of present views, on the object unless ``score.region`` is ``image``."""
+    seen = views.seen if config.region == "object" else torch.ones_like(views.seen)
+    return seen & views.present[:, :, None, None]
+
+
+def fill_uncounted(maps: Tensor, counts: Tensor) -> Tensor:
+    """Return maps (B, V, M, S, S) with the lowest counted value of each sample where ``counts`` (B, V, S, S) is false."""
+    counts = counts[:, :, None]
+    lowest = maps.masked_fill(~counts, torch.inf).amin(dim=(1, 2, 3, 4), keepdim=True)
+    return torch.where(counts, maps, torch.where(torch.isinf(lowest), 0.0, lowest))
+
+
+def highest(maps: Tensor, counts: Tensor) -> Tensor:
+    """Return the highest counted value (B, V, M) of maps (B, V, M, S, S); counts (B, V, S, S)."""
+    return fill_uncounted(maps, counts).amax(dim=(-2, -1))
 
 
 def smooth(maps: Tensor, seen: Tensor, config: ScoreConfig) -> Tensor:
@@ -30,25 +76,9 @@ def image_scores(maps: Tensor, config: ScoreConfig) -> Tensor:
     return flat.topk(top, dim=-1).values.mean(dim=-1)
 
 
-def score_maps(maps: Tensor, seen: Tensor, present: Tensor, config: ScoreConfig) -> AnomalyMaps:
-    """Score views and samples of maps (B, V, M, S, S).
-
-    A view's score is that of its worst modality, a sample's that of its worst present view (score.sample). Pixels that do not
-    count get the lowest value of their sample.
-    """
-    scores = image_scores(maps, config).amax(dim=2)
-    scores = torch.where(present, scores, torch.full((), -torch.inf, device=maps.device))
-    joined = maps.amax(dim=2)
-    if config.region == "object":
-        there = joined.masked_fill(~present[:, :, None, None], torch.inf)
-        lowest = there.amin(dim=(1, 2, 3), keepdim=True)
-        joined = torch.where(seen, joined, lowest)
-    return AnomalyMaps(joined * present[:, :, None, None], scores, sample_scores(scores, config))
-
-
 def sample_scores(view_scores: Tensor, config: ScoreConfig) -> Tensor:
     """Return (B,) of view scores (B, V), which are -inf where a view is missing."""
     if config.sample == "max":
         return view_scores.amax(dim=1)
-    there = torch.isfinite(view_scores)
-    return view_scores.masked_fill(~there, 0).sum(dim=1) / there.sum(dim=1)
+    finite = torch.isfinite(view_scores)
+    return view_scores.masked_fill(~finite, 0).sum(dim=1) / finite.sum(dim=1)

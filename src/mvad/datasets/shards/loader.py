@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from mvad import files
+from mvad.cores import usable_cores
 from mvad.datasets.renders.coding import DepthCoding
 from mvad.datasets.shards.buffers import Buffers
 from mvad.datasets.shards.reader import ShardFile, read_manifest
@@ -159,7 +160,7 @@ class ShardSet(Dataset[Batch]):
 
     def __init__(self, folder: Path, split: str, fields: Sequence[str] | None = None, threads: int = 0) -> None:
         self.folder, self.split = folder, split
-        self.threads = threads or len(os.sched_getaffinity(0))
+        self.threads = threads or usable_cores()
         manifest = read_manifest(folder)
         entries = [entry for entry in manifest["shards"] if entry["split"] == split]
         if not entries:

@@ -18,14 +18,11 @@ from mvad.datasets.shards.build import PackedSample, build, compress
 from mvad.datasets.shards.card import card
 from mvad.datasets.shards.chunks import check_filter
 from mvad.datasets.shards.reader import ShardFile, read_manifest
-from mvad.datasets.shards.schema import CARD, MANIFEST, MODALITIES, SCHEMA, SCHEMA_VERSION, Sample, contradiction
+from mvad.datasets.shards.schema import CARD, MANIFEST, MODALITIES, SCHEMA, SCHEMA_VERSION, WRITTEN, Sample, contradiction
 from mvad.datasets.shards.sources import CategorySource, Source, photographed_category, rendered_category
 from mvad.errors import BadInput
 from mvad.progress import Progress
 from mvad.settings import key
-
-WRITTEN = "written.jsonl"
-"""Hashes of the shards of a run that has not reached its manifest yet."""
 
 _FIELDS = (*MODALITIES, "source")
 

@@ -53,6 +53,9 @@ FIELDS = {
 IMAGES = ("rgb", "depth", "normal", "mask", "seen", "source")
 """Fields whose chunk is one sample; the others are one chunk."""
 
+WRITTEN = "written.jsonl"
+"""Hashes of the shards of a packing that has not reached its manifest yet."""
+
 MODALITIES = ("rgb", "depth", "normal")
 REQUIRED = ("mask", "present", "label", "view_label", "key", "defect", "made_from")
 """Besides, one modality at least."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -11,6 +12,7 @@ from mvad.errors import BadInput, MissingComponent
 from mvad.model.backbones.efficientnet_lite import PACKAGES, EfficientNetLite0
 from mvad.model.backbones.protocol import Backbone, Teacher, frozen
 from mvad.model.backbones.resnet18 import ResNet18
+from mvad.model.backbones.tiny import TinyBackbone
 from mvad.model.backbones.weights import (
     LITE0_SHA256,
     RESNET18_FILE,
@@ -21,7 +23,7 @@ from mvad.model.backbones.weights import (
     load_pinned,
 )
 
-TEACHERS = ("auto", "resnet18", "efficientnet_lite0", "random")
+TEACHERS = ("auto", "resnet18", "efficientnet_lite0", "random", "tiny")
 
 
 def choose_teacher(name: str, source: WeightsSource, seed: int) -> tuple[Teacher, str]:
@@ -37,7 +39,11 @@ def choose_teacher(name: str, source: WeightsSource, seed: int) -> tuple[Teacher
     if name not in TEACHERS:
         raise BadInput(f"--teacher {name}: choose from {', '.join(TEACHERS)}")
     if name == "random":
-        return _random(seed), "teacher random: untrained, for tests of the machinery only"
+        return _untrained(name, seed, ResNet18), "teacher random: an untrained ResNet-18, for tests of the machinery only"
+    if name == "tiny":
+        return _untrained(
+            name, seed, TinyBackbone
+        ), "teacher tiny: untrained, 8, 16 and 32 channels, for tests of the machinery only"
     if name == "auto" and source.file is None:
         if find_resnet18(source, may_download=True) is None and find_lite0() is not None:
             return _lite0(), (
@@ -73,13 +79,13 @@ def teacher_by_hash(name: str, sha256: str, source: WeightsSource) -> Teacher:
     return teacher
 
 
-def _random(seed: int) -> Teacher:
+def _untrained(name: str, seed: int, architecture: Callable[[bool], Backbone]) -> Teacher:
     def fresh(deep: bool) -> Backbone:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(int.from_bytes(hashlib.sha256(f"teacher {seed}".encode()).digest()[:6], "little"))
-            return ResNet18(deep)
+            return architecture(deep)
 
-    return frozen("random", f"seed-{seed}", fresh)
+    return frozen(name, f"seed-{seed}", fresh)
 
 
 def _resnet18(path: Path) -> Teacher:

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 
 from mvad.errors import BadInput
+from mvad.model.evaluation.results import Figures, Results, bounds_of, defined
 from mvad.model.metrics.bootstrap import Difference, Scored, mean_interval, paired_difference
 from mvad.model.metrics.intervals import UNDEFINED, Interval
+from mvad.model.metrics.table import metrics
 
-Results = Mapping[str, Any]
-"""A run's ``results.json``."""
+_SAMPLE_AUROC = "s_auroc"
 
 
 def scored(results: Sequence[Results]) -> Scored:
@@ -23,21 +23,19 @@ def scored(results: Sequence[Results]) -> Scored:
     BadInput
         If the runs were evaluated on different samples.
     """
-    tables = [{sample["key"]: sample for sample in result["samples"]} for result in results]
+    tables = [{sample.key: sample for sample in result.samples} for result in results]
     keys = sorted(tables[0])
     for result, table in zip(results, tables, strict=True):
         if sorted(table) != keys:
-            raise BadInput(f"{result['run']} and {results[0]['run']} were evaluated on different samples; evaluate both again")
-    scores = np.array([[table[key]["score"] for key in keys] for table in tables], np.float64)
-    return Scored(scores, np.array([tables[0][key]["label"] for key in keys], bool))
+            raise BadInput(f"{result.run} and {results[0].run} were evaluated on different samples; evaluate both again")
+    scores = np.array([[table[key].score for key in keys] for table in tables], np.float64)
+    return Scored(scores, np.array([tables[0][key].label for key in keys], bool))
 
 
 def s_auroc_of(results: Sequence[Results]) -> Interval:
     """Return the mean S-AUROC of runs on one category with its interval: DeLong's for one run, else a bootstrap's."""
     if len(results) == 1:
-        found = results[0]["figures"]
-        bounds = found["intervals"]["s_auroc"]
-        return Interval(found["s_auroc"], *bounds) if bounds else UNDEFINED
+        return results[0].figures.interval(_SAMPLE_AUROC)
     together = scored(results)
     if together.labels.all() or not together.labels.any():
         return UNDEFINED
@@ -58,8 +56,8 @@ def difference(one: Sequence[Results], other: Sequence[Results]) -> Difference |
     return paired_difference(both.scores[: len(one)], both.scores[len(one) :], both.labels)
 
 
-def mean_of(groups: Sequence[Sequence[Results]], figure: str) -> Interval:
-    """Return the mean over categories of image or P-AUROC, each the mean over its runs, with its interval.
+def mean_of(groups: Sequence[Sequence[Results]], name: str) -> Interval:
+    """Return the mean over categories of a figure that has an interval, each the mean over its runs.
 
     Categories are independent; runs on the same samples are taken as moving together, so the interval is wide rather than
     narrow. It is made of the single figures' intervals, which already take samples as clusters.
@@ -68,17 +66,19 @@ def mean_of(groups: Sequence[Sequence[Results]], figure: str) -> Interval:
     ----------
     groups
         For each category its runs.
-    figure
-        ``image_auroc`` or ``p_auroc``.
+    name
+        Of the metric, such as ``image_auroc`` or ``p_auroc``.
     """
     means, errors = [], []
     for group in groups:
-        defined = [r["figures"] for r in group if r["figures"].get(figure) is not None]
-        if defined:
-            bounds = [found["intervals"][figure] for found in defined]
-            means.append(float(np.mean([found[figure] for found in defined])))
+        areas = [area for r in group if not np.isnan((area := r.figures.interval(name)).value)]
+        if areas:
+            means.append(float(np.mean([area.value for area in areas])))
             errors.append(
-                [float(np.mean([abs(b[k] - f[figure]) for b, f in zip(bounds, defined, strict=True)])) for k in range(2)]
+                (
+                    float(np.mean([area.value - area.low for area in areas])),
+                    float(np.mean([area.high - area.value for area in areas])),
+                )
             )
     if not means:
         return UNDEFINED
@@ -87,31 +87,33 @@ def mean_of(groups: Sequence[Sequence[Results]], figure: str) -> Interval:
     return Interval(mean, max(mean - low, 0.0), min(mean + high, 1.0))
 
 
-def mean_figures(results: Sequence[Results]) -> dict[str, Any]:
-    """Return the mean of each figure over runs, of any categories, with intervals of the AUROCs; None where none defines it."""
+def mean_figures(results: Sequence[Results]) -> Figures:
+    """Return the mean of each figure over runs, of any categories, with intervals where it has them; None where none defines it."""
     by_category: dict[tuple[str, str], list[Results]] = {}
     for result in results:
-        by_category.setdefault((result["dataset"], result["category"]), []).append(result)
+        by_category.setdefault((result.dataset, result.category), []).append(result)
     groups = list(by_category.values())
-    areas = {
-        "s_auroc": s_auroc_over(groups),
-        "image_auroc": mean_of(groups, "image_auroc"),
-        "p_auroc": mean_of(groups, "p_auroc"),
-    }
-    found: dict[str, Any] = {name: None if np.isnan(area.value) else area.value for name, area in areas.items()}
-    values = [result["figures"]["aupro_30"] for result in results if result["figures"]["aupro_30"] is not None]
-    found["aupro_30"] = float(np.mean(values)) if values else None
-    return found | {"intervals": {name: [a.low, a.high] for name, a in areas.items() if not np.isnan(a.value)}}
+    values: dict[str, float | None] = {}
+    intervals: dict[str, tuple[float, float] | None] = {}
+    for metric in metrics():
+        name = metric.name
+        if any(name in result.figures.intervals for result in results):
+            area = s_auroc_over(groups) if name == _SAMPLE_AUROC else mean_of(groups, name)
+            values[name], intervals[name] = defined(area.value), bounds_of(area)
+        else:
+            found = [value for result in results if (value := result.figures[name]) is not None]
+            values[name] = float(np.mean(found)) if found else None
+    return Figures(values, intervals)
 
 
 def s_auroc_over(groups: Sequence[Sequence[Results]]) -> Interval:
     """Return the mean S-AUROC over categories, each the mean over its runs; those in which a class is missing are left out."""
-    there = [group for group in groups if group[0]["figures"]["s_auroc"] is not None]
-    if not there:
+    usable = [group for group in groups if group[0].figures[_SAMPLE_AUROC] is not None]
+    if not usable:
         return UNDEFINED
-    return s_auroc_of(there[0]) if len(there) == 1 else mean_interval([scored(group) for group in there])
+    return s_auroc_of(usable[0]) if len(usable) == 1 else mean_interval([scored(group) for group in usable])
 
 
 def same_samples(one: Results, other: Results) -> bool:
-    """Tell whether two runs were evaluated on the same samples."""
-    return {sample["key"] for sample in one["samples"]} == {sample["key"] for sample in other["samples"]}
+    """Return whether two runs were evaluated on the same samples."""
+    return {sample.key for sample in one.samples} == {sample.key for sample in other.samples}

@@ -1,24 +1,28 @@
-"""What missing views cost: S-AUROC of a detector for subsets of views, under both label rules (label.missing)."""
+"""What missing views cost: S-AUROC of a detector for subsets of views, under both label rules (``label.missing``)."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import combinations
 from math import comb
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from mvad import files
-from mvad.datasets.shards.loader import ShardSet
+from mvad.datasets.shards.loader import Batch, ShardSet
+from mvad.errors import BadInput
 from mvad.model.backbones.weights import WeightsSource
-from mvad.model.detector import Detector
-from mvad.model.evaluation.evaluate import check_training, defined, interval_of, shown_fields, with_views
+from mvad.model.detector import AnomalyMaps
+from mvad.model.evaluation.evaluate import check_training, shown_fields, with_views
+from mvad.model.evaluation.results import bounds_of, defined
 from mvad.model.metrics.auroc import auroc
 from mvad.model.metrics.intervals import auroc_interval
-from mvad.model.runs import load_run, model_sha256
+from mvad.model.runs import RunFolder
 from mvad.progress import Progress
 
 MISSING_VIEWS = "missing-views.json"
@@ -28,62 +32,154 @@ _EACH = 20
 """With more views than six there are too many subsets: so many of each size are evaluated then."""
 
 FORMULA = (
-    "loss a view: minus the slope of the least-squares line through the means at 0, 1, ... missing views; "
+    "loss per view: minus the slope of the least-squares line through the means at 0, 1, ... missing views; "
     "by ends: (mean at 0 missing - mean at most missing) / most missing"
 )
-RULES = ("s_auroc_visible", "s_auroc_full")
+VISIBLE, FULL, ORACLE = "s_auroc_visible", "s_auroc_full", "oracle_full"
+RULES = (VISIBLE, FULL)
+
+BySubset = Mapping[tuple[int, ...], float | None]
+"""A figure for each subset of views that was evaluated; None where it is not defined."""
 
 
-def evaluate_missing_views(run: Path, shards: Path, weights: WeightsSource, progress: Progress) -> dict[str, Any]:
+@dataclass(frozen=True)
+class SubsetFigures:
+    """S-AUROC where only some views are shown; None where a class is missing.
+
+    Attributes
+    ----------
+    views
+        Those that are shown.
+    s_auroc_visible
+        Under the label of the views that are shown.
+    s_auroc_full
+        Under the sample's full label.
+    oracle_full
+        What a detector reaches under the full label that knows the labels of the shown views and nothing else.
+    intervals
+        95 % bounds of the first two.
+    """
+
+    views: tuple[int, ...]
+    s_auroc_visible: float | None
+    s_auroc_full: float | None
+    oracle_full: float | None
+    intervals: Mapping[str, tuple[float, float] | None]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the fields as plain values."""
+        bounds = {name: None if pair is None else list(pair) for name, pair in self.intervals.items()}
+        return {**self.__dict__, "views": list(self.views), "intervals": bounds}
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> SubsetFigures:
+        """Take back what ``to_json`` returned."""
+        bounds = {name: None if pair is None else (pair[0], pair[1]) for name, pair in value["intervals"].items()}
+        return cls(tuple(value["views"]), value[VISIBLE], value[FULL], value[ORACLE], bounds)
+
+
+@dataclass(frozen=True)
+class ByMissing:
+    """Means over the subsets of one size."""
+
+    missing: int
+    subsets: int
+    s_auroc_visible: float | None
+    s_auroc_full: float | None
+    oracle_full: float | None
+
+
+@dataclass(frozen=True)
+class MissingViews:
+    """What ``missing-views.json`` holds.
+
+    Attributes
+    ----------
+    run, dataset, category, model, seed, model_sha256, test_shards
+        What was evaluated.
+    subsets, by_missing
+        Figures of each subset, and their means by number of missing views.
+    loss_per_view
+        For each label rule the loss by ``slope`` and by ``ends`` (``formula``), in 0..1.
+    shares
+        What each view contributes under the full label (``shapley``), or None.
+    """
+
+    run: str
+    dataset: str
+    category: str
+    model: str
+    seed: int
+    model_sha256: str
+    test_shards: Mapping[str, str]
+    subsets: Sequence[SubsetFigures]
+    by_missing: Sequence[ByMissing]
+    loss_per_view: Mapping[str, Mapping[str, float]]
+    shares: Sequence[float] | None
+    formula: str = FORMULA
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain values."""
+        lists = {
+            "subsets": [row.to_json() for row in self.subsets],
+            "by_missing": [dict(row.__dict__) for row in self.by_missing],
+        }
+        return {**self.__dict__, **lists}
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> MissingViews:
+        """Take back what ``to_json`` returned."""
+        subsets = [SubsetFigures.from_json(row) for row in value["subsets"]]
+        return cls(**{**value, "subsets": subsets, "by_missing": [ByMissing(**row) for row in value["by_missing"]]})
+
+
+def evaluate_missing_views(
+    run: Path, shards: Path, weights: WeightsSource, progress: Progress, device: torch.device = torch.device("cpu")
+) -> MissingViews:  # fmt: skip
     """Evaluate a run for every subset of its views, and write ``missing-views.json``; continues where it stopped.
 
     Parameters
     ----------
     run
-        A finished run.
+        The folder of a finished run.
     shards
         The workspace's shards.
     weights
         Where the teacher's weights may be.
     progress
         Is told of each sample.
-
-    Returns
-    -------
-    dict
-        ``subsets``, see ``evaluate_subsets``; ``by_missing``, their means by number of missing views; ``loss_per_view`` by slope and
-        by ends, under both label rules; ``shares``, what each view contributes (``shapley``), under the full label.
+    device
+        Where the detector computes.
 
     Raises
     ------
     BadInput
         If the run is not finished, or the shards' training split is not the one it was trained on.
     """
-    detector, config, facts = load_run(run, weights)
-    folder = shards / facts["dataset"] / facts["category"]
-    check_training(run, facts, folder)
-    data = shown_fields(ShardSet(folder, "test"), config.input.modalities)
+    folder = RunFolder(run)
+    detector = folder.load(weights, device)
+    packed = folder.category_folder(shards)
+    check_training(folder, packed)
+    data = shown_fields(ShardSet(packed, "test"), detector.spec.modalities)
     views = len(data.views)
     subsets = subsets_of(views, None if views <= _ALL_UP_TO else _EACH)
-    made_from = {"model_sha256": model_sha256(run), "test_shards": data.sha256}
+    made_from = {"model_sha256": folder.model_sha256, "test_shards": data.sha256}
     with files.locked(run):
-        done = {tuple(row["views"]): row for row in files.read_lines(run / _DONE) if row.pop("made_from", None) == made_from}
+        lines = [line for line in files.read_lines(run / _DONE) if line.pop("made_from", None) == made_from]
+        done = {row.views: row for row in map(SubsetFigures.from_json, lines)}
 
-        def keep(row: Mapping[str, Any]) -> None:
-            files.append_line(run / _DONE, {**row, "made_from": made_from})
+        def keep(row: SubsetFigures) -> None:
+            files.append_line(run / _DONE, {**row.to_json(), "made_from": made_from})
 
-        rows = evaluate_subsets(detector, data, subsets, progress, f"missing views of {run.name}", done, keep)
-        result = {
-            "run": run.name, "dataset": facts["dataset"], "category": facts["category"], "model": config.model,
-            "seed": config.seed, **made_from, **summary(rows, views),
-        }  # fmt: skip
-        files.write_sealed_json(run / MISSING_VIEWS, result)
+        rows = evaluate_subsets(detector.score, data, subsets, progress, f"missing views of {folder.name}", done, keep)
+        result = summary(rows, views, folder, data.sha256)
+        files.write_sealed_json(run / MISSING_VIEWS, result.to_json())
         if (run / _DONE).exists():
             files.remove(run / _DONE)
     return result
 
 
-def read_missing_views(run: Path) -> dict[str, Any] | None:
+def read_missing_views(run: RunFolder) -> MissingViews | None:
     """Return what ``evaluate_missing_views`` wrote of the model that is there now, or None.
 
     Raises
@@ -91,10 +187,15 @@ def read_missing_views(run: Path) -> dict[str, Any] | None:
     BadInput
         If the file is damaged.
     """
-    if not (run / MISSING_VIEWS).exists():
+    path, again = run.path / MISSING_VIEWS, "run mvad evaluate --missing-views again"
+    if not path.exists():
         return None
-    found = files.read_sealed_json(run / MISSING_VIEWS, "missing views", "run mvad evaluate --missing-views again")
-    return found if found.get("model_sha256") == model_sha256(run) else None
+    value = files.read_sealed_json(path, "missing views", again)
+    try:
+        found = MissingViews.from_json(value)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise BadInput(f"{path}: does not have the form of missing views; {again}") from error
+    return found if found.model_sha256 == run.model_sha256 else None
 
 
 def subsets_of(views: int, each: int | None = None) -> list[tuple[int, ...]]:
@@ -109,26 +210,24 @@ def subsets_of(views: int, each: int | None = None) -> list[tuple[int, ...]]:
 
 
 def evaluate_subsets(
-    detector: Detector, data: ShardSet, subsets: Sequence[tuple[int, ...]], progress: Progress, label: str = "missing views",
-    done: Mapping[tuple[int, ...], dict[str, Any]] | None = None, keep: Callable[[Mapping[str, Any]], None] | None = None,
-) -> list[dict[str, Any]]:  # fmt: skip
+    answer: Callable[[Batch], AnomalyMaps], data: ShardSet, subsets: Sequence[tuple[int, ...]], progress: Progress,
+    label: str = "missing views", done: Mapping[tuple[int, ...], SubsetFigures] | None = None,
+    keep: Callable[[SubsetFigures], None] | None = None,
+) -> list[SubsetFigures]:  # fmt: skip
     """Evaluate a split once for each subset of views.
 
     Parameters
     ----------
-    detector, data, subsets, progress, label
-        What to evaluate, on what, for which views; whom to tell, under which name.
+    answer
+        Scores a batch of one sample.
+    data, subsets
+        What is evaluated, and for which views.
+    progress, label
+        Is told of each sample, under this name.
     done
         Rows that are there already, by their views.
     keep
         Is given each new row.
-
-    Returns
-    -------
-    list of dict
-        For each subset: ``views``; ``s_auroc_visible``, under the label of the views that are left; ``s_auroc_full``,
-        under the sample's full label; ``oracle_full``, what somebody reaches there who knows everything about the views
-        that are left and nothing else. None where one class is missing. ``intervals`` of the first two.
     """
     done = done or {}
     progress.start(label, len(subsets) * len(data), sum(views in done for views in subsets) * len(data))
@@ -137,85 +236,85 @@ def evaluate_subsets(
         if views in done:
             rows.append(done[views])
             continue
-        scores, visible, full = [], [], []
-        for index in range(len(data)):
-            batch = with_views(data.batch([index]), views)
-            progress.advance()
-            if not bool(batch.present.any()):
-                continue
-            scores.append(float(detector.score(batch).sample_scores[0]))
-            visible.append(bool((batch.view_label & batch.present).any()))
-            full.append(bool(batch.label[0]))
-        values, seen, labels = np.array(scores), np.array(visible, bool), np.array(full, bool)
-        areas = {"s_auroc_visible": auroc_interval(values, seen), "s_auroc_full": auroc_interval(values, labels)}
-        row = {
-            "views": list(views),
-            **{name: defined(area.value) for name, area in areas.items()},
-            "oracle_full": _defined(seen.astype(float), labels),
-            "intervals": {name: interval_of(area) for name, area in areas.items()},
-        }
+        row = _subset(answer, data, views, progress)
         rows.append(row)
         if keep:
             keep(row)
     return rows
 
 
-def summary(rows: Sequence[Mapping[str, Any]], views: int) -> dict[str, Any]:
-    """Return rows with their means by number of missing views, the loss a view, and the share of each view."""
+def _subset(answer: Callable[[Batch], AnomalyMaps], data: ShardSet, views: tuple[int, ...], progress: Progress) -> SubsetFigures:
+    scores, visible, full = [], [], []
+    for index in range(len(data)):
+        batch = with_views(data.batch([index]), views)
+        progress.advance()
+        if not bool(batch.present.any()):
+            continue
+        scores.append(float(answer(batch).sample_scores[0]))
+        visible.append(bool((batch.view_label & batch.present).any()))
+        full.append(bool(batch.label[0]))
+    values, seen, labels = np.array(scores), np.array(visible, bool), np.array(full, bool)
+    areas = {VISIBLE: auroc_interval(values, seen), FULL: auroc_interval(values, labels)}
+    bounds = {name: bounds_of(area) for name, area in areas.items()}
+    figures = {name: defined(area.value) for name, area in areas.items()}
+    return SubsetFigures(views, figures[VISIBLE], figures[FULL], _defined(seen.astype(float), labels), bounds)
+
+
+def summary(rows: Sequence[SubsetFigures], views: int, run: RunFolder, test_shards: Mapping[str, str]) -> MissingViews:
+    """Return rows with their means by number of missing views, the loss per view, and the share of each view."""
+    by_rule: dict[str, BySubset] = {rule: {row.views: getattr(row, rule) for row in rows} for rule in (*RULES, ORACLE)}
+    means = {rule: means_by_missing(figures, views) for rule, figures in by_rule.items()}
     by_missing = [
-        {
-            "missing": missing,
-            "subsets": sum(len(row["views"]) == views - missing for row in rows),
-            **{rule: means_by_missing(rows, rule, views).get(missing) for rule in (*RULES, "oracle_full")},
-        }
+        ByMissing(
+            missing, sum(len(row.views) == views - missing for row in rows), *(means[r].get(missing) for r in (*RULES, ORACLE))
+        )
         for missing in range(views)
     ]
     loss = {
-        rule: {"slope": -loss_per_missing_view(rows, rule, views), "ends": loss_by_ends(rows, rule, views)}
+        rule: {"slope": -loss_per_missing_view(by_rule[rule], views), "ends": loss_by_ends(by_rule[rule], views)}
         for rule in RULES
-        if len(means_by_missing(rows, rule, views)) > 1
+        if len(means[rule]) > 1
     }
-    return {
-        "subsets": list(rows), "by_missing": by_missing, "loss_per_view": loss, "formula": FORMULA,
-        "shares": shapley(rows, "s_auroc_full", views),
-    }  # fmt: skip
+    record = run.record
+    return MissingViews(
+        run.name, record.dataset, record.category, record.model, record.seed, run.model_sha256, test_shards, rows, by_missing, loss,
+        shapley(by_rule[FULL], views),
+    )  # fmt: skip
 
 
-def means_by_missing(rows: Sequence[Mapping[str, Any]], figure: str, views: int) -> dict[int, float]:
+def means_by_missing(figures: BySubset, views: int) -> dict[int, float]:
     """Return the mean of a figure over the subsets of each number of missing views, where it is defined."""
     gathered: dict[int, list[float]] = {}
-    for row in rows:
-        if row[figure] is not None:
-            gathered.setdefault(views - len(row["views"]), []).append(row[figure])
+    for subset, value in figures.items():
+        if value is not None:
+            gathered.setdefault(views - len(subset), []).append(value)
     return {missing: float(np.mean(gathered[missing])) for missing in sorted(gathered)}
 
 
-def loss_per_missing_view(rows: Sequence[Mapping[str, Any]], figure: str, views: int) -> float:
+def loss_per_missing_view(figures: BySubset, views: int) -> float:
     """Return the slope of a figure over the number of missing views, in its own unit, by least squares over the means.
 
     Negative where missing views cost something.
     """
-    means = means_by_missing(rows, figure, views)
+    means = means_by_missing(figures, views)
     return float(np.polyfit(list(means), list(means.values()), 1)[0])
 
 
-def loss_by_ends(rows: Sequence[Mapping[str, Any]], figure: str, views: int) -> float:
+def loss_by_ends(figures: BySubset, views: int) -> float:
     """Return (figure with nothing missing - figure with most missing) / most missing, positive where it costs something."""
-    means = means_by_missing(rows, figure, views)
+    means = means_by_missing(figures, views)
     first, last = min(means), max(means)
     return (means[first] - means[last]) / (last - first)
 
 
-def shapley(rows: Sequence[Mapping[str, Any]], figure: str, views: int) -> list[float] | None:
+def shapley(figures: BySubset, views: int) -> list[float] | None:
     """Return the share of each view in a figure: what it adds to a set of others, averaged over all orders (Shapley 1953).
 
     The shares add up to the figure with all views less 0.5, which is what no view is worth. None where not every subset was
     evaluated, or one of them is not defined.
     """
     value: dict[frozenset[int], float] = {frozenset(): 0.5}
-    for row in rows:
-        if row[figure] is not None:
-            value[frozenset(row["views"])] = row[figure]
+    value |= {frozenset(subset): figure for subset, figure in figures.items() if figure is not None}
     if len(value) < 2**views:
         return None
     shares = []

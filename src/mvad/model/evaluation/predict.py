@@ -1,11 +1,11 @@
-"""Scores of samples that are no part of a benchmark: one after the other, each with its maps, and how long it took."""
+"""Scores of new samples, one after the other: each with its maps, and how long it took."""
 
 from __future__ import annotations
 
 import csv
 import io
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from mvad.datasets.shards.loader import Batch, batch_of
 from mvad.datasets.shards.schema import Sample
 from mvad.errors import BadInput
 from mvad.model.detector import Detector
+from mvad.model.devices import synchronise
 from mvad.model.evaluation.evaluate import file_stem
 from mvad.model.evaluation.pictures import grey_levels, strip
 from mvad.model.evaluation.threshold import Threshold
@@ -52,29 +53,61 @@ class NewSample:
 
 
 @dataclass(frozen=True)
-class Predicted:
-    """What came of it: rows of the table, and how many samples failed.
+class Prediction:
+    """The score of one new sample.
+
+    Attributes
+    ----------
+    key
+        The sample's name.
+    score, anomalous
+        Its score, and whether that is above the threshold.
+    view_scores
+        For each view; None where it is missing.
+    load_seconds, score_seconds
+        How long reading (and rendering) and scoring took.
+    """
+
+    key: str
+    score: float
+    anomalous: bool
+    view_scores: Sequence[float | None]
+    load_seconds: float
+    score_seconds: float
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """What came of new samples.
 
     Attributes
     ----------
     rows
-        A dict a sample: ``key``, ``score``, ``anomalous``, ``view_scores``, ``load_seconds``, ``score_seconds``.
+        A prediction for each sample that could be scored.
     failed
         How many could not be scored; ``failed.jsonl`` has the reasons.
     """
 
-    rows: list[dict[str, Any]]
+    rows: Sequence[Prediction]
     failed: int
 
     def latency(self, name: str) -> float:
-        """Return the median of a column of seconds, without the first sample, which warms up; 0 where nothing was scored."""
-        values = [row[name] for row in self.rows][min(1, len(self.rows) - 1) :]
+        """Return the median of ``load_seconds`` or ``score_seconds`` without the first sample, which warms up; 0 for no rows."""
+        values = [float(getattr(row, name)) for row in self.rows][min(1, len(self.rows) - 1) :]
         return float(np.median(values)) if values else 0.0
+
+    def describe(self) -> str:
+        """Return one line: how many were scored and are anomalous, and how long a sample takes."""
+        load, score = (1000 * self.latency(name) for name in ("load_seconds", "score_seconds"))
+        anomalous = sum(row.anomalous for row in self.rows)
+        return (
+            f"{len(self.rows)} scored, {anomalous} anomalous; median per sample: {load:.0f} ms to load, {score:.0f} ms to score"
+        )
 
 
 def predict(
     detector: Detector, model: str, threshold: Threshold, samples: Iterable[NewSample], count: int, out: Path, progress: Progress
-) -> Predicted:
+) -> Predictions:
     """Score samples; writes ``predictions.csv``, ``maps/KEY.tiff`` and ``maps/KEY.jpg``, and continues where it was stopped.
 
     Parameters
@@ -92,12 +125,12 @@ def predict(
 
     Returns
     -------
-    Predicted
+    Predictions
         A sample that cannot be read costs that sample, and is listed.
     """
     with files.locked(out):
         done = {row["key"]: row for row in files.read_lines(out / _DONE)}
-        rows, failures = [], []
+        rows, failures = list[Prediction](), list[dict[str, str]]()
         progress.start(f"predict into {out.name}", count)
         for sample in samples:
             made_from = [model, sample.made_from]
@@ -111,14 +144,15 @@ def predict(
                     progress.say(f"failed: {sample.key}: {error}")
                     progress.advance()
                     continue
-            rows.append(row | {"anomalous": row["score"] > threshold.value})
+            measured = {name: row[name] for name in ("key", "score", "view_scores", "load_seconds", "score_seconds")}
+            rows.append(Prediction(anomalous=row["score"] > threshold.value, **measured))
             progress.advance()
         files.write_text(out / PREDICTIONS, _table(rows, threshold))
         if failures:
             files.write_lines(out / FAILED, failures)
         elif (out / FAILED).exists():
             files.remove(out / FAILED)
-    return Predicted(rows, len(failures))
+    return Predictions(rows, len(failures))
 
 
 def check_fits(batch: Batch, views: int, modalities: Iterable[str]) -> None:
@@ -131,8 +165,8 @@ def check_fits(batch: Batch, views: int, modalities: Iterable[str]) -> None:
     """
     if batch.mask.shape[1] != views:
         raise BadInput(f"{batch.keys[0]}: has {batch.mask.shape[1]} views, the run was trained on {views}")
-    there = {"rgb": batch.rgb, "depth": batch.depth_code, "normal": batch.normal}
-    missing = [name for name in modalities if there[name] is None]
+    stored = {"rgb": batch.rgb, "depth": batch.depth_code, "normal": batch.normal}
+    missing = [name for name in modalities if stored[name] is None]
     if missing:
         raise BadInput(f"{batch.keys[0]}: has no {missing[0]}, which the run was trained on")
 
@@ -141,13 +175,12 @@ def _score(detector: Detector, sample: NewSample, out: Path) -> dict[str, Any]:
     began = time.perf_counter()
     read, coding = sample.load()
     batch = batch_of(read, coding)
-    spec = getattr(detector, "spec", None)
-    if spec is not None:
-        check_fits(batch, spec.views, spec.modalities)
+    check_fits(batch, detector.spec.views, detector.spec.modalities)
     if not bool(batch.present.any()):
         raise BadInput(f"{sample.key}: no view is there")
     loaded = time.perf_counter()
     found = detector.score(batch)
+    synchronise(detector.device)
     scored = time.perf_counter()
     maps = functional.interpolate(found.maps.cpu(), size=batch.size, mode="bilinear", align_corners=False)[0].numpy()
     target = io.BytesIO()
@@ -168,15 +201,15 @@ def _maps_there(out: Path, key: str) -> bool:
     return all((out / MAPS / f"{file_stem(key)}{suffix}").exists() for suffix in (".tiff", ".jpg"))
 
 
-def _table(rows: list[dict[str, Any]], threshold: Threshold) -> str:
+def _table(rows: Sequence[Prediction], threshold: Threshold) -> str:
     target = io.StringIO()
-    views = max((len(row["view_scores"]) for row in rows), default=0)
+    views = max((len(row.view_scores) for row in rows), default=0)
     writer = csv.writer(target, lineterminator="\n")
     writer.writerow(
         ["key", "score", "threshold", "anomalous", *(f"view_{k}" for k in range(views)), "load_seconds", "score_seconds"]
     )
     for row in rows:
-        scores = ["" if score is None else f"{score:.7g}" for score in row["view_scores"]]
-        cells = [row["key"], f"{row['score']:.7g}", f"{threshold.value:.7g}", int(row["anomalous"]), *scores]
-        writer.writerow([*cells, row["load_seconds"], row["score_seconds"]])
+        scores = ["" if score is None else f"{score:.7g}" for score in row.view_scores]
+        cells = [row.key, f"{row.score:.7g}", f"{threshold.value:.7g}", int(row.anomalous), *scores]
+        writer.writerow([*cells, row.load_seconds, row.score_seconds])
     return target.getvalue()

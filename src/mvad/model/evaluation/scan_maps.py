@@ -19,14 +19,16 @@ from scipy import ndimage
 from torch.nn import functional
 
 from mvad import files
-from mvad.datasets.registry import RawScans
+from mvad.datasets.scan import ScanSource
 from mvad.datasets.shards.loader import Batch
 from mvad.errors import BadInput
 from mvad.model.detector import AnomalyMaps
-from mvad.model.evaluation.evaluate import defined, file_stem, interval_of
+from mvad.model.evaluation.evaluate import file_stem
+from mvad.model.evaluation.figures import scan_figures
 from mvad.model.evaluation.pictures import heat
-from mvad.model.metrics.intervals import auroc_interval
-from mvad.model.metrics.pixels import PixelFigures, PixelScores
+from mvad.model.evaluation.ply import ply
+from mvad.model.evaluation.results import Figures, ScanFile, ScanResults
+from mvad.model.metrics.pixels import PixelScores
 
 Rule = Literal["mean", "max", "visibility"]
 RULES: tuple[Rule, ...] = get_args(Rule)
@@ -120,7 +122,7 @@ class ScanEvaluator:
 
     fields: Sequence[str] = ("source", "normal")
 
-    def __init__(self, run: Path, scans: RawScans, rules: Sequence[Rule] = RULES[:1]) -> None:
+    def __init__(self, run: Path, scans: ScanSource, rules: Sequence[Rule] = RULES[:1]) -> None:
         self.run, self.scans, self.rules = run, scans, tuple(rules)
         self._pixels = {rule: PixelScores() for rule in self.rules}
         self._samples: list[tuple[str, float, bool, str]] = []
@@ -148,13 +150,13 @@ class ScanEvaluator:
                 self._range.append((float(fused.values.min()), float(np.quantile(fused.values, _TOP))))
 
     def results(self) -> dict[str, Any]:
-        """Write the clouds and return what goes into ``results.json``."""
-        scores, labels = np.array([s[1] for s in self._samples]), np.array([s[2] for s in self._samples], bool)
-        by_rule = {rule: scan_figures(scores, labels, self._pixels[rule].figures()) for rule in self.rules}
-        return {"scan": {"rule": self.rules[0], "figures": by_rule, "samples": self._clouds()}}
+        """Write the clouds and return what goes into the results."""
+        scores, labels = np.array([s[1] for s in self._samples], np.float64), np.array([s[2] for s in self._samples], bool)
+        by_rule: dict[str, Figures] = {rule: scan_figures(scores, labels, self._pixels[rule]) for rule in self.rules}
+        return {"scan": ScanResults(self.rules[0], by_rule, self._clouds())}
 
-    def _clouds(self) -> list[dict[str, str]]:
-        """Write a cloud a sample; all share one scale of colours, up to the highest value but for one in a thousand."""
+    def _clouds(self) -> list[ScanFile]:
+        """Write a cloud for each sample; all share one scale of colours, up to the highest value but for one in a thousand."""
         low = min((lowest for lowest, _ in self._range), default=0.0)
         high = max(max((top for _, top in self._range), default=1.0), low + 1e-12)
         written = []
@@ -164,68 +166,11 @@ class ScanEvaluator:
             cloud = ply(scan.xyz[shown], heat((values[shown] - low) / (high - low)), values[shown])
             files.write_bytes(self._path(key, ".ply"), cloud)
             stem = f"{SCAN_MAPS}/{file_stem(key)}"
-            written.append(
-                {
-                    "key": key,
-                    "map": f"{stem}.tiff",
-                    "map_sha256": sha256,
-                    "cloud": f"{stem}.ply",
-                    "cloud_sha256": files.sha256_bytes(cloud),
-                }
-            )
+            written.append(ScanFile(key, f"{stem}.tiff", sha256, f"{stem}.ply", files.sha256_bytes(cloud)))
         return written
 
     def _path(self, key: str, suffix: str) -> Path:
         return self.run / SCAN_MAPS / f"{file_stem(key)}{suffix}"
-
-
-def scan_figures(scores: NDArray[np.float64], labels: NDArray[np.bool_], pixels: PixelFigures) -> dict[str, Any]:
-    """Return the figures of MVTec 3D-AD's protocol: image AUROC (a score a scan), P-AUROC, AUPRO at 0.3 and below."""
-    by_scan = auroc_interval(scores, labels)
-    return {
-        "i_auroc": defined(by_scan.value),
-        "p_auroc": defined(pixels.auroc.value),
-        **{f"aupro_{round(100 * limit):02d}": defined(value) for limit, value in pixels.aupro.items()},
-        "p_ap": defined(pixels.ap),
-        "regions": pixels.regions,
-        "intervals": {"i_auroc": interval_of(by_scan), "p_auroc": interval_of(pixels.auroc)},
-        "p_auroc_error_bound": defined(pixels.error_bound),
-    }
-
-
-def ply(points: NDArray[np.float32], colours: NDArray[np.uint8], values: NDArray[np.float32]) -> bytes:
-    """Return a binary PLY of points (N, 3) in metres with colours (N, 3) and the scalar ``anomaly`` (N,)."""
-    header = (
-        "ply\nformat binary_little_endian 1.0\ncomment mvad anomaly map\n"
-        f"element vertex {len(points)}\n"
-        "property float x\nproperty float y\nproperty float z\n"
-        "property uchar red\nproperty uchar green\nproperty uchar blue\n"
-        "property float anomaly\nend_header\n"
-    )
-    rows = np.empty(len(points), VERTEX)
-    rows["xyz"], rows["rgb"], rows["anomaly"] = points, colours, values
-    return header.encode("ascii") + rows.tobytes()
-
-
-VERTEX = np.dtype([("xyz", "<f4", 3), ("rgb", "u1", 3), ("anomaly", "<f4")])
-
-
-def read_ply(content: bytes) -> NDArray[Any]:
-    """Return the vertices (N,) of ``VERTEX`` in a cloud that ``ply`` wrote.
-
-    Raises
-    ------
-    BadInput
-        If it is another kind of PLY, or cut off.
-    """
-    head, marked, body = content.partition(b"end_header\n")
-    counts = [line for line in head.split(b"\n") if line.startswith(b"element vertex ")]
-    if not marked or b"property float anomaly" not in head or len(counts) != 1:
-        raise BadInput("not a cloud that mvad evaluate --project-to-scan wrote")
-    count = int(counts[0].split()[-1])
-    if len(body) != count * VERTEX.itemsize:
-        raise BadInput(f"a cloud of {count} points takes {count * VERTEX.itemsize} bytes, not {len(body)}")
-    return np.frombuffer(body, VERTEX)
 
 
 def _tiff(values: NDArray[np.float32]) -> bytes:

@@ -1,4 +1,4 @@
-"""From which score on a sample counts as anomalous, from normal samples that training did not see."""
+"""The score above which a sample counts as anomalous, from normal samples that training did not see."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from mvad.datasets.shards.loader import ShardSet
 from mvad.errors import BadInput
 from mvad.model.detector import Detector
 from mvad.model.evaluation.evaluate import shown_fields
-from mvad.model.runs import model_sha256
+from mvad.model.runs import RunFolder
 from mvad.progress import Progress
 
 THRESHOLD = "threshold.json"
@@ -22,7 +22,7 @@ THRESHOLD = "threshold.json"
 
 @dataclass(frozen=True)
 class Threshold:
-    """A score, and what it promises.
+    """A threshold, and what it promises.
 
     Attributes
     ----------
@@ -33,14 +33,20 @@ class Threshold:
     promised
         At most this share of new normal samples is called anomalous, in the mean over draws of the normals (split conformal
         prediction, Vovk et al. 2005); None: it was given, and promises nothing.
-    asked
+    kept
         Whether the share that was asked for is promised; with n normals none below 1 / (n + 1) can be.
     """
 
     value: float
     normals: int
     promised: float | None
-    asked: bool
+    kept: bool
+
+    def describe(self, asked: float) -> str:
+        """Return one line: the threshold, what it promises, and whether that is the share that was asked for."""
+        lack = "" if self.kept else f"; {100 * asked:.3g} % cannot be promised by so few"
+        promise = f"at most {100 * (self.promised or 0):.3g} % false alarms expected, from {self.normals} validation normals"
+        return f"threshold {self.value:.4g}: {promise}{lack}"
 
 
 def conformal(scores: Sequence[float], false_alarms: float) -> Threshold:
@@ -66,10 +72,19 @@ def conformal(scores: Sequence[float], false_alarms: float) -> Threshold:
     return Threshold(float(np.sort(np.asarray(scores))[place - 1]), count, 1 - place / (count + 1), rank <= count)
 
 
-def threshold_of(
-    run: Path, detector: Detector, modalities: Sequence[str], folder: Path, false_alarms: float, progress: Progress
-) -> Threshold:
+def threshold_of(run: RunFolder, detector: Detector, packed: Path, false_alarms: float, progress: Progress) -> Threshold:
     """Return a run's threshold from the validation normals of its packed category; their scores are kept in ``threshold.json``.
+
+    Parameters
+    ----------
+    run, detector
+        A finished run, and its detector.
+    packed
+        The packed category.
+    false_alarms
+        See ``conformal``.
+    progress
+        Is told of each sample that is scored.
 
     Raises
     ------
@@ -77,13 +92,13 @@ def threshold_of(
         If the category has no validation split, as Real-IAD, or it holds no normal sample.
     """
     try:
-        data = shown_fields(ShardSet(folder, "validation"), modalities)
+        data = shown_fields(ShardSet(packed, "validation"), detector.spec.modalities)
     except BadInput as error:
         raise BadInput(
-            f"{folder}: no validation split to take a threshold from; give --threshold, or pack validation scans"
+            f"{packed}: no validation split to take a threshold from; give --threshold, or pack validation scans"
         ) from error
-    made_from = {"model_sha256": model_sha256(run), "shards": data.sha256}
-    kept = files.read_sealed_json(run / THRESHOLD, "a threshold", "delete it") if (run / THRESHOLD).exists() else {}
+    made_from, path = {"model_sha256": run.model_sha256, "shards": data.sha256}, run.path / THRESHOLD
+    kept = files.read_sealed_json(path, "a threshold", "delete it") if path.exists() else {}
     if kept.get("made_from") != made_from:
         progress.start(f"threshold of {run.name}", len(data))
         scores = []
@@ -93,5 +108,5 @@ def threshold_of(
                 scores.append(float(detector.score(batch).sample_scores[0]))
             progress.advance()
         kept = {"made_from": made_from, "scores": scores}
-        files.write_sealed_json(run / THRESHOLD, kept)
+        files.write_sealed_json(path, kept)
     return conformal(kept["scores"], false_alarms)

@@ -26,7 +26,7 @@ SAMPLE_PATTERN = "(.+)_C[0-9]+"
 
 
 class AdevalWriter:
-    """Looks on while a split is evaluated, and writes ``anomaps.pkl`` and the masks it names; a ``EvaluationCallback``.
+    """An ``EvaluationCallback`` that writes ``anomaps.pkl`` and the masks it names.
 
     The pickle holds a dict from ``<sample>_C<view>`` to (map float32, score, path of the mask or None), as ADEval 1.1 says.
     """

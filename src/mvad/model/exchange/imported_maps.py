@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,19 +18,20 @@ from numpy.typing import NDArray
 from torch.nn import functional
 
 from mvad import files
-from mvad.datasets.export import read_export, read_table
-from mvad.datasets.registry import RawScans
-from mvad.datasets.scan import GOOD
+from mvad.datasets.exported import read_export, read_table
+from mvad.datasets.scan import GOOD, ScanSource
 from mvad.datasets.shards.loader import Batch, ShardSet
 from mvad.errors import BadInput
 from mvad.model.config import ScoreConfig
 from mvad.model.detector import AnomalyMaps
-from mvad.model.evaluation.evaluate import MAPS, SampleResult, curves, evaluate_split, figures, file_stem, sample_as_json
+from mvad.model.evaluation.evaluate import MAPS, TrainedOn, evaluate_split, write_pictures
+from mvad.model.evaluation.figures import curves_of, figures_of
 from mvad.model.evaluation.pictures import grey_levels, rows_of, square
+from mvad.model.evaluation.results import NOT_OURS, RESULTS, SCAN_PROTOCOL, Results, SampleResult
 from mvad.model.exchange.adeval import refuse_pickle
 from mvad.model.metrics.pixels import PixelScores
-from mvad.model.registry import backbone
-from mvad.model.runs import CONFIG, RESULTS, machine
+from mvad.model.registry import backbone_label
+from mvad.model.runs import CONFIG, RunRecord, machine
 from mvad.model.scoring import image_scores
 from mvad.progress import Progress
 
@@ -38,7 +40,7 @@ SUFFIXES = (".npy", ".tiff", ".tif", ".png")
 _MAX_SIDE = 8192
 
 
-def evaluate_imported_maps(run: Path, name: str, export: Path, maps: Path, shards: Path, progress: Progress) -> dict[str, Any]:
+def evaluate_imported_maps(run: Path, name: str, export: Path, maps: Path, shards: Path, progress: Progress) -> Results:
     """Evaluate another tool's maps of a test split; writes ``config.json``, ``results.json`` and pictures into a run's folder.
 
     Parameters
@@ -68,17 +70,18 @@ def evaluate_imported_maps(run: Path, name: str, export: Path, maps: Path, shard
     if not data.sha256.items() <= facts["made_from"].items():
         raise BadInput(f"{export}: was not made from the shards in {data.folder}; export them again")
     reader = _Maps(maps, _paths(export, facts["views"]), _scores(maps, facts["views"]), data.views)
-    recorded = {"input.modalities": [facts["modality"]], "input.size": data.size, "model": name, "seed": 0}
-    about = {
-        "dataset": data.dataset, "category": data.category, "config": recorded, "teacher": {"name": "not ours", "sha256": ""},
-        "shards": {}, "origins": {}, "machine": machine(),
-    }  # fmt: skip
+    record = _record_of(data.dataset, data.category, name, [facts["modality"]], data.size)
     with files.locked(run):
-        _claim(run, about)
-        return evaluate_split(run, data, reader.answer, about, {"training_samples": None, "train_shards": {}}, progress)
+        _claim(run, record)
+        return evaluate_split(run, data, reader.answer, record, TrainedOn(), progress)
 
 
-def evaluate_scan_maps(run: Path, name: str, maps: Path, scans: RawScans, progress: Progress) -> dict[str, Any]:
+def _record_of(dataset: str, category: str, name: str, modalities: list[str], size: int) -> RunRecord:
+    config = {"input.modalities": modalities, "input.size": size, "model": name, "seed": 0}
+    return RunRecord(dataset, category, config, {}, NOT_OURS, "", {}, None, machine())
+
+
+def evaluate_scan_maps(run: Path, name: str, maps: Path, scans: ScanSource, progress: Progress) -> Results:
     """Evaluate another tool's maps on the scans' own grid, by the datasets' protocol; writes a run's folder as ``evaluate_imported_maps``.
 
     Parameters
@@ -100,16 +103,12 @@ def evaluate_scan_maps(run: Path, name: str, maps: Path, scans: RawScans, progre
     refuse_pickle(maps)
     refs = scans.of_split("test")
     if not refs:
-        raise BadInput(f"{scans.raw / scans.category}: has no test split to evaluate maps on")
+        raise BadInput(f"{scans.dataset}/{scans.category}: has no test split to evaluate maps on")
     root = maps if (maps / scans.category).is_dir() else maps.parent if maps.name == scans.category else None
     given = _table(maps / SCORES, "key")
-    recorded = {"input.modalities": ["scan"], "input.size": 0, "model": name, "seed": 0}
-    about = {
-        "dataset": scans.dataset, "category": scans.category, "config": recorded,
-        "teacher": {"name": "not ours", "sha256": ""}, "shards": {}, "origins": {}, "machine": machine(),
-    }  # fmt: skip
+    record = _record_of(scans.dataset, scans.category, name, ["scan"], 0)
     with files.locked(run):
-        _claim(run, about)
+        _claim(run, record)
         progress.start(f"evaluate {run.name}", len(refs))
         pixels, samples = PixelScores(), []
         for ref in refs:
@@ -122,14 +121,13 @@ def evaluate_scan_maps(run: Path, name: str, maps: Path, scans: RawScans, progre
             score = given.get(ref.key, given.get(inner, float(values.max())))
             samples.append(keep_pictures(run, ref.key, ref.defect, label, score, scan.rgb, truth, values))
             progress.advance()
-        results = {
-            "run": run.name, "dataset": scans.dataset, "category": scans.category, "model": name, "seed": 0, "config": recorded,
-            "teacher": about["teacher"], "figures": figures(samples, pixels.figures()), "backbone": backbone(name, "not ours"),
-            "protocol": "scan", "training_samples": None, "train_shards": {}, "test_shards": {},
-            "curves": curves(samples, pixels), "seconds": {}, "machine": machine(),
-            "samples": [sample_as_json(sample, MAPS) for sample in samples],
-        }  # fmt: skip
-        files.write_sealed_json(run / RESULTS, results)
+        results = Results(
+            run=run.name, dataset=scans.dataset, category=scans.category, model=name, seed=0, config=record.config,
+            teacher=NOT_OURS, teacher_sha256="", backbone=backbone_label(name, NOT_OURS), figures=figures_of(samples, pixels),
+            curves=curves_of(samples, pixels), samples=samples, test_shards={}, train_shards={}, training_samples=None,
+            protocol=SCAN_PROTOCOL, machine=machine(),
+        )  # fmt: skip
+        results.write(run / RESULTS)
     return results
 
 
@@ -142,10 +140,16 @@ def keep_pictures(
     levels, low, high = grey_levels(shown[2][None])
     picture = bytes(imagecodecs.jpeg_encode(rows_of([shown[0][None]], shown[1][None, ..., 0] > 0, levels), level=88))
     drawn = bytes(imagecodecs.png_encode(levels, level=6))
-    files.write_bytes(run / MAPS / f"{file_stem(key)}.jpg", picture)
-    files.write_bytes(run / MAPS / f"{file_stem(key)}.png", drawn)
+    written = write_pictures(run, MAPS, key, picture, drawn)
     return SampleResult(
-        key, defect, label, score, [label], [score], files.sha256_bytes(picture), files.sha256_bytes(drawn), [low, high]
+        key=key,
+        defect=defect,
+        label=label,
+        score=score,
+        view_labels=[label],
+        view_scores=[score],
+        map_range=[low, high],
+        **written,
     )
 
 
@@ -156,16 +160,15 @@ def _resized(found: NDArray[np.float32], shape: tuple[int, ...]) -> NDArray[np.f
     return np.asarray(large[0, 0].numpy())
 
 
-def _claim(run: Path, about: Mapping[str, Any]) -> None:
+def _claim(run: Path, record: RunRecord) -> None:
     """Write a run's ``config.json``, unless the folder holds another run."""
+    about = record.to_json()
     if (run / CONFIG).exists() and files.read_sealed_json(run / CONFIG, "a run", "give --name another") != _plain(about):
         raise BadInput(f"{run}: holds another run; give --name another, or delete the folder")
     files.write_sealed_json(run / CONFIG, about)
 
 
 def _plain(value: Mapping[str, Any]) -> Any:
-    import json
-
     return json.loads(json.dumps(value))
 
 

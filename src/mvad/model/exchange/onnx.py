@@ -5,7 +5,8 @@ from __future__ import annotations
 import importlib.util
 import tempfile
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,27 +18,67 @@ from mvad import __version__, files
 from mvad.datasets.shards.loader import Batch, ShardSet
 from mvad.errors import BadInput, MissingComponent
 from mvad.model.backbones.weights import WeightsSource
-from mvad.model.detector import Detector, InputSpec
+from mvad.model.detector import Detector
+from mvad.model.devices import float32_only
 from mvad.model.evaluation.evaluate import check_training
-from mvad.model.runs import load_run, model_sha256
+from mvad.model.runs import RunFolder
 from mvad.progress import Progress
 
 OPSET = 20
-"""The first with GridSample in three dimensions, which the spatial transformer turns the voxel by."""
+"""The first with GridSample in three dimensions, which the spatial transformer rotates the voxel by."""
+
+TOLERANCE = 2e-3
+"""Largest difference, as a share of the range of what torch answered, at which a file is written. Float32 sums in another
+order are all that differs: about 1e-5."""
 
 _CHECKED = 8
-_TOLERANCE = 2e-3
-"""Largest difference, as a share of the range of what torch answered. Float32 sums in another order; nothing else differs."""
-
 _FIELDS = {"rgb": "rgb", "normal": "normal", "depth": "depth_code"}
 
 
-def export_onnx(run: Path, shards: Path, target: Path, weights: WeightsSource, progress: Progress) -> dict[str, Any]:
-    """Write ``target`` (.onnx) and ``target``.json, which says what goes in and comes out; returns that.
+@dataclass(frozen=True)
+class OnnxExport:
+    """What goes into an exported file and comes out of it; written beside it as JSON.
 
-    The file takes one sample with all views as shards hold it: ``rgb`` and ``normal`` (1, V, H, W, 3) uint8, ``depth`` (1, V, H, W) int32
-    codes, ``seen`` (1, V, H, W) bool; it gives ``maps`` (1, V, S, S), ``view_scores`` (1, V), ``sample_scores`` (1,), and for a detector with a
-    window ``fits`` (1,) bool: false where the object is larger than any in training and is evaluated in part.
+    Attributes
+    ----------
+    run, model, model_sha256
+        What was exported.
+    onnx_sha256, opset, mvad_version, torch
+        The file, and what made it.
+    views, size
+        Number of views, and their side in pixels.
+    inputs
+        For each input its ``shape`` and ``dtype``.
+    outputs
+        Names, in order.
+    depth_metres
+        How depth codes become metres, or None.
+    checked
+        ``samples`` and ``largest_difference`` between torch and onnxruntime, as a share of the answers' range.
+    """
+
+    run: str
+    model: str
+    model_sha256: str
+    onnx_sha256: str
+    opset: int
+    mvad_version: str
+    torch: str
+    views: int
+    size: int
+    inputs: Mapping[str, Any]
+    outputs: Sequence[str]
+    depth_metres: str | None
+    checked: Mapping[str, float]
+
+
+def export_onnx(run: Path, shards: Path, target: Path, weights: WeightsSource, progress: Progress) -> OnnxExport:
+    """Write ``target`` (.onnx) and ``target``.json, which says what goes in and comes out.
+
+    The file takes one sample with all views as shards hold it: ``rgb`` and ``normal`` (1, V, H, W, 3) uint8, ``depth``
+    (1, V, H, W) int32 codes, ``seen`` (1, V, H, W) bool; it gives ``maps`` (1, V, S, S), ``view_scores`` (1, V),
+    ``sample_scores`` (1,), and for a detector that looks through a window ``fits`` (1,) bool: false where the object is larger
+    than any in training and is scored in part. It computes in float32 whatever the training's precision was.
 
     Raises
     ------
@@ -51,63 +92,65 @@ def export_onnx(run: Path, shards: Path, target: Path, weights: WeightsSource, p
         raise MissingComponent(
             f"mvad export --format onnx needs {absent[0]}; pip install onnx onnxscript onnxruntime (the extra mvad[onnx])"
         )
-    detector, config, facts = load_run(run, weights)
-    folder = shards / facts["dataset"] / facts["category"]
-    check_training(run, facts, folder)
-    data = ShardSet(folder, "test", fields=config.input.modalities)
-    spec: InputSpec = detector.spec  # type: ignore[attr-defined]  # every method has one
-    samples = _whole_samples(data, spec.views)
-    graph = _Graph(detector, spec, samples[0]).eval().requires_grad_(False)
-    inputs = [_inputs(sample, spec.modalities) for sample in samples]
-    names = [*spec.modalities, "seen"]
+    folder = RunFolder(run)
+    detector, method = folder.load(weights, torch.device("cpu")), folder.record.model
+    packed = folder.category_folder(shards)
+    check_training(folder, packed)
+    data = ShardSet(packed, "test", fields=detector.spec.modalities)
+    samples = _whole_samples(data, detector.spec.views)
+    graph = _Graph(detector, samples[0]).eval().requires_grad_(False)
+    inputs = [_inputs(sample, detector.spec.modalities) for sample in samples]
+    names = [*detector.spec.modalities, "seen"]
     outputs = ["maps", "view_scores", "sample_scores", *(["fits"] if graph.windowed else [])]
-    progress.say(f"{run.name}: exporting {config.model}")
-    with tempfile.TemporaryDirectory() as scratch:
+    progress.say(f"{folder.name}: exporting {method}")
+    with tempfile.TemporaryDirectory() as scratch, float32_only():
         path = Path(scratch) / "model.onnx"
-        _trace(graph, inputs[0], path, names, outputs, config.model)
+        _trace(graph, inputs[0], path, names, outputs, method)
         content = path.read_bytes()
-    worst = _compare(content, graph, inputs, names, outputs, progress, config.model)
-    about = {
-        "run": run.name, "model": config.model, "model_sha256": model_sha256(run), "onnx_sha256": files.sha256_bytes(content),
-        "opset": OPSET, "mvad_version": __version__, "torch": torch.__version__, "views": spec.views, "size": data.size,
-        "inputs": {name: {"shape": list(t.shape), "dtype": str(t.dtype).removeprefix("torch.")} for name, t in zip(names, inputs[0], strict=True)},
-        "outputs": outputs,
-        "depth_metres": None if data.coding is None else f"{data.coding.offset_m!r} + {data.coding.step_m!r} * (code - 1); code 0 is nothing",
-        "checked": {"samples": len(inputs), "largest_difference": worst},
-    }  # fmt: skip
+        worst = _compare(content, graph, inputs, names, outputs, progress, method)
+    shapes = {
+        name: {"shape": list(tensor.shape), "dtype": str(tensor.dtype).removeprefix("torch.")}
+        for name, tensor in zip(names, inputs[0], strict=True)
+    }
+    about = OnnxExport(
+        folder.name, method, folder.model_sha256, files.sha256_bytes(content), OPSET, __version__, torch.__version__,
+        detector.spec.views, data.size, shapes, outputs, _depth_formula(data),
+        {"samples": len(inputs), "largest_difference": worst},
+    )  # fmt: skip
     files.write_bytes(target, content)
-    files.write_sealed_json(target.with_name(target.name + ".json"), about)
+    files.write_sealed_json(target.with_name(target.name + ".json"), about.__dict__)
     return about
+
+
+def _depth_formula(data: ShardSet) -> str | None:
+    if data.coding is None:
+        return None
+    return f"{data.coding.offset_m!r} + {data.coding.step_m!r} * (code - 1); code 0 is nothing"
 
 
 class _Graph(nn.Module):
     """A detector's answer as a function of tensors; everything else of a batch is constant."""
 
-    def __init__(self, detector: Detector, spec: InputSpec, like: Batch) -> None:
+    def __init__(self, detector: Detector, like: Batch) -> None:
         super().__init__()
-        self.score, self.spec, self.like = detector.score, spec, like
-        self.window = getattr(getattr(detector, "training_steps", None), "window", None)
-        self.windowed = self.window is not None and not self.window.whole
-        owner: Any = getattr(detector, "features", detector)
-        parts = [getattr(detector, name, None) for name in ("network", "heads")] + [owner.teacher.backbone]
-        self.parts = nn.ModuleList([part for part in parts if isinstance(part, nn.Module)])
+        self.detector, self.like = detector, like
+        self.windowed = detector.fits(like.seen) is not None
+        self.parts = nn.ModuleList(detector.modules())
 
     def forward(self, *given: Tensor) -> tuple[Tensor, ...]:
         """Take the modalities in order, then ``seen``."""
-        seen = given[-1]
+        seen, spec = given[-1], self.detector.spec
         fields: dict[str, Any] = dict.fromkeys(("rgb", "depth_code", "normal"))
-        fields |= {_FIELDS[name]: tensor for name, tensor in zip(self.spec.modalities, given[:-1], strict=True)}
-        views = self.spec.views
+        fields |= {_FIELDS[name]: tensor for name, tensor in zip(spec.modalities, given[:-1], strict=True)}
         batch = Batch(
             keys=("",), defects=("",), mask=torch.zeros_like(seen, dtype=torch.uint8), seen=seen, source=None,
-            present=torch.ones(1, views, dtype=torch.bool), view_label=torch.zeros(1, views, dtype=torch.bool),
+            present=torch.ones(1, spec.views, dtype=torch.bool), view_label=torch.zeros(1, spec.views, dtype=torch.bool),
             label=torch.zeros(1, dtype=torch.bool), coding=self.like.coding, **fields,
         )  # fmt: skip
-        found = self.score(batch)
+        found = self.detector.score(batch)
         answer: tuple[Tensor, ...] = (found.maps, found.view_scores, found.sample_scores)
-        if self.windowed and self.window is not None:
-            answer += (self.window.places(seen.flatten(0, 1))[1].all()[None],)
-        return answer
+        fits = self.detector.fits(seen)
+        return answer if fits is None else (*answer, fits)
 
 
 def _inputs(sample: Batch, modalities: Sequence[str]) -> tuple[Tensor, ...]:
@@ -152,16 +195,15 @@ def _compare(
             found = session.run(None, {name: tensor.numpy() for name, tensor in zip(names, each, strict=True)})
             with torch.no_grad():
                 expected = [answer.numpy() for answer in graph(*each)]
-            if "fits" in outputs and not expected[-1].all():
-                progress.advance()
-                continue  # torch looks at the whole image then
-            for ours, theirs in zip(found[:3], expected[:3], strict=True):
-                scale = max(float(np.abs(theirs).max()), 1e-6)
-                worst = max(worst, float(np.abs(ours - theirs).max()) / scale)
             progress.advance()
+            if "fits" in outputs and not expected[-1].all():
+                continue  # torch looks at the whole image then
+            for exported, answered in zip(found[:3], expected[:3], strict=True):
+                scale = max(float(np.abs(answered).max()), 1e-6)
+                worst = max(worst, float(np.abs(exported - answered).max()) / scale)
     except Exception as error:  # onnxruntime raises many kinds
         raise BadInput(f"--format onnx: {method} cannot be run by onnxruntime ({_short(error)})") from error
-    if not worst <= _TOLERANCE:
+    if not worst <= TOLERANCE:
         raise BadInput(f"--format onnx: {method} answers differently as ONNX (by {worst:.2g} of its range); it was not written")
     return worst
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from mvad.model.config import BottleneckConfig
+from mvad.model.idif.config import BottleneckConfig
 
 Noise = Callable[[torch.Size], Tensor]
 """Draws standard normal numbers of a shape whose first axis is the batch."""

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from mvad.model.backbones.resnet18 import BasicBlock
-from mvad.model.config import DecoderConfig
+from mvad.model.idif.config import DecoderConfig
 
 
 class ViewDecoder(nn.Module):
@@ -55,7 +55,7 @@ class Decoders(nn.Module):
     def __init__(self, inputs: int, channels: int, level: int, outputs: tuple[int, int, int], config: DecoderConfig) -> None:
         super().__init__()
         count = inputs if config.share == "view" else 1
-        self.of = nn.ModuleList(ViewDecoder(channels, level, outputs, config) for _ in range(count))
+        self.per_input = nn.ModuleList(ViewDecoder(channels, level, outputs, config) for _ in range(count))
         self.view_embedding = nn.Parameter(torch.randn(inputs, channels) * 0.02) if config.share == "shared" else None
 
     def forward(self, planes: Tensor, fine: Sequence[Tensor], shown: Sequence[int]) -> tuple[Tensor, Tensor, Tensor]:
@@ -64,11 +64,11 @@ class Decoders(nn.Module):
             planes = planes + self.view_embedding[None, :, :, None, None]
         b, k = planes.shape[:2]
         chosen = list(shown)
-        if len(self.of) == 1:
-            flat = self.of[0](planes[:, chosen].flatten(0, 1), [level[:, chosen].flatten(0, 1) for level in fine])
+        if len(self.per_input) == 1:
+            flat = self.per_input[0](planes[:, chosen].flatten(0, 1), [level[:, chosen].flatten(0, 1) for level in fine])
             decoded = [list(level.view(b, len(chosen), *level.shape[1:]).unbind(1)) for level in flat]
         else:
-            each = [self.of[view](planes[:, view], [level[:, view] for level in fine]) for view in chosen]
+            each = [self.per_input[view](planes[:, view], [level[:, view] for level in fine]) for view in chosen]
             decoded = [[levels[number] for levels in each] for number in range(3)]
         filled = []
         for level in decoded:

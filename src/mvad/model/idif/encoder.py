@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from mvad.model.backbones.protocol import Backbone, Teacher
-from mvad.model.config import EncoderConfig
+from mvad.model.idif.config import EncoderConfig
 
 
 @dataclass(frozen=True)

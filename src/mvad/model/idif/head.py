@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from mvad.model.backbones.resnet18 import BasicBlock
-from mvad.model.config import HeadConfig
+from mvad.model.idif.config import HeadConfig
 
 
 def head_input(teacher: Sequence[Tensor], student: Sequence[Tensor]) -> Tensor:
@@ -77,18 +77,18 @@ class Heads(nn.Module):
     def __init__(self, inputs: int, channels: int, config: HeadConfig) -> None:
         super().__init__()
         count = inputs if config.share == "view" else 1
-        self.of = nn.ModuleList(SegmentationHead(channels, config.width, config.separable) for _ in range(count))
+        self.per_input = nn.ModuleList(SegmentationHead(channels, config.width, config.separable) for _ in range(count))
 
     def forward(self, products: Tensor, view: Tensor, shown: Sequence[int] | None = None) -> Tensor:
         """(N, channels, h, w) and the input (N,) each row belongs to, to logits (N, h, w).
 
         ``shown`` are the inputs that some rank has; default: those of these rows.
         """
-        if len(self.of) == 1:
-            out: Tensor = self.of[0](products)
+        if len(self.per_input) == 1:
+            out: Tensor = self.per_input[0](products)
             return out
         logits = products.new_zeros(len(products), *products.shape[-2:])
         for number in torch.unique(view).tolist() if shown is None else shown:
             rows = view == number
-            logits[rows] = self.of[number](products[rows]).to(logits.dtype)
+            logits[rows] = self.per_input[number](products[rows]).to(logits.dtype)
         return logits

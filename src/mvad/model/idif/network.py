@@ -8,14 +8,14 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from mvad.model.backbones.protocol import Teacher
-from mvad.model.config import ModelConfig
-from mvad.model.detector import InputSpec
 from mvad.model.idif.bottleneck import ConsistencyBottleneck, Noise
+from mvad.model.idif.config import IdifConfig
 from mvad.model.idif.conv3d_fusion import Conv3dFusion
 from mvad.model.idif.decoder import Decoders
 from mvad.model.idif.encoder import Encoder
 from mvad.model.idif.spatial_transformer import SpatialTransformer
 from mvad.model.idif.voxel_fusion import VoxelFusion
+from mvad.model.input_spec import InputSpec
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Student:
 class VoxelRoute(nn.Module):
     """Implicit Voxel Construction: views to voxel and back to each view's plane (eq. 7 to 9)."""
 
-    def __init__(self, channels: int, plane: int, config: ModelConfig, angles: Tensor) -> None:
+    def __init__(self, channels: int, plane: int, config: IdifConfig, angles: Tensor) -> None:
         super().__init__()
         self.spatial_transformer = SpatialTransformer(angles, config.voxel, config.stn, channels, plane)
         rotations = self.spatial_transformer.matrices().detach()
@@ -63,7 +63,7 @@ class Network(nn.Module):
         Gives the encoder its architecture and the decoders their channels.
     """
 
-    def __init__(self, config: ModelConfig, spec: InputSpec, teacher: Teacher) -> None:
+    def __init__(self, config: IdifConfig, spec: InputSpec, teacher: Teacher) -> None:
         super().__init__()
         modalities, level = len(spec.modalities), config.encoder.level
         inputs, plane = spec.views * modalities, config.input.size // level
@@ -110,5 +110,5 @@ class Network(nn.Module):
         return Student(self.decoders(planes, encoded.fine, shown if taught is None else taught), loss)
 
 
-def _has_bottleneck(config: ModelConfig) -> bool:
+def _has_bottleneck(config: IdifConfig) -> bool:
     return config.bottleneck.kind == "variational"

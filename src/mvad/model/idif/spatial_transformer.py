@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from mvad.model.config import SpatialTransformerConfig, VoxelConfig
+from mvad.model.idif.config import SpatialTransformerConfig, VoxelConfig
 
 
 def euler_to_matrix(angles: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""What one step teaches: the student denoises the teacher's features, then the head finds what it could not."""
+"""The two kinds of training steps: the student denoises the teacher's features, the head segments what it could not."""
 
 from __future__ import annotations
 
@@ -9,24 +9,24 @@ import torch
 from torch import Tensor
 
 from mvad.model.backbones.protocol import Teacher
-from mvad.model.config import ModelConfig
-from mvad.model.detector import InputSpec
+from mvad.model.devices import autocast
+from mvad.model.idif.config import IdifConfig
 from mvad.model.idif.head import Heads, head_input
 from mvad.model.idif.losses import cosine_maps, distillation_loss, head_loss, summed_distillation_loss
 from mvad.model.idif.network import Network
-from mvad.model.idif.optimizers import Optimizers
 from mvad.model.idif.view_dropout import draw_present
 from mvad.model.idif.window import Window
 from mvad.model.images import ViewImages
-from mvad.model.precision import autocast
+from mvad.model.input_spec import InputSpec
 from mvad.model.synthesis.paste import Corrupted
+from mvad.model.training.optimizers import Optimizers
 from mvad.model.training.parallel import ProcessGroup
 
 
 class TrainingSteps:
-    """The two kinds of steps, and the two kinds of maps that come of them."""
+    """Student steps and head steps, and the maps that both networks give."""
 
-    def __init__(self, config: ModelConfig, spec: InputSpec, teacher: Teacher, network: Network, heads: Heads) -> None:
+    def __init__(self, config: IdifConfig, spec: InputSpec, teacher: Teacher, network: Network, heads: Heads) -> None:
         self.config, self.spec, self.teacher = config, spec, teacher
         self.network, self.heads = network, heads
         self.ranks = ProcessGroup()

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from mvad.model.config import FusionConfig, VoxelConfig
+from mvad.model.idif.config import FusionConfig, VoxelConfig
 
 _SHARPNESS = 1.5
 """Gain of queries and keys that begin by looking at what is near."""

@@ -16,12 +16,13 @@ from torch.nn import functional
 from mvad.datasets.shards.batches import Batches
 from mvad.datasets.shards.loader import ShardSet
 from mvad.model.backbones.protocol import Teacher
-from mvad.model.config import ModelConfig
-from mvad.model.detector import FitContext, InputSpec
 from mvad.model.features import ViewFeatures
 from mvad.model.idif.losses import cosine_maps
 from mvad.model.images import ViewImages
-from mvad.model.missing.protocol import completed
+from mvad.model.input_spec import InputSpec
+from mvad.model.missing.filler import completed
+from mvad.model.missing.methods import ReconstructConfig
+from mvad.model.training.context import FitContext
 
 _LEVELS = 4
 
@@ -77,13 +78,13 @@ class ViewPainter(nn.Module):
 class Reconstruct:
     """The painter, trained on normal samples."""
 
-    def __init__(self, config: ModelConfig, spec: InputSpec, teacher: Teacher) -> None:
+    def __init__(self, config: ReconstructConfig, spec: InputSpec, teacher: Teacher, device: torch.device) -> None:
         self.config, self.spec = config, spec
-        self.features = ViewFeatures(config, spec, teacher)
+        self.features = ViewFeatures(config, spec, teacher, device)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
             channels = 3 * len(spec.modalities)
-            self.painter = ViewPainter(channels, spec.views, config.reconstruct.width).to(self.features.device)
+            self.painter = ViewPainter(channels, spec.views, config.reconstruct.width).to(device)
 
     def fit(self, train: ShardSet, context: FitContext) -> None:
         """See ``Filler.fit``. Without checkpoints: minutes, made again after an interruption."""
@@ -95,14 +96,15 @@ class Reconstruct:
         for k, batch in enumerate(Batches(train, self.config.seed, 2).steps(0, config.steps)):
             views = self.features.images(batch)
             drawn = np.random.default_rng([self.config.seed, 3, k])
-            target = torch.from_numpy(drawn.integers(self.spec.views, size=len(views.images)))
+            device = views.images.device
+            target = torch.from_numpy(drawn.integers(self.spec.views, size=len(views.images))).to(device)
             present = views.present.clone()
-            kept = torch.from_numpy(drawn.random(present.shape[1]) < 0.6)
-            rows = torch.arange(len(target))
-            taught = present[rows, target]
+            kept = torch.from_numpy(drawn.random(present.shape[1]) < 0.6).to(device)
+            rows = torch.arange(len(target), device=device)
+            has_target = present[rows, target]
             present &= kept
             present[rows, target] = False
-            usable = present.any(dim=1) & taught
+            usable = present.any(dim=1) & has_target
             if bool(usable.any()):
                 loss = self._loss(views, present, target, usable)
                 adam.zero_grad(set_to_none=True)

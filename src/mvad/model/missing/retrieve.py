@@ -11,25 +11,33 @@ import torch
 from torch import Tensor
 
 from mvad.datasets.shards.loader import ShardSet
+from mvad.errors import BadInput
 from mvad.model.backbones.protocol import Teacher
 from mvad.model.config import ModelConfig
-from mvad.model.detector import FitContext, InputSpec
 from mvad.model.features import ViewFeatures
 from mvad.model.images import ViewImages
-from mvad.model.missing.protocol import completed
+from mvad.model.input_spec import InputSpec
+from mvad.model.missing.filler import completed
+from mvad.model.training.context import FitContext
 
 
 class Retrieve:
     """All training views, with a vector each."""
 
-    def __init__(self, config: ModelConfig, spec: InputSpec, teacher: Teacher) -> None:
-        self.features = ViewFeatures(config, spec, teacher)
+    def __init__(self, config: ModelConfig, spec: InputSpec, teacher: Teacher, device: torch.device) -> None:
+        self.features = ViewFeatures(config, spec, teacher, device)
         self.bank: dict[str, Tensor] = {}
 
     def fit(self, train: ShardSet, context: FitContext) -> None:
-        """See ``Filler.fit``: remember the samples that have all views."""
+        """See ``Filler.fit``: keep the samples that have all views.
+
+        Raises
+        ------
+        BadInput
+            If there is none.
+        """
         images, seen, vectors = [], [], []
-        context.progress.start(f"remember {context.run.name}", len(train))
+        context.progress.start(f"keep views {context.run.name}", len(train))
         for index in range(len(train)):
             views = self.features.images(train.batch([index]))
             if bool(views.present.all()):
@@ -37,13 +45,17 @@ class Retrieve:
                 seen.append(views.seen[0])
                 vectors.append(self._vectors(views)[0])
             context.progress.advance()
+        if not images:
+            raise BadInput(
+                f"{train.folder}: no training sample has all views, and retrieve takes missing ones from such; choose another method"
+            )
         self.bank = {"images": torch.stack(images), "seen": torch.stack(seen), "vectors": torch.stack(vectors)}
 
     def fill(self, views: ViewImages) -> ViewImages:
         """See ``Filler.fill``."""
-        own, there = self._vectors(views), views.present
-        distance = (own[:, None] - self.bank["vectors"][None]).norm(dim=-1)  # (B, N, V)
-        mean = (distance * there[:, None]).sum(dim=-1) / there.sum(dim=1)[:, None]
+        vectors, present = self._vectors(views), views.present
+        distance = (vectors[:, None] - self.bank["vectors"][None]).norm(dim=-1)  # (B, N, V)
+        mean = (distance * present[:, None]).sum(dim=-1) / present.sum(dim=1)[:, None]
         nearest = mean.argmin(dim=1)
         return completed(views, self.bank["images"][nearest].float(), self.bank["seen"][nearest])
 

@@ -3,31 +3,29 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Mapping
 from html import escape
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from mvad import files
-from mvad.model.evaluation.scan_maps import read_ply
-
-if TYPE_CHECKING:
-    from mvad.model.report.gallery import Budget
+from mvad.model.evaluation.ply import read_ply
+from mvad.model.evaluation.results import Results
+from mvad.model.report.budget import Budget
 
 _POINTS = 12_000
 _STRAY = 0.005
 _EACH = 2
-"""So many samples of each sort: worst missed, best found, worst false alarm."""
+"""Samples of each sort: worst missed, best found, worst false alarm."""
 
 
-def clouds(run: Path, result: Mapping[str, Any], budget: Budget) -> str:
+def clouds(run: Path, result: Results, budget: Budget) -> str:
     """Return a viewer of the clouds that ``evaluate --project-to-scan`` wrote, or nothing where there are none."""
-    kept = {entry["key"]: entry["cloud"] for entry in result.get("scan", {}).get("samples", [])}
-    by_score = sorted(result["samples"], key=lambda s: s["score"])
-    bad, good = ([s for s in by_score if bool(s["label"]) == label and s["key"] in kept] for label in (True, False))
-    chosen = {s["key"]: s for s in (*bad[-_EACH:], *bad[:_EACH], *good[-_EACH:])}
+    kept = {scan.key: scan.cloud for scan in result.scan.samples} if result.scan else {}
+    by_score = sorted(result.samples, key=lambda s: s.score)
+    bad, good = ([s for s in by_score if bool(s.label) == label and s.key in kept] for label in (True, False))
+    chosen = {s.key: s for s in (*bad[-_EACH:], *bad[:_EACH], *good[-_EACH:])}
     options, low, high = [], np.inf, -np.inf
     for key, sample in chosen.items():
         path = files.inside(run, kept[key])
@@ -41,10 +39,10 @@ def clouds(run: Path, result: Mapping[str, Any], budget: Budget) -> str:
         if not budget.take(len(packed)):
             break
         low, high = min(low, bounds[0]), max(high, bounds[1])
-        word = "anomalous" if sample["label"] else "good"
+        word = "anomalous" if sample.label else "good"
         options.append(
             f'<option data-points="{packed}" data-low="{bounds[0]:.7g}" data-high="{bounds[1]:.7g}">'
-            f"{escape(key)} ({word}, {sample['score']:.3g})</option>"
+            f"{escape(key)} ({word}, {sample.score:.3g})</option>"
         )
     if not options:
         return ""

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from html import escape
 from pathlib import Path
-from typing import Any
 
 import imagecodecs
 import numpy as np
@@ -15,27 +13,15 @@ import numpy as np
 from mvad import files
 from mvad.datasets.scan import GOOD
 from mvad.model.evaluation.pictures import SIDE
+from mvad.model.evaluation.results import Results, SampleResult
 from mvad.model.metrics.histogram import exact_curve
+from mvad.model.report.budget import Budget
 from mvad.model.report.clouds import clouds
 
 _QUALITY = 72
 
 
-@dataclass
-class Budget:
-    """Bytes that pictures may still take, so that the page stays within its size whatever it shows."""
-
-    left: int
-
-    def take(self, size: int) -> bool:
-        """Take so many bytes if there are as many."""
-        if size > self.left:
-            return False
-        self.left -= size
-        return True
-
-
-def gallery(run: Path, result: Mapping[str, Any], number: int, budget: Budget) -> str:
+def gallery(run: Path, result: Results, number: int, budget: Budget) -> str:
     """Return a run's section: sliders, recall by defect, clouds, pictures; where it errs comes first.
 
     Parameters
@@ -47,8 +33,8 @@ def gallery(run: Path, result: Mapping[str, Any], number: int, budget: Budget) -
     budget
         What the pictures may take; those that it does not allow are counted in the caption.
     """
-    samples = sorted(result["samples"], key=lambda s: s["score"] if s["label"] else -s["score"])
-    good, bad = ([s for s in samples if bool(s["label"]) == label] for label in (False, True))
+    samples = sorted(result.samples, key=lambda s: s.score if s.label else -s.score)
+    good, bad = ([s for s in samples if bool(s.label) == label] for label in (False, True))
     ordered = [s for pair in zip(bad, good, strict=False) for s in pair] + bad[len(good) :] + good[len(bad) :]
     shown, figures = [], []
     for sample in ordered:
@@ -56,16 +42,16 @@ def gallery(run: Path, result: Mapping[str, Any], number: int, budget: Budget) -
         if budget.take(len(figure)):
             shown.append(sample)
             figures.append(figure)
-    scores = np.array([s["score"] for s in samples])
-    labels = np.array([bool(s["label"]) for s in samples])
+    scores = np.array([s.score for s in samples])
+    labels = np.array([bool(s.label) for s in samples])
     best = exact_curve(scores, labels).best_f1()[1] if labels.any() and not labels.all() else float(np.median(scores))
-    low, high = (min(s["map_range"][0] for s in samples), max(s["map_range"][1] for s in samples))
-    pixel = result["figures"].get("pixel_threshold")
+    low, high = (min(s.map_range[0] for s in samples), max(s.map_range[1] for s in samples))
+    pixel = result.figures.pixel_threshold
     return (
         f'<section class="run" id="run{number}" data-low="{low:.7g}" data-high="{high:.7g}">'
-        f"<h3>{escape(result['run'])}</h3>"
+        f"<h3>{escape(result.run)}</h3>"
         f"<p class=dim>{len(shown)} of {len(samples)} samples shown, where it errs first. "
-        f"A column a view; colour, geometry where there is any, ground truth in red, anomaly map.</p>"
+        f"One column per view; colour, geometry where there is any, ground truth in red, anomaly map.</p>"
         f'<div class="controls">'
         + _slider("sample", "sample is anomalous from", scores.min(), scores.max(), best)
         + _slider("pixel", "outline the map from", low, high, high if pixel is None else pixel)
@@ -88,18 +74,18 @@ def _slider(kind: str, text: str, low: float, high: float, at: float) -> str:
     )
 
 
-def _filters(samples: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
-    defects = sorted({s["defect"] for s in samples} - {GOOD})
-    fixed = [("all", "all"), ("wrong", "wrongly evaluated"), ("label0", "good"), ("label1", "anomalous")]
+def _filters(samples: Sequence[SampleResult]) -> list[tuple[str, str]]:
+    defects = sorted({s.defect for s in samples} - {GOOD})
+    fixed = [("all", "all"), ("wrong", "wrongly classified"), ("label0", "good"), ("label1", "anomalous")]
     return fixed + [(f"defect{k}", name) for k, name in enumerate(defects)]
 
 
-def _recall(samples: Sequence[Mapping[str, Any]]) -> str:
-    """Return a row a defect, whose recall the slider fills in; scores come along, for samples whose pictures do not."""
-    defects = sorted({s["defect"] for s in samples} - {GOOD})
+def _recall(samples: Sequence[SampleResult]) -> str:
+    """Return a row per defect, whose recall the slider fills in; scores come along, for samples whose pictures do not."""
+    defects = sorted({s.defect for s in samples} - {GOOD})
     rows = []
     for k, defect in [(-1, GOOD), *enumerate(defects)]:
-        scores = [s["score"] for s in samples if s["defect"] == defect]
+        scores = [s.score for s in samples if s.defect == defect]
         if not scores:
             continue
         values = " ".join(f"{score:.7g}" for score in scores)
@@ -114,20 +100,20 @@ def _recall(samples: Sequence[Mapping[str, Any]]) -> str:
     )
 
 
-def _figure(run: Path, sample: Mapping[str, Any]) -> str:
-    picture, grey = (files.inside(run, sample[name]) for name in ("picture", "map"))
+def _figure(run: Path, sample: SampleResult) -> str:
+    picture, grey = (files.inside(run, name) for name in (sample.picture, sample.map))
     if not picture.exists() or not grey.exists():
-        return f"<figure><figcaption>{escape(sample['key'])}: its pictures are gone; evaluate again</figcaption></figure>"
+        return f"<figure><figcaption>{escape(sample.key)}: its pictures are gone; evaluate again</figcaption></figure>"
     strip = imagecodecs.jpeg_decode(picture.read_bytes())[:-SIDE]  # the map is drawn by the page
     small = bytes(imagecodecs.jpeg_encode(np.ascontiguousarray(strip), level=_QUALITY))
-    low, high = sample["map_range"]
-    views = ", ".join("missing" if s is None else f"{s:.3g}" for s in sample["view_scores"])
+    low, high = sample.map_range
+    views = ", ".join("missing" if s is None else f"{s:.3g}" for s in sample.view_scores)
     return (
-        f'<figure data-score="{sample["score"]:.7g}" data-label="{int(sample["label"])}" '
-        f'data-name="{escape(sample["key"])}" data-kind="{escape(sample["defect"])}" data-low="{low:.7g}" data-high="{high:.7g}">'
-        f'<img class="views" loading="lazy" width="{strip.shape[1]}" height="{strip.shape[0]}" alt="views of {escape(sample["key"])}" '
+        f'<figure data-score="{sample.score:.7g}" data-label="{int(sample.label)}" '
+        f'data-name="{escape(sample.key)}" data-kind="{escape(sample.defect)}" data-low="{low:.7g}" data-high="{high:.7g}">'
+        f'<img class="views" loading="lazy" width="{strip.shape[1]}" height="{strip.shape[0]}" alt="views of {escape(sample.key)}" '
         f'src="{_uri(small, "jpeg")}"><canvas role="img" aria-label="anomaly map" data-src="{_uri(grey.read_bytes(), "png")}"></canvas>'
-        f"<figcaption><b></b> {escape(sample['key'])}: {sample['score']:.4g}<br><small>views {escape(views)}</small></figcaption></figure>"
+        f"<figcaption><b></b> {escape(sample.key)}: {sample.score:.4g}<br><small>views {escape(views)}</small></figcaption></figure>"
     )
 
 

@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from html import escape
 from importlib import resources
 from pathlib import Path
 from string import Template
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mvad import __version__, files
 from mvad.model.evaluation.missing_views import read_missing_views
+from mvad.model.evaluation.results import RESULTS, Results
+from mvad.model.report.budget import Budget
 from mvad.model.report.charts import Line, histogram, line_chart
-from mvad.model.report.gallery import Budget, gallery
-from mvad.model.report.tables import comparison, headline, on_scans
-from mvad.model.runs import METRICS, RESULTS, config_hash, input_name, is_trained
+from mvad.model.report.gallery import gallery
+from mvad.model.report.tables import comparison, headline, headline_columns, on_scans
+from mvad.model.runs import METRICS, RunFolder, config_hash
 
 PICTURES = 12_500_000
 """Bytes of pictures and clouds on a page, shared by its runs; the rest of it takes less than 2 MB."""
@@ -34,7 +35,7 @@ def build_page(runs: Sequence[Path]) -> str:
     BadInput
         If a run has no readable ``results.json``.
     """
-    results = [files.read_sealed_json(run / RESULTS, 'results; "mvad evaluate" writes them', "evaluate again") for run in runs]
+    results = [Results.read(run / RESULTS) for run in runs]
     pairs = sorted(zip(runs, results, strict=True), key=lambda pair: _order(pair[1]))
     template = Template((resources.files("mvad.model.report") / "template.html").read_text(encoding="utf-8"))
     script = (resources.files("mvad.model.report") / "page.js").read_text(encoding="utf-8")
@@ -42,6 +43,7 @@ def build_page(runs: Sequence[Path]) -> str:
     groups = _by_category(pairs)
     return template.substitute(
         version=escape(__version__),
+        columns=headline_columns(),
         headline=headline([result for _, result in pairs]),
         comparisons="".join(comparison([result for _, result in group]) for group in groups),
         scans=on_scans([result for _, result in pairs]),
@@ -52,70 +54,86 @@ def build_page(runs: Sequence[Path]) -> str:
     )
 
 
-def _order(result: Mapping[str, Any]) -> tuple[str, str, str, int]:
-    return result["dataset"], result["category"], result["model"], result["seed"]
+def _order(result: Results) -> tuple[str, str, str, int]:
+    return result.dataset, result.category, result.model, result.seed
 
 
-def _by_category(pairs: Sequence[tuple[Path, Any]]) -> list[list[tuple[Path, Any]]]:
-    groups: dict[tuple[str, str], list[tuple[Path, Any]]] = {}
+def _by_category(pairs: Sequence[tuple[Path, Results]]) -> list[list[tuple[Path, Results]]]:
+    groups: dict[tuple[str, str], list[tuple[Path, Results]]] = {}
     for run, result in pairs:
-        groups.setdefault((result["dataset"], result["category"]), []).append((run, result))
+        groups.setdefault((result.dataset, result.category), []).append((run, result))
     return list(groups.values())
 
 
-def _charts(group: Sequence[tuple[Path, Mapping[str, Any]]]) -> str:
-    title = f"{group[0][1]['dataset']} / {group[0][1]['category']}"
-    roc, precision, pixel, region, losses, missing = (list[Line]() for _ in range(6))
-    bars = []
+_UNIT = (0.0, 1.0)
+
+
+def _charts(group: Sequence[tuple[Path, Results]]) -> str:
+    title = f"{group[0][1].dataset} / {group[0][1].category}"
+    results = [result for _, result in group]
+    charts = [
+        _rate_chart("ROC by sample", results, "sample", "false positive rate", "true positive rate"),
+        _precision_chart(results),
+        _rate_chart("ROC by pixel", results, "pixel", "false positive rate", "true positive rate"),
+        _rate_chart(
+            "PRO, up to 0.3", results, "region", "false positive rate of pixels", "share of regions", _PRO_LIMIT
+        ),
+        *(_score_histogram(result) for result in results if _precision(result.curves["sample"])),
+        _loss_chart(group),
+        _missing_chart(group),
+    ]  # fmt: skip
+    return f"<h3>{escape(title)}</h3><div class=charts>{''.join(charts)}</div>"
+
+
+def _rate_chart(title: str, results: Sequence[Results], level: str, x: str, y: str, most: float = 1.0) -> str:
+    lines: list[Line] = [(_short(r), *found) for r in results if (found := _rates(r.curves[level]))]
+    return line_chart(title, lines, x, y, legend_below=True, x_range=(0.0, most), y_range=_UNIT) if lines else ""
+
+
+def _precision_chart(results: Sequence[Results]) -> str:
+    lines: list[Line] = [(_short(r), *found) for r in results if (found := _precision(r.curves["sample"]))]
+    title = "precision and recall by sample"
+    return line_chart(title, lines, "recall", "precision", legend_below=True, x_range=_UNIT, y_range=_UNIT) if lines else ""
+
+
+def _score_histogram(result: Results) -> str:
+    scores = np.array([s.score for s in result.samples])
+    labels = np.array([s.label for s in result.samples], dtype=bool)
+    return histogram(f"scores, {_short(result)}", [("good", scores[~labels]), ("anomalous", scores[labels])], "score")
+
+
+def _loss_chart(group: Sequence[tuple[Path, Results]]) -> str:
+    lines: list[Line] = []
     for run, result in group:
-        name = _short(result)
-        for lines, level in ((roc, "sample"), (pixel, "pixel"), (region, "region")):
-            found = _rates(result["curves"][level])
-            if found:
-                lines.append((name, *found))
-        found = _precision(result["curves"]["sample"])
-        if found:
-            precision.append((name, *found))
-            scores = np.array([s["score"] for s in result["samples"]])
-            labels = np.array([s["label"] for s in result["samples"]], dtype=bool)
-            bars.append(histogram(f"scores, {name}", [("good", scores[~labels]), ("anomalous", scores[labels])], "score"))
         log = [line for line in files.read_lines(run / METRICS) if "loss" in line]
         if len(log) > 1:
             thin = log[:: max(1, len(log) // 200)]
-            steps, values = (np.array([line[key] for line in thin], float) for key in ("step", "loss"))
-            losses.append((name, steps, values))
-        lost = read_missing_views(run) if is_trained(run) else None
-        if lost:
-            rows = [row for row in lost["by_missing"] if row["s_auroc_visible"] is not None]
-            missing.append(
-                (name, np.array([row["missing"] for row in rows], float), np.array([row["s_auroc_visible"] for row in rows]))
+            steps, values = (np.array([line[name] for line in thin], float) for name in ("step", "loss"))
+            lines.append((_short(result), steps, values))
+    return line_chart("training loss", lines, "step", "loss (log)", log_y=True) if lines else ""
+
+
+def _missing_chart(group: Sequence[tuple[Path, Results]]) -> str:
+    lines: list[Line] = []
+    for run, result in group:
+        folder = RunFolder(run)
+        lost = read_missing_views(folder) if folder.is_trained else None
+        rows = [row for row in lost.by_missing if row.s_auroc_visible is not None] if lost else []
+        if rows:
+            lines.append(
+                (_short(result), np.array([row.missing for row in rows], float), np.array([row.s_auroc_visible for row in rows]))
             )
-    unit = (0.0, 1.0)
-    charts = []
-    for lines, text, x, y, most in (
-        (roc, "ROC by sample", "false positive rate", "true positive rate", 1.0),
-        (precision, "precision and recall by sample", "recall", "precision", 1.0),
-        (pixel, "ROC by pixel", "false positive rate", "true positive rate", 1.0),
-        (region, "PRO, up to 0.3", "false positive rate of pixels", "share of regions", _PRO_LIMIT),
-    ):
-        if lines:
-            charts.append(line_chart(text, lines, x, y, legend_below=True, x_range=(0.0, most), y_range=unit))
-    charts += bars
-    if losses:
-        charts.append(line_chart("training loss", losses, "step", "loss (log)", log_y=True))
-    if missing:
-        charts.append(
-            line_chart(
-                "missing views, label of the views left",
-                missing,
-                "views missing",
-                "S-AUROC",
-                legend_below=True,
-                y_range=(0.5, 1.0),
-                marks=True,
-            )
-        )
-    return f"<h3>{escape(title)}</h3><div class=charts>{''.join(charts)}</div>"
+    if not lines:
+        return ""
+    return line_chart(
+        "missing views, label of the views left",
+        lines,
+        "views missing",
+        "S-AUROC",
+        legend_below=True,
+        y_range=(0.5, 1.0),
+        marks=True,
+    )
 
 
 def _rates(points: Sequence[Sequence[float]]) -> tuple[NDArray[np.float64], NDArray[np.float64]] | None:
@@ -132,11 +150,12 @@ def _precision(points: Sequence[Sequence[float]]) -> tuple[NDArray[np.float64], 
     return counts[1:, 1] / counts[-1, 1], counts[1:, 1] / counts[1:].sum(axis=1)
 
 
-def _short(result: Mapping[str, Any]) -> str:
-    return f"{result['model']} {input_name(result['config'])}, seed {result['seed']}"
+def _short(result: Results) -> str:
+    return f"{result.model} {result.input_name}, seed {result.seed}"
 
 
-def _configuration(result: Mapping[str, Any]) -> str:
-    text = json.dumps({"config": result["config"], "teacher": result["teacher"], "machine": result["machine"]}, indent=1)
-    name = f"{result['run']} (choices {config_hash(result['config'])})"
+def _configuration(result: Results) -> str:
+    teacher = {"name": result.teacher, "sha256": result.teacher_sha256}
+    text = json.dumps({"config": dict(result.config), "teacher": teacher, "machine": dict(result.machine)}, indent=1)
+    name = f"{result.run} (choices {config_hash(result.config)})"
     return f"<details><summary>{escape(name)}</summary><pre>{escape(text)}</pre></details>"

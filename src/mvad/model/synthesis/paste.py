@@ -15,8 +15,8 @@ from torch.nn import functional
 
 from mvad.errors import BadInput
 from mvad.model.config import PseudoConfig
-from mvad.model.detector import InputSpec
 from mvad.model.images import ViewImages
+from mvad.model.input_spec import InputSpec
 from mvad.model.synthesis.perlin import PerlinNumbers, draw_perlin, make_perlin
 from mvad.model.synthesis.textures import Textures
 from mvad.model.training.parallel import ProcessGroup

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 from mvad.errors import BadInput
-from mvad.model.detector import FitContext
 from mvad.model.training.checkpoint import save_checkpoint
+from mvad.model.training.context import FitContext
 from mvad.model.training.parallel import ProcessGroup
 
 _KEYS_TOLD = 8

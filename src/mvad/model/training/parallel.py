@@ -61,14 +61,15 @@ class ProcessGroup:
 
 
 def join_process_group() -> ProcessGroup:
-    """Return the ranks that torchrun describes in the environment, connected; or a ranks of one."""
+    """Return the process group that torchrun describes in the environment, connected; or a group of one."""
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if size == 1:
         return ProcessGroup()
     if not dist.is_initialized():
         if torch.cuda.is_available():
             torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
-        dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+        # Some sums are of tensors on the processor (whether a rank was asked to stop), so both backends are needed.
+        dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
     return ProcessGroup(dist.get_rank(), size)
 
 

@@ -1,4 +1,4 @@
-"""The checks of ``mvad doctor``. Libraries that can take a process down are tried in a child process."""
+"""The checks of ``mvad doctor``. Libraries that can crash a process are tried in a child process."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from mvad.cli.options import Places
 from mvad.errors import MvadError
+from mvad.pipeline.workspace import Workspace
 
 _NEEDED_GB = 20
 _EGL = (
@@ -20,6 +20,7 @@ _EGL = (
     "listed = ', '.join(f'--device {device}' for device in egl.list_devices())\n"
     "print(f'{chosen.device}; found: {listed}')"
 )
+_TRIMESH = "import trimesh; print(trimesh.__version__)"
 _OPEN3D = "import open3d; print(open3d.__version__)"
 _LIBRARIES = "apt-get install libegl1 libgl1 libgles2 libgl1-mesa-dri libgomp1 libx11-6 libusb-1.0-0"
 
@@ -33,22 +34,25 @@ class Check:
     text: str
 
 
-def all_checks(places: Places, teacher_weights: Path | None, offline: bool) -> list[Check]:
+def all_checks(workspace: Workspace, teacher_weights: Path | None, offline: bool) -> list[Check]:
     """Run every check."""
     return [
         Check("python", "ok", platform.python_version()),
         *_torch(),
-        _child("open3d", _OPEN3D, "missing", f"does not import; try: {_LIBRARIES}"),
+        _child(
+            "open3d", _OPEN3D, "note", f"does not import, so that support planes cannot be found (mvad render); try: {_LIBRARIES}"
+        ),
+        _child("trimesh", _TRIMESH, "note", "does not import, so that meshes cannot be read; try: pip install trimesh"),
         _child("egl", _EGL, "note", f"no context, --backend cpu works; for egl: {_LIBRARIES}"),
-        _disk(places.root),
-        *_data(places),
-        *_teachers(places, teacher_weights, offline),
-        _textures(places),
+        _disk(workspace.root),
+        *_data(workspace),
+        *_teachers(workspace, teacher_weights, offline),
+        _textures(workspace),
     ]
 
 
 def _torch() -> list[Check]:
-    from mvad.model.precision import describe_devices
+    from mvad.model.devices import describe_devices
 
     return [Check(name, "ok", text) for name, text in describe_devices()]
 
@@ -73,36 +77,42 @@ def _disk(root: Path) -> Check:
     )
 
 
-def _data(places: Places) -> list[Check]:
+def _data(workspace: Workspace) -> list[Check]:
     from mvad.datasets import realiad
     from mvad.datasets.registry import SCAN_READERS, find_categories
 
     checks = []
     for name, reader in SCAN_READERS.items():
         try:
-            checks.append(Check(name, "ok", f"{len(find_categories(reader, places.raw(name)))} categories in {places.raw(name)}"))
+            checks.append(
+                Check(name, "ok", f"{len(find_categories(reader, workspace.raw(name)))} categories in {workspace.raw(name)}")
+            )
         except MvadError:
             checks.append(
-                Check(name, "note", f"not in {places.raw(name)}; put the download there, give --raw, or mvad synth {name}")
+                Check(name, "note", f"not in {workspace.raw(name)}; put the download there, give --raw, or mvad synth {name}")
             )
     try:
         checks.append(
-            Check("realiad", "ok", f"{len(realiad.categories(places.raw('realiad')))} categories in {places.raw('realiad')}")
+            Check(
+                "realiad", "ok", f"{len(realiad.categories(workspace.raw('realiad')))} categories in {workspace.raw('realiad')}"
+            )
         )
     except MvadError:
         checks.append(
-            Check("realiad", "note", f"not in {places.raw('realiad')}; put realiad_jsons and images there, or mvad synth realiad")
+            Check(
+                "realiad", "note", f"not in {workspace.raw('realiad')}; put realiad_jsons and images there, or mvad synth realiad"
+            )
         )
     return checks
 
 
-def _teachers(places: Places, teacher_weights: Path | None, offline: bool) -> list[Check]:
+def _teachers(workspace: Workspace, teacher_weights: Path | None, offline: bool) -> list[Check]:
     from mvad.model.backbones.efficientnet_lite import PACKAGES
     from mvad.model.backbones.weights import RESNET18_FILE, WeightsSource, find_lite0, find_resnet18
 
-    found = find_resnet18(WeightsSource(teacher_weights, places.weights, offline), may_download=False)
+    found = find_resnet18(WeightsSource(teacher_weights, workspace.weights, offline), may_download=False)
     lite = find_lite0()
-    missing = f"no weights; put {RESNET18_FILE} into {places.weights}, or name it with --teacher-weights"
+    missing = f"no weights; put {RESNET18_FILE} into {workspace.weights}, or name it with --teacher-weights"
     return [
         Check("teacher resnet18", "ok" if found else "note", str(found) if found else missing),
         Check(
@@ -113,10 +123,10 @@ def _teachers(places: Places, teacher_weights: Path | None, offline: bool) -> li
     ]
 
 
-def _textures(places: Places) -> Check:
+def _textures(workspace: Workspace) -> Check:
     from mvad.model.synthesis.textures import load_textures, locate_textures
 
     try:
-        return Check("textures", "ok", load_textures(locate_textures("", places.textures)).name)
+        return Check("textures", "ok", load_textures(locate_textures("", workspace.textures)).name)
     except MvadError as error:
         return Check("textures", "note", str(error))

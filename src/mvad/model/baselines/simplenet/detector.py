@@ -8,29 +8,34 @@ are left out (score.region).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from mvad.datasets.shards.loader import Batch, ShardSet
 from mvad.model.backbones.protocol import Teacher
-from mvad.model.config import ModelConfig
-from mvad.model.detector import AnomalyMaps, FitContext, InputSpec
-from mvad.model.features import ViewFeatures, neighbourhoods, smooth_upsample
-from mvad.model.training.on_images import present_images, samples_a_step, spread, train_on_images
+from mvad.model.baselines.simplenet import SimpleNetConfig
+from mvad.model.detector import AnomalyMaps, Detector
+from mvad.model.features import ViewFeatures, averaged, neighbourhoods, smooth_upsample
+from mvad.model.input_spec import InputSpec
+from mvad.model.scoring import finish
+from mvad.model.training.context import FitContext
+from mvad.model.training.on_images import load_modules, module_state, present_images, samples_per_step, spread, train_on_images
+from mvad.model.training.optimizers import Optimizers, constant, groups
 
 _META_EPOCHS = 4
 """The authors' code goes over the discriminator's data four times an epoch."""
 
 
-class SimpleNet:
+class SimpleNet(Detector):
     """Adaptor and discriminator."""
 
-    def __init__(self, config: ModelConfig, spec: InputSpec, teacher: Teacher) -> None:
-        self.config = config
-        self.features = ViewFeatures(config, spec, teacher)
+    config: SimpleNetConfig
+
+    def __init__(self, config: SimpleNetConfig, spec: InputSpec, teacher: Teacher, device: torch.device) -> None:
+        self.config, self.spec, self.device = config, spec, device
+        self.features = ViewFeatures(config, spec, teacher, device)
         channels = teacher.channels[1] + teacher.channels[2]
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
@@ -38,19 +43,18 @@ class SimpleNet:
             self.discriminator = nn.Sequential(
                 nn.Linear(channels, channels), nn.BatchNorm1d(channels), nn.LeakyReLU(0.2), nn.Linear(channels, 1, bias=False)
             )
-        for module in (self.adaptor, self.discriminator):
-            module.to(self.features.device)
+        for module in self._parts().values():
+            module.to(device)
 
     def fit(self, train: ShardSet, context: FitContext) -> None:
         """See ``Detector.fit``."""
         config = self.config.simplenet
-        optimizers = {
-            "adaptor": torch.optim.Adam(self.adaptor.parameters(), config.adaptor_lr, weight_decay=1e-5),
-            "discriminator": torch.optim.Adam(self.discriminator.parameters(), config.discriminator_lr, weight_decay=1e-5),
-        }
+        rates = ((self.adaptor, config.adaptor_lr), (self.discriminator, config.discriminator_lr))
+        adams = [torch.optim.Adam(groups([(module.parameters(), lr)]), lr, weight_decay=1e-5) for module, lr in rates]
+        optimizers = Optimizers([(adam, constant) for adam in adams])
 
-        def learn(images: Tensor, counts: Tensor, generator: torch.Generator, k: int) -> Tensor:
-            patches, chosen = self._patches(images, counts)
+        def loss_of(images: Tensor, seen: Tensor, generator: torch.Generator) -> Tensor:
+            patches, chosen = self._patches(images, seen)
             normal = self.adaptor(patches[chosen])
             noise = torch.randn(normal.shape, generator=generator).to(normal) * config.noise
             answer = self.discriminator(torch.cat([normal, normal + noise]))[:, 0]
@@ -58,8 +62,8 @@ class SimpleNet:
             loss: Tensor = (config.margin - real).clamp(min=0).mean() + (config.margin + fake).clamp(min=0).mean()
             return loss
 
-        modules = {"adaptor": self.adaptor, "discriminator": self.discriminator}
-        train_on_images(self.features, modules, optimizers, train, context, self._steps(len(train)), config.batch, learn)
+        steps = self._steps(len(train))
+        train_on_images(self.features, self._parts(), optimizers, train, context, steps, config.batch, loss_of)
 
     def score(self, batch: Batch) -> AnomalyMaps:
         """See ``Detector.score``."""
@@ -71,33 +75,38 @@ class SimpleNet:
         with torch.no_grad():
             patches, chosen = self._patches(images, counts)
             planes = -self.discriminator(self.adaptor(patches.flatten(0, 2)))[:, 0].view(patches.shape[:3])
-        lowest = planes.amin(dim=(1, 2), keepdim=True)
-        planes = torch.where(chosen, planes, lowest)
+        lowest = planes.masked_fill(~chosen, torch.inf).amin(dim=(1, 2), keepdim=True)
+        planes = torch.where(chosen, planes, torch.where(torch.isinf(lowest), planes.amin(dim=(1, 2), keepdim=True), lowest))
         scores = planes.amax(dim=(1, 2))
         maps = smooth_upsample(planes, size, self.config.simplenet.sigma * size / 256)
-        return self.features.answer(views, spread(maps, views), spread(scores, views))
+        return finish(spread(maps, views), views, self.config.score, spread(scores, views))
 
     def state(self) -> dict[str, Tensor]:
         """See ``Detector.state``."""
-        parts = {"adaptor": self.adaptor, "discriminator": self.discriminator}
-        return {f"{part}.{name}": t for part, module in parts.items() for name, t in module.state_dict().items()}
+        return module_state(self._parts())
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
         """See ``Detector.load_state``."""
-        for part, module in (("adaptor", self.adaptor), ("discriminator", self.discriminator)):
-            module.load_state_dict({name: state[f"{part}.{name}"] for name in module.state_dict()})
+        load_modules(self._parts(), state)
 
     def planned_seconds(self, samples: int) -> float:
         """See ``Detector.planned_seconds``: from the number of pixels that go through the teacher."""
         return 1.5e-6 * self._steps(samples) * self.config.simplenet.batch * self.config.input.size**2
 
+    def modules(self) -> Sequence[nn.Module]:
+        """See ``Detector.modules``."""
+        return [*self._parts().values(), self.features.teacher.backbone]
+
+    def _parts(self) -> dict[str, nn.Module]:
+        return {"adaptor": self.adaptor, "discriminator": self.discriminator}
+
     def _steps(self, samples: int) -> int:
         config = self.config.simplenet
-        return max(1, _META_EPOCHS * config.epochs * samples // samples_a_step(self.features, config.batch))
+        return max(1, _META_EPOCHS * config.epochs * samples // samples_per_step(self.features, config.batch))
 
     def _patches(self, images: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
         """Return patches (N, s, s, C) at stride 8, and which of them count (N, s, s)."""
-        patches = neighbourhoods(self.features.of(images))
-        share = functional.adaptive_avg_pool2d(counts.float(), patches.shape[1])
+        patches = neighbourhoods(self.features.features(images))
+        share = averaged(counts.float()[:, None], patches.shape[1])[:, 0]
         chosen = share > 0.5 if self.config.score.region == "object" else torch.ones_like(share, dtype=torch.bool)
         return patches, chosen

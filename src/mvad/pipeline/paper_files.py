@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from mvad import files
 
 if TYPE_CHECKING:
-    from mvad.model.paper.reproduce import Row
+    from mvad.model.paper.rows import Curves, MissingRow, Row
 
 MAIN_COLUMNS = (
     "dataset",
@@ -36,19 +36,14 @@ def write_table(target: Path, title: str, rows: Sequence[Row], notes: Sequence[s
     )
 
 
-def write_figure_4(
-    target: Path,
-    title: str,
-    rows: Sequence[Mapping[str, Any]],
-    curves: Mapping[str, Sequence[tuple[int, float]]],
-    notes: Sequence[str],
-) -> None:
+def write_figure_4(target: Path, title: str, rows: Sequence[MissingRow], curves: Curves, notes: Sequence[str]) -> None:
     """Write ``target.md``, ``target.json`` and, where there is a curve, ``target.svg``."""
     from mvad.model.report.charts import chart_of_points, standalone
 
     _markdown(target, title, FIGURE_4_COLUMNS, [figure_4_cells(row) for row in rows], notes)
     files.write_sealed_json(
-        target.with_suffix(".json"), {"title": title, "rows": list(rows), "curves": dict(curves), "notes": list(notes)}
+        target.with_suffix(".json"),
+        {"title": title, "rows": [asdict(row) for row in rows], "curves": dict(curves), "notes": list(notes)},
     )
     if curves:
         files.write_text(
@@ -67,13 +62,13 @@ FIGURE_4_COLUMNS = (
 )
 
 
-def figure_4_cells(row: Mapping[str, Any]) -> list[str]:
+def figure_4_cells(row: MissingRow) -> list[str]:
     """Return a row of Figure 4 as text."""
-    digits = 2 if row["missing"] == "loss per view" else 1
-    ends = [number(row[name], 2) for name in ("visible_by_ends", "full_by_ends") if name in row]
+    digits = 2 if row.is_loss else 1
+    ends = [number(value, 2) for value in (row.visible_by_ends, row.full_by_ends)] if row.is_loss else []
     return [
-        row["method"], str(row["missing"]), number(row["visible"], digits), number(row["full"], digits), ", ".join(ends),
-        number(row["paper"], digits), row["protocol"],
+        row.method, str(row.missing), number(row.visible, digits), number(row.full, digits), ", ".join(ends),
+        number(row.paper, digits), row.protocol,
     ]  # fmt: skip
 
 

@@ -7,7 +7,7 @@ over 16 x 16 pixels. Backbone: the chosen teacher (paper: EfficientNet-B4). One 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -15,10 +15,14 @@ from torch.nn import functional
 
 from mvad.datasets.shards.loader import Batch, ShardSet
 from mvad.model.backbones.protocol import Teacher
-from mvad.model.config import ModelConfig, UniADConfig
-from mvad.model.detector import AnomalyMaps, FitContext, InputSpec
+from mvad.model.baselines.uniad import UniADConfig, UniADKeys
+from mvad.model.detector import AnomalyMaps, Detector
 from mvad.model.features import ViewFeatures, concatenated
-from mvad.model.training.on_images import present_images, samples_a_step, spread, train_on_images
+from mvad.model.input_spec import InputSpec
+from mvad.model.scoring import finish
+from mvad.model.training.context import FitContext
+from mvad.model.training.on_images import present_images, samples_per_step, spread, train_on_images
+from mvad.model.training.optimizers import Optimizers, groups
 
 _POOL = 16
 
@@ -58,7 +62,7 @@ def _feed(width: int) -> nn.Sequential:
 
 
 class _EncoderLayer(nn.Module):
-    def __init__(self, config: UniADConfig) -> None:
+    def __init__(self, config: UniADKeys) -> None:
         super().__init__()
         self.attention, self.feed = _Attention(config.width, config.heads), _feed(config.width)
         self.norms = nn.ModuleList(nn.LayerNorm(config.width) for _ in range(2))
@@ -72,7 +76,7 @@ class _EncoderLayer(nn.Module):
 class _DecoderLayer(nn.Module):
     """A learned query looks at the encoder's output, then at what the layer before gave."""
 
-    def __init__(self, config: UniADConfig, tokens: int) -> None:
+    def __init__(self, config: UniADKeys, tokens: int) -> None:
         super().__init__()
         self.query = nn.Parameter(torch.randn(tokens, config.width) * 0.02)
         self.first, self.second = _Attention(config.width, config.heads), _Attention(config.width, config.heads)
@@ -92,7 +96,7 @@ class Reconstructor(nn.Module):
 
     allowed: Tensor
 
-    def __init__(self, channels: int, side: int, config: UniADConfig) -> None:
+    def __init__(self, channels: int, side: int, config: UniADKeys) -> None:
         super().__init__()
         self.enter, self.leave = nn.Linear(channels, config.width), nn.Linear(config.width, channels)
         self.position = nn.Parameter(torch.randn(side * side, config.width) * 0.02)
@@ -112,26 +116,26 @@ class Reconstructor(nn.Module):
         return out
 
 
-class UniAD:
+class UniAD(Detector):
     """Teacher and reconstructor."""
 
-    def __init__(self, config: ModelConfig, spec: InputSpec, teacher: Teacher) -> None:
-        self.config = config
-        self.features = ViewFeatures(config, spec, teacher)
+    config: UniADConfig
+
+    def __init__(self, config: UniADConfig, spec: InputSpec, teacher: Teacher, device: torch.device) -> None:
+        self.config, self.spec, self.device = config, spec, device
+        self.features = ViewFeatures(config, spec, teacher, device)
         self.side = config.input.size // 16
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
-            self.network = Reconstructor(sum(teacher.channels), self.side, config.uniad).to(self.features.device)
+            self.network = Reconstructor(sum(teacher.channels), self.side, config.uniad).to(device)
 
     def fit(self, train: ShardSet, context: FitContext) -> None:
         """See ``Detector.fit``."""
         config = self.config.uniad
         steps = self._steps(len(train))
-        adamw = torch.optim.AdamW(self.network.parameters(), config.lr, weight_decay=1e-4)
+        adamw = torch.optim.AdamW(groups([(self.network.parameters(), config.lr)]), config.lr, weight_decay=1e-4)
 
-        def learn(images: Tensor, counts: Tensor, generator: torch.Generator, k: int) -> Tensor:
-            for group in adamw.param_groups:
-                group["lr"] = config.lr * (0.1 if k >= 0.8 * steps else 1.0)
+        def loss_of(images: Tensor, seen: Tensor, generator: torch.Generator) -> Tensor:
             tokens = self._tokens(images)
             jittered = tokens
             if config.jitter > 0:
@@ -141,23 +145,23 @@ class UniAD:
                 jittered = tokens + noise * size * hit
             return functional.mse_loss(self.network(jittered), tokens)
 
-        train_on_images(self.features, {"network": self.network}, {"adamw": adamw}, train, context, steps, config.batch, learn)
+        optimizers = Optimizers([(adamw, lambda k: 0.1 if k >= 0.8 * steps else 1.0)])
+        train_on_images(self.features, {"network": self.network}, optimizers, train, context, steps, config.batch, loss_of)
 
     def score(self, batch: Batch) -> AnomalyMaps:
         """See ``Detector.score``."""
         views = self.features.images(batch)
-        images, counts = present_images(views)
+        images, seen = present_images(views)
         size = self.config.input.size
         self.network.eval()
         with torch.no_grad():
             tokens = self._tokens(images)
             distance = (self.network(tokens) - tokens).norm(dim=-1).view(-1, 1, self.side, self.side)
         maps = functional.interpolate(distance, size=size, mode="bilinear", align_corners=False)[:, 0]
-        if self.config.score.region == "object":
-            maps = maps * counts
+        inside = seen if self.config.score.region == "object" else torch.ones_like(seen)
         pool = max(1, _POOL * size // 256)
-        scores = functional.avg_pool2d(maps[:, None], pool, 1).amax(dim=(1, 2, 3))
-        return self.features.answer(views, spread(maps, views), spread(scores, views))
+        scores = functional.avg_pool2d((maps * inside)[:, None], pool, 1).amax(dim=(1, 2, 3))
+        return finish(spread(maps, views), views, self.config.score, spread(scores, views))
 
     def state(self) -> dict[str, Tensor]:
         """See ``Detector.state``."""
@@ -171,9 +175,13 @@ class UniAD:
         """See ``Detector.planned_seconds``: from the number of pixels that go through teacher and transformer."""
         return 3e-6 * self._steps(samples) * self.config.uniad.batch * self.config.input.size**2
 
+    def modules(self) -> Sequence[nn.Module]:
+        """See ``Detector.modules``."""
+        return [self.network, self.features.teacher.backbone]
+
     def _steps(self, samples: int) -> int:
-        return max(1, self.config.uniad.epochs * samples // samples_a_step(self.features, self.config.uniad.batch))
+        return max(1, self.config.uniad.epochs * samples // samples_per_step(self.features, self.config.uniad.batch))
 
     def _tokens(self, images: Tensor) -> Tensor:
         """Return all levels at stride 16 as tokens (N, T, C)."""
-        return concatenated(self.features.of(images), self.side).flatten(2).transpose(1, 2)
+        return concatenated(self.features.features(images), self.side).flatten(2).transpose(1, 2)

@@ -1,4 +1,4 @@
-"""How runs are to be trained: what does not differ between the runs of one command."""
+"""How runs are trained: what does not differ between the runs of one command."""
 
 from __future__ import annotations
 
@@ -7,10 +7,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
+
+from mvad.datasets.registry import default_modalities
 from mvad.datasets.shards.loader import ShardSet
 from mvad.model.backbones.weights import WeightsSource
+from mvad.model.fitting import fit_run, prepare
 from mvad.model.registry import configure
-from mvad.model.runs import fit_run, is_trained, prepare, run_name
+from mvad.model.runs import RunFolder, run_name
 from mvad.model.training.parallel import ProcessGroup
 from mvad.progress import Progress
 
@@ -27,16 +31,19 @@ class Recipe:
         (origin, keys) above preset and method, the last one wins.
     textures, weights
         Where they are looked for.
+    device
+        Where detectors compute.
     ranks
-        Who trains together.
+        The processes that train together.
     """
 
     preset: str
     layers: Sequence[tuple[str, Mapping[str, Any]]]
     textures: Path
     weights: WeightsSource
+    device: torch.device
     ranks: ProcessGroup = field(default_factory=ProcessGroup)
-    _told: set[str] = field(default_factory=set)
+    _notices: set[str] = field(default_factory=set)
 
     def fit(
         self, runs: Path, data: ShardSet, model: str, seed: int, progress: Progress, name: str | None = None,
@@ -69,14 +76,16 @@ class Recipe:
         BadInput, MissingComponent
             As ``prepare`` and ``fit_run``.
         """
-        layers = [("table", keys or {}), ("option", {"seed": seed}), *self.layers]
+        inputs = default_modalities(data.dataset)
+        defaults: dict[str, Any] = {"input.modalities": inputs} if inputs else {}
+        layers = [(f"dataset {data.dataset}", defaults), ("table", keys or {}), ("option", {"seed": seed}), *self.layers]
         asked, origins = configure(self.preset, model, layers)
         run = runs / (name or run_name(data.dataset, data.category, asked.model, asked.seed))
-        config, detector, teacher, notice = prepare(data, asked, self.textures, self.weights)
-        if notice not in self._told:
-            progress.say(notice)
-            self._told.add(notice)
-        if not is_trained(run) and self.ranks.rank == 0:
-            minutes = detector.planned_seconds(len(data)) / 60 / self.ranks.size
+        prepared = prepare(data, asked, self.textures, self.weights, self.device)
+        if prepared.notice not in self._notices:
+            progress.say(prepared.notice)
+            self._notices.add(prepared.notice)
+        if not RunFolder(run).is_trained and self.ranks.rank == 0:
+            minutes = prepared.detector.planned_seconds(len(data)) / 60 / self.ranks.size
             progress.say(f"{run.name}: preset {self.preset}, {len(data)} samples, about {minutes:.1f} minutes on this machine")
-        return run, fit_run(run, data, config, origins, detector, teacher, progress, self.ranks)
+        return run, fit_run(run, data, prepared, origins, progress, self.ranks)

@@ -8,24 +8,29 @@ One bank for each view and modality; patches of the background are left out (sco
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from mvad.datasets.shards.loader import Batch, ShardSet
 from mvad.model.backbones.protocol import Teacher
-from mvad.model.config import ModelConfig
-from mvad.model.detector import AnomalyMaps, FitContext, InputSpec
+from mvad.model.baselines.patchcore import PatchCoreConfig
+from mvad.model.detector import AnomalyMaps, Detector
 from mvad.model.features import ViewFeatures, smooth_upsample
+from mvad.model.input_spec import InputSpec
+from mvad.model.scoring import finish
+from mvad.model.training.context import FitContext
 
 
-class PatchCore:
+class PatchCore(Detector):
     """Memory banks of normal patches."""
 
-    def __init__(self, config: ModelConfig, spec: InputSpec, teacher: Teacher) -> None:
-        self.config, self.spec = config, spec
-        self.features = ViewFeatures(config, spec, teacher)
+    config: PatchCoreConfig
+
+    def __init__(self, config: PatchCoreConfig, spec: InputSpec, teacher: Teacher, device: torch.device) -> None:
+        self.config, self.spec, self.device = config, spec, device
+        self.features = ViewFeatures(config, spec, teacher, device)
         self.banks: dict[str, Tensor] = {}
 
     def fit(self, train: ShardSet, context: FitContext) -> None:
@@ -48,19 +53,19 @@ class PatchCore:
         """See ``Detector.score``."""
         views = self.features.images(batch)
         patches, counts = self.features.patches(views)
-        b, v, m, side = *patches.shape[:3], patches.shape[3]
+        b, v, m, side = patches.shape[:4]
         size = self.config.input.size
-        planes = torch.zeros(b, v, m, side, side, device=patches.device)
-        scores = torch.full((b, v, m), -torch.inf)
+        planes = patches.new_zeros(b, v, m, side, side)
+        scores = patches.new_full((b, v, m), -torch.inf)
         for name, (view, modality) in self._inputs().items():
             for row in range(b):
-                if not views.present[row, view] or not counts[row, view].any():
-                    continue
-                distance, score = self._distances(patches[row, view, modality][counts[row, view]], self.banks[name])
-                planes[row, view, modality, counts[row, view]] = distance
+                if not torch.onnx.is_in_onnx_export() and not counts[row, view].any():
+                    continue  # missing, or nothing of the object is seen; an exported graph cannot branch
+                plane, score = self._compare(patches[row, view, modality], counts[row, view], self.banks[name])
+                planes[row, view, modality] = plane
                 scores[row, view, modality] = score
         maps = smooth_upsample(planes.flatten(0, 2), size, self.config.patchcore.sigma * size / 256)
-        return self.features.answer(views, maps.view(b, v, m, size, size), scores)
+        return finish(maps.view(b, v, m, size, size), views, self.config.score, scores)
 
     def state(self) -> dict[str, Tensor]:
         """See ``Detector.state``."""
@@ -68,7 +73,7 @@ class PatchCore:
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
         """See ``Detector.load_state``."""
-        self.banks = {name: state[name].to(self.features.device) for name in self._inputs()}
+        self.banks = {name: state[name].to(self.device) for name in self._inputs()}
 
     def planned_seconds(self, samples: int) -> float:
         """See ``Detector.planned_seconds``: the greedy coreset is quadratic in the patches of a view."""
@@ -76,6 +81,10 @@ class PatchCore:
         share = max(self.config.patchcore.coreset, min(1.0, self.config.patchcore.min_patches / max(patches, 1)))
         each = patches * patches * share * self.config.patchcore.projection * 1.2e-10
         return len(self._inputs()) * each + 2e-6 * samples * len(self._inputs()) * self.config.input.size**2
+
+    def modules(self) -> Sequence[nn.Module]:
+        """See ``Detector.modules``."""
+        return [self.features.teacher.backbone]
 
     def _inputs(self) -> dict[str, tuple[int, int]]:
         spec = self.spec
@@ -101,15 +110,39 @@ class PatchCore:
             at = int(nearest.argmax())
         return patches[chosen.to(patches.device)].contiguous()
 
-    def _distances(self, patches: Tensor, bank: Tensor) -> tuple[Tensor, Tensor]:
-        """Return each patch's distance to the bank, and the image's reweighted score (eq. 6 and 7)."""
-        table = torch.cdist(patches, bank)
+    def _compare(self, patches: Tensor, counts: Tensor, bank: Tensor) -> tuple[Tensor, Tensor]:
+        """Return each patch's distance to the bank, and the image's reweighted score (eq. 6 and 7).
+
+        Parameters
+        ----------
+        patches
+            (s, s, C).
+        counts
+            (s, s) bool; distances of the others are 0.
+        bank
+            (N, C).
+        """
+        # Patches are chosen before distances are taken; an exported graph, whose shapes are fixed, chooses afterwards.
+        fixed = torch.onnx.is_in_onnx_export()
+        table = distances(patches.flatten(0, 1) if fixed else patches[counts], bank)
         distance, neighbour = table.min(dim=1)
+        if fixed:
+            distance = torch.where(counts.flatten(), distance, 0.0)
+            plane = distance.view(counts.shape)
+        else:
+            plane = distance.new_zeros(counts.shape)
+            plane[counts] = distance
         worst = distance.argmax()
-        around = torch.cdist(bank[neighbour[worst]][None], bank)[0].topk(
+        around = distances(bank[neighbour[worst]][None], bank)[0].topk(
             min(self.config.patchcore.neighbours, len(bank)), largest=False
         ).indices  # fmt: skip
         # eq. 7, shifted by the largest exponent so that it cannot overflow
         far = table[worst, around]
         weight = 1 - torch.exp(distance[worst] - torch.logsumexp(far, 0))
-        return distance, weight * distance[worst]
+        return plane, weight * distance[worst]
+
+
+def distances(patches: Tensor, bank: Tensor) -> Tensor:
+    """Return the Euclidean distances (P, N) of (P, C) from (N, C), by one matrix product: an operator that ONNX has, too."""
+    squared = (patches**2).sum(dim=1)[:, None] + (bank**2).sum(dim=1) - 2 * patches @ bank.T
+    return squared.clamp(min=0).sqrt()

@@ -7,29 +7,34 @@ sample shows the object are left out (score.region).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from mvad.datasets.shards.loader import Batch, ShardSet
 from mvad.model.backbones.protocol import Teacher
-from mvad.model.config import ModelConfig
-from mvad.model.detector import AnomalyMaps, FitContext, InputSpec
+from mvad.model.baselines.padim import PaDiMConfig
+from mvad.model.detector import AnomalyMaps, Detector
 from mvad.model.features import ViewFeatures, smooth_upsample
 from mvad.model.images import ViewImages
+from mvad.model.input_spec import InputSpec
+from mvad.model.scoring import counted, finish, highest
+from mvad.model.training.context import FitContext
 
 
-class PaDiM:
+class PaDiM(Detector):
     """Gaussians by view, modality and position."""
 
-    def __init__(self, config: ModelConfig, spec: InputSpec, teacher: Teacher) -> None:
-        self.config, self.spec = config, spec
-        self.features = ViewFeatures(config, spec, teacher)
-        every = sum(teacher.channels)
+    config: PaDiMConfig
+
+    def __init__(self, config: PaDiMConfig, spec: InputSpec, teacher: Teacher, device: torch.device) -> None:
+        self.config, self.spec, self.device = config, spec, device
+        self.features = ViewFeatures(config, spec, teacher, device)
+        channels = sum(teacher.channels)
         generator = torch.Generator().manual_seed(config.seed)
-        self.channels = torch.randperm(every, generator=generator)[: min(config.padim.channels, every)]
+        self.channels = torch.randperm(channels, generator=generator)[: min(config.padim.channels, channels)]
         self.tensors: dict[str, Tensor] = {}
 
     def fit(self, train: ShardSet, context: FitContext) -> None:
@@ -37,16 +42,16 @@ class PaDiM:
         inputs = self._inputs()
         context.progress.start(f"train {context.run.name}", len(train) + len(inputs))
         gathered: list[Tensor] = []
-        counted: list[Tensor] = []
+        counted_cells: list[Tensor] = []
         for index in range(len(train)):
             views = self.features.images(train.batch([index]))
             gathered.append(self._embedding(views)[0].to(torch.float16))
-            counted.append(self.features.counts(views, gathered[-1].shape[-2])[0])
+            counted_cells.append(self.features.counts(views, gathered[-1].shape[-2])[0])
             context.progress.advance()
-        there = torch.stack(counted)
+        counts = torch.stack(counted_cells)
         for name, (v, m) in inputs.items():
-            places = there[:, v].any(dim=0)
-            rows = [number for number in range(len(gathered)) if there[number, v].any()]
+            places = counts[:, v].any(dim=0)
+            rows = [number for number in range(len(gathered)) if counts[number, v].any()]
             points = torch.stack([gathered[number][v, m][places] for number in rows], dim=1).float()
             mean = points.mean(dim=1)
             offset = (points - mean[:, None]).double()  # as many dimensions as samples: float32 is not enough
@@ -62,15 +67,17 @@ class PaDiM:
         views = self.features.images(batch)
         embedding = self._embedding(views)
         b, v, m, side = embedding.shape[:4]
-        size, planes = self.config.input.size, embedding.new_zeros(b, v, m, side, side)
+        size, planes = self.config.input.size, []
         for name, (view, modality) in self._inputs().items():
-            places = self.tensors[f"{name}.places"]
-            offset = embedding[:, view, modality][:, places] - self.tensors[f"{name}.mean"]
+            positions = self.tensors[f"{name}.places"].flatten().nonzero()[:, 0]
+            features = embedding[:, view, modality].flatten(1, 2).index_select(1, positions)
+            offset = features - self.tensors[f"{name}.mean"]
             distance = torch.einsum("pij,bpj->bpi", self.tensors[f"{name}.whitening"], offset).norm(dim=-1)
-            planes[:, view, modality, places] = distance
-        planes = planes * self.features.counts(views, side)[:, :, None]
-        maps = smooth_upsample(planes.flatten(0, 2), size, self.config.padim.sigma * size / 256).view(b, v, m, size, size)
-        return self.features.answer(views, maps, (maps * views.seen[:, :, None]).amax(dim=(-2, -1)))
+            plane = embedding.new_zeros(b, side * side).scatter(1, positions.expand(b, -1), distance)
+            planes.append(plane.view(b, side, side))
+        gathered = torch.stack(planes, dim=1).view(b, v, m, side, side) * self.features.counts(views, side)[:, :, None]
+        maps = smooth_upsample(gathered.flatten(0, 2), size, self.config.padim.sigma * size / 256).view(b, v, m, size, size)
+        return finish(maps, views, self.config.score, highest(maps, counted(views, self.config.score)))
 
     def state(self) -> dict[str, Tensor]:
         """See ``Detector.state``."""
@@ -80,12 +87,16 @@ class PaDiM:
         """See ``Detector.load_state``."""
         self.channels = state["channels"]
         names = [f"{name}.{part}" for name in self._inputs() for part in ("places", "mean", "whitening")]
-        self.tensors = {name: state[name].to(self.features.device) for name in names}
+        self.tensors = {name: state[name].to(self.device) for name in names}
 
     def planned_seconds(self, samples: int) -> float:
         """See ``Detector.planned_seconds``: one pass of the teacher, an inverse a position."""
         pixels = len(self._inputs()) * self.config.input.size**2
         return 2e-6 * samples * pixels + pixels / 16 * len(self.channels) ** 3 * 1e-10
+
+    def modules(self) -> Sequence[nn.Module]:
+        """See ``Detector.modules``."""
+        return [self.features.teacher.backbone]
 
     def _inputs(self) -> dict[str, tuple[int, int]]:
         spec = self.spec

@@ -16,10 +16,14 @@ from torch.nn import functional
 from mvad.datasets.shards.loader import Batch, ShardSet
 from mvad.model.backbones.protocol import Teacher
 from mvad.model.backbones.resnet18 import BasicBlock
-from mvad.model.config import ModelConfig
-from mvad.model.detector import AnomalyMaps, FitContext, InputSpec
+from mvad.model.baselines.reverse_distillation import ReverseDistillationConfig
+from mvad.model.detector import AnomalyMaps, Detector
 from mvad.model.features import ViewFeatures, smooth_upsample
-from mvad.model.training.on_images import present_images, samples_a_step, spread, train_on_images
+from mvad.model.input_spec import InputSpec
+from mvad.model.scoring import counted, finish, highest
+from mvad.model.training.context import FitContext
+from mvad.model.training.on_images import present_images, samples_per_step, spread, train_on_images
+from mvad.model.training.optimizers import Optimizers, constant, groups
 
 
 def _down(inputs: int, outputs: int) -> nn.Sequential:
@@ -61,45 +65,47 @@ class Decoder(nn.Module):
         return first, second, third
 
 
-class ReverseDistillation:
+class ReverseDistillation(Detector):
     """Teacher, embedding, decoder."""
 
-    def __init__(self, config: ModelConfig, spec: InputSpec, teacher: Teacher) -> None:
-        self.config = config
-        self.features = ViewFeatures(config, spec, teacher)
+    config: ReverseDistillationConfig
+
+    def __init__(self, config: ReverseDistillationConfig, spec: InputSpec, teacher: Teacher, device: torch.device) -> None:
+        self.config, self.spec, self.device = config, spec, device
+        self.features = ViewFeatures(config, spec, teacher, device)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
-            self.decoder = Decoder(teacher.channels).to(self.features.device)
+            self.decoder = Decoder(teacher.channels).to(device)
 
     def fit(self, train: ShardSet, context: FitContext) -> None:
         """See ``Detector.fit``."""
         config = self.config.rd
-        adam = torch.optim.Adam(self.decoder.parameters(), config.lr, betas=(0.5, 0.999))
+        adam = torch.optim.Adam(groups([(self.decoder.parameters(), config.lr)]), config.lr, betas=(0.5, 0.999))
 
-        def learn(images: Tensor, counts: Tensor, generator: torch.Generator, k: int) -> Tensor:
-            teacher = self.features.of(images)
+        def loss_of(images: Tensor, seen: Tensor, generator: torch.Generator) -> Tensor:
+            teacher = self.features.features(images)
             loss = images.new_zeros(())
             for t, s in zip(teacher, self.decoder(teacher), strict=True):
                 loss = loss + (1 - functional.cosine_similarity(t.flatten(1), s.flatten(1))).mean()
             return loss
 
         steps = self._steps(len(train))
-        train_on_images(self.features, {"decoder": self.decoder}, {"adam": adam}, train, context, steps, config.batch, learn)
+        optimizers = Optimizers([(adam, constant)])
+        train_on_images(self.features, {"decoder": self.decoder}, optimizers, train, context, steps, config.batch, loss_of)
 
     def score(self, batch: Batch) -> AnomalyMaps:
         """See ``Detector.score``."""
         views = self.features.images(batch)
-        images, counts = present_images(views)
+        images, _ = present_images(views)
         size = self.config.input.size
         self.decoder.eval()
         with torch.no_grad():
-            teacher = self.features.of(images)
+            teacher = self.features.features(images)
             planes = [1 - functional.cosine_similarity(t, s) for t, s in zip(teacher, self.decoder(teacher), strict=True)]
         grown = [functional.interpolate(p[:, None], size=size, mode="bilinear", align_corners=False)[:, 0] for p in planes]
-        maps = smooth_upsample(grown[0] + grown[1] + grown[2], size, self.config.rd.sigma * size / 256)
-        if self.config.score.region == "object":
-            maps = maps * counts
-        return self.features.answer(views, spread(maps, views), spread(maps.amax(dim=(-2, -1)), views))
+        flat = smooth_upsample(grown[0] + grown[1] + grown[2], size, self.config.rd.sigma * size / 256)
+        maps = spread(flat, views)
+        return finish(maps, views, self.config.score, highest(maps, counted(views, self.config.score)))
 
     def state(self) -> dict[str, Tensor]:
         """See ``Detector.state``."""
@@ -114,5 +120,9 @@ class ReverseDistillation:
         images = self._steps(samples) * self.config.rd.batch
         return 2.5e-6 * images * self.config.input.size**2
 
+    def modules(self) -> Sequence[nn.Module]:
+        """See ``Detector.modules``."""
+        return [self.decoder, self.features.teacher.backbone]
+
     def _steps(self, samples: int) -> int:
-        return max(1, self.config.rd.epochs * samples // samples_a_step(self.features, self.config.rd.batch))
+        return max(1, self.config.rd.epochs * samples // samples_per_step(self.features, self.config.rd.batch))

@@ -1,0 +1,93 @@
+"""Compare raw data with the hashes that were taken when they were rendered or packed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from mvad import files
+from mvad.datasets import realiad
+from mvad.datasets.registry import reader_for
+from mvad.datasets.renders.record import read_manifest as read_renders_manifest
+from mvad.datasets.renders.record import read_record
+from mvad.datasets.scan import ReadOptions
+from mvad.datasets.shards.reader import ShardFile, read_manifest
+from mvad.datasets.shards.schema import MANIFEST
+from mvad.datasets.shards.sources import photographed_category
+from mvad.datasets.verify import Fault
+from mvad.errors import BadInput
+from mvad.progress import Progress
+
+
+def verify_inputs(renders: Path, shards: Path, raw: Path, progress: Progress) -> tuple[int, list[Fault]]:
+    """Compare raw files with the hashes that were taken when they were rendered or packed.
+
+    Parameters
+    ----------
+    renders, shards
+        Folders of a workspace.
+    raw
+        Holds a folder of raw data for each dataset; categories that are not there are left out.
+
+    Returns
+    -------
+    tuple
+        Number of files or photographed samples compared, and the faults.
+    """
+    compared, faults = 0, []
+    for path in sorted(renders.glob(f"*/*/{MANIFEST}")):
+        manifest = read_renders_manifest(path.parent)
+        dataset, category, light = manifest["dataset"], manifest["category"], int(manifest["config"]["light"])
+        if not (raw / dataset / category).is_dir():
+            continue
+        refs = {ref.key: ref for ref in reader_for(dataset).refs(raw / dataset, category, ReadOptions(light=light))}
+        progress.start(f"inputs of {category}", len(manifest["samples"]))
+        for sample in manifest["samples"]:
+            folder = files.below(path.parent, sample["split"], sample["defect"], sample["id"])
+            ref = refs.get(sample["key"])
+            for kind, listed in read_record(folder)["inputs"].items():
+                compared += 1
+                place = ref.paths.get(kind) if ref else None
+                wrong = _difference(place, listed["sha256"])
+                if wrong:
+                    where = place or raw / dataset / sample["key"]
+                    faults.append(
+                        Fault(
+                            f"{where}: {wrong} it was rendered; restore it, or render again with --overwrite",
+                            where,
+                            "other",
+                            folder,
+                        )
+                    )
+            progress.advance()
+    for path in sorted(shards.glob(f"{realiad.NAME}/*/{MANIFEST}")):
+        manifest, root = read_manifest(path.parent), raw / realiad.NAME
+        category = str(manifest["category"])
+        if realiad.image_root(root) is None or not (root / realiad.JSON_FOLDERS[0] / f"{category}.json").exists():
+            continue
+        there = photographed_category(root, category, int(manifest["packing"]["size"]))
+        found = {source.key: source for source in there.sources}
+        compared += 1
+        if there.config["split_file_sha256"] != manifest["config"]["split_file_sha256"]:
+            split = root / realiad.JSON_FOLDERS[0] / f"{category}.json"
+            text = f"{split}: is not what it was when it was packed; restore it, or pack again with --overwrite"
+            faults.append(Fault(text, split, "other", path))
+        progress.start(f"inputs of {category}", sum(entry["samples"] for entry in manifest["shards"]))
+        for entry in manifest["shards"]:
+            shard = ShardFile(files.inside(path.parent, entry["file"]), entry["sha256"])
+            for key, listed in zip(shard.texts("key"), shard.texts("made_from"), strict=True):
+                compared += 1
+                try:
+                    same = key in found and found[key].sha256() == listed
+                    text = f"{root}: the photographs of {key} are not those that were packed"
+                except BadInput as error:
+                    same, text = False, str(error)
+                if not same:
+                    faults.append(Fault(f"{text}; restore them, or pack again with --overwrite", path, "other", path))
+                progress.advance()
+    return compared, faults
+
+
+def _difference(path: Path | None, sha256: str) -> str:
+    if path is None or not path.exists():
+        return "is not there, but was when"
+    return "" if files.sha256_file(path) == sha256 else "is not what it was when"

@@ -1,0 +1,17 @@
+"""Mean feature (none: the lower bound of every table): what it is, and its keys. ``detector.py`` has the detector."""
+
+from __future__ import annotations
+
+from mvad.model.config import ModelConfig
+from mvad.model.method import Method
+
+METHOD = Method(
+    name="mean_feature",
+    title="Mean feature",
+    summary="distance of pooled teacher features to their training mean",
+    paper="none: the lower bound of every table",
+    paper_backbone="none",
+    config=ModelConfig,
+    detector="mvad.model.baselines.mean_feature.detector:MeanFeature",
+    one_pass=True,
+)

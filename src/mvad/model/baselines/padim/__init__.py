@@ -1,0 +1,42 @@
+"""PaDiM (Defard et al., ICPR 2021): what it is, and its keys. ``detector.py`` has the detector."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from mvad.model.config import ModelConfig
+from mvad.model.method import Method
+from mvad.settings import key
+
+
+@dataclass(frozen=True)
+class PaDiMKeys:
+    """PaDiM (Defard et al. 2021)."""
+
+    channels: int = key(
+        100,
+        "Number of random channels that are kept of all levels.",
+        paper="Defard et al. 2021: 100 of ResNet-18, 550 of WideResNet-50",
+    )
+    regulariser: float = key(0.01, "Added to the diagonal of each covariance.", paper="Defard et al. 2021: 0.01")
+    sigma: float = key(4.0, "Gaussian over the map, in pixels at 256 x 256.", paper="Defard et al. 2021: 4")
+
+
+@dataclass(frozen=True)
+class PaDiMConfig(ModelConfig):
+    """Configuration of a PaDiM run."""
+
+    padim: PaDiMKeys = field(default_factory=PaDiMKeys)
+
+
+METHOD = Method(
+    name="padim",
+    title="PaDiM",
+    summary="Mahalanobis distance to a Gaussian at each position of each view",
+    paper="Defard et al., ICPR 2021",
+    paper_backbone="WideResNet-50",
+    paper_name="PaDim",
+    config=PaDiMConfig,
+    detector="mvad.model.baselines.padim.detector:PaDiM",
+    one_pass=True,
+)

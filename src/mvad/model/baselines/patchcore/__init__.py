@@ -1,0 +1,51 @@
+"""PatchCore (Roth et al., CVPR 2022): what it is, and its keys. ``detector.py`` has the detector."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from mvad.model.config import OURS, ModelConfig
+from mvad.model.method import Method
+from mvad.settings import key
+
+
+@dataclass(frozen=True)
+class PatchCoreKeys:
+    """PatchCore (Roth et al. 2022), one memory bank a view."""
+
+    coreset: float = key(0.1, "Share of the patches that stay, by greedy k-centre.", paper="Roth et al. 2022: 1, 10 or 25 %")
+    min_patches: int = key(
+        0,
+        "A memory bank is never cut below this many patches, since a few training samples have none to spare.",
+        paper=OURS,
+        alternatives="0: the paper's share whatever is left",
+    )
+    projection: int = key(
+        128, "Dimensions of the random projection that the coreset is searched in.", paper="Roth et al. 2022: 128"
+    )
+    neighbours: int = key(9, "Neighbours of the reweighting (eq. 7).", paper="Roth et al. 2022: b nearest; their code 9")
+    sigma: float = key(4.0, "Gaussian over the map, in pixels at 256 x 256.", paper="Roth et al. 2022: 4")
+    max_patches: int = key(
+        100000, "Patches per view that enter the coreset search at most, drawn at random beyond this.", paper=OURS
+    )
+
+
+@dataclass(frozen=True)
+class PatchCoreConfig(ModelConfig):
+    """Configuration of a PatchCore run."""
+
+    patchcore: PatchCoreKeys = field(default_factory=PatchCoreKeys)
+
+
+METHOD = Method(
+    name="patchcore",
+    title="PatchCore",
+    summary="nearest neighbour in a coreset of normal patches, one bank per view",
+    paper="Roth et al., CVPR 2022",
+    paper_backbone="WideResNet-50",
+    paper_name="PatchCore",
+    config=PatchCoreConfig,
+    detector="mvad.model.baselines.patchcore.detector:PatchCore",
+    one_pass=True,
+    presets={"small": {"patchcore.min_patches": 12_000}},
+)

@@ -1,0 +1,39 @@
+"""Reverse distillation (Deng and Li, CVPR 2022): what it is, and its keys. ``detector.py`` has the detector."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from mvad.model.config import ModelConfig
+from mvad.model.method import Method
+from mvad.settings import key
+
+
+@dataclass(frozen=True)
+class ReverseDistillationKeys:
+    """Reverse distillation (Deng and Li 2022)."""
+
+    epochs: int = key(200, "Passes over the training split.", paper="Deng and Li 2022: 200")
+    lr: float = key(0.005, "Learning rate of Adam, betas 0.5 and 0.999.", paper="Deng and Li 2022: 0.005")
+    batch: int = key(16, "Images per step.", paper="Deng and Li 2022: 16")
+    sigma: float = key(4.0, "Gaussian over the map, in pixels at 256 x 256.", paper="Deng and Li 2022: 4")
+
+
+@dataclass(frozen=True)
+class ReverseDistillationConfig(ModelConfig):
+    """Configuration of a Reverse distillation run."""
+
+    rd: ReverseDistillationKeys = field(default_factory=ReverseDistillationKeys)
+
+
+METHOD = Method(
+    name="rd",
+    title="Reverse distillation",
+    summary="a decoder reconstructs the teacher's features from a narrow embedding",
+    paper="Deng and Li, CVPR 2022",
+    paper_backbone="WideResNet-50",
+    paper_name="RD",
+    config=ReverseDistillationConfig,
+    detector="mvad.model.baselines.reverse_distillation.detector:ReverseDistillation",
+    one_pass=False,
+)

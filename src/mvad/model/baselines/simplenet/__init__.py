@@ -1,0 +1,46 @@
+"""SimpleNet (Liu et al., CVPR 2023): what it is, and its keys. ``detector.py`` has the detector."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from mvad.model.config import ModelConfig
+from mvad.model.method import Method
+from mvad.settings import key
+
+
+@dataclass(frozen=True)
+class SimpleNetKeys:
+    """SimpleNet (Liu et al. 2023)."""
+
+    epochs: int = key(
+        40,
+        "Passes over the training split (the paper's code: 40 meta epochs of 4).",
+        paper="Liu et al. 2023: 160; their code 40 of 4",
+    )
+    noise: float = key(0.015, "Deviation of the Gaussian noise on adapted features.", paper="Liu et al. 2023: 0.015")
+    margin: float = key(0.5, "Margin of the truncated L1 loss.", paper="Liu et al. 2023: 0.5")
+    adaptor_lr: float = key(0.0001, "Adam's, weight decay 1e-5.", paper="Liu et al. 2023: 1e-4")
+    discriminator_lr: float = key(0.0002, "Adam's, weight decay 1e-5.", paper="Liu et al. 2023: 2e-4")
+    batch: int = key(8, "Images per step.", paper="Liu et al. 2023: 4; their code 8")
+    sigma: float = key(4.0, "Gaussian over the map, in pixels at 256 x 256.", paper="Liu et al. 2023: 4")
+
+
+@dataclass(frozen=True)
+class SimpleNetConfig(ModelConfig):
+    """Configuration of a SimpleNet run."""
+
+    simplenet: SimpleNetKeys = field(default_factory=SimpleNetKeys)
+
+
+METHOD = Method(
+    name="simplenet",
+    title="SimpleNet",
+    summary="a discriminator separates normal features from noisy ones",
+    paper="Liu et al., CVPR 2023",
+    paper_backbone="WideResNet-50",
+    paper_name="SimpleNet",
+    config=SimpleNetConfig,
+    detector="mvad.model.baselines.simplenet.detector:SimpleNet",
+    one_pass=False,
+)

@@ -1,0 +1,50 @@
+"""UniAD (You et al., NeurIPS 2022): what it is, and its keys. ``detector.py`` has the detector."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from mvad.model.config import ModelConfig
+from mvad.model.method import Method
+from mvad.settings import key
+
+
+@dataclass(frozen=True)
+class UniADKeys:
+    """UniAD (You et al. 2022)."""
+
+    epochs: int = key(1000, "Passes over the training split.", paper="You et al. 2022: 1,000")
+    width: int = key(256, "Width of a token.", paper="You et al. 2022: 256")
+    layers: int = key(4, "Layers of the encoder, and of the decoder.", paper="You et al. 2022: 4 and 4")
+    heads: int = key(8, "Heads of every attention.", paper="You et al. 2022: 8")
+    neighbours: int = key(
+        7, "Side of the neighbourhood that attention must not look at.", paper="You et al. 2022: 7 x 7 of 14 x 14"
+    )
+    jitter: float = key(20.0, "Scale of the feature jitter.", paper="You et al. 2022: 20")
+    jitter_probability: float = key(1.0, "Share of the images whose features are jittered.", paper="You et al. 2022: 1")
+    lr: float = key(
+        0.0001,
+        "Learning rate of AdamW, weight decay 1e-4; a tenth after four fifths of the steps.",
+        paper="You et al. 2022: 1e-4",
+    )
+    batch: int = key(16, "Images per step.", paper="You et al. 2022: 64 over 8 GPUs")
+
+
+@dataclass(frozen=True)
+class UniADConfig(ModelConfig):
+    """Configuration of a UniAD run."""
+
+    uniad: UniADKeys = field(default_factory=UniADKeys)
+
+
+METHOD = Method(
+    name="uniad",
+    title="UniAD",
+    summary="a transformer reconstructs features without copying them",
+    paper="You et al., NeurIPS 2022",
+    paper_backbone="EfficientNet-B4",
+    paper_name="UniAD",
+    config=UniADConfig,
+    detector="mvad.model.baselines.uniad.detector:UniAD",
+    one_pass=False,
+)

@@ -1,0 +1,312 @@
+"""What an evaluation found, typed; ``results.json`` is ``Results.to_json``."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from mvad import files
+from mvad.errors import BadInput
+from mvad.model.metrics.intervals import UNDEFINED, Interval
+
+RESULTS = "results.json"
+SCAN_PROTOCOL = "scan"
+NOT_OURS = "not ours"
+"""Name of the teacher of imported maps."""
+
+_KIND, _REMEDY = 'results; "mvad evaluate" writes them', "evaluate again"
+
+
+def defined(value: float) -> float | None:
+    """Return a figure for JSON: None where it is not defined."""
+    return None if math.isnan(value) else value
+
+
+def bounds_of(area: Interval) -> tuple[float, float] | None:
+    """Return an interval's bounds for JSON: None where the figure is not defined."""
+    return None if math.isnan(area.value) else (area.low, area.high)
+
+
+@dataclass(frozen=True)
+class Figures:
+    """Values in 0..1 by the name of their metric; None where a class is missing.
+
+    Attributes
+    ----------
+    values
+        Every figure of merit.
+    intervals
+        95 % bounds of those that have an interval.
+    by_defect, by_defect_intervals
+        S-AUROC of each kind of defect against all good samples.
+    samples, anomalous
+        How many samples were evaluated, and how many are anomalous.
+    regions
+        Connected regions of ground truth.
+    pixel_threshold, p_auroc_error_bound
+        See ``PixelFigures``.
+    """
+
+    values: Mapping[str, float | None]
+    intervals: Mapping[str, tuple[float, float] | None]
+    by_defect: Mapping[str, float | None] = field(default_factory=dict)
+    by_defect_intervals: Mapping[str, tuple[float, float] | None] = field(default_factory=dict)
+    samples: int = 0
+    anomalous: int = 0
+    regions: int = 0
+    pixel_threshold: float | None = None
+    p_auroc_error_bound: float | None = None
+
+    def __getitem__(self, name: str) -> float | None:
+        """Return a figure by its metric's name; None where it is not defined or was not taken."""
+        return self.values.get(name)
+
+    def interval(self, name: str) -> Interval:
+        """Return a figure with its bounds, or an undefined interval."""
+        value, bounds = self.values.get(name), self.intervals.get(name)
+        return UNDEFINED if value is None or bounds is None else Interval(value, *bounds)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain values: metrics beside each other, the rest by name."""
+        return {
+            **self.values,
+            "intervals": {**_lists(self.intervals), "s_auroc_by_defect": _lists(self.by_defect_intervals)},
+            "s_auroc_by_defect": dict(self.by_defect),
+            "samples": self.samples,
+            "anomalous": self.anomalous,
+            "regions": self.regions,
+            "pixel_threshold": self.pixel_threshold,
+            "p_auroc_error_bound": self.p_auroc_error_bound,
+        }
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Figures:
+        """Take back what ``to_json`` returned."""
+        rest = dict(value)
+        intervals = dict(rest.pop("intervals"))
+        by_defect_intervals = _bounds(intervals.pop("s_auroc_by_defect", {}))
+        by_defect = rest.pop("s_auroc_by_defect", {})
+        counts = {name: int(rest.pop(name, 0)) for name in ("samples", "anomalous", "regions")}
+        threshold, error = rest.pop("pixel_threshold", None), rest.pop("p_auroc_error_bound", None)
+        return cls(
+            rest,
+            _bounds(intervals),
+            by_defect,
+            by_defect_intervals,
+            **counts,
+            pixel_threshold=threshold,
+            p_auroc_error_bound=error,
+        )
+
+
+def _lists(bounds: Mapping[str, tuple[float, float] | None]) -> dict[str, list[float] | None]:
+    return {name: None if pair is None else list(pair) for name, pair in bounds.items()}
+
+
+def _bounds(lists: Mapping[str, Sequence[float] | None]) -> dict[str, tuple[float, float] | None]:
+    return {name: None if pair is None else (float(pair[0]), float(pair[1])) for name, pair in lists.items()}
+
+
+@dataclass(frozen=True)
+class SampleResult:
+    """One evaluated sample.
+
+    Attributes
+    ----------
+    key, defect, label
+        As in the shards.
+    score
+        Of the sample, higher is more anomalous.
+    view_labels, view_scores
+        For each view; None where it is missing.
+    picture, map
+        Files below the run's folder: a JPEG of the views, a PNG of the maps.
+    picture_sha256, map_sha256
+        Their hashes.
+    map_range
+        What black and white of the map's picture stand for.
+    """
+
+    key: str
+    defect: str
+    label: bool
+    score: float
+    view_labels: Sequence[bool | None]
+    view_scores: Sequence[float | None]
+    picture: str
+    picture_sha256: str
+    map: str
+    map_sha256: str
+    map_range: Sequence[float]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the fields as plain values."""
+        return {**self.__dict__, **{n: list(getattr(self, n)) for n in ("view_labels", "view_scores", "map_range")}}
+
+
+@dataclass(frozen=True)
+class ScanFile:
+    """The fused map of one scan and its cloud: files below the run's folder with their hashes."""
+
+    key: str
+    map: str
+    map_sha256: str
+    cloud: str
+    cloud_sha256: str
+
+
+@dataclass(frozen=True)
+class ScanResults:
+    """What maps are worth on the scans' own grid.
+
+    Attributes
+    ----------
+    rule
+        How the views of the written maps were fused.
+    figures
+        Figures for each rule.
+    samples
+        What was written.
+    """
+
+    rule: str
+    figures: Mapping[str, Figures]
+    samples: Sequence[ScanFile]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain values."""
+        return {
+            "rule": self.rule,
+            "figures": {rule: figures.to_json() for rule, figures in self.figures.items()},
+            "samples": [dict(sample.__dict__) for sample in self.samples],
+        }
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> ScanResults:
+        """Take back what ``to_json`` returned."""
+        figures = {rule: Figures.from_json(found) for rule, found in value["figures"].items()}
+        return cls(value["rule"], figures, [ScanFile(**sample) for sample in value["samples"]])
+
+
+@dataclass(frozen=True)
+class Results:
+    """Everything that ``results.json`` holds.
+
+    Attributes
+    ----------
+    run, dataset, category, model, seed
+        What was evaluated.
+    config
+        The run's dotted keys.
+    teacher, teacher_sha256, backbone
+        The teacher, and the label that stands beside figures.
+    figures, curves
+        Figures of merit; counts at falling thresholds, to draw.
+    samples
+        Every sample.
+    test_shards, train_shards
+        Hashes of the shards.
+    training_samples, model_sha256
+        None for imported maps.
+    views, samples_without_these_views
+        Views that were shown, where not all were, and how many samples had none of them.
+    scan
+        What the maps are worth on the scans, if they were carried back.
+    protocol
+        ``scan`` for maps that were made on the scans' grid, else empty.
+    seconds, machine
+        How long it took, and on what.
+    """
+
+    run: str
+    dataset: str
+    category: str
+    model: str
+    seed: int
+    config: Mapping[str, Any]
+    teacher: str
+    teacher_sha256: str
+    backbone: str
+    figures: Figures
+    curves: Mapping[str, Any]
+    samples: Sequence[SampleResult]
+    test_shards: Mapping[str, str]
+    train_shards: Mapping[str, str]
+    training_samples: int | None
+    model_sha256: str | None = None
+    views: tuple[int, ...] = ()
+    samples_without_these_views: int = 0
+    scan: ScanResults | None = None
+    protocol: str = ""
+    seconds: Mapping[str, float] = field(default_factory=dict)
+    machine: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def is_imported(self) -> bool:
+        """Whether another tool made the maps."""
+        return self.teacher == NOT_OURS
+
+    @property
+    def input_name(self) -> str:
+        """How the input is written in tables: ``rgb+depth 128``."""
+        return f"{'+'.join(self.config['input.modalities'])} {self.config['input.size']}"
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what ``results.json`` holds."""
+        plain = ("run", "dataset", "category", "model", "seed", "backbone", "curves", "training_samples")
+        optional: dict[str, Any] = {}
+        if self.model_sha256 is not None:
+            optional["model_sha256"] = self.model_sha256
+        if self.views:
+            optional |= {"views": list(self.views), "samples_without_these_views": self.samples_without_these_views}
+        if self.scan is not None:
+            optional["scan"] = self.scan.to_json()
+        if self.protocol:
+            optional["protocol"] = self.protocol
+        return {
+            **{name: getattr(self, name) for name in plain},
+            **{name: dict(getattr(self, name)) for name in ("config", "test_shards", "train_shards", "seconds", "machine")},
+            "teacher": {"name": self.teacher, "sha256": self.teacher_sha256},
+            "figures": self.figures.to_json(),
+            **optional,
+            "samples": [sample.to_json() for sample in self.samples],
+        }
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Results:
+        """Take back what ``to_json`` returned."""
+        rest = dict(value)
+        teacher, scan = rest.pop("teacher"), rest.pop("scan", None)
+        return cls(
+            **{
+                **rest,
+                "teacher": teacher["name"],
+                "teacher_sha256": teacher["sha256"],
+                "figures": Figures.from_json(rest["figures"]),
+                "samples": [SampleResult(**sample) for sample in rest["samples"]],
+                "views": tuple(rest.get("views", ())),
+                "scan": None if scan is None else ScanResults.from_json(scan),
+            }
+        )
+
+    def write(self, path: Path) -> None:
+        """Write ``results.json``."""
+        files.write_sealed_json(path, self.to_json())
+
+    @classmethod
+    def read(cls, path: Path) -> Results:
+        """Read ``results.json``.
+
+        Raises
+        ------
+        BadInput
+            If it is missing, damaged, or of another form.
+        """
+        value = files.read_sealed_json(path, _KIND, _REMEDY)
+        try:
+            return cls.from_json(value)
+        except (KeyError, TypeError, AttributeError, ValueError, IndexError) as error:
+            raise BadInput(f"{path}: does not have the form of results ({type(error).__name__}: {error}); {_REMEDY}") from error

@@ -1,0 +1,198 @@
+"""A training in a run's folder: checked against what is there, logged, and written when it is finished."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+
+from mvad import __version__, files
+from mvad.datasets.shards.loader import ShardSet
+from mvad.errors import BadInput, MissingComponent
+from mvad.model.backbones.choose import choose_teacher
+from mvad.model.backbones.protocol import Teacher
+from mvad.model.backbones.weights import WeightsSource
+from mvad.model.config import ModelConfig, TexturedConfig
+from mvad.model.detector import Detector
+from mvad.model.input_spec import input_spec_of, uses_source
+from mvad.model.registry import make_detector, method_named, recorded_config
+from mvad.model.runs import CONFIG, METRICS, MODEL, MODEL_FACTS, RunFolder, RunRecord, machine
+from mvad.model.synthesis.textures import load_textures, locate_textures
+from mvad.model.training.checkpoint import last_checkpoint
+from mvad.model.training.context import FitContext
+from mvad.model.training.parallel import ProcessGroup
+from mvad.progress import Progress
+from mvad.settings import flatten
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A detector that is ready to be trained.
+
+    Attributes
+    ----------
+    config
+        With every key decided.
+    detector, teacher
+        The unfitted detector and its teacher.
+    notice
+        One line on the teacher.
+    """
+
+    config: ModelConfig
+    detector: Detector
+    teacher: Teacher
+    notice: str
+
+
+def prepare(
+    data: ShardSet, config: ModelConfig, textures_folder: Path, weights: WeightsSource, device: torch.device
+) -> Prepared:  # fmt: skip
+    """Resolve what ``auto`` and empty keys mean for these data, and make the detector on a device.
+
+    Raises
+    ------
+    BadInput, MissingComponent
+        If the data do not fit the configuration, or weights or textures are missing.
+    """
+    teacher, notice = choose_teacher(config.teacher, weights, config.seed)
+    spec = input_spec_of(data, config)
+    config = replace(config, teacher=teacher.name, input=replace(config.input, modalities=spec.modalities))
+    if isinstance(config, TexturedConfig):
+        located = locate_textures(config.pseudo.textures, textures_folder)
+        load_textures(located)  # an unusable folder is found here, before anything is written
+        config = replace(config, pseudo=replace(config.pseudo, textures=located))
+    return Prepared(config, make_detector(config, spec, teacher, device), teacher, notice)
+
+
+def fit_run(
+    run: Path,
+    data: ShardSet,
+    prepared: Prepared,
+    origins: Mapping[str, str],
+    progress: Progress,
+    ranks: ProcessGroup | None = None,
+) -> bool:
+    """Train a detector into a run's folder; returns False if it was trained already.
+
+    Where several ranks train together, the first one checks and writes, and methods that do not share batches are its alone.
+
+    Raises
+    ------
+    BadInput
+        If the folder holds a run of another configuration or other data, or the ranks cannot share the batch.
+    """
+    ranks, config, detector, folder = ranks or ProcessGroup(), prepared.config, prepared.detector, RunFolder(run)
+    if config.train.batch % ranks.size:
+        raise BadInput(
+            f"train.batch = {config.train.batch} cannot be shared by {ranks.size} processes; choose a multiple (--set train.batch=...)"
+        )
+    shares_batches = method_named(config.model).shares_batches
+    wanted = _record(data, prepared, origins)
+    with contextlib.ExitStack() as held:
+        if ranks.rank == 0:
+            held.enter_context(files.locked(run))
+            _check_same(run, wanted)
+            files.write_sealed_json(run / CONFIG, wanted.to_json())
+            if not folder.is_trained:
+                _cut_metrics(run)
+        ranks.wait()
+        if folder.is_trained:
+            return False
+        if config.train.threads:
+            torch.set_num_threads(config.train.threads)
+        fields = [*config.input.modalities, *(["source"] if uses_source(config) else [])]
+        if ranks.rank == 0 or shares_batches:
+            group = ranks if shares_batches else ProcessGroup()
+            with _logs(run, config, ranks) as log, _determinism(config.train.deterministic):
+                detector.fit(data.select(fields), FitContext(run, progress, log, group))
+        if ranks.rank == 0:
+            tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in sorted(detector.state().items())}
+            content = safetensors.torch.save(tensors)
+            files.write_bytes(run / MODEL, content)
+            files.write_sealed_json(run / MODEL_FACTS, {"sha256": files.sha256_bytes(content), "mvad_version": __version__})
+        ranks.wait()
+    return True
+
+
+@contextlib.contextmanager
+def _logs(run: Path, config: ModelConfig, ranks: ProcessGroup) -> Iterator[Callable[[Mapping[str, float]], None]]:
+    """Give what writes a step's figures: to metrics.jsonl, and to TensorBoard where that is wanted; rank 0 only."""
+    if ranks.rank:
+        yield lambda figures: None
+        return
+    board = _tensorboard(run) if config.train.tensorboard else None
+
+    def log(figures: Mapping[str, float]) -> None:
+        files.append_line(run / METRICS, dict(figures))
+        if board is not None:
+            for name in figures.keys() - {"step", "phase"}:
+                board.add_scalar(name, figures[name], int(figures["step"]))
+
+    try:
+        yield log
+    finally:
+        if board is not None:
+            board.close()
+
+
+def _tensorboard(run: Path) -> Any:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as error:
+        raise MissingComponent(
+            "train.tensorboard needs TensorBoard; pip install tensorboard (the extra mvad[tensorboard])"
+        ) from error
+    return SummaryWriter(str(run / "tensorboard"))
+
+
+@contextlib.contextmanager
+def _determinism(wanted: bool) -> Iterator[None]:
+    """Use deterministic algorithms only (``train.deterministic``); those that have no such version warn."""
+    before = torch.are_deterministic_algorithms_enabled()
+    if wanted:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True, warn_only=True)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before, warn_only=True)
+
+
+def _record(data: ShardSet, prepared: Prepared, origins: Mapping[str, str]) -> RunRecord:
+    teacher = prepared.teacher
+    return RunRecord(
+        data.dataset, data.category, flatten(prepared.config), origins, teacher.name, teacher.sha256, data.sha256,
+        prepared.detector.spec.to_json(), machine(prepared.detector.device),
+    )  # fmt: skip
+
+
+def _check_same(run: Path, wanted: RunRecord) -> None:
+    if not (run / CONFIG).exists():
+        return
+    found = RunFolder(run).record
+    recorded = flatten(recorded_config(found.config))
+    for name, value in json.loads(json.dumps(wanted.config)).items():
+        if recorded.get(name) != value:
+            raise BadInput(
+                f"{run} was made with {name} = {recorded.get(name)}, this run asks for {value}. "
+                "Give --name another, or delete the folder."
+            )
+    same_teacher = (found.teacher, found.teacher_sha256) == (wanted.teacher, wanted.teacher_sha256)
+    if found.shards != wanted.shards or not same_teacher:
+        raise BadInput(f"{run} was made from other shards or another teacher. Give --name another, or delete the folder.")
+
+
+def _cut_metrics(run: Path) -> None:
+    """Drop log lines of steps that will be done again, so that the log has each step once."""
+    saved = last_checkpoint(run)
+    step = saved.step if saved else 0
+    kept = [line for line in files.read_lines(run / METRICS) if line["step"] <= step]
+    files.write_lines(run / METRICS, kept)

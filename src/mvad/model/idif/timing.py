@@ -1,0 +1,64 @@
+"""How long a training of IDIF takes on this machine: the second of two steps of each phase, on random pictures."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import torch
+
+from mvad.model.devices import synchronise
+from mvad.model.idif.optimizers import head_optimizers, student_optimizers
+from mvad.model.idif.teacher_cache import TeacherCache
+from mvad.model.images import ViewImages
+from mvad.model.synthesis.paste import corrupt
+from mvad.model.synthesis.textures import ProceduralTextures
+
+if TYPE_CHECKING:
+    from mvad.model.idif.detector import Idif
+
+
+def estimated_seconds(probe: Idif) -> float:
+    """Return the seconds that all steps of a configuration take; ``probe`` is a detector whose weights may change."""
+    config, spec, device, steps = probe.config, probe.spec, probe.device, probe.training_steps
+    views = _random_views(probe)
+    student = student_optimizers(probe.network, config.optimizer, config.encoder.lr_scale, 10)
+    head = head_optimizers(probe.heads, config.optimizer, 10)
+    clean = TeacherCache(steps.clean_features)(views.images.flatten(1, 2), None)
+
+    def student_step() -> None:
+        generator = torch.Generator().manual_seed(0)
+        changed = corrupt(views, spec, ProceduralTextures(), config.pseudo, generator)
+        steps.student_step(views, changed, clean, student, 0, generator)
+
+    def head_step() -> None:
+        changed = corrupt(views, spec, ProceduralTextures(), config.pseudo, torch.Generator().manual_seed(0))
+        steps.head_step(views, changed, head, 0)
+
+    probe.network.train()
+    seconds = config.train.student_steps * _second_time(student_step, device)
+    probe.network.eval().requires_grad_(False)
+    probe.heads.train()
+    return seconds + config.train.head_steps * _second_time(head_step, device)
+
+
+def _random_views(probe: Idif) -> ViewImages:
+    config, spec, device = probe.config, probe.spec, probe.device
+    size, b = config.input.size, config.train.batch
+    seen = torch.ones(b, spec.views, size, size, dtype=torch.bool, device=device)
+    source = None
+    if config.pseudo.views == "consistent":
+        source = torch.arange(size * size, dtype=torch.int32, device=device).view(size, size).expand(seen.shape)
+    images = torch.rand((b, spec.views, len(spec.modalities), 3, size, size), device=device) * 255
+    return ViewImages(images, seen, torch.ones(b, spec.views, dtype=torch.bool, device=device), source)
+
+
+def _second_time(step: Callable[[], None], device: torch.device) -> float:
+    """Return the seconds of a second call; the first one warms up."""
+    step()
+    synchronise(device)
+    began = time.perf_counter()
+    step()
+    synchronise(device)
+    return time.perf_counter() - began

@@ -1,0 +1,255 @@
+"""Rows of the paper's tables: our figures beside the printed ones, with intervals and what each was made with."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from mvad.model.evaluation.compare import mean_of, s_auroc_over
+from mvad.model.evaluation.missing_views import FORMULA, FULL, VISIBLE, MissingViews
+from mvad.model.evaluation.results import SCAN_PROTOCOL, Results
+from mvad.model.metrics.bootstrap import verdict
+from mvad.model.metrics.intervals import Interval
+from mvad.model.paper.tables import MEAN, PROTOCOL, Table, ablation_table, main_table, missing_table, paper_name, paper_protocol
+
+
+@dataclass(frozen=True)
+class Row:
+    """A line of a reproduced table; AUROCs in percent.
+
+    Attributes
+    ----------
+    dataset, category, method
+        The paper's names; the category ``mean of N`` is over those that were run, ``mean, paper's`` the paper's own.
+    source
+        ``trained`` here, ``imported`` maps, or ``paper only``.
+    ours, deviation, interval, seeds
+        Mean over seeds, its standard deviation, 95 %, and how many; None where nothing was run.
+    paper, difference, verdict
+        The paper's figure over the same categories, ours less it, and where our interval lies against it.
+    p_auroc, p_interval, paper_p_auroc
+        The same for pixels, where the table has them.
+    protocol
+        What ours was made with: figures under different protocols do not compare.
+    """
+
+    dataset: str
+    category: str
+    method: str
+    protocol: str
+    source: str = "paper only"
+    ours: float | None = None
+    deviation: float | None = None
+    interval: tuple[float, float] | None = None
+    seeds: int = 0
+    paper: float | None = None
+    difference: float | None = None
+    verdict: str = ""
+    p_auroc: float | None = None
+    p_interval: tuple[float, float] | None = None
+    paper_p_auroc: float | None = None
+
+
+Found = Mapping[tuple[str, str, str], Sequence[Results]]
+"""Evaluated runs by (dataset, category, method), each by seed."""
+
+
+def main_rows(table: Table, found: Found, foreign: Found, preset: str) -> list[Row]:
+    """Return the rows of Table 1 or 2: every category that was run with every method of the paper's, then means."""
+    rows: list[Row] = []
+    for dataset in table.datasets:
+        paper = main_table(dataset)
+        methods = list(dict.fromkeys(method for _, method in paper))
+        theirs = {(category, method): runs for (name, category, method), runs in foreign.items() if name == dataset}
+        ours = {(category, paper_name(model)): runs for (name, category, model), runs in found.items() if name == dataset}
+        sources = dict.fromkeys(theirs, "imported") | dict.fromkeys(ours, "trained")
+        runs = theirs | ours
+        run_there = sorted({category for category, _ in runs})
+        if not run_there:
+            continue
+        for category in run_there:
+            rows += [_row(dataset, category, method, [category], runs, sources, preset) for method in methods]
+        if len(run_there) > 1:
+            for method in methods:
+                compared = [category for category in run_there if (category, method) in runs] or run_there
+                rows.append(_row(dataset, f"mean of {len(compared)}", method, compared, runs, sources, preset))
+        whole = f"mean, paper's {len({category for category, _ in paper} - {MEAN})}"
+        for method in methods:
+            printed = paper.get((MEAN, method))
+            if printed:
+                figures: dict[str, Any] = {"paper": printed.s_auroc, "paper_p_auroc": printed.p_auroc}
+                rows.append(Row(dataset, whole, method, paper_protocol(method), **figures))
+    return rows
+
+
+def _row(
+    dataset: str, name: str, method: str, categories: Sequence[str], runs: Mapping[tuple[str, str], Sequence[Results]],
+    sources: Mapping[tuple[str, str], str], preset: str,
+) -> Row:  # fmt: skip
+    """Return a method's figures over some categories, the paper's over the same ones."""
+    printed = [found for category in categories if (found := main_table(dataset).get((category, method)))]
+    pixels = [found.p_auroc for found in printed if found.p_auroc is not None]
+    paper: dict[str, Any] = {
+        "paper": float(np.mean([found.s_auroc for found in printed])) if len(printed) == len(categories) else None,
+        "paper_p_auroc": float(np.mean(pixels)) if len(pixels) == len(categories) else None,
+    }
+    groups = [runs[category, method] for category in categories if (category, method) in runs]
+    if not groups:
+        return Row(dataset, name, method, paper_protocol(method), **paper)
+    source = sources[next(category for category in categories if (category, method) in runs), method]
+    return _with_verdict(Row(dataset, name, method, protocol(groups[0][0], preset), source, **_ours(groups), **paper))
+
+
+def ablation_rows(found: Found, preset: str) -> list[Row]:
+    """Return the rows of Table 3: means over the categories that were run; the paper's is over all 30 of Real-IAD."""
+    rows = []
+    for model, (parts, paper) in ablation_table().items():
+        groups = [runs for (_, _, name), runs in found.items() if name == model]
+        if not groups:
+            rows.append(Row("realiad", "mean, paper's 30", parts, PROTOCOL, paper=paper))
+            continue
+        datasets = "+".join(sorted({dataset for dataset, _, name in found if name == model}))
+        name = f"mean of {len(groups)} (paper's: 30 of Real-IAD)"
+        rows.append(
+            _with_verdict(Row(datasets, name, parts, protocol(groups[0][0], preset), "trained", **_ours(groups), paper=paper))
+        )
+    return rows
+
+
+@dataclass(frozen=True)
+class MissingRow:
+    """A line of Figure 4; AUROCs in percent, losses in points.
+
+    Attributes
+    ----------
+    method, missing
+        The paper's name, and the number of missing views or ``loss per view``.
+    visible, full
+        Ours under the label of the views left and under the full label: means over categories and seeds.
+    visible_by_ends, full_by_ends
+        The loss by its ends.
+    paper, protocol
+        The paper's figure, and what ours was made with.
+    """
+
+    method: str
+    missing: int | str
+    visible: float | None
+    full: float | None
+    paper: float | None
+    protocol: str
+    visible_by_ends: float | None = None
+    full_by_ends: float | None = None
+
+    @property
+    def is_loss(self) -> bool:
+        """Whether it is the loss per view."""
+        return self.missing == LOSS
+
+
+LOSS = "loss per view"
+FIGURE_4 = {"idif": "View-wise Dropout", "retrieve": "Retrieve", "reconstruct": "Reconstruction"}
+"""Our methods in Figure 4, and the paper's names of them."""
+
+Curves = dict[str, list[tuple[int, float]]]
+"""By name: (views missing, S-AUROC in percent)."""
+
+
+def missing_rows(
+    found: Mapping[str, Sequence[tuple[Results, MissingViews]]], preset: str
+) -> tuple[list[MissingRow], Curves]:  # fmt: skip
+    """Return the rows of Figure 4, and for each method its curve, ours and the paper's.
+
+    Parameters
+    ----------
+    found
+        For each of our methods its evaluated runs.
+    preset
+        For the protocol.
+    """
+    rows, curves = list[MissingRow](), Curves()
+    for model, method in FIGURE_4.items():
+        evaluated = found.get(model, ())
+        told = protocol(evaluated[0][0], preset) if evaluated else PROTOCOL
+        rows += _rows_by_missing(method, [lost for _, lost in evaluated], told, curves)
+        rows.append(_loss_row(method, [lost for _, lost in evaluated], told))
+    return rows, curves
+
+
+def _rows_by_missing(method: str, evaluated: Sequence[MissingViews], told: str, curves: Curves) -> list[MissingRow]:
+    paper, rows = missing_table(), []
+    for missing in range(max((len(lost.by_missing) for lost in evaluated), default=5)):
+        at = [lost.by_missing[missing] for lost in evaluated if missing < len(lost.by_missing)]
+        visible, full = _mean([row.s_auroc_visible for row in at]), _mean([row.s_auroc_full for row in at])
+        printed = paper.get((str(missing), method))
+        rows.append(MissingRow(method, missing, visible, full, printed, told))
+        for name, value in ((f"{method}, ours", visible), (f"{method}, paper", printed)):
+            if value is not None:
+                curves.setdefault(name, []).append((missing, value))
+    return rows
+
+
+def _loss_row(method: str, evaluated: Sequence[MissingViews], told: str) -> MissingRow:
+    losses = {rule: [lost.loss_per_view[rule] for lost in evaluated if rule in lost.loss_per_view] for rule in (VISIBLE, FULL)}
+    slopes, ends = ({rule: _mean([loss[kind] for loss in each]) for rule, each in losses.items()} for kind in ("slope", "ends"))
+    printed = missing_table().get((LOSS, method))
+    return MissingRow(method, LOSS, slopes[VISIBLE], slopes[FULL], printed, told, ends[VISIBLE], ends[FULL])
+
+
+def arithmetic() -> str:
+    """Return how the paper's own loss a view follows, or does not, from its figures."""
+    paper = missing_table()
+    full, dropped, last = (
+        paper["0", "IDIF without View-wise Dropout"],
+        paper["0", "View-wise Dropout"],
+        paper["4", "View-wise Dropout"],
+    )
+    return (
+        f"{FORMULA}. The paper prints {paper['loss per view', 'View-wise Dropout']} without a formula; its figures give "
+        f"({full} - {last}) / 4 = {(full - last) / 4:.2f} and ({dropped} - {last}) / 4 = {(dropped - last) / 4:.2f}"
+    )
+
+
+def protocol(result: Results, preset: str) -> str:
+    """Return in one line what a figure was made with."""
+    samples = result.figures.samples
+    if result.is_imported:
+        return f"imported maps{' on the scan grid' if result.protocol == SCAN_PROTOCOL else ''}; test {samples}"
+    data = f"train {result.training_samples}, test {samples}"
+    views = len(result.samples[0].view_scores) if result.samples else 0
+    return f"one model per class; {views} views, {result.input_name} px; preset {preset}; {result.teacher}; {data}"
+
+
+def _ours(groups: Sequence[Sequence[Results]]) -> dict[str, Any]:
+    """Return our columns of a row: means over categories and seeds, with intervals."""
+    area, pixels = s_auroc_over(groups), mean_of(groups, "p_auroc")
+    defined = [group for group in groups if group[0].figures["s_auroc"] is not None]
+    seeds = min((len(group) for group in defined), default=0)
+    by_seed = [float(np.mean([100 * (group[k].figures["s_auroc"] or 0.0) for group in defined])) for k in range(seeds)]
+    return {
+        "ours": _percent(area), "deviation": float(np.std(by_seed, ddof=1)) if seeds > 1 else None, "interval": _bounds(area),
+        "seeds": seeds, "p_auroc": _percent(pixels), "p_interval": _bounds(pixels),
+    }  # fmt: skip
+
+
+def _with_verdict(row: Row) -> Row:
+    """Add difference and verdict where both sides have a figure."""
+    if row.ours is None or row.paper is None or row.interval is None:
+        return row
+    return replace(row, difference=row.ours - row.paper, verdict=verdict(*row.interval, row.paper))
+
+
+def _percent(area: Interval) -> float | None:
+    return None if np.isnan(area.value) else 100 * area.value
+
+
+def _bounds(area: Interval) -> tuple[float, float] | None:
+    return None if np.isnan(area.value) else (100 * area.low, 100 * area.high)
+
+
+def _mean(shares: Sequence[float | None]) -> float | None:
+    there = [100 * share for share in shares if share is not None]
+    return float(np.mean(there)) if there else None

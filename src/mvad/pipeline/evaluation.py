@@ -1,0 +1,123 @@
+"""Evaluation of runs of a workspace: on views, on the raw scans, with missing views; and of another tool's maps on scans."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+
+from mvad.datasets.registry import SCAN_READERS, RawScans
+from mvad.errors import BadInput
+from mvad.model.backbones.weights import WeightsSource
+from mvad.model.evaluation.evaluate import EvaluationCallback, evaluate_run
+from mvad.model.evaluation.missing_views import MissingViews, evaluate_missing_views
+from mvad.model.evaluation.results import Results
+from mvad.model.evaluation.scan_maps import RULES, Rule, ScanEvaluator
+from mvad.model.exchange.adeval import ANOMAPS, SAMPLE_PATTERN, AdevalWriter
+from mvad.model.exchange.imported_maps import evaluate_scan_maps
+from mvad.model.runs import RunFolder, find_runs
+from mvad.pipeline.workspace import Workspace
+from mvad.progress import Progress
+
+
+@dataclass(frozen=True)
+class EvaluationPlan:
+    """How runs are evaluated.
+
+    Attributes
+    ----------
+    workspace, weights, device
+        Where shards and weights lie, and where detectors compute.
+    views
+        Only these are shown; empty: all.
+    project_to_scan, fuse, raw
+        Whether maps are carried back to the raw scans; how views are fused there (the first rule is written; empty: the
+        mean); the folder of the raw categories (None: the workspace's).
+    adeval
+        Folder that gets maps and masks for ADEval; None: they are not written.
+    """
+
+    workspace: Workspace
+    weights: WeightsSource
+    device: torch.device
+    views: Sequence[int] = ()
+    project_to_scan: bool = False
+    fuse: Sequence[str] = field(default_factory=tuple)
+    raw: Path | None = None
+    adeval: Path | None = None
+
+    def chosen(self, runs: Sequence[Path] | None) -> list[Path]:
+        """Return the runs that were named, or all finished ones of the workspace.
+
+        Raises
+        ------
+        BadInput
+            If there is none.
+        """
+        found = list(runs or find_runs(self.workspace.runs))
+        if not found:
+            raise BadInput(f"{self.workspace.runs}: no finished run; run mvad train first, or give --workspace")
+        return found
+
+    def evaluate(self, run: Path, progress: Progress) -> Results:
+        """Evaluate one run; see ``evaluate_run``."""
+        callbacks = self._callbacks(run, progress)
+        return evaluate_run(run, self.workspace.shards, self.weights, progress, self.views, callbacks, self.device)
+
+    def missing_views(self, run: Path, progress: Progress) -> MissingViews:
+        """Evaluate one run for every subset of its views."""
+        return evaluate_missing_views(run, self.workspace.shards, self.weights, progress, self.device)
+
+    def _callbacks(self, run: Path, progress: Progress) -> list[EvaluationCallback]:
+        found: list[EvaluationCallback] = []
+        if self.project_to_scan:
+            record = RunFolder(run).record
+            if record.dataset not in SCAN_READERS:
+                raise BadInput(f"{run}: {record.dataset} has photographs, no scans; leave out --project-to-scan")
+            raw = self.raw or self.workspace.raw(record.dataset)
+            rules = fusion_rules(self.fuse)
+            found.append(ScanEvaluator(run, RawScans(record.dataset, raw, record.category), rules))
+        if self.adeval:
+            target = self.adeval / run.name
+            progress.say(f'ADEval: python -m adeval {target / ANOMAPS} --evaluate_size 256 --sample_key_pat "{SAMPLE_PATTERN}"')
+            found.append(AdevalWriter(target))
+        return found
+
+
+def fusion_rules(names: Sequence[str]) -> list[Rule]:
+    """Return rules of fusion in the order of their names; the first rule where none is named.
+
+    Raises
+    ------
+    BadInput
+        If there is no rule of a name.
+    """
+    unknown = set(names) - set(RULES)
+    if unknown:
+        raise BadInput(f"--fuse {min(unknown)}: choose from {', '.join(RULES)}")
+    return [rule for name in dict.fromkeys(names) for rule in RULES if rule == name] or list(RULES[:1])
+
+
+def evaluate_maps_of(
+    maps: Path, dataset: str, categories: Sequence[str] | None, method: str, workspace: Workspace, raw: Path | None,
+    progress: Progress,
+) -> Iterator[Results]:  # fmt: skip
+    """Evaluate another tool's maps on the grid of the raw scans, category by category; see ``evaluate_scan_maps``.
+
+    Raises
+    ------
+    BadInput
+        If a map is missing or unusable, or no category is found.
+    """
+    for name in categories or _categories_of(maps):
+        scans = RawScans(dataset, raw or workspace.raw(dataset), name)
+        yield evaluate_scan_maps(workspace.runs / f"{dataset}-{name}-{method}-maps", method, maps, scans, progress)
+
+
+def _categories_of(maps: Path) -> list[str]:
+    found = sorted(path.parent.name for path in maps.glob("*/test"))
+    if not found:
+        raise BadInput(f"{maps}: holds no <category>/test folder of maps; give --category, see docs/exchange.md")
+    return found

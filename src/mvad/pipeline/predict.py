@@ -1,0 +1,92 @@
+"""New samples for a trained run: raw scans rendered on the fly, packed categories, single shards."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from mvad.datasets.registry import SCAN_READERS, reader_for
+from mvad.datasets.renders.coding import DepthCoding
+from mvad.datasets.renders.layout import category_folder
+from mvad.datasets.scan import ReadOptions, ScanRef
+from mvad.datasets.shards.reader import open_shard, read_manifest
+from mvad.datasets.shards.schema import MANIFEST, Sample
+from mvad.datasets.shards.sources import seen_sample
+from mvad.errors import BadInput
+from mvad.files import inside, sha256_bytes, sha256_file
+from mvad.model.evaluation.predict import NewSample
+from mvad.model.runs import RunFolder
+from mvad.pipeline.workspace import Workspace
+from mvad.render.job import recorded_cameras
+from mvad.render.options import RenderOptions
+from mvad.render.rig import Rig
+from mvad.render.scan_to_views import views_of
+
+
+def samples_of(source: Path, run: RunFolder, workspace: Workspace, split: str = "test", light: int = 4) -> list[NewSample]:
+    """Return the samples that a path holds, to be read one by one.
+
+    Parameters
+    ----------
+    source
+        A folder of raw scans (any depth), the folder of a packed category, or a shard (.h5).
+    run
+        The run that will score them: raw scans are rendered with the cameras of its category.
+    workspace
+        Holds the renders whose cameras are taken.
+    split
+        Of a packed category.
+    light
+        Eyecandies image number.
+
+    Raises
+    ------
+    BadInput
+        If nothing that the run can score is found there.
+    """
+    if not source.exists():
+        raise BadInput(f"{source}: not found; give a folder of scans, a packed category or a shard")
+    if source.suffix == ".h5":
+        return list(_of_shard(source))
+    if (source / MANIFEST).exists():
+        return list(_of_category(source, split))
+    return list(_of_scans(source, run, workspace, light))
+
+
+def _of_shard(path: Path, trusted: bool = False) -> Iterator[NewSample]:
+    """Give the samples of one shard; one that no manifest lists is parsed in a process of its own."""
+    shard, sha256 = open_shard(path, trusted), sha256_file(path)
+    for row, key in enumerate(shard.texts("key")):
+        yield NewSample(key, sha256, lambda row=row: (shard.sample(row), shard.coding))  # type: ignore[misc]
+
+
+def _of_category(folder: Path, split: str) -> Iterator[NewSample]:
+    entries = [entry for entry in read_manifest(folder)["shards"] if entry["split"] == split]
+    if not entries:
+        raise BadInput(f"{folder}: has no {split} split; choose another --split")
+    for entry in entries:
+        yield from _of_shard(inside(folder, entry["file"]), trusted=True)
+
+
+def _of_scans(source: Path, run: RunFolder, workspace: Workspace, light: int) -> Iterator[NewSample]:
+    """Give raw scans, rendered with the cameras of the run's category."""
+    dataset, category = run.record.dataset, run.record.category
+    if dataset not in SCAN_READERS:
+        raise BadInput(f"{source}: runs on {dataset} score packed samples; give a shard or a packed category")
+    options, rig = recorded_cameras(category_folder(workspace.renders, dataset, category))
+    refs = reader_for(dataset).new_refs(source, category, ReadOptions(light=light))
+    if not refs:
+        raise BadInput(f"{source}: holds no {dataset} scan, no packed category and no shard")
+    for ref in refs:
+        yield NewSample(ref.key, _hash_of(ref.paths), lambda ref=ref: _rendered(ref, options, rig))  # type: ignore[misc]
+
+
+def _rendered(ref: ScanRef, options: RenderOptions, rig: Rig) -> tuple[Sample, DepthCoding]:
+    views, used = views_of(ref, options, rig)
+    coding = used.depth_coding
+    return seen_sample(ref.key, views.rgb, views.depth, views.normal, views.source, coding), coding
+
+
+def _hash_of(paths: dict[str, Path]) -> str:
+    """Hash the files of a scan; one that is missing is found when the scan is read."""
+    return sha256_bytes("".join(sha256_file(path) for _, path in sorted(paths.items()) if path.exists()).encode())

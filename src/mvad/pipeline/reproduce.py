@@ -1,0 +1,142 @@
+"""The paper's tables with our figures beside them: what is not trained yet is trained, what is evaluated is reused."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from mvad.datasets.shards.loader import ShardSet
+from mvad.errors import BadInput
+from mvad.model.evaluation.evaluate import evaluate_run
+from mvad.model.evaluation.missing_views import MissingViews, evaluate_missing_views, read_missing_views
+from mvad.model.evaluation.results import RESULTS, Results
+from mvad.model.paper.rows import Found, Row, ablation_rows, main_rows
+from mvad.model.paper.tables import MEAN, PROTOCOL, SOURCE, Table, main_table
+from mvad.model.runs import RunFolder
+from mvad.pipeline.training import Recipe
+from mvad.progress import Progress
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One run that a table needs."""
+
+    folder: Path
+    model: str
+    seed: int
+
+    @property
+    def dataset(self) -> str:
+        """Of the packed category."""
+        return self.folder.parent.name
+
+
+def plan(table: Table, folders: Sequence[Path], models: Sequence[str] | None, seeds: Sequence[int]) -> list[Plan]:
+    """Return the runs of a table, whole seeds first.
+
+    Parameters
+    ----------
+    table
+        Which.
+    folders
+        Packed categories; those of other datasets count only where they were named (Table 3 on another dataset).
+    models
+        Some of the table's methods; None: all.
+    seeds
+        Of the runs.
+
+    Raises
+    ------
+    BadInput
+        If a method is not in the table, or a dataset is not in one that has a row a category.
+    """
+    others = sorted({folder.parent.name for folder in folders} - set(table.datasets))
+    if others and table.by_category:
+        raise BadInput(
+            f"--dataset {others[0]}: {table.title} has {' and '.join(table.datasets)}; table3 and missing-views run on any"
+        )
+    unknown = [model for model in models or () if model not in table.models]
+    if unknown:
+        raise BadInput(f"--model {unknown[0]}: {table.title} has {', '.join(table.models)}")
+    chosen = [model for model in table.models if not models or model in models]
+    return [Plan(folder, model, seed) for seed in seeds for folder in folders for model in chosen]
+
+
+@dataclass(frozen=True)
+class Reproduced:
+    """Evaluated runs of a table: by (dataset, category, method), and by method those with missing views."""
+
+    results: Found
+    missing: dict[str, list[tuple[Results, MissingViews]]]
+
+
+def reproduce(table: Table, plans: Sequence[Plan], runs: Path, shards: Path, recipe: Recipe, progress: Progress) -> Reproduced:
+    """Train and evaluate what is not there yet. Can be repeated.
+
+    Raises
+    ------
+    BadInput, MissingComponent
+        As training and evaluation.
+    """
+    found: dict[tuple[str, str, str], list[Results]] = {}
+    missing: dict[str, list[tuple[Results, MissingViews]]] = {}
+    suffix = "" if table.keys else "-dropped"
+    for number, each in enumerate(plans):
+        data = ShardSet(each.folder, "train")
+        name = f"paper-{data.dataset}-{data.category}-{each.model}{suffix}-seed{each.seed}"
+        progress.say(f"{table.name}, run {number + 1} of {len(plans)}: {name}")
+        run, _ = recipe.fit(runs, data, each.model, each.seed, progress, name, table.keys)
+        results = _evaluated(run, each.folder)
+        if results is None:
+            results = evaluate_run(run, shards, recipe.weights, progress, device=recipe.device)
+        if table.name == "missing-views":
+            lost = read_missing_views(RunFolder(run))
+            if lost is None:
+                lost = evaluate_missing_views(run, shards, recipe.weights, progress, recipe.device)
+            missing.setdefault(each.model, []).append((results, lost))
+        found.setdefault((data.dataset, data.category, each.model), []).append(results)
+    return Reproduced(found, missing)
+
+
+def rows_of(table: Table, found: Found, foreign: Found, preset: str) -> list[Row]:
+    """Return the rows of Table 1, 2 or 3."""
+    return ablation_rows(found, preset) if table.name == "table3" else main_rows(table, found, foreign, preset)
+
+
+def imported(runs: Path, table: Table) -> Found:
+    """Return evaluated maps of other tools that belong to a table's methods, by (dataset, category, method as the paper writes)."""
+    found: dict[tuple[str, str, str], list[Results]] = {}
+    if not table.by_category:
+        return found
+    names = {method.lower(): method for dataset in table.datasets for _, method in main_table(dataset)}
+    for path in sorted(runs.glob(f"*/{RESULTS}")):
+        results = Results.read(path)
+        method = names.get(results.model.lower())
+        if results.is_imported and results.dataset in table.datasets and method:
+            found.setdefault((results.dataset, results.category, method), []).append(results)
+    return found
+
+
+def _evaluated(run: Path, packed: Path) -> Results | None:
+    """Return a run's results if they are of the shards that are there."""
+    results = RunFolder(run).results()
+    same = results is not None and results.test_shards == ShardSet(packed, "test").sha256 and bool(results.figures.intervals)
+    return results if same else None
+
+
+def notes(table: Table, plans: Sequence[Plan]) -> list[str]:
+    """Return what a reader must know: which categories were run, which data were missing, where the paper's figures are from."""
+    lines = [f"paper: {SOURCE}", f"protocol of the paper's figures: {PROTOCOL}"]
+    for dataset in table.datasets:
+        there = {each.folder.name for each in plans if each.dataset == dataset}
+        known = [category for category in dict.fromkeys(c for c, _ in main_table(dataset)) if category != MEAN]
+        lacking = [category for category in known if category not in there]
+        lines.append(
+            f"{dataset}: run on {', '.join(sorted(there)) or 'nothing'}; not packed or not asked for: {', '.join(lacking) or 'none'}"
+        )
+    others = sorted({f"{each.dataset}/{each.folder.name}" for each in plans if each.dataset not in table.datasets})
+    if others:
+        lines.append(f"beyond the paper's data: {', '.join(others)}")
+    lines.append("figures under different protocols (teacher, size, data, preset) do not compare")
+    return lines

@@ -1,0 +1,42 @@
+"""Check every stored byte of a workspace: renders, shards, exports, runs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from mvad.datasets.verify import DATA_RULES, Fault, verify_tree
+from mvad.datasets.verify_inputs import verify_inputs
+from mvad.model.verification import RUN_RULES
+from mvad.pipeline.workspace import Workspace
+from mvad.progress import Progress
+
+
+def verify_workspace(
+    paths: Sequence[Path], progress: Progress, trusted: bool = True, workspace: Workspace | None = None, raw: Path | None = None
+) -> tuple[int, list[Fault]]:
+    """Check folders or files of a workspace; see ``verify_tree``.
+
+    Parameters
+    ----------
+    paths, progress, trusted
+        As for ``verify_tree``.
+    workspace, raw
+        Where both are given, raw data are compared with what was rendered and packed from them; ``raw`` holds a folder for
+        each dataset.
+
+    Returns
+    -------
+    tuple
+        Number of files checked, and the faults.
+
+    Raises
+    ------
+    BadInput
+        If a path does not exist.
+    """
+    checked, faults = verify_tree(paths, progress, trusted, (DATA_RULES, RUN_RULES))
+    if raw is not None and workspace is not None:
+        compared, changed = verify_inputs(workspace.renders, workspace.shards, raw, progress)
+        checked, faults = checked + compared, faults + changed
+    return checked, faults
