@@ -265,7 +265,7 @@ STRANGE_SPLITS = {
     "byte order mark": (lambda text: "\ufeff" + text, ""),
     "not a number": (lambda text: text.replace('"pre_transform": false', '"pre_transform": NaN'), ""),
     "deep": (lambda text: "[" * 100_000, "not readable"),
-    "a key twice": (lambda text: text.replace('"train"', '"train": [], "train"', 1), "train is there twice"),
+    "a key twice": (lambda text: text.replace('"train"', '"train": [], "train"', 1), "train occurs twice"),
     "a million entries": (
         lambda text: json.dumps({"meta": json.loads(text)["meta"], "train": [0] * 1_000_001, "test": []}),
         "at most 1000000 entries",
