@@ -142,7 +142,7 @@ def _thinned(points: NDArray[np.floating]) -> NDArray[np.float64]:
 
 
 def _ransac(points: NDArray[np.float64], distance: float, seed: int) -> tuple[NDArray[np.float64], float] | None:
-    import open3d  # 0.8 s and 900 MB: only where it is used
+    import open3d  # imported only where it is used: it takes 0.8 s and 900 MB
 
     cloud = open3d.geometry.PointCloud(open3d.utility.Vector3dVector(points))
     with _open3d_lock:

@@ -93,7 +93,7 @@ class RigOptions:
 class RenderOptions:
     """Options of a render job."""
 
-    backend: Literal["auto", "cpu", "egl"] = key("auto", "Rasteriser: auto takes egl on a hardware GPU, else cpu.")
+    backend: Literal["auto", "cpu", "egl"] = key("auto", "Rasteriser: auto uses egl on a hardware GPU, else cpu.")
     device: int | None = key(
         None,
         "Number of the EGL device; none uses the first hardware device. Not recorded, because it does not change the output.",

@@ -95,7 +95,7 @@ class Rig:
 
     @staticmethod
     def from_toml(path: Path) -> Rig:
-        """Read a rig file: ``size``, ``near_m``, ``far_m``, ``center``, and a ``[[view]]`` with pose and intrinsics each.
+        """Read a rig file: ``size``, ``near_m``, ``far_m``, ``center``, and one ``[[view]]`` per camera.
 
         ``pose`` is 4 x 4, camera to the sensor's camera frame (x right, y down, z forward, metres); ``intrinsics`` is
         3 x 3 in pixels, a pixel's centre at +0.5. ``docs/rigs.md`` has an example.

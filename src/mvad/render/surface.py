@@ -143,9 +143,10 @@ def _bridges(xyz, a, b, c, longest, min_cosine):  # type: ignore[no-untyped-def]
 def _join(keep, xyz, longest, min_cosine):  # type: ignore[no-untyped-def]
     """Return faces (M, 3) int32 between kept points, solid ones first, and the number of solid ones.
 
-    Corners are numbered along the grid, and (b - a) x (c - a) points away from the sensor. In a cell with corners
-    a b over d c the faces a-b-*, then a-c-d begin with a; those that begin with b are b-c-d of the cell to the left,
-    whose b is this a, and come between.
+    Points are numbered along the rows of the grid. A cell has the corners a, b in its upper row and d, c in its lower row. A
+    face begins with its lowest corner, and its normal, (second - first) x (third - first), points away from the sensor. For
+    canonical order the faces that begin with a point are listed as: a-b-c or a-b-d of the cell in which the point is a, b-c-d
+    of the cell to the left, in which the point is b, and a-c-d of the first cell.
     """
     h, w = keep.shape
     number = np.empty((h, w), dtype=np.int32)

@@ -141,7 +141,7 @@ def _reporting_death(loader: DataLoader[Batch | MvadError], data: ShardSet) -> I
             raise
         reason = " ".join(str(error).split())[:160]
         raise BadInput(
-            f"{data.folder}: a process that reads shards died ({reason}); take fewer workers (0 reads on threads), or more memory"
+            f"{data.folder}: a process that reads shards died ({reason}); use fewer workers (0 reads on threads), or more memory"
         ) from error
 
 

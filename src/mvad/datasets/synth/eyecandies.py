@@ -32,7 +32,7 @@ POSE = np.array(
 """Camera (OpenGL) to world, as in the files of the dataset."""
 NEAR, FAR = 2.0, 5.2
 UNITS_PER_METRE = 22.0
-"""Candies are 1.5 of the file's units long; the generated parts are 5 cm."""
+"""Candies are 1.5 units of the dataset long; the generated parts are 5 cm."""
 WALL_X = 1.1861
 LEDGE = 0.05
 LIGHTS = {4: (-1.0, -0.3, 1.0)}

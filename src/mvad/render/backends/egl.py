@@ -31,7 +31,7 @@ from mvad.render.rig import Rig
 from mvad.render.surface import Surface
 
 _SHADERS = Path(__file__).parent / "shaders"
-_REMEDY = "install libegl1 libgl1 libgles2 libgl1-mesa-dri, or take --backend cpu"
+_REMEDY = "install libegl1 libgl1 libgles2 libgl1-mesa-dri, or use --backend cpu"
 _EXTENSIONS = 0x3055
 _SOFTWARE = "EGL_MESA_device_software"
 _CLIP_MARGIN = 1.001
@@ -158,7 +158,7 @@ class EglRasteriser:
             self._platform.make_current()
             self._renderer.delete()
             _release(self._platform)
-            # Not pyrender's delete_context: it ends the display, which other contexts of this process share.
+            # Not pyrender's delete_context: it terminates the display, which other contexts of this process share.
             eglDestroyContext(self._platform._egl_display, self._platform._egl_context)
 
 
@@ -244,9 +244,7 @@ def _corner_renderer() -> Any:
                 GL.glRenderbufferStorage(GL.GL_RENDERBUFFER, kind, *dims)
                 GL.glFramebufferRenderbuffer(GL.GL_FRAMEBUFFER, attachment, GL.GL_RENDERBUFFER, buffer)
             if GL.glCheckFramebufferStatus(GL.GL_FRAMEBUFFER) != GL.GL_FRAMEBUFFER_COMPLETE:
-                raise MissingComponent(
-                    f"egl: this driver has no integer framebuffer of {dims[0]} x {dims[1]}; take --backend cpu"
-                )
+                raise MissingComponent(f"egl: this driver has no integer framebuffer of {dims[0]} x {dims[1]}; use --backend cpu")
             self._main_fb_dims = dims
 
         def _delete_main_framebuffer(self) -> None:
