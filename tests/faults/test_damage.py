@@ -407,6 +407,6 @@ def test_without_the_comparison_another_packing_would_be_taken(
         return pack_renders(tmp_path / "out" / "renders", DATASET, CATEGORY, tmp_path / "out" / "shards", other, Silent())
 
     assert "filter = zstd, this run asks for lz4" in ends_in_one_line(again)
-    monkeypatch.setattr("mvad.datasets.shards.pack._refuse_another_configuration", lambda folder, wanted: None)
+    monkeypatch.setattr("mvad.datasets.shards.pack._check_same_configuration", lambda folder, wanted: None)
     with pytest.raises(AssertionError, match="went through"):
         ends_in_one_line(again)
