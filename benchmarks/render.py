@@ -75,12 +75,12 @@ def renderer(name: str, size: int) -> Callable[[Any, Any, Any], Any]:
     os.environ["PYOPENGL_PLATFORM"] = "egl"
     if name.startswith("mvad"):
         from mvad.render.backends.choose import rasteriser
-        from mvad.render.render_views import look
+        from mvad.render.render_views import render_views
 
         threads = 1 if "1 thread" in name else THREADS
         backend = rasteriser(name.split()[1].rstrip(","), threads)
         samples = 1 if "1 sample" in name else 3
-        return lambda surface, gt, rig: look(surface, gt, rig, backend, samples)
+        return lambda surface, gt, rig: render_views(surface, gt, rig, backend, samples)
     import peers
 
     made: dict[str, Callable[[], Any]] = {
@@ -147,11 +147,11 @@ def accuracy(name: str, what: str) -> dict[str, Any]:
 def agreement(what: str) -> dict[str, float]:
     """Return shares of object pixels on which cpu and egl differ."""
     from mvad.render.backends.choose import rasteriser
-    from mvad.render.render_views import look
+    from mvad.render.render_views import render_views
 
     egl = rasteriser("egl")
     scan, surface, rig = prepared(what)
-    one, two = look(surface, scan.gt, rig, rasteriser("cpu")), look(surface, scan.gt, rig, egl)
+    one, two = render_views(surface, scan.gt, rig, rasteriser("cpu")), render_views(surface, scan.gt, rig, egl)
     seen, also = one.source >= 0, two.source >= 0
     both, width = seen & also, scan.valid.shape[1]
     a, b = one.source[both], two.source[both]
@@ -176,7 +176,7 @@ def stages(backend: str, what: str, scans: int) -> dict[str, float]:
     from mvad.render.clean import clean
     from mvad.render.normals import grid_normals
     from mvad.render.options import RenderOptions
-    from mvad.render.render_views import look
+    from mvad.render.render_views import render_views
     from mvad.render.rig import extent_of, fit_rig
     from mvad.render.scan_to_views import ScanJob, _record
     from mvad.render.surface import build_surface
@@ -206,7 +206,7 @@ def stages(backend: str, what: str, scans: int) -> dict[str, float]:
             lap("normals")
             projected(surface, rig, 0, 3)
             lap("project, one view")
-            views = look(surface, scan.gt, rig, drawing)
+            views = render_views(surface, scan.gt, rig, drawing)
             lap("raster")
             contents = encode_views(views, rig)
             lap("encode")
@@ -274,14 +274,14 @@ def memory(backend: str, scans: int) -> dict[str, float]:
 def soak(backend: str, views: int) -> dict[str, Any]:
     """Draw the same small scan again and again: no view may differ from the first, nothing may grow."""
     from mvad.render.backends.choose import rasteriser
-    from mvad.render.render_views import look
+    from mvad.render.render_views import render_views
 
     drawing = rasteriser(backend)
     scan, surface, rig = prepared("generated", 64, 60)
-    first = look(surface, scan.gt, rig, drawing)
+    first = render_views(surface, scan.gt, rig, drawing)
     early, differing, began = rss_mb(), 0, time.perf_counter()
     for number in range(views // rig.views):
-        again = look(surface, scan.gt, rig, drawing)
+        again = render_views(surface, scan.gt, rig, drawing)
         differing += sum(not np.array_equal(getattr(first, name), getattr(again, name)) for name in ("rgb", "depth", "source"))
         if number == 200:
             early = rss_mb()
@@ -332,11 +332,11 @@ def encoders() -> dict[str, Any]:
 
     from mvad.datasets.renders.coding import encode_normal
     from mvad.render.backends.choose import rasteriser
-    from mvad.render.render_views import look
+    from mvad.render.render_views import render_views
 
     what = "gland 3" if "MVAD_REAL_DATA" in os.environ else "generated"
     scan, surface, rig = prepared(what)
-    views = look(surface, scan.gt, rig, rasteriser("cpu"))
+    views = render_views(surface, scan.gt, rig, rasteriser("cpu"))
     images = {"rgb": views.rgb, "normal": encode_normal(views.normal), "depth": rig.depth_coding.encode(views.depth)}
     png = imagecodecs.PNG
 

@@ -10,7 +10,7 @@ from mvad.render.backends.choose import rasteriser
 from mvad.render.backends.protocol import Rasteriser
 from mvad.render.clean import Cleaned
 from mvad.render.options import RigOptions, SurfaceOptions
-from mvad.render.render_views import look
+from mvad.render.render_views import render_views
 from mvad.render.rig import Rig, extent_of, fit_rig
 from mvad.render.surface import Surface, build_surface
 from mvad.render.views import ViewSet
@@ -51,7 +51,7 @@ def reference_colours(surface: Surface, rig: Rig) -> tuple[np.ndarray, np.ndarra
 
 def assert_antialiased(surface: Surface, gt: np.ndarray | None, rig: Rig, backend: Rasteriser) -> float:
     """Object pixels alone are compared: the black around them would flatter."""
-    views = look(surface, gt, rig, backend)
+    views = render_views(surface, gt, rig, backend)
     reference, count = reference_colours(surface, rig)
     at = (views.source >= 0) & (count > 0)
     value = psnr(views.rgb[at], reference[at])
@@ -61,7 +61,7 @@ def assert_antialiased(surface: Surface, gt: np.ndarray | None, rig: Rig, backen
 
 def assert_agree(surface: Surface, gt: np.ndarray | None, rig: Rig, width: int) -> None:
     """The bars are set from what was measured on real glands: 1e-5 of masks and sources differ."""
-    ours, theirs = look(surface, gt, rig, rasteriser("cpu")), look(surface, gt, rig, rasteriser("egl"))
+    ours, theirs = render_views(surface, gt, rig, rasteriser("cpu")), render_views(surface, gt, rig, rasteriser("egl"))
     seen, also = ours.source >= 0, theirs.source >= 0
     assert (seen != also).sum() <= 1e-3 * seen.sum()
     assert (ours.mask != theirs.mask)[seen | also].mean() <= 1e-3

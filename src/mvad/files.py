@@ -1,11 +1,11 @@
-"""The one place that makes promises about files: written beside, flushed, renamed once, hashed.
+"""Atomic and checked file operations: a file is written under another name, flushed, and renamed once.
 
-A name that ends in ``.part-<process id>`` is unfinished work. It is never read, and the next writer of
-the same place removes it. ``step_hook`` is an ordinary module attribute, called with a step's name
-before each step, so that a fault can be injected at any of them.
+A name that ends in ``.part-<process id>`` is an unfinished file or folder. It is never read, and the next writer of the same
+path removes it. ``step_hook`` is a module attribute, called with a step's name before each step, so that tests can inject a
+fault at any step.
 
-Every byte that is kept is under a sum: large files are hashed in a JSON file beside them, JSON files of ours carry a
-seal (the SHA-256 of their other content), and a line of a log carries its CRC-32.
+Every stored byte is covered by a checksum: a JSON file lists the hashes of the large files beside it, JSON files of mvad have
+a seal (the SHA-256 of their other content), and a line of a log has a CRC-32; see ``mvad.records``.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ import contextlib
 import errno
 import fcntl
 import hashlib
-import json
 import os
 import shutil
-import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from mvad.errors import BadInput
+from mvad.records import SEAL, decode_json, decode_line, encode_json, encode_line, matches_seal
+from mvad.records import sealed as sealed
 
 
 def _no_hook(step: str) -> None:
@@ -31,8 +31,6 @@ def _no_hook(step: str) -> None:
 
 step_hook: Callable[[str], None] = _no_hook
 
-SEAL = "seal"
-_NO_SEAL = "0" * 64
 _WRITE_BYTES = 16 << 20
 
 
@@ -48,7 +46,7 @@ def sha256_file(path: Path) -> str:
 
 
 def flush(path: Path) -> None:
-    """Ask the operating system to put a file or a folder's entries onto the disk."""
+    """Flush a file, or the entries of a folder, to the disk (fsync)."""
     step_hook(f"flush {path.name}")
     handle = os.open(path, os.O_RDONLY)
     try:
@@ -58,19 +56,19 @@ def flush(path: Path) -> None:
 
 
 def unfinished_name(path: Path) -> Path:
-    """Return the name under which ``path`` is prepared by this process."""
+    """Return the path under which this process writes ``path`` before it is renamed."""
     return path.with_name(f"{path.name}.part-{os.getpid()}")
 
 
 def remove_unfinished(path: Path) -> None:
-    """Remove what earlier, interrupted writers left beside ``path``."""
-    for left in path.parent.glob(f"{_escaped(path.name)}.part-*"):
-        step_hook(f"remove {left.name}")
-        _delete(left)
+    """Remove unfinished files and folders of ``path`` from earlier, interrupted writers."""
+    for leftover in path.parent.glob(f"{_escaped(path.name)}.part-*"):
+        step_hook(f"remove {leftover.name}")
+        _delete(leftover)
 
 
 def remove(path: Path) -> None:
-    """Remove a file or a folder; a folder loses its name in one step before its content goes.
+    """Remove a file or a folder; a folder is renamed in one step before its content is removed.
 
     Raises
     ------
@@ -79,44 +77,44 @@ def remove(path: Path) -> None:
     """
     try:
         step_hook(f"remove {path.name}")
-        place = path
+        target = path
         if path.is_dir() and not path.is_symlink():
-            place = unfinished_name(path.with_name(f"{path.name}.part-old"))
-            path.replace(place)
+            target = unfinished_name(path.with_name(f"{path.name}.part-old"))
+            path.replace(target)
             step_hook(f"clear {path.name}")
-        _delete(place)
+        _delete(target)
     except OSError as error:
         raise BadInput(f"{path}: cannot be removed: {error.strerror or error}") from error
 
 
 def write_new(path: Path, data: bytes | bytearray | memoryview) -> None:
-    """Write a file that nobody relies on yet (inside of ``whole_folder``, or under an unfinished name).
+    """Write a file in place, where no reader expects it yet (in a ``whole_folder``, or under an unfinished name).
 
     Raises
     ------
     OSError
-        If the file system takes less than everything.
+        If the file system does not store all of it.
     """
     step_hook(f"write {path.name}")
-    rest = memoryview(data).cast("B")
+    remaining = memoryview(data).cast("B")
     handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666)
     try:
-        while rest:
-            written = os.write(handle, rest[:_WRITE_BYTES])
+        while remaining:
+            written = os.write(handle, remaining[:_WRITE_BYTES])
             if not written:
                 raise OSError(errno.EIO, os.strerror(errno.EIO))
-            rest = rest[written:]
+            remaining = remaining[written:]
     finally:
         os.close(handle)
 
 
 def write_bytes(path: Path, data: bytes | bytearray | memoryview) -> None:
-    """Write a file so that its final name only ever shows the complete content.
+    """Write a file atomically: its name always shows the complete old or new content.
 
     Raises
     ------
     BadInput
-        If the file system refuses (no space, no permission); nothing is left behind.
+        If the file system refuses (no space, no permission); no unfinished file is left.
     """
     part = unfinished_name(path)
     try:
@@ -134,47 +132,36 @@ def write_bytes(path: Path, data: bytes | bytearray | memoryview) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write UTF-8 text as ``write_bytes`` does."""
+    """Write UTF-8 text; see ``write_bytes``."""
     write_bytes(path, text.encode())
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write JSON with sorted keys, so that equal values are equal bytes."""
-    write_text(path, _canonical(value))
+    """Write JSON with sorted keys, so that equal values give equal bytes; see ``write_bytes``."""
+    write_text(path, encode_json(value))
 
 
 def write_sealed_json(path: Path, value: Mapping[str, Any]) -> None:
-    """Write a JSON object with a seal, the SHA-256 of the object without it; see ``read_sealed_json``."""
+    """Write a JSON object with a seal, the SHA-256 of its other content; see ``write_bytes`` and ``read_sealed_json``."""
     write_bytes(path, sealed(value))
 
 
-def sealed(value: Mapping[str, Any]) -> bytes:
-    """Return what ``write_sealed_json`` writes: a top-level member ``seal`` with the SHA-256 of the text without it."""
-    text = _canonical(dict(value) | {SEAL: _NO_SEAL}).encode()
-    return text.replace(_seal_line(_NO_SEAL), _seal_line(sha256_bytes(text)), 1)
-
-
-def _seal_line(seal: str) -> bytes:
-    """Return how the seal stands in the text: no other line begins like that, as nested ones are indented further."""
-    return f'\n "{SEAL}": "{seal}"'.encode()
-
-
 def read_json(path: Path, kind: str = "a JSON file") -> Any:
-    """Read JSON, or say in one line what is wrong with the file.
+    """Read a JSON file; ``kind`` names it in error messages.
 
     Raises
     ------
     BadInput
-        If the file is missing, unreadable, or not JSON.
+        If the file is missing, unreadable, or not JSON, or an object in it has a member twice.
     """
     return _read_json(path, kind)[0]
 
 
 def _read_json(path: Path, kind: str) -> tuple[Any, bytes]:
-    """Return what ``read_json`` does, and the file's content."""
+    """Return the value of a JSON file, and the file's content."""
     try:
         content = path.read_bytes()
-        return json.loads(content.decode("utf-8-sig"), object_pairs_hook=_without_repeats), content
+        return decode_json(content), content
     except FileNotFoundError as error:
         raise BadInput(f"{path}: not found; expected {kind}") from error
     except (OSError, ValueError, RecursionError) as error:
@@ -182,29 +169,32 @@ def _read_json(path: Path, kind: str) -> tuple[Any, bytes]:
 
 
 def read_sealed_json(path: Path, kind: str, remedy: str) -> dict[str, Any]:
-    """Read a JSON object of ours without its seal; not one of the file's bytes is other than it was written.
+    """Read a sealed JSON object, check that every byte is as written, and return it without its seal.
 
     Raises
     ------
     BadInput
-        If the file is missing, or any byte of it was changed; ``remedy`` says what then helps.
+        If the file is missing, or any byte was changed; the message names ``kind`` and ends with ``remedy``.
     """
-    value, text = _read_json(path, kind)
+    value, content = _read_json(path, kind)
     if not isinstance(value, dict) or SEAL not in value:
         raise BadInput(f"{path}: not {kind}, or damaged (it has no seal); {remedy}")
-    seal = str(value.pop(SEAL))
-    blank = text.replace(_seal_line(seal), _seal_line(_NO_SEAL), 1) if seal.isascii() else text
-    if blank == text or sha256_bytes(blank) != seal:
+    if not matches_seal(content, str(value.pop(SEAL))):
         raise BadInput(f"{path}: is not what was written (its seal differs); {remedy}")
     return value
 
 
 @contextlib.contextmanager
 def whole_folder(path: Path) -> Iterator[Path]:
-    """Give a folder to fill; on success it replaces ``path`` by one rename, on failure it is removed.
+    """Yield a new folder to fill; on success it replaces ``path`` by one rename, on failure it is removed.
 
-    Only the folder is flushed, not each file in it (that costs more than rendering them): whoever fills it puts
-    the files' hashes into a record, so that what a power cut took is noticed.
+    Only the folder is flushed, not each file in it (that takes longer than rendering them): the caller writes the files'
+    hashes into a record, so that files lost in a power cut are detected.
+
+    Raises
+    ------
+    BadInput
+        If the file system refuses.
     """
     part = unfinished_name(path)
     try:
@@ -238,7 +228,7 @@ def whole_folder(path: Path) -> Iterator[Path]:
 
 
 def append_line(path: Path, value: Mapping[str, Any]) -> None:
-    """Append one JSON line to a log; a last line that a crash has torn is taken away first.
+    """Append one JSON line to a log; an incomplete last line, left by a crash, is removed first.
 
     Raises
     ------
@@ -255,57 +245,29 @@ def append_line(path: Path, value: Mapping[str, Any]) -> None:
                 if file.read(1) != b"\n":
                     content = path.read_bytes()
                     file.truncate(content.rfind(b"\n") + 1)
-            file.write(_line(value).encode())
+            file.write(encode_line(value).encode())
     except OSError as error:
         raise BadInput(f"{path}: cannot be written: {error.strerror or error}") from error
 
 
 def write_lines(path: Path, values: Iterable[Mapping[str, Any]]) -> None:
-    """Write a whole log at once."""
-    write_text(path, "".join(_line(value) for value in values))
+    """Write a whole log atomically; see ``write_bytes``."""
+    write_text(path, "".join(encode_line(value) for value in values))
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """Read a log without its sums; lines that are torn or damaged are left out."""
+    """Read the lines of a log without their checksums; incomplete and damaged lines are left out, a missing log is empty."""
     return [value for value in _lines(path) if value is not None]
 
 
 def damaged_lines(path: Path) -> list[int]:
-    """Return the numbers, from 1, of a log's lines that are not what was written."""
+    """Return the numbers, from 1, of the damaged lines of a log."""
     return [number for number, value in enumerate(_lines(path), 1) if value is None]
 
 
 def _lines(path: Path) -> list[dict[str, Any] | None]:
     content = path.read_bytes() if path.exists() else b""
-    found: list[dict[str, Any] | None] = []
-    for line in content.removesuffix(b"\n").split(b"\n") if content else []:
-        try:
-            value = json.loads(line)
-            del value["crc32"]
-            same = _line(value).encode() == line + b"\n"  # a last line without an end was torn, even if it reads
-        except (ValueError, KeyError, TypeError, RecursionError):
-            same = False
-        found.append(value if same else None)
-    return found
-
-
-def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Make an object of JSON's members; a name that is there twice hides one of its values."""
-    value = dict(pairs)
-    if len(value) != len(pairs):
-        names = [name for name, _ in pairs]
-        raise ValueError(f"{next(name for name in names if names.count(name) > 1)} is there twice")
-    return value
-
-
-def _line(value: Mapping[str, Any]) -> str:
-    text = json.dumps(value, sort_keys=True)
-    plain: dict[str, Any] = json.loads(text)
-    return json.dumps(plain | {"crc32": f"{zlib.crc32(text.encode()):08x}"}, sort_keys=True) + "\n"
-
-
-def _canonical(value: Any) -> str:
-    return json.dumps(value, indent=1, sort_keys=True, allow_nan=False) + "\n"
+    return [decode_line(line) for line in content.removesuffix(b"\n").split(b"\n")] if content else []
 
 
 def _delete(path: Path) -> None:
@@ -317,12 +279,12 @@ def _delete(path: Path) -> None:
 
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Hold a folder for one writer; the lock is the kernel's and dies with its owner.
+    """Lock a folder for one writer; the kernel releases the lock when the process ends.
 
     Raises
     ------
     BadInput
-        If another process writes there now.
+        If another process holds the lock, or the file system has no locks.
     """
     try:
         step_hook(f"lock {folder.name}")
@@ -343,12 +305,12 @@ def locked(folder: Path) -> Iterator[None]:
 
 
 def below(root: Path, *names: str) -> Path:
-    """Join single names that came from a file, each a folder or a file and none a way to another.
+    """Join path components that were read from a file.
 
     Raises
     ------
     BadInput
-        If one is empty, holds a separator, or climbs.
+        If one is empty, contains a separator, is ``.`` or ``..``, or follows a link out of ``root``.
     """
     for name in names:
         if not isinstance(name, str) or name in ("", ".", "..") or "/" in name or "\0" in name:
@@ -357,12 +319,12 @@ def below(root: Path, *names: str) -> Path:
 
 
 def inside(root: Path, name: str) -> Path:
-    """Resolve a name that came from a file, and refuse one that leaves ``root``.
+    """Join a relative path that was read from a file, which must stay below ``root``.
 
     Raises
     ------
     BadInput
-        If the name is absolute, climbs out, or follows a link out of ``root``.
+        If the name is absolute, or leads out of ``root`` by ``..`` or by a link.
     """
     path = root / name
     if Path(name).is_absolute() or not path.resolve().is_relative_to(root.resolve()):

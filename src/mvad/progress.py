@@ -1,4 +1,4 @@
-"""How long work tells where it stands: a protocol of three calls, and the silent one.
+"""Progress reports of long jobs: a protocol of three methods, and an implementation that ignores them.
 
 The library prints nothing; ``cli.console`` implements this protocol with rich.
 """
@@ -9,26 +9,26 @@ from typing import Protocol
 
 
 class Progress(Protocol):
-    """Somebody who wants to know how far the work is."""
+    """Receiver of progress reports."""
 
     def start(self, label: str, total: int, done: int = 0) -> None:
-        """Begin a piece of work of ``total`` steps, of which ``done`` were finished earlier."""
+        """Start a job of ``total`` steps, of which ``done`` were finished earlier."""
 
     def advance(self, steps: int = 1, **figures: float) -> None:
-        """Report finished steps, with figures worth showing (loss, samples per second)."""
+        """Report finished steps, with figures to display (loss, samples per second)."""
 
     def say(self, line: str) -> None:
-        """Show a notice of one line."""
+        """Display a message of one line."""
 
 
 class Silent:
-    """Progress for callers who do not want any."""
+    """Progress that is not displayed."""
 
     def start(self, label: str, total: int, done: int = 0) -> None:
-        """Ignore."""
+        """Ignore the report."""
 
     def advance(self, steps: int = 1, **figures: float) -> None:
-        """Ignore."""
+        """Ignore the report."""
 
     def say(self, line: str) -> None:
-        """Ignore."""
+        """Ignore the report."""

@@ -213,7 +213,7 @@ def test_a_sample_that_contradicts_itself_is_told(law: str) -> None:
 
 def test_inspect_describes_and_draws(workspace: Path) -> None:
     shard = open_shard(workspace / "shards" / "mvtec3d" / "gear" / "test-00000.h5")
-    assert shard.vouched
+    assert shard.verified
     rows = {row[0]: row for row in field_rows(shard)}
     assert rows["depth"][1:4] == ("9 x 5 x 64 x 64", "uint16", "zstd")
     assert "[metre]" in rows["depth"][5]

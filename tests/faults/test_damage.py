@@ -265,7 +265,7 @@ STRANGE_SPLITS = {
     "byte order mark": (lambda text: "\ufeff" + text, ""),
     "not a number": (lambda text: text.replace('"pre_transform": false', '"pre_transform": NaN'), ""),
     "deep": (lambda text: "[" * 100_000, "not readable"),
-    "a key twice": (lambda text: text.replace('"train"', '"train": [], "train"', 1), "train is there twice"),
+    "a key twice": (lambda text: text.replace('"train"', '"train": [], "train"', 1), "train occurs twice"),
     "a million entries": (
         lambda text: json.dumps({"meta": json.loads(text)["meta"], "train": [0] * 1_000_001, "test": []}),
         "at most 1000000 entries",
@@ -407,6 +407,6 @@ def test_without_the_comparison_another_packing_would_be_taken(
         return pack_renders(tmp_path / "out" / "renders", DATASET, CATEGORY, tmp_path / "out" / "shards", other, Silent())
 
     assert "filter = zstd, this run asks for lz4" in ends_in_one_line(again)
-    monkeypatch.setattr("mvad.datasets.shards.pack._refuse_another_configuration", lambda folder, wanted: None)
+    monkeypatch.setattr("mvad.datasets.shards.pack._check_same_configuration", lambda folder, wanted: None)
     with pytest.raises(AssertionError, match="went through"):
         ends_in_one_line(again)

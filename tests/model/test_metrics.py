@@ -290,11 +290,11 @@ def test_nineteen_of_twenty_intervals_hold_the_truth() -> None:
     alone = clustered = blind = 0
     for _ in range(400):
         shared = rng.standard_normal(116)
-        alone += auroc_interval(shared + 2 * labels, labels).holds(truth)
+        alone += auroc_interval(shared + 2 * labels, labels).contains(truth)
         owners = np.repeat(np.arange(116), 5)
         views = np.sqrt(0.9) * shared[owners] + np.sqrt(0.1) * rng.standard_normal(580) + 2 * labels[owners]
-        clustered += auroc_interval(views, labels[owners], owners).holds(truth)
-        blind += auroc_interval(views, labels[owners]).holds(truth)
+        clustered += auroc_interval(views, labels[owners], owners).contains(truth)
+        blind += auroc_interval(views, labels[owners]).contains(truth)
     assert 0.92 <= alone / 400 <= 0.98
     assert 0.92 <= clustered / 400 <= 0.98
     assert blind / 400 < 0.8, "views taken as independent would promise too much"

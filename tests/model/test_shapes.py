@@ -153,7 +153,7 @@ def test_voxel_fusion(position: str, present: Tensor) -> None:
 
 def test_geometric_places_agree_where_a_views_cell_lies() -> None:
     """A cell on a view's plane has the code of the voxel's cell that the spatial transformer shows there."""
-    from mvad.model.idif.voxel_fusion import lattice, place_code
+    from mvad.model.idif.voxel_fusion import coordinate_encoding, lattice
 
     turn = euler_to_matrix(torch.tensor([[0.0, 0.0, torch.pi / 2]]))
     module = VoxelFusion(C, 4, turn, VoxelConfig(4, 4, 1, 48), FusionConfig(blocks=1, heads=2, position="geometric"))
@@ -161,8 +161,8 @@ def test_geometric_places_agree_where_a_views_cell_lies() -> None:
     assert cells[0].tolist() == [-0.75, -0.75]
     assert cells[1].tolist() == [-0.25, -0.75], "x runs first"
     turned = torch.cat([-cells[:, 1:], cells[:, :1], torch.zeros(16, 1)], dim=1)
-    assert torch.allclose(module.plane_position[0], place_code(turned, 48), atol=1e-5)
-    similar = module.plane_position[0] @ place_code(lattice((4, 4, 4)), 48).T
+    assert torch.allclose(module.plane_position[0], coordinate_encoding(turned, 48), atol=1e-5)
+    similar = module.plane_position[0] @ coordinate_encoding(lattice((4, 4, 4)), 48).T
     nearest = lattice((4, 4, 4))[similar.argmax(dim=1)]
     assert (nearest[:, :2] - turned[:, :2]).abs().max() < 1e-5
 

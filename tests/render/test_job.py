@@ -24,7 +24,7 @@ from mvad.render.clean import clean
 from mvad.render.engine import Workers
 from mvad.render.job import Summary, render_category
 from mvad.render.options import RenderOptions, RigOptions
-from mvad.render.render_views import look
+from mvad.render.render_views import render_views
 from mvad.render.rig import Rig
 from mvad.render.surface import build_surface
 
@@ -89,7 +89,7 @@ def test_decoded_files_are_within_half_a_step_of_what_was_drawn(workspace: Path)
     for ref in reader.refs(workspace / "raw" / "mvtec3d", "gear", ReadOptions())[::5]:
         scan = reader.load(ref)
         surface = build_surface(scan, cleaned := clean(scan, options.clean), options.surface)
-        views = look(surface, scan.gt, rig, rasteriser("cpu"))
+        views = render_views(surface, scan.gt, rig, rasteriser("cpu"))
         record = read_record(folder / ref.split / ref.defect / ref.id)
         sample = read_sample(folder / ref.split / ref.defect / ref.id, record)
         assert record["depth"]["step_m"] == pytest.approx((rig.far_m - rig.near_m) / 65534)

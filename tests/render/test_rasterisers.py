@@ -22,7 +22,7 @@ from mvad.datasets.scan import Scan
 from mvad.errors import MissingComponent
 from mvad.render.backends.choose import BACKENDS, rasteriser
 from mvad.render.backends.protocol import Rasteriser
-from mvad.render.render_views import look
+from mvad.render.render_views import render_views
 from mvad.render.rig import Rig
 from mvad.render.surface import Surface
 from mvad.render.views import ViewSet
@@ -30,7 +30,7 @@ from mvad.render.views import ViewSet
 
 def view(scan: Scan, backend: Rasteriser, size: int = 128) -> tuple[ViewSet, Surface, Rig]:
     surface, rig = surface_and_rig(scan, size)
-    return look(surface, scan.gt, rig, backend), surface, rig
+    return render_views(surface, scan.gt, rig, backend), surface, rig
 
 
 def test_a_plane_has_the_depth_that_geometry_says(backend: Rasteriser) -> None:
@@ -68,7 +68,7 @@ def test_a_scan_painted_with_its_own_index_comes_back_through_source(backend: Ra
     index = np.arange(scan.valid.size).reshape(scan.valid.shape)
     painted = np.stack([index & 255, index >> 8 & 255, index >> 16], axis=2).astype(np.uint8)
     surface, rig = surface_and_rig(replace(scan, rgb=painted))
-    views = look(surface, scan.gt, rig, backend, samples=1)
+    views = render_views(surface, scan.gt, rig, backend, samples=1)
     read = views.rgb.astype(np.int32) @ np.array([1, 1 << 8, 1 << 16], np.int32)
     seen = views.source >= 0
     assert seen.mean() > 0.3
@@ -105,7 +105,9 @@ def test_a_fine_scan_in_a_coarse_view_is_averaged(backend: Rasteriser) -> None:
     scan = wavy_scan(192)
     checker = (np.indices((192, 192)).sum(axis=0) % 2 * 255).astype(np.uint8)
     surface, rig = surface_and_rig(replace(scan, rgb=np.repeat(checker[..., None], 3, axis=2)), 40)
-    averaged, picked = (look(surface, scan.gt, rig, backend, samples).rgb[0][12:-12, 12:-12].astype(int) for samples in (3, 1))
+    averaged, picked = (
+        render_views(surface, scan.gt, rig, backend, samples).rgb[0][12:-12, 12:-12].astype(int) for samples in (3, 1)
+    )
     assert picked.std() > 120, "without averaging each pixel is black or white"
     assert averaged.std() < 0.45 * picked.std(), "a checkerboard finer than the pixels is grey"
     assert abs(averaged.mean() - 127.5) < 6
@@ -152,7 +154,7 @@ def test_permuted_vertices_and_triangles_change_nothing(backend: Rasteriser, see
     surface, rig = surface_and_rig(scan)
     assert surface.bridges
     assert surface.canonical() is surface, "what build_surface makes is in canonical order"
-    assert_same(look(surface, scan.gt, rig, backend), look(shuffled(surface, seed), scan.gt, rig, backend))
+    assert_same(render_views(surface, scan.gt, rig, backend), render_views(shuffled(surface, seed), scan.gt, rig, backend))
 
 
 def assert_same(one: ViewSet, two: ViewSet) -> None:
@@ -168,7 +170,7 @@ def test_threads_change_nothing(name: str) -> None:
         pytest.skip(str(error))
     scan = stepped_scan()
     surface, rig = surface_and_rig(scan)
-    assert_same(look(surface, scan.gt, rig, single), look(surface, scan.gt, rig, many))
+    assert_same(render_views(surface, scan.gt, rig, single), render_views(surface, scan.gt, rig, many))
 
 
 def test_colour_is_antialiased_to_35_db(backend: Rasteriser) -> None:
@@ -177,7 +179,7 @@ def test_colour_is_antialiased_to_35_db(backend: Rasteriser) -> None:
     texture = ndimage.gaussian_filter(rng.normal(size=(160, 160, 3)), (1.5, 1.5, 0))
     surface, rig = surface_and_rig(replace(scan, rgb=(128 + 90 * texture / np.abs(texture).max()).astype(np.uint8)))
     averaged = assert_antialiased(surface, scan.gt, rig, backend)
-    picked = look(surface, scan.gt, rig, backend, samples=1)
+    picked = render_views(surface, scan.gt, rig, backend, samples=1)
     reference, count = reference_colours(surface, rig)
     at = (picked.source >= 0) & (count > 0)
     assert psnr(picked.rgb[at], reference[at]) < averaged - 8, "without averaging it is much worse"
@@ -205,7 +207,7 @@ def test_normals_are_the_analytic_ones_after_coding(backend: Rasteriser) -> None
     depth = along - np.sqrt(np.where(hit, -missing, 0) / (rays**2).sum(2))
     scan = Scan((rays * depth[..., None] * hit[..., None]).astype(np.float32), hit, np.zeros((size, size, 3), np.uint8))
     surface, rig = surface_and_rig(scan)
-    views = look(surface, None, rig, backend)
+    views = render_views(surface, None, rig, backend)
     for camera in range(rig.views):
         seen = views.source[camera] >= 0
         origin, direction = rays_of(rig, camera)
@@ -225,8 +227,8 @@ def test_a_view_from_far_aside_or_behind_shows_back_faces_not_holes(backend: Ras
     turned[0, :3, 3] = rig.center + (rig.center[2] - rig.poses[0, 2, 3]) * np.array([0, 0, 1.0])
     behind = replace(rig, poses=turned[:1], intrinsics=rig.intrinsics[:1])
     front, back = (
-        look(surface, None, replace(rig, poses=rig.poses[:1], intrinsics=rig.intrinsics[:1]), backend),
-        look(surface, None, behind, backend),
+        render_views(surface, None, replace(rig, poses=rig.poses[:1], intrinsics=rig.intrinsics[:1]), backend),
+        render_views(surface, None, behind, backend),
     )
     assert (back.source >= 0).sum() > 0.8 * (front.source >= 0).sum()
 
@@ -254,7 +256,7 @@ def test_the_objects_of_a_scan_are_freed_when_the_next_one_comes() -> None:
 
     for size in range(20, 40):
         surface, rig = surface_and_rig(wavy_scan(size), size=32)
-        look(surface, None, rig, egl)
+        render_views(surface, None, rig, egl)
     egl._platform.make_current()
     newest = int(glGenBuffers(1))
     glDeleteBuffers(1, [newest])
@@ -274,21 +276,21 @@ def test_devices_are_listed_and_a_closed_rasteriser_leaves_the_others_alone() ->
     devices = list_devices()
     assert [device.index for device in devices] == list(range(len(devices)))
     surface, rig = surface_and_rig(wavy_scan(30), size=32)
-    before = look(surface, None, rig, first)
+    before = render_views(surface, None, rig, first)
     for _ in range(3):
         again = EglRasteriser(device_index=devices[-1].index)
-        look(surface, None, rig, again)
+        render_views(surface, None, rig, again)
         again.close()
-    assert_same(before, look(surface, None, rig, first))
+    assert_same(before, render_views(surface, None, rig, first))
 
 
 def test_a_thousand_views_are_all_the_same_and_memory_stays(backend: Rasteriser) -> None:
     """The benchmark draws 20,000; Open3D's offscreen renderer goes blank after 131,042 (its issue 6912)."""
     surface, rig = surface_and_rig(wavy_scan(30), size=32)
-    first = look(surface, None, rig, backend)
+    first = render_views(surface, None, rig, backend)
     assert (first.source >= 0).any(axis=(1, 2)).all()
     for number in range(200):
-        assert_same(first, look(surface, None, rig, backend))
+        assert_same(first, render_views(surface, None, rig, backend))
         if number == 50:
             early = resident_mb()
     assert resident_mb() - early < 20
@@ -305,10 +307,10 @@ def test_the_cpu_backend_warns_of_nothing_and_changes_no_global_setting() -> Non
         "from conftest import ROOT, wavy_scan\n"
         "from render_proofs import surface_and_rig\n"
         "from mvad.render.backends.cpu import CpuRasteriser\n"
-        "from mvad.render.render_views import look\n"
+        "from mvad.render.render_views import render_views\n"
         "surface, rig = surface_and_rig(wavy_scan(40), 32)\n"
         "drawing = CpuRasteriser(threads=3)\n"
-        "assert (look(surface, None, rig, drawing).source >= 0).any()\n"
+        "assert (render_views(surface, None, rig, drawing).source >= 0).any()\n"
         "drawing.close()\n"
         "assert numba.get_num_threads() == before\n"
     )

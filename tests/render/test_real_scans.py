@@ -18,7 +18,7 @@ from mvad.render.backends.choose import rasteriser
 from mvad.render.backends.protocol import Rasteriser
 from mvad.render.clean import clean
 from mvad.render.options import CleanOptions, RenderOptions, RigOptions, SurfaceOptions
-from mvad.render.render_views import look
+from mvad.render.render_views import render_views
 from mvad.render.rig import Rig, extent_of, fit_rig
 from mvad.render.scan_to_views import ScanJob, render_scan
 from mvad.render.surface import Surface, build_surface
@@ -47,7 +47,7 @@ def prepared(data: Path, name: str) -> tuple[Scan, Surface, Rig]:
 @pytest.mark.parametrize("name", SCANS)
 def test_depth_mask_and_colour_of_real_scans_are_proved(real_data: Path, name: str, backend: Rasteriser) -> None:
     scan, surface, rig = prepared(real_data, name)
-    views = look(surface, scan.gt, rig, backend)
+    views = render_views(surface, scan.gt, rig, backend)
     assert_like_embree(views, surface, rig)
     assert scan.gt is not None
     seen = views.source >= 0

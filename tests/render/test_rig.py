@@ -117,7 +117,7 @@ BROKEN = {
     "not finite": ("near_m = 0.55", "near_m = nan"),
     "a key too many": ("size = 256", "size = 256\nsizes = 3"),
     "a key too few": ("center = [0.0, 0.0, 0.65]", ""),
-    "a view without a pose": ("[[view]] # a quarter", "[[view]]\n[[view]] # a quarter"),
+    "a view without a pose": ("[[view]] # rotated by 90", "[[view]]\n[[view]] # rotated by 90"),
     "no TOML": ("size = 256", "size = = 256"),
 }
 

@@ -32,7 +32,7 @@ def inspect(
 
     with Bars() as bars:
         opened = open_shard(shard, not untrusted)
-        if not opened.vouched:
+        if not opened.verified:
             bars.say(f"notice: nothing vouches for {shard.name}; its structure was read in a process of its own")
         for table in shard_tables(attribute_rows(opened), field_rows(opened), sample_rows(opened)):
             bars.show(table)

@@ -1,1 +1,1 @@
-"""What is on disk: raw readers, the generator, rendered folders and shards."""
+"""Data on disk: readers of raw datasets, a generator of small datasets, rendered folders and shards."""

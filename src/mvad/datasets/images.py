@@ -1,4 +1,4 @@
-"""Decode one file: kind, size and type are checked from the header before any pixel is read."""
+"""Decode one image file; kind, size and dtype are checked from the header before any pixel is decoded."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from PIL import Image, UnidentifiedImageError
 from mvad.errors import BadInput
 
 MAX_SIDE = 8192
-"""No dataset of this field has larger images; more is a decompression bomb or a wrong file."""
+"""Greatest side of an image in pixels. No dataset of this field has larger ones; more is a decompression bomb or a wrong file."""
 
 
 def read_rgb(path: Path, shape: tuple[int, int] | None = None, data: bytes | None = None) -> NDArray[np.uint8]:
-    """Read an 8-bit colour image as (H, W, 3) uint8; ``shape`` is the (H, W) it must have.
+    """Read an 8-bit colour image as (H, W, 3) uint8; ``shape`` is the (H, W) that it must have.
 
-    ``data`` is the file's content where it was read already.
+    ``data`` is the file's content, if it was read before.
 
     Raises
     ------
@@ -44,22 +44,22 @@ def read_gray16(path: Path, shape: tuple[int, int] | None = None) -> NDArray[np.
 
 
 _PNG = {"rgb": (8, 2, np.uint8), "gray": (8, 0, np.uint8), "gray16": (16, 0, np.uint16)}
-"""Bits, colour type and result of the kinds of PNG that mvad writes (PNG specification, 11.2.2)."""
+"""Bits, colour type and dtype of the kinds of PNG that mvad writes (PNG specification, 11.2.2)."""
 
 
 def decode_png(path: Path, data: bytes, kind: str, shape: tuple[int, int]) -> NDArray[Any]:
-    """Decode a PNG that was written by mvad: much quicker than ``read_rgb``, and as strict.
+    """Decode a PNG that was written by mvad: much faster than ``read_rgb``, with the same checks.
 
     Parameters
     ----------
     path
-        For messages.
+        The file's name, for error messages.
     data
         The file's content.
     kind
-        rgb, gray or gray16.
+        ``rgb`` (H, W, 3) uint8, ``gray`` (H, W) uint8 or ``gray16`` (H, W) uint16.
     shape
-        The (H, W) it must have; the header is compared before anything is decoded.
+        The (H, W) that it must have; the header is compared before anything is decoded.
 
     Raises
     ------
@@ -69,7 +69,7 @@ def decode_png(path: Path, data: bytes, kind: str, shape: tuple[int, int]) -> ND
     bits, colour, dtype = _PNG[kind]
     expected = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR" + struct.pack(">IIBB", shape[1], shape[0], bits, colour)
     if not data.startswith(expected):
-        raise BadInput(f"{path}: is no {bits}-bit PNG of {shape[1]} x {shape[0]} pixels; render again")
+        raise BadInput(f"{path}: is not a {bits}-bit PNG of {shape[1]} x {shape[0]} pixels; render again")
     try:
         image = imagecodecs.png_decode(data)
     except Exception as error:
@@ -97,7 +97,7 @@ def read_xyz(path: Path) -> NDArray[np.float32]:
         raise BadInput(f"{path}: not found; the scan is incomplete, download it again") from error
     except BadInput:
         raise
-    except Exception as error:  # tifffile and its codecs raise many kinds for damaged files
+    except Exception as error:  # tifffile and its codecs raise many types for damaged files
         raise BadInput(f"{path}: not readable as a TIFF ({_first_line(error)}); download it again") from error
 
 
@@ -106,21 +106,22 @@ def _decode(path: Path, modes: tuple[str, ...], shape: tuple[int, int] | None, d
         with Image.open(path if data is None else io.BytesIO(data), formats=("PNG", "JPEG")) as image:
             size = (image.height, image.width)
             if image.mode not in modes:
-                raise BadInput(f"{path}: expected a picture of mode {modes[0]}, found {image.mode}; is this the right file?")
+                raise BadInput(f"{path}: expected an image of mode {modes[0]}, found {image.mode}; is this the right file?")
             if image.mode == "RGB" and any("16" in str(tile[3]) for tile in image.tile):
-                raise BadInput(f"{path}: expected 8 bits a channel, found 16; is this the right file?")  # Pillow would cut them
+                raise BadInput(f"{path}: expected 8 bits per channel, found 16; is this the right file?")  # Pillow would truncate
             if max(size) > MAX_SIDE:
-                raise BadInput(f"{path}: {size[1]} x {size[0]} pixels is more than {MAX_SIDE} a side; refused")
+                raise BadInput(f"{path}: {size[1]} x {size[0]} pixels is more than {MAX_SIDE} per side; refused")
             if shape is not None and size != shape:
                 raise BadInput(
-                    f"{path}: expected {shape[1]} x {shape[0]} pixels, found {size[1]} x {size[0]}; the files of this scan do not belong together"
+                    f"{path}: expected {shape[1]} x {shape[0]} pixels, found {size[1]} x {size[0]}; "
+                    "the files of this scan do not belong together"
                 )
             image.load()
             return image.copy()
     except FileNotFoundError as error:
         raise BadInput(f"{path}: not found; the scan is incomplete, download it again") from error
     except UnidentifiedImageError as error:
-        raise BadInput(f"{path}: not a PNG or JPEG picture; download it again") from error
+        raise BadInput(f"{path}: not a PNG or JPEG image; download it again") from error
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise BadInput(f"{path}: damaged ({_first_line(error)}); download it again") from error
 

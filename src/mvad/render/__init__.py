@@ -1,1 +1,1 @@
-"""One scan to V views: clean, mesh, rig, rasterise, encode, write."""
+"""Rendering: one scan to V views (clean, mesh, fit the rig, rasterise, encode, write)."""

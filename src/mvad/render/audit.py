@@ -1,4 +1,4 @@
-"""Ground truth that no view can show, and what was taken away as background: counted, never guessed."""
+"""Count the ground-truth pixels that each view shows or misses, and the points removed as background."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from mvad.datasets.scan import Scan
 from mvad.render.clean import BACKGROUND, Cleaned
 from mvad.render.views import ViewSet
 
-NOTHING_SEEN = "invisible"
+INVISIBLE = "invisible"
 
 
 def audit_scan(scan: Scan, cleaned: Cleaned, views: ViewSet) -> dict[str, Any]:
-    """Count a scan's ground-truth pixels.
+    """Count a scan's ground-truth pixels by visibility.
 
     Returns
     -------
     dict
-        ``total``; ``no_point`` (the sensor returned nothing and nothing was filled), ``removed`` (went with
-        the background; ``removed_as`` says with which part of it), ``unseen`` (on the object, but at no pixel of any
-        view: occluded or finer than the views), ``seen`` per view and ``seen_any``.
-        total = no_point + removed + unseen + seen_any.
+        Numbers of pixels: ``total``; ``no_point`` (no sensor return, and not filled); ``removed`` (removed as background;
+        ``removed_as`` divides them by part of the background); ``unseen`` (on the object, but at no pixel of any view:
+        occluded, or finer than the views' pixels); ``seen``, a list with one number per view; ``seen_any`` (in one view at
+        least). total = no_point + removed + unseen + seen_any.
     """
     gt = np.zeros(scan.valid.size, dtype=bool) if scan.gt is None else scan.gt.reshape(-1)
     seen = [np.unique(source[mask]) for source, mask in zip(views.source, views.mask, strict=True)]
@@ -41,7 +41,7 @@ def audit_scan(scan: Scan, cleaned: Cleaned, views: ViewSet) -> dict[str, Any]:
 
 
 def count_points(scan: Scan, cleaned: Cleaned) -> dict[str, Any]:
-    """Count a scan's grid points: missing returns, the object's, filled ones, and what went as background."""
+    """Count a scan's grid points: missing returns, points of the object, filled points, removed points by ``BACKGROUND`` part."""
     return {
         "grid": scan.valid.size,
         "missing": int((~scan.valid).sum()),
@@ -57,10 +57,11 @@ def _by_part(removed_as: np.ndarray[Any, np.dtype[np.uint8]]) -> dict[str, int]:
 
 
 def summarise(audits: Mapping[str, Mapping[str, Any]], points: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """Add up the audits and the counts of points of a category.
+    """Add up the audits and the point counts of a category, both by sample key.
 
-    ``views`` says of each view which share of the ground truth it shows and why it does not show the rest;
-    ``invisible`` lists the samples whose defect no view shows; ``background`` is the table of what was removed.
+    ``views`` has, for each view, the share of the ground truth that it shows, and the shares that it misses by cause;
+    ``invisible`` lists the samples whose defect no view shows; ``background`` has the counts of grid points and of removed
+    points.
     """
     with_gt = {key: audit for key, audit in sorted(audits.items()) if audit["total"]}
 
@@ -74,19 +75,19 @@ def summarise(audits: Mapping[str, Mapping[str, Any]], points: Mapping[str, Mapp
     totals = {name: add(name, with_gt.values()) for name in ("total", "no_point", "removed", "unseen", "seen_any")}
     views = max((len(audit["seen"]) for audit in with_gt.values()), default=0)
     seen = [sum(int(audit["seen"][view]) for audit in with_gt.values()) for view in range(views)]
-    whole = max(totals["total"], 1)
-    lost = {name: round(totals[name] / whole, 4) for name in ("no_point", "removed")}
+    denominator = max(totals["total"], 1)
+    lost = {name: round(totals[name] / denominator, 4) for name in ("no_point", "removed")}
     gt_parts, point_parts = parts(with_gt.values()), parts(points.values())
     return {
         "samples_with_defect": len(with_gt),
         **totals,
         "seen": seen,
         "views": [
-            {"seen": round(count / whole, 4), **lost,
-             "occluded": round((totals["total"] - totals["no_point"] - totals["removed"] - count) / whole, 4)}
+            {"seen": round(count / denominator, 4), **lost,
+             "occluded": round((totals["total"] - totals["no_point"] - totals["removed"] - count) / denominator, 4)}
             for count in seen
         ],
-        NOTHING_SEEN: [key for key, audit in with_gt.items() if audit["seen_any"] == 0],
+        INVISIBLE: [key for key, audit in with_gt.items() if audit["seen_any"] == 0],
         "background": {
             "scans": len(points),
             **{name: add(name, points.values()) for name in ("grid", "missing", "object", "filled")},

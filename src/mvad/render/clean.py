@@ -1,7 +1,7 @@
-"""Take the object out of a scan: support plane or room removed, pieces kept, small holes filled.
+"""Separate the object of a scan from its background: remove the support, keep the object's pieces, fill small holes.
 
-Everything happens on the organised grid and on copies; the raw scan is never changed. Pieces are connected components
-in the image, which takes milliseconds where clustering the points takes seconds.
+Everything works on the organised grid and on copies; the raw scan is never changed. Pieces are connected components
+of the image, found in milliseconds where clustering the points takes seconds.
 """
 
 from __future__ import annotations
@@ -11,16 +11,23 @@ import threading
 from dataclasses import dataclass
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 from scipy import ndimage
 
 from mvad.datasets.scan import Scan
 from mvad.errors import BadInput
+from mvad.render.clean_kernels import (
+    heights_above,
+    interpolate_holes,
+    measure_pieces,
+    pieces_touching,
+    radius_of,
+    step_shares,
+)
 from mvad.render.options import CleanOptions
 
 BACKGROUND = ("support", "side walls", "back", "fragments")
-"""What a removed point belongs to; ``Cleaned.removed_as`` numbers them from 1."""
+"""Parts of the background; ``Cleaned.removed_as`` numbers them from 1."""
 
 _SUPPORT, _WALLS, _BACK, _FRAGMENTS = 1, 2, 3, 4
 _EIGHT = np.ones((3, 3), dtype=bool)
@@ -28,16 +35,16 @@ _MIN_PLANE_POINTS = 50
 _RANSAC_POINTS = 3000
 _RANSAC_ROUNDS = 300
 _FIT_POINTS = 8000
-_BEHIND_COUNTS = 10
-"""How much more a point behind a plane says against it being the support than a point on it says for it."""
+_BEHIND_WEIGHT = 10
+"""Penalty for a share of points behind a candidate support plane, relative to the reward for a share of points on it."""
 
-_open3d_seed = threading.Lock()
-"""open3d's generator is global: seeding and drawing must not be interrupted by another thread."""
+_open3d_lock = threading.Lock()
+"""open3d's random generator is global: no other thread may draw between its seeding and its use."""
 
 
 @dataclass(frozen=True)
 class Cleaned:
-    """The object of a scan.
+    """The object of a scan, separated from the background.
 
     Attributes
     ----------
@@ -48,7 +55,7 @@ class Cleaned:
     filled
         (H, W) bool, points that the sensor did not return and that were interpolated.
     removed_as
-        (H, W) uint8, 1 + index into ``BACKGROUND`` of valid points taken away, 0 elsewhere.
+        (H, W) uint8, 1 + index into ``BACKGROUND`` for removed valid points, 0 elsewhere.
     """
 
     xyz: NDArray[np.float32]
@@ -58,22 +65,23 @@ class Cleaned:
 
     @property
     def removed(self) -> NDArray[np.bool_]:
-        """(H, W) bool, valid points taken away as background."""
+        """(H, W) bool, valid points removed as background."""
         return self.removed_as > 0
 
 
 def clean(scan: Scan, options: CleanOptions) -> Cleaned:
     """Separate the object from its support and fill its small holes.
 
-    A scan with a pose (Eyecandies) stands in a known room; any other lies on a plane that is estimated.
+    A scan with a pose (Eyecandies) shows a scene whose floor and walls are known; any other object lies on a plane, which is
+    estimated.
 
     Raises
     ------
     BadInput
         If no object remains.
     """
-    in_room = scan.pose_camera_to_world is not None
-    above, removed_as = _above_room(scan, options) if in_room else _above_plane(scan, options)
+    has_known_scene = scan.pose_camera_to_world is not None
+    above, removed_as = _object_in_scene(scan, options) if has_known_scene else _object_on_plane(scan, options)
     if not above.any():
         raise BadInput("nothing is left above the support plane; is this a scan of an object?")
     xyz, filled = _fill(scan, above, options)
@@ -82,11 +90,12 @@ def clean(scan: Scan, options: CleanOptions) -> Cleaned:
 
 
 def support_plane(scan: Scan, options: CleanOptions) -> tuple[NDArray[np.float64], float]:
-    """Estimate the plane the object lies on: (normal towards the sensor, offset), n.p + d = height in metres.
+    """Estimate the plane that the object lies on: (normal towards the sensor, offset), n.p + d = height in metres.
 
-    RANSAC (open3d, seeded) on bands along the image's border and on the whole scan. Of the planes found, the one wins
-    that most points of the widest band support, less ten times the share of points that lie behind it: nothing lies
-    behind a support, so an object that touches the frame does not win. Then least squares over its supporters.
+    RANSAC (open3d, seeded) runs on bands along the image's border and on the whole scan. Each plane's score is the share of
+    the widest band's points on it, minus ten times the share of points behind it: nothing lies behind a support, so the
+    surface of an object that touches the image's border is not chosen. The best plane is refined by least squares over the
+    points on it.
 
     Raises
     ------
@@ -106,18 +115,18 @@ def support_plane(scan: Scan, options: CleanOptions) -> tuple[NDArray[np.float64
         border = np.concatenate([scan.xyz[strip][scan.valid[strip]] for strip in strips])
         if len(border) >= _MIN_PLANE_POINTS:
             samples.append(_thinned(border))
-    evaluates = samples[-1]
+    widest_band = samples[-1]
     distance = options.plane_distance_mm / 1000
 
-    def support(plane: tuple[NDArray[np.float64], float]) -> float:
+    def score(plane: tuple[NDArray[np.float64], float]) -> float:
         height = every @ plane[0] + plane[1]
-        on = float((np.abs(evaluates @ plane[0] + plane[1]) < distance).mean())
-        return on - _BEHIND_COUNTS * float((height < -2 * distance).mean())
+        share_on = float((np.abs(widest_band @ plane[0] + plane[1]) < distance).mean())
+        return share_on - _BEHIND_WEIGHT * float((height < -2 * distance).mean())
 
     planes = [plane for points in samples if (plane := _ransac(points, distance, options.seed)) is not None]
     if not planes:
-        raise BadInput("the scan's points lie on no plane but one line; is this a scan of an object on a support?")
-    normal, offset = max(planes, key=support)
+        raise BadInput("the scan's points lie on one line and define no plane; is this a scan of an object on a support?")
+    normal, offset = max(planes, key=score)
     for _ in range(2):
         near = every[np.abs(every @ normal + offset) < distance]
         centre = near.mean(axis=0)
@@ -128,18 +137,18 @@ def support_plane(scan: Scan, options: CleanOptions) -> tuple[NDArray[np.float64
 
 
 def _thinned(points: NDArray[np.floating]) -> NDArray[np.float64]:
-    """Return every n-th of (N, 3) points, enough for a plane: a random choice would need a seed of its own."""
+    """Return every n-th of (N, 3) points, enough for a plane; a random choice would need another seed."""
     return np.asarray(points[:: max(1, len(points) // _RANSAC_POINTS)], dtype=np.float64)
 
 
 def _ransac(points: NDArray[np.float64], distance: float, seed: int) -> tuple[NDArray[np.float64], float] | None:
-    import open3d  # 0.8 s and 900 MB: only where it is used
+    import open3d  # imported only where it is used: it takes 0.8 s and 900 MB
 
     cloud = open3d.geometry.PointCloud(open3d.utility.Vector3dVector(points))
-    with _open3d_seed:
+    with _open3d_lock:
         open3d.utility.random.seed(seed)
-        found, _ = cloud.segment_plane(distance, ransac_n=3, num_iterations=_RANSAC_ROUNDS)
-    plane = np.asarray(found, dtype=np.float64)
+        coefficients, _ = cloud.segment_plane(distance, ransac_n=3, num_iterations=_RANSAC_ROUNDS)
+    plane = np.asarray(coefficients, dtype=np.float64)
     length = np.linalg.norm(plane[:3])
     if not length > 0:
         return None  # the points lie on one line
@@ -149,44 +158,44 @@ def _ransac(points: NDArray[np.float64], distance: float, seed: int) -> tuple[ND
     return plane[:3], float(plane[3])
 
 
-def _above_plane(scan: Scan, options: CleanOptions) -> tuple[NDArray[np.bool_], NDArray[np.uint8]]:
-    """Return the object (H, W) bool and why points are not of it (H, W) uint8."""
+def _object_on_plane(scan: Scan, options: CleanOptions) -> tuple[NDArray[np.bool_], NDArray[np.uint8]]:
+    """Return the object (H, W) bool and, as in ``Cleaned.removed_as``, the part of the background of all other points."""
     normal, offset = support_plane(scan, options)
-    height = _heights(scan.xyz, scan.valid, normal, offset)
+    height = heights_above(scan.xyz, scan.valid, normal, offset)
     above = height > options.plane_margin_mm / 1000
     removed_as = np.where(scan.valid, np.where(above, np.uint8(_FRAGMENTS), np.uint8(_SUPPORT)), np.uint8(0))
     labels, count = ndimage.label(above, _EIGHT)
-    sizes, tops, middles, boxes = _measure(labels, count, height, scan.xyz)
-    tall = tops > options.piece_height_mm / 1000
+    sizes, peaks, centres, boxes = measure_pieces(labels, count, height, scan.xyz)
+    tall = peaks > options.piece_height_mm / 1000
     tall[0] = False
     if not tall.any():
         return np.zeros_like(above), removed_as
     largest = int(np.argmax(np.where(tall, sizes, 0)))
     centre = boxes[largest].mean(axis=0)
-    reach = options.piece_reach * _radius(labels, largest, scan.xyz, centre)
+    reach = options.piece_reach * radius_of(labels, largest, scan.xyz, centre)
     enough = max(4.0, options.piece_share * sizes[largest])
 
-    def belongs(sizes: NDArray[np.float64], middles: NDArray[np.float64]) -> NDArray[np.bool_]:
-        away = middles - centre
+    def belongs(sizes: NDArray[np.float64], centres: NDArray[np.float64]) -> NDArray[np.bool_]:
+        away = centres - centre
         away -= np.outer(away @ normal, normal)  # along the support: a low part may lie beside a tall object
         return np.asarray((sizes >= enough) & (np.linalg.norm(away, axis=1) <= reach))
 
-    kept = tall & belongs(sizes, middles)
+    kept = tall & belongs(sizes, centres)
     kept[largest] = True
     object_ = kept[labels]
-    # Single returns inside a hole of the object are the object's, however small a piece they form.
+    # Isolated points inside a hole of the object belong to it, however small the piece they form.
     object_ |= above & _enclosed(object_)
-    # A part lower than the plane's margin ends in a step; the unevenness of a support does not.
+    # The outline of a part lower than the plane's margin is a step; that of an uneven support is not.
     low = (height > options.low_margin_mm / 1000) & ~object_
     labels, count = ndimage.label(low, _EIGHT)
-    sizes, _, middles, _ = _measure(labels, count, height, scan.xyz)
-    kept = belongs(sizes, middles) & (_stepped(labels, count, height, options.low_step_mm / 1000) >= options.low_step_share)
+    sizes, _, centres, _ = measure_pieces(labels, count, height, scan.xyz)
+    kept = belongs(sizes, centres) & (step_shares(labels, count, height, options.low_step_mm / 1000) >= options.low_step_share)
     kept[0] = False
     return object_ | kept[labels], removed_as
 
 
-def _above_room(scan: Scan, options: CleanOptions) -> tuple[NDArray[np.bool_], NDArray[np.uint8]]:
-    """Return the object (H, W) bool and why points are not of it (H, W) uint8."""
+def _object_in_scene(scan: Scan, options: CleanOptions) -> tuple[NDArray[np.bool_], NDArray[np.uint8]]:
+    """Return the object (H, W) bool and, as in ``Cleaned.removed_as``, the part of the background of all other points."""
     pose = scan.pose_camera_to_world
     assert pose is not None
     world = scan.xyz.astype(np.float64) @ pose[:3, :3].T + pose[:3, 3]
@@ -203,7 +212,7 @@ def _above_room(scan: Scan, options: CleanOptions) -> tuple[NDArray[np.bool_], N
 
 
 def _enclosed(object_: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Return the holes of a mask: what no path of 4-neighbours joins to the image's border."""
+    """Return the holes of a mask: points outside of it that no path of 4-neighbours connects to the image's border."""
     labels, count = ndimage.label(~object_)
     inside = np.ones(count + 1, dtype=bool)
     inside[0] = False
@@ -213,7 +222,7 @@ def _enclosed(object_: NDArray[np.bool_]) -> NDArray[np.bool_]:
 
 
 def _fill(scan: Scan, above: NDArray[np.bool_], options: CleanOptions) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-    """Fill enclosed holes of missing returns, linear in depth along the sensor's own rays."""
+    """Fill enclosed holes of missing returns, linearly in depth along the sensor's rays; return xyz (H, W, 3) and where."""
     holes = _enclosed(above) & ~scan.valid
     labels, count = ndimage.label(holes, _EIGHT)
     if count == 0:
@@ -221,136 +230,9 @@ def _fill(scan: Scan, above: NDArray[np.bool_], options: CleanOptions) -> tuple[
     sizes = np.bincount(labels.ravel(), minlength=count + 1)
     small = sizes <= options.fill_share * np.count_nonzero(above)
     small[0] = False
-    # A hole that touches the support shows the support (a ring's middle): it stays open.
-    small[_touching(labels, scan.valid & ~above, count)] = False
+    # A hole that touches visible support is a real opening (the middle of a ring): it stays open.
+    small[pieces_touching(labels, scan.valid & ~above, count)] = False
     filled = small[labels]
     xyz = scan.xyz.copy()
-    _interpolate(xyz, above, filled)
+    interpolate_holes(xyz, above, filled)
     return xyz, filled
-
-
-@njit(nogil=True, cache=True)
-def _heights(xyz, valid, normal, offset):  # type: ignore[no-untyped-def]  # numba compiles it for the arrays it is given
-    """Return heights above a plane (H, W) float64, minus infinity where there is no point."""
-    h, w = valid.shape
-    height = np.full((h, w), -np.inf)
-    for row in range(h):
-        for column in range(w):
-            if valid[row, column]:
-                x, y, z = xyz[row, column, 0], xyz[row, column, 1], xyz[row, column, 2]
-                height[row, column] = x * normal[0] + y * normal[1] + z * normal[2] + offset
-    return height
-
-
-@njit(nogil=True, cache=True)
-def _measure(labels, count, height, xyz):  # type: ignore[no-untyped-def]
-    """Return of each label its size, its greatest height, its mean point (K, 3) and its box (K, 2, 3), float64."""
-    boxes = np.empty((count + 1, 2, 3))
-    boxes[:, 0], boxes[:, 1] = np.inf, -np.inf
-    sizes = np.zeros(count + 1)
-    tops = np.full(count + 1, -np.inf)
-    middles = np.zeros((count + 1, 3))
-    for row in range(labels.shape[0]):
-        for column in range(labels.shape[1]):
-            label = labels[row, column]
-            if label == 0:
-                continue
-            sizes[label] += 1
-            tops[label] = max(tops[label], height[row, column])
-            for k in range(3):
-                value = np.float64(xyz[row, column, k])
-                middles[label, k] += value
-                boxes[label, 0, k] = min(boxes[label, 0, k], value)
-                boxes[label, 1, k] = max(boxes[label, 1, k], value)
-    for label in range(1, count + 1):
-        for k in range(3):
-            middles[label, k] /= sizes[label]
-    return sizes, tops, middles, boxes
-
-
-@njit(nogil=True, cache=True)
-def _radius(labels, label, xyz, centre):  # type: ignore[no-untyped-def]
-    """Return the largest distance of a label's points from ``centre``."""
-    squared = 0.0
-    for row in range(labels.shape[0]):
-        for column in range(labels.shape[1]):
-            if labels[row, column] == label:
-                x, y, z = (xyz[row, column, 0] - centre[0], xyz[row, column, 1] - centre[1], xyz[row, column, 2] - centre[2])
-                squared = max(squared, x * x + y * y + z * z)
-    return np.sqrt(squared)
-
-
-@njit(nogil=True, cache=True)
-def _stepped(labels, count, height, step):  # type: ignore[no-untyped-def]
-    """Return of each label which share of its outline against lower points drops by ``step`` within two points."""
-    h, w = labels.shape
-    edge, stepped = np.zeros(count + 1), np.zeros(count + 1)
-    for row in range(1, h - 1):
-        for column in range(1, w - 1):
-            label = labels[row, column]
-            if label == 0:
-                continue
-            at_edge = False
-            for i in range(-1, 2):
-                for j in range(-1, 2):
-                    if labels[row + i, column + j] == 0:
-                        outside = height[row + i, column + j]
-                        at_edge |= outside > -np.inf and outside < height[row, column]
-            if not at_edge:
-                continue
-            low, high = np.inf, -np.inf
-            for i in range(max(row - 2, 0), min(row + 3, h)):
-                for j in range(max(column - 2, 0), min(column + 3, w)):
-                    if height[i, j] > -np.inf:
-                        low, high = min(low, height[i, j]), max(high, height[i, j])
-            edge[label] += 1
-            stepped[label] += high - low > step
-    return stepped / np.maximum(edge, 1)
-
-
-@njit(nogil=True, cache=True)
-def _touching(labels, other, count):  # type: ignore[no-untyped-def]
-    """Tell of each label whether one of its 8-neighbours is in ``other``."""
-    h, w = labels.shape
-    touching = np.zeros(count + 1, dtype=np.bool_)
-    for row in range(h):
-        for column in range(w):
-            label = labels[row, column]
-            if label == 0 or touching[label]:
-                continue
-            for i in range(max(row - 1, 0), min(row + 2, h)):
-                for j in range(max(column - 1, 0), min(column + 2, w)):
-                    touching[label] |= other[i, j]
-    return touching
-
-
-@njit(nogil=True, cache=True)
-def _interpolate(xyz, known, wanted):  # type: ignore[no-untyped-def]
-    """Write points into ``xyz`` where ``wanted``: ray and depth linear along the row and the column to known points.
-
-    The nearer two ends of each line count more (weights 1 / length), so a plane comes back as a plane.
-    """
-    h, w = known.shape
-    for row in range(h):
-        for column in range(w):
-            if not wanted[row, column]:
-                continue
-            x, y, z, total = 0.0, 0.0, 0.0, 0.0
-            for axis in range(2):
-                di, dj = (0, 1) if axis == 0 else (1, 0)
-                back, forth = 1, 1
-                while row - back * di >= 0 and column - back * dj >= 0 and not known[row - back * di, column - back * dj]:
-                    back += 1
-                while row + forth * di < h and column + forth * dj < w and not known[row + forth * di, column + forth * dj]:
-                    forth += 1
-                if row - back * di < 0 or column - back * dj < 0 or row + forth * di >= h or column + forth * dj >= w:
-                    continue
-                p, q = xyz[row - back * di, column - back * dj], xyz[row + forth * di, column + forth * dj]
-                share, weight = back / (back + forth), 1.0 / (back + forth)
-                x += weight * ((1 - share) * p[0] / p[2] + share * q[0] / q[2])
-                y += weight * ((1 - share) * p[1] / p[2] + share * q[1] / q[2])
-                z += weight * ((1 - share) * p[2] + share * q[2])
-                total += weight
-            # An enclosed hole has known points on all four sides, so total > 0.
-            xyz[row, column, 0], xyz[row, column, 1] = x * z / (total * total), y * z / (total * total)
-            xyz[row, column, 2] = z / total

@@ -1,7 +1,7 @@
-"""Run one function over many items: here, on threads, or on Dask workers; a failure belongs to its item alone.
+"""Run one function over many items: in this process, on threads, or on Dask workers; a failure affects only its item.
 
-Dask does what a lab needs and nobody should write again: retries, workers that are restarted when they die or grow old,
-one machine or many. Workers are spawned, never forked: a forked GL context or thread pool is a crash in waiting.
+Dask provides retries, replacement of dead workers, and workers on one machine or many. Workers are spawned, never forked:
+forked GL contexts and thread pools crash.
 """
 
 from __future__ import annotations
@@ -16,31 +16,31 @@ from typing import Any, Protocol
 from mvad.errors import BadInput, MissingComponent, MvadError
 
 _ALLOWED_FAILURES = 2
-"""An item whose worker died this often, plus once, is given up: it kills workers."""
+"""Worker deaths after which Dask still runs an item again; after one more it gives the item up."""
 
 _RETRIES = 2
-"""How often an item is tried again after an error that is no finding about the item (a network file system's, say)."""
+"""How often an item is run again after an error that the item did not cause (an error of a network file system, say)."""
 
-_JOBS_WORTH = 40
-"""Starting workers takes seconds; below this many items a second process gains nothing."""
+_MIN_ITEMS_FOR_WORKERS = 40
+"""Starting worker processes takes seconds; with fewer items than this one process is as fast."""
 
 _WAIT_FOR_WORKERS_S = 60
 
 
 @dataclass(frozen=True)
 class Workers:
-    """Where the work is done.
+    """The processes and threads that do the work.
 
     Attributes
     ----------
     jobs
         Worker processes on this machine; 1 is this process, 0 chooses by the number of items.
     threads
-        Items in flight in each process.
+        Items processed at the same time in each process.
     scheduler
         Address of a running Dask scheduler (``tcp://host:port``) whose workers are used instead, or "".
     recycle
-        Items after which every local worker is replaced by a fresh process, whatever may have grown in it.
+        Items after which every local worker is replaced by a new process, so that memory that a library leaks is freed.
     """
 
     jobs: int = 1
@@ -50,7 +50,7 @@ class Workers:
 
 
 class Run(Protocol):
-    """Yields every item with its result or its exception, as they finish."""
+    """Yield every item with its result or its exception, in the order in which they finish."""
 
     def __call__(self, function: Callable[[Any], Any], items: Sequence[Any]) -> Iterator[tuple[Any, Any]]:
         """Run a picklable function on picklable items."""
@@ -58,19 +58,20 @@ class Run(Protocol):
 
 @contextlib.contextmanager
 def started(workers: Workers, items: int) -> Iterator[Run]:
-    """Start workers for about so many items, give what runs functions on them, and stop them at the end.
+    """Start workers for about ``items`` items, yield a ``Run`` that uses them, and stop them at the end.
 
-    The functions and items must be picklable. ``MissingComponent`` is raised, not yielded: what is missing for one
-    item is missing for all.
+    The functions and items must be picklable. ``MissingComponent`` is raised, not yielded, because it affects all items.
 
     Raises
     ------
     BadInput
-        If no scheduler answers at the address.
+        If no scheduler answers at the address, or no worker joins it.
+    MissingComponent
+        If a function raised it.
     """
-    jobs = workers.jobs or ((os.cpu_count() or 1) if items >= _JOBS_WORTH else 1)
+    jobs = workers.jobs or ((os.cpu_count() or 1) if items >= _MIN_ITEMS_FOR_WORKERS else 1)
     if workers.scheduler:
-        context = _cluster_of(workers.scheduler)
+        context = _remote_cluster(workers.scheduler)
     elif jobs > 1:
         context = _local_cluster(workers, min(jobs, max(items, 1)))
     else:
@@ -87,7 +88,7 @@ def _without_missing(results: Iterator[tuple[Any, Any]]) -> Iterator[tuple[Any, 
 
 
 def _outcome(function: Callable[[Any], Any], item: Any) -> Any:
-    """Return what the function returns, or the error that says something about the item: trying again is no use."""
+    """Return the function's result, or its error where the item caused it, so that Dask does not run the item again."""
     try:
         return function(item)
     except Exception as error:
@@ -99,7 +100,7 @@ def _outcome(function: Callable[[Any], Any], item: Any) -> Any:
 
 
 def _interrupted(error: BaseException | None) -> bool:
-    """Tell whether an error is an interruption that a library has wrapped in one of its own."""
+    """Return whether an error is a KeyboardInterrupt, or a library's exception that wraps one."""
     while error is not None:
         if isinstance(error, KeyboardInterrupt):
             return True
@@ -126,10 +127,10 @@ def _this_process(threads: int) -> Iterator[Run]:
 def _on_threads(
     pool: ThreadPoolExecutor, threads: int, function: Callable[[Any], Any], items: Sequence[Any]
 ) -> Iterator[tuple[Any, Any]]:
-    """Keep a few items more than threads submitted, so that an interruption waits for those alone."""
-    waiting, running = iter(items), dict[Future[Any], Any]()
+    """Keep one item more than there are threads submitted, so that an interruption waits only for those."""
+    remaining, running = iter(items), dict[Future[Any], Any]()
     while True:
-        for item in waiting:
+        for item in remaining:
             running[pool.submit(_outcome, function, item)] = item
             if len(running) > threads:
                 break
@@ -151,7 +152,7 @@ def _local_cluster(workers: Workers, jobs: int) -> Iterator[Run]:
         "distributed.scheduler.allowed-failures": _ALLOWED_FAILURES,
         "distributed.worker.multiprocessing-method": "spawn",
         "distributed.worker.preload": ["mvad.render.worker_setup"],
-        # Dask asks malloc to give every freed block back; rendering then waits for the kernel to zero them again.
+        # Dask's default makes malloc return freed blocks to the kernel at once; rendering then waits for newly zeroed pages.
         "distributed.nanny.pre-spawn-environ.MALLOC_TRIM_THRESHOLD_": str(256 << 20),
         "distributed.nanny.pre-spawn-environ.MALLOC_MMAP_THRESHOLD_": str(32 << 20),
         "distributed.admin.tick.limit": "60s",
@@ -164,7 +165,7 @@ def _local_cluster(workers: Workers, jobs: int) -> Iterator[Run]:
         ) as cluster,
         Client(cluster) as client,
     ):  # fmt: skip
-        # Not Dask's own worker lifetime: with it the last items of a run waited for ever for workers that had left.
+        # Not Dask's own worker lifetime: with it the last items of a run waited forever for workers that had ended.
         def run(function: Callable[[Any], Any], items: Sequence[Any]) -> Iterator[tuple[Any, Any]]:
             batch = max(workers.recycle, 1) * jobs
             for first in range(0, len(items), batch):
@@ -176,15 +177,15 @@ def _local_cluster(workers: Workers, jobs: int) -> Iterator[Run]:
 
 
 @contextlib.contextmanager
-def _cluster_of(scheduler: str) -> Iterator[Run]:
+def _remote_cluster(scheduler: str) -> Iterator[Run]:
     from distributed import Client
 
     try:
         client = Client(scheduler, timeout="5s")
     except (OSError, ValueError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise BadInput(
-            f"--scheduler {scheduler}: no Dask scheduler answers there ({str(error).splitlines()[0] if str(error) else type(error).__name__}); "
-            "start one with: dask scheduler"
+            f"--scheduler {scheduler}: no Dask scheduler answers there ({reason}); start one with: dask scheduler"
         ) from error
     with client:
         try:
@@ -208,7 +209,7 @@ def _on_workers(client: Any, function: Callable[[Any], Any], items: Sequence[Any
             suspects.append(item)
         else:
             yield item, future.result() if error is None else error
-    # Dask blames every item that its dying worker held. Each gets another chance, alone, so that one costs one.
+    # Dask gives up every item that the dead worker held. Each is run once more, alone, so that only the faulty one fails.
     for item in suspects:
         alone = client.submit(_outcome, function, item, pure=False, retries=_RETRIES)
         error = alone.exception()

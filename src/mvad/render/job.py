@@ -1,4 +1,4 @@
-"""Render the scans of a category: rig first, resume, failures listed, manifest last."""
+"""Render the scans of a category: fit the rig, skip what is rendered, list the failures, write the manifest last."""
 
 from __future__ import annotations
 
@@ -28,7 +28,19 @@ _AGAIN = "run the same mvad render again with --overwrite"
 
 @dataclass(frozen=True)
 class Summary:
-    """What a run over one category did."""
+    """Result of a run over one category.
+
+    Attributes
+    ----------
+    category
+        Its name.
+    rendered, skipped, failed
+        Numbers of scans: rendered now, rendered earlier, failed.
+    folder
+        Folder of its renders.
+    audit
+        Visibility of its ground truth; see ``audit.summarise``.
+    """
 
     category: str
     rendered: int
@@ -50,27 +62,29 @@ def render_category(
     progress: Progress,
     rig: Rig | None = None,
 ) -> Summary:
-    """Render every scan of a category that is not rendered yet.
+    """Render every scan of a category that is not rendered yet, and write its manifest.
 
     Parameters
     ----------
     dataset, category, raw
-        Which scans, and the folder that holds the categories.
+        Names of dataset and category, and the folder that holds the categories.
     renders
-        Where ``<dataset>/<category>/`` is written.
+        Folder in which ``<dataset>/<category>/`` is written.
     options, splits
-        How, and which splits; the rig always comes from the train split.
+        The render options, and the splits to render; the rig is always fitted to the train split.
     workers
-        Which processes do it.
+        The processes and threads to use.
     overwrite
-        Throw away what another configuration rendered.
+        Whether existing renders are removed first.
     rig
-        Cameras to take instead of fitting some.
+        Cameras to use instead of fitting them.
 
     Raises
     ------
     BadInput
         If the raw data are unusable, or the folder holds renders of another configuration.
+    MissingComponent
+        If the backend is not available.
     """
     return next(render_categories(dataset, [category], raw, renders, options, splits, workers, overwrite, progress, rig))
 
@@ -87,9 +101,9 @@ def render_categories(
     progress: Progress,
     rig: Rig | None = None,
 ) -> Iterator[Summary]:
-    """Render categories one after the other on the same workers, which start when there is work; see ``render_category``."""
+    """Render categories one after the other on the same workers, which are started when first needed; see ``render_category``."""
     options = replace(options, backend=resolve_backend(options.backend, options.device))
-    # Before anything is written: a backend that is missing here would fail for every scan.
+    # Before anything is written, because a missing backend would fail for every scan.
     device = workers.scheduler or rasteriser(options.backend, device=options.device).device
     with contextlib.ExitStack() as stack:
         runs: list[Run] = []
@@ -143,12 +157,12 @@ def _one_category(
 
 
 def recorded_cameras(folder: Path) -> tuple[RenderOptions, Rig]:
-    """Return how a rendered category was rendered: its options and its rig.
+    """Return the options and the rig that a category was rendered with.
 
     Raises
     ------
     BadInput
-        If the folder has none, or its record is damaged.
+        If the folder has no rig file, or the file is damaged.
     """
     kind = 'the cameras of a rendered category; "mvad render" writes them'
     recorded = files.read_sealed_json(folder / RIG, kind, _AGAIN)
@@ -230,7 +244,7 @@ def _is_done(folder: Path, ref: ScanRef, rig: Rig) -> bool:
     try:
         files.read_sealed_json(sample / RECORD, "a record", _AGAIN)
     except BadInput:
-        return False  # not there, or torn by a power cut: rendered again
+        return False  # missing, or damaged by a power cut: rendered again
     record = read_record(sample)
     if record["rig_sha256"] != rig.sha256:
         raise BadInput(f"{sample} was rendered by another rig; give --overwrite, or another --workspace")
@@ -262,13 +276,13 @@ def _write_manifest(folder: Path, facts: dict[str, Any], failures: dict[str, str
         files.write_lines(folder / FAILED, [{"key": key, "reason": reason} for key, reason in sorted(failures.items())])
     elif (folder / FAILED).exists():
         files.remove(folder / FAILED)
-    files.write_sealed_json(folder / MANIFEST, manifest)  # last: it speaks of the others
+    files.write_sealed_json(folder / MANIFEST, manifest)  # last, because it lists the others
     return manifest
 
 
 def _remove_leftovers(folder: Path) -> None:
-    for left in sorted(folder.rglob("*.part-*")):
-        files.remove(left)
+    for leftover in sorted(folder.rglob("*.part-*")):
+        files.remove(leftover)
 
 
 def _clear(folder: Path) -> None:

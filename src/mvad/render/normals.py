@@ -1,4 +1,4 @@
-"""Surface normals from the grid, area-weighted, never across a discontinuity (bridging faces are left out)."""
+"""Area-weighted surface normals from the grid; bridging faces are left out, so none is averaged across a discontinuity."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 
 def grid_normals(vertices: NDArray[np.float32], faces: NDArray[np.int32], rounds: int) -> NDArray[np.float32]:
-    """Return (N, 3) float32 unit normals turned to the sensor at the origin.
+    """Return (N, 3) float32 unit normals that point to the sensor, which is at the origin.
 
     Parameters
     ----------
@@ -18,7 +18,7 @@ def grid_normals(vertices: NDArray[np.float32], faces: NDArray[np.int32], rounds
         How often normals are averaged over the faces around a vertex, weighted by area; 1 is the plain
         area-weighted mean, each further round widens the window by one grid step.
     """
-    normals: NDArray[np.float32] = _turned(vertices, _averaged(vertices, faces, max(1, rounds)))
+    normals: NDArray[np.float32] = _oriented(vertices, _averaged(vertices, faces, max(1, rounds)))
     return normals
 
 
@@ -26,7 +26,7 @@ def grid_normals(vertices: NDArray[np.float32], faces: NDArray[np.int32], rounds
 def _averaged(vertices, faces, rounds):  # type: ignore[no-untyped-def]
     """Return (N, 3) float64 unit normals, 0 at a vertex without a face."""
     normal = np.zeros((len(vertices), 3), dtype=np.float64)
-    for turn in range(rounds):
+    for number in range(rounds):
         total = np.zeros((len(vertices), 3), dtype=np.float64)
         for f in range(len(faces)):
             a, b, c = faces[f, 0], faces[f, 1], faces[f, 2]
@@ -37,7 +37,7 @@ def _averaged(vertices, faces, rounds):  # type: ignore[no-untyped-def]
             vy = np.float64(vertices[c, 1]) - vertices[a, 1]
             vz = np.float64(vertices[c, 2]) - vertices[a, 2]
             nx, ny, nz = uy * vz - uz * vy, uz * vx - ux * vz, ux * vy - uy * vx
-            if turn > 0:
+            if number > 0:
                 area = np.sqrt(nx * nx + ny * ny + nz * nz) / 3.0
                 nx = area * (normal[a, 0] + normal[b, 0] + normal[c, 0])
                 ny = area * (normal[a, 1] + normal[b, 1] + normal[c, 1])
@@ -55,8 +55,8 @@ def _averaged(vertices, faces, rounds):  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
-def _turned(vertices, normals):  # type: ignore[no-untyped-def]
-    """Turn normals to the sensor; a vertex without one gets the direction to the sensor."""
+def _oriented(vertices, normals):  # type: ignore[no-untyped-def]
+    """Return (N, 3) float32 normals flipped towards the sensor; a vertex without one gets the direction to the sensor."""
     out = np.empty((len(vertices), 3), dtype=np.float32)
     for i in range(len(vertices)):
         x, y, z = np.float64(vertices[i, 0]), np.float64(vertices[i, 1]), np.float64(vertices[i, 2])

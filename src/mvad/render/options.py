@@ -1,4 +1,4 @@
-"""Every number of a render, with its reason. The resolved values are recorded beside the output."""
+"""Options of a render, each with its reason. The resolved values are recorded beside the output."""
 
 from __future__ import annotations
 
@@ -10,48 +10,60 @@ from mvad.settings import key
 
 @dataclass(frozen=True)
 class CleanOptions:
-    """What is background, and which holes are filled."""
+    """Options of background removal and hole filling."""
 
-    seed: int = key(0, "Seed of the plane's RANSAC; the plane of a scan depends on nothing else.")
+    seed: int = key(0, "Seed of the RANSAC for the support plane; the plane of a scan depends on nothing else.")
     frames: tuple[float, ...] = key(
-        (0.025, 0.10), "Widths of border bands, as shares of the image's shorter side: where the object rarely reaches."
+        (0.025, 0.10), "Widths of border bands, as shares of the image's shorter side; the object rarely reaches into them."
     )
     plane_distance_mm: float = key(
-        2.0, "A point this near supports the plane; measured planes are flat to 1.1 mm (1st to 99th percentile)."
+        2.0, "Greatest distance of a point on the support plane; measured planes are flat to 1.1 mm (1st to 99th percentile)."
     )
     plane_margin_mm: float = key(
-        3.0, "Points up to this height go with the plane. Published recipes take 5; at 3 the object is still apart."
+        3.0, "Points up to this height are removed with the plane. Published recipes use 5; at 3 the object is still separated."
     )
     piece_share: float = key(
-        0.0004, "A connected piece of at least this share of the largest may belong to the object, see the next two keys."
+        0.0004,
+        "Least size, as a share of the largest connected piece, of a piece that may belong to the object; see the next two keys.",
     )
-    piece_reach: float = key(1.25, "Such a piece must lie within this many radii of the largest piece's centre.")
-    piece_height_mm: float = key(5.0, "Such a piece must rise this high somewhere: lower ones are unevenness of the plane.")
+    piece_reach: float = key(
+        1.25, "Greatest distance of such a piece from the largest piece's centre, in radii of the largest piece."
+    )
+    piece_height_mm: float = key(
+        5.0, "Least height of such a piece at its highest point; lower ones are unevenness of the plane."
+    )
     low_margin_mm: float = key(
         1.5,
-        "A piece lower than the margin is kept, too, from this height on, if its outline ends in a step; the support's unevenness is about 1 mm.",
+        "A piece lower than plane_margin_mm is kept as well if it is higher than this and its outline is a step; "
+        "the support's unevenness is about 1 mm.",
     )
     low_step_mm: float = key(
         1.0,
-        "The outline of such a low piece must drop by this much within two points: a part ends in a step, an uneven support does not.",
+        "Least drop, within two grid points, at the outline of such a low piece: the outline of a part is a step, that of an "
+        "uneven support is not.",
     )
-    low_step_share: float = key(0.5, "Share of a low piece's outline that must end in a step.")
-    fill_share: float = key(0.05, "An enclosed hole of missing returns up to this share of the object is filled on the grid.")
+    low_step_share: float = key(0.5, "Least share of a low piece's outline that must be a step.")
+    fill_share: float = key(
+        0.05, "Greatest size, as a share of the object, of an enclosed hole of missing returns that is filled on the grid."
+    )
     floor_margin: float = key(
-        0.002, "Eyecandies: points below this height go with the floor (z = 0 in the world, coded to 2 um)."
+        0.002, "Eyecandies: points below this height are removed with the floor (z = 0 in world coordinates, coded to 2 um)."
     )
-    wall: float = key(1.17, "Eyecandies: |x| beyond this is a side wall (they stand at 1.1861).")
-    back: float = key(
-        1.10, "Eyecandies: y beyond this is the back panel (1.19 to 1.32) or the ledge (its front stands at 1.146)."
-    )
+    wall: float = key(1.17, "Eyecandies: |x| beyond this is a side wall (the walls are at 1.1861).")
+    back: float = key(1.10, "Eyecandies: y beyond this is the back panel (1.19 to 1.32) or the ledge (its front is at 1.146).")
 
 
 @dataclass(frozen=True)
 class SurfaceOptions:
-    """Which neighbouring points are joined."""
+    """Options of meshing: which neighbouring points are joined."""
 
-    max_edge: float = key(8.0, "A triangle edge longer than this many of the scan's spacings bridges a discontinuity.")
-    min_cosine: float = key(0.05, "A triangle that the sensor saw flatter than this (87 degrees) bridges a discontinuity.")
+    max_edge: float = key(
+        8.0, "A triangle with an edge longer than this many times the scan's point spacing bridges a discontinuity."
+    )
+    min_cosine: float = key(
+        0.05,
+        "A triangle bridges a discontinuity if the cosine between its normal and the sensor's ray is below this (87 degrees).",
+    )
     normal_rounds: int = key(
         2, "Rounds of averaging face normals over their vertices; sensor noise is 0.05 mm at 0.27 mm spacing."
     )
@@ -59,38 +71,44 @@ class SurfaceOptions:
 
 @dataclass(frozen=True)
 class RigOptions:
-    """The cameras."""
+    """Options of the cameras."""
 
     views: int = key(5, "Number of views V: one along the sensor's axis, the others around it, as in Real-IAD.")
     tilt_deg: float = key(
-        30.0, "Tilt of views 1 to V - 1 in degrees. Further round, a scan taken from one side shows mostly holes."
+        30.0, "Tilt of views 1 to V - 1 in degrees. At larger angles a scan taken from one side shows mostly holes."
     )
     size: int = key(256, "Side of a view in pixels.")
     center: Literal["category", "scan"] = key(
-        "category", "The cameras stand around the category's median centre, or are shifted to each scan's own."
+        "category",
+        "category: one set of cameras around the median centre of the category; scan: shifted to the centre of each scan.",
     )
-    measured: int = key(100, "Training scans that the rig is fitted to, evenly spread over their keys; 0 takes all.")
-    reach_quantile: float = key(0.98, "Quantile over the training scans of how far from a view's middle the object reaches.")
-    margin: float = key(1.06, "Room left around that reach.")
+    measured: int = key(100, "Number of training scans that the rig is fitted to, evenly spread over their keys; 0 uses all.")
+    reach_quantile: float = key(
+        0.98, "Quantile, over the training scans, of the object's extent from a view's centre; the field of view fits it."
+    )
+    margin: float = key(1.06, "Factor by which the field of view is larger than that extent.")
 
 
 @dataclass(frozen=True)
 class RenderOptions:
-    """One render job."""
+    """Options of a render job."""
 
-    backend: Literal["auto", "cpu", "egl"] = key("auto", "Rasteriser: auto takes egl on a hardware GPU, else cpu.")
+    backend: Literal["auto", "cpu", "egl"] = key("auto", "Rasteriser: auto uses egl on a hardware GPU, else cpu.")
     device: int | None = key(
-        None, "EGL device to draw on; none takes the first that is hardware. Not recorded: it does not change what is rendered."
+        None,
+        "Number of the EGL device; none uses the first hardware device. Not recorded, because it does not change the output.",
     )
-    light: int = key(4, "Eyecandies: number of the image that gives the colours; published methods use 4.")
+    light: int = key(4, "Eyecandies: number of the image (one per light) that gives the colours; published methods use 4.")
     samples: int = key(
         3,
-        "Samples a pixel's side that colour is averaged over; 1 gives each pixel the colour of its scan point. Odd, so that the middle one is the pixel's centre. Against 4 x 4 samples 3 reach 54 dB on real scans; 1 reaches 41.",
+        "Samples per side of a pixel over which colour is averaged; 1 gives each pixel the colour of its scan point. Odd, so "
+        "that the middle sample is the pixel's centre. "
+        "Compared with 4 x 4 samples, 3 reach 54 dB PSNR on real scans, 1 reaches 41.",
     )
     clean: CleanOptions = field(default_factory=CleanOptions)
     surface: SurfaceOptions = field(default_factory=SurfaceOptions)
     rig: RigOptions = field(default_factory=RigOptions)
 
     def recorded(self) -> RenderOptions:
-        """Return the options that decide what is rendered, as they are kept beside it."""
+        """Return the options that determine the output, as they are recorded beside it: without ``device``."""
         return replace(self, device=None)

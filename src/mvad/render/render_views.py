@@ -1,4 +1,4 @@
-"""Every output of a view from the faces that a rasteriser saw: no second pass that could disagree."""
+"""Compute all outputs of the views from the faces that a rasteriser found, in one pass, so that they agree."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from mvad.render.surface import Surface
 from mvad.render.views import ViewSet, empty_views
 
 
-def look(
+def render_views(
     surface: Surface, gt: NDArray[np.bool_] | None, rig: Rig, rasteriser: Rasteriser, samples: int = RenderOptions.samples
 ) -> ViewSet:
-    """Rasterise a surface into every view of a rig.
+    """Rasterise a surface into every view of a rig, all outputs from one geometry.
 
     Parameters
     ----------
@@ -28,14 +28,19 @@ def look(
     rig
         The cameras.
     rasteriser
-        ``cpu`` or ``egl``; it decides only which face a sample sees.
+        Backend ``cpu`` or ``egl``; it only determines which face each sample sees.
     samples
-        Samples a pixel's side, odd; they average the colour. Everything else is the pixel's centre's.
+        Samples per side of a pixel, odd; colour is their mean, all other values are those of the pixel's centre.
+
+    Returns
+    -------
+    ViewSet
+        V views of ``rig.size`` x ``rig.size`` pixels.
 
     Raises
     ------
     BadInput
-        If no view shows the object: the scan does not belong to this rig's category. If ``samples`` is even.
+        If ``samples`` is even, or no view shows the object: the scan does not belong to this rig's category.
     """
     if samples < 1 or samples % 2 == 0:
         raise BadInput(f"samples = {samples}: must be odd, so that one sample is the pixel's centre")
@@ -54,5 +59,5 @@ def look(
 
     rasteriser.views(surface, rig, samples, finish)
     if not (views.source >= 0).any():
-        raise BadInput("no view shows the object; it lies outside of the category's cameras")
+        raise BadInput("no view shows the object; it lies outside of the field of view of the category's cameras")
     return views

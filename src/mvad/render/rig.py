@@ -1,4 +1,4 @@
-"""The cameras: one rig a category, from statistics of its training scans that no order can change."""
+"""The cameras: one rig per category, from order-independent statistics of its training scans."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from mvad.render.clean import Cleaned
 from mvad.render.options import RigOptions
 
 MIN_SIZE, MAX_SIZE = 16, 4096
-"""Sides of a view in pixels that a rig file may ask for."""
+"""Least and greatest side of a view in pixels."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Rig:
     near_m, far_m
         Depths between which the object lies, metres.
     center
-        (3,) float64, the point the cameras stand around, metres, sensor's camera frame.
+        (3,) float64, the point that the cameras are placed around, metres, sensor's camera frame.
     """
 
     poses: NDArray[np.float64]
@@ -49,7 +49,7 @@ class Rig:
     center: NDArray[np.float64]
 
     def moved_to(self, center: NDArray[np.float64]) -> Rig:
-        """Return the same cameras around another point: every camera is shifted, none is turned."""
+        """Return the same cameras around another point (3,), metres: every camera is translated, none is rotated."""
         poses = self.poses.copy()
         poses[:, :3, 3] += center - self.center
         return replace(self, poses=poses, center=np.asarray(center, dtype=np.float64))
@@ -61,11 +61,11 @@ class Rig:
 
     @property
     def depth_coding(self) -> DepthCoding:
-        """How depth becomes 16 bits: the same for every view and scan of the category."""
+        """Coding of depth in 16 bits, the same for every view and scan of the category."""
         return DepthCoding.between(self.near_m, self.far_m)
 
     def to_json(self) -> dict[str, Any]:
-        """Return plain values that ``from_json`` turns into an equal rig."""
+        """Return plain values from which ``from_json`` makes an equal rig."""
         return {
             "poses": self.poses.tolist(),
             "intrinsics": self.intrinsics.tolist(),
@@ -77,7 +77,7 @@ class Rig:
 
     @staticmethod
     def from_json(value: dict[str, Any]) -> Rig:
-        """Read what ``to_json`` wrote.
+        """Make a rig from the result of ``to_json``.
 
         Raises
         ------
@@ -95,7 +95,7 @@ class Rig:
 
     @staticmethod
     def from_toml(path: Path) -> Rig:
-        """Read a rig file: ``size``, ``near_m``, ``far_m``, ``center``, and a ``[[view]]`` with pose and intrinsics each.
+        """Read a rig file: ``size``, ``near_m``, ``far_m``, ``center``, and one ``[[view]]`` per camera.
 
         ``pose`` is 4 x 4, camera to the sensor's camera frame (x right, y down, z forward, metres); ``intrinsics`` is
         3 x 3 in pixels, a pixel's centre at +0.5. ``docs/rigs.md`` has an example.
@@ -103,7 +103,7 @@ class Rig:
         Raises
         ------
         BadInput
-            If the file is missing, or no rig: a pose that is not rigid, sizes out of range, near beyond far.
+            If the file is missing, or has a wrong key, a pose that is not rigid, a size out of range, or near beyond far.
         """
         try:
             value = tomllib.loads(path.read_text(encoding="utf-8"))
@@ -126,7 +126,13 @@ class Rig:
             raise BadInput(f"{path}: {error}") from error
 
     def check(self) -> None:
-        """Raise ValueError if this is no rig: shapes, finite numbers, rigid poses, positive focal lengths, ranges."""
+        """Check shapes, finite numbers, rigid poses, positive focal lengths and ranges.
+
+        Raises
+        ------
+        ValueError
+            If one of them is wrong.
+        """
         v = len(self.poses)
         if self.poses.shape != (v, 4, 4) or self.intrinsics.shape != (v, 3, 3) or self.center.shape != (3,) or v == 0:
             raise ValueError(f"poses {self.poses.shape}, intrinsics {self.intrinsics.shape}, center {self.center.shape}")
@@ -145,21 +151,29 @@ class Rig:
 
     @property
     def sha256(self) -> str:
-        """Hash of everything that decides a picture."""
+        """SHA-256 of everything in the rig that determines the rendered images."""
         numbers = np.concatenate([self.poses.ravel(), self.intrinsics.ravel(), [self.size, self.near_m, self.far_m], self.center])
         return hashlib.sha256(numbers.astype("<f8").tobytes()).hexdigest()
 
 
 @dataclass(frozen=True)
 class Extent:
-    """Where one scan's object is: the middle of its bounding box, and points far out on it (K, 3), metres."""
+    """Position and outline of one scan's object, metres, sensor's camera frame.
+
+    Attributes
+    ----------
+    centre
+        (3,) float64, the middle of its bounding box.
+    outline
+        (K, 3) float64, its farthest points in K directions.
+    """
 
     centre: NDArray[np.float64]
     outline: NDArray[np.float64]
 
 
 def extent_of(cleaned: Cleaned) -> Extent:
-    """Measure a cleaned scan; quantiles keep single stray points from moving the box."""
+    """Measure a cleaned scan; the bounding box is made of quantiles, so that stray points do not move it."""
     points = np.ascontiguousarray(cleaned.xyz[cleaned.keep])
     ranks = (int(0.005 * (len(points) - 1)), int(0.995 * (len(points) - 1)))
     middle = [np.partition(points[:, axis], ranks)[list(ranks)].mean(dtype=np.float64) for axis in range(3)]
@@ -170,8 +184,8 @@ def extent_of(cleaned: Cleaned) -> Extent:
 
 
 @njit(nogil=True, cache=True)
-def _farthest(points, directions):  # type: ignore[no-untyped-def]  # numba compiles it for the arrays it is given
-    """Return of each direction (K, 3) which point (N, 3) lies farthest along it, (K,) int64."""
+def _farthest(points, directions):  # type: ignore[no-untyped-def]  # numba infers the types
+    """Return, for each direction (K, 3), the index of the point (N, 3) farthest along it: (K,) int64."""
     farthest = np.zeros(len(directions), dtype=np.int64)
     for k in range(len(directions)):
         x, y, z = directions[k, 0], directions[k, 1], directions[k, 2]
@@ -184,11 +198,11 @@ def _farthest(points, directions):  # type: ignore[no-untyped-def]  # numba comp
 
 
 def fit_rig(extents: Sequence[Extent], options: RigOptions) -> Rig:
-    """Place the cameras: median centre, a field of view that a high quantile of the objects fits, a margin.
+    """Place the cameras around the median centre, with a field of view that fits a high quantile of the objects, and a margin.
 
-    View 0 looks along the sensor's optical axis at the centre from the sensor's own distance; views 1 to
-    V-1 are turned about the centre by ``tilt_deg`` at equal azimuths. With ``center = scan`` the rig is fitted to the
-    objects as if each lay at the median centre, and ``Rig.moved_to`` takes it to each of them.
+    View 0 looks along the sensor's optical axis at the centre, from the sensor's distance; views 1 to V-1 are rotated about
+    the centre by ``tilt_deg`` at equal azimuths. With ``center = scan`` the rig is fitted to the
+    objects as if each lay at the median centre, and ``Rig.moved_to`` moves it to each of them.
 
     Raises
     ------
@@ -196,7 +210,7 @@ def fit_rig(extents: Sequence[Extent], options: RigOptions) -> Rig:
         If there is no training scan.
     """
     if not extents:
-        raise BadInput("a rig is fitted to training scans, and there is none; render the train split, too")
+        raise BadInput("a rig is fitted to training scans, and there is none; render the train split as well")
     centre = np.median([extent.centre for extent in extents], axis=0)
     if options.center == "scan":
         extents = [Extent(centre, extent.outline + centre - extent.centre) for extent in extents]
@@ -220,6 +234,6 @@ def fit_rig(extents: Sequence[Extent], options: RigOptions) -> Rig:
 
 
 def _reach(extent: Extent, poses: NDArray[np.float64]) -> float:
-    """Return the largest |x/z| or |y/z| of an object's outline over all views: half a field of view's tangent."""
+    """Return the largest |x/z| or |y/z| of an object's outline over all views: the tangent of half the field of view."""
     points = np.einsum("vki,vnk->vni", poses[:, :3, :3], extent.outline - poses[:, None, :3, 3])
     return float(np.abs(points[..., :2] / points[..., 2:]).max())

@@ -1,4 +1,4 @@
-"""The way of one scan: read, clean, mesh, look, encode, write. It composes and decides nothing."""
+"""The pipeline of one scan: read, clean, mesh, rasterise, encode, write."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from mvad.render.audit import audit_scan, count_points
 from mvad.render.backends.choose import rasteriser
 from mvad.render.clean import Cleaned, clean
 from mvad.render.options import RenderOptions
-from mvad.render.render_views import look
+from mvad.render.render_views import render_views
 from mvad.render.rig import Extent, Rig, extent_of
 from mvad.render.surface import build_surface
 from mvad.render.views import ViewSet
@@ -29,7 +29,7 @@ from mvad.settings import flatten
 
 @dataclass(frozen=True)
 class ScanJob:
-    """One scan to render: picklable, so that it can go to another process."""
+    """One scan to render into ``folder``; picklable, so that it can be sent to another process."""
 
     ref: ScanRef
     options: RenderOptions
@@ -38,22 +38,22 @@ class ScanJob:
 
 
 @dataclass
-class Stopwatch:
-    """Seconds by stage."""
+class StageTimer:
+    """Seconds spent by stage."""
 
     seconds: dict[str, float] = field(default_factory=dict)
     _last: float = field(default_factory=time.perf_counter)
 
-    def lap(self, stage: str) -> None:
-        """Book the time since the last lap."""
+    def record(self, stage: str) -> None:
+        """Record the time since the previous call, or since the start, under a stage's name."""
         now = time.perf_counter()
         self.seconds[stage] = round(now - self._last, 5)
         self._last = now
 
 
 @contextlib.contextmanager
-def _about(ref: ScanRef) -> Iterator[None]:
-    """Name the scan's points in what the later stages, which know no files, find wrong with them."""
+def _with_file_name(ref: ScanRef) -> Iterator[None]:
+    """Prefix errors of later stages, which have no file names, with the file of the scan's points."""
     try:
         yield
     except BadInput as error:
@@ -61,11 +61,17 @@ def _about(ref: ScanRef) -> Iterator[None]:
 
 
 def measure_scan(job: tuple[ScanRef, RenderOptions]) -> Extent:
-    """Return where a training scan's object is, for the rig."""
+    """Return the extent of a training scan's object, for the rig.
+
+    Raises
+    ------
+    BadInput
+        If the scan cannot be read or cleaned.
+    """
     ref, options = job
     rasteriser(options.backend, device=options.device)  # before open3d: see backends.egl
     scan = reader_for(ref.dataset).load(ref)
-    with _about(ref):
+    with _with_file_name(ref):
         return extent_of(clean(scan, options.clean))
 
 
@@ -75,44 +81,44 @@ def render_scan(job: ScanJob) -> dict[str, float]:
     Raises
     ------
     BadInput
-        If the scan cannot be read, cleaned, meshed or seen.
+        If the scan cannot be read, cleaned or meshed, or no view shows its object.
     """
     ref, options = job.ref, job.options
-    watch = Stopwatch()
-    scan, cleaned, views, rig = _look_at(ref, options, job.rig, watch)
+    timer = StageTimer()
+    scan, cleaned, views, rig = _render(ref, options, job.rig, timer)
     contents = encode_views(views, rig)
-    watch.lap("encode")
+    timer.record("encode")
     audit = audit_scan(scan, cleaned, views)
     write_sample(job.folder, contents, _record(job, rig, audit, count_points(scan, cleaned)))
-    watch.lap("write")
-    return watch.seconds
+    timer.record("write")
+    return timer.seconds
 
 
 def views_of(ref: ScanRef, options: RenderOptions, rig: Rig) -> tuple[ViewSet, Rig]:
-    """Render one scan without writing anything; returns its views and the rig that saw them.
+    """Render one scan without writing anything; return its views and the rig, moved to the scan where ``center`` is ``scan``.
 
     Raises
     ------
     BadInput
         As ``render_scan``.
     """
-    _, _, views, used = _look_at(ref, options, rig, Stopwatch())
+    _, _, views, used = _render(ref, options, rig, StageTimer())
     return views, used
 
 
-def _look_at(ref: ScanRef, options: RenderOptions, rig: Rig, watch: Stopwatch) -> tuple[Scan, Cleaned, ViewSet, Rig]:
+def _render(ref: ScanRef, options: RenderOptions, rig: Rig, timer: StageTimer) -> tuple[Scan, Cleaned, ViewSet, Rig]:
     backend = rasteriser(options.backend, device=options.device)  # before open3d: see backends.egl
     scan = reader_for(ref.dataset).load(ref)
-    watch.lap("read")
-    with _about(ref):
+    timer.record("read")
+    with _with_file_name(ref):
         cleaned = clean(scan, options.clean)
-        watch.lap("clean")
+        timer.record("clean")
         surface = build_surface(scan, cleaned, options.surface)
-        watch.lap("mesh")
+        timer.record("mesh")
         if options.rig.center == "scan":
             rig = rig.moved_to(extent_of(cleaned).centre)
-        views = look(surface, scan.gt, rig, backend, options.samples)
-        watch.lap("raster")
+        views = render_views(surface, scan.gt, rig, backend, options.samples)
+        timer.record("raster")
     return scan, cleaned, views, rig
 
 

@@ -14,8 +14,8 @@ from mvad.render.clean import Cleaned
 from mvad.render.normals import grid_normals
 from mvad.render.options import SurfaceOptions
 
-_ALONG_THE_SENSOR = 0.9998
-"""Cosine of 1 degree: a view this near to the sensor's direction looks along it."""
+_MIN_AXIS_COSINE = 0.9998
+"""Cosine of 1 degree: a view tilted less than this against the sensor's axis counts as looking along it."""
 
 
 @dataclass(frozen=True)
@@ -28,18 +28,18 @@ class Surface:
         (N, 3) float32, metres, sensor camera frame.
     faces
         (M, 3) int32; the last ``bridges`` of them span a depth discontinuity. They are drawn only in a view
-        that looks along the sensor's axis, where they close the seam between two sides, and a pixel on one
-        takes everything from its nearest vertex, so that nothing is blended across the jump.
+        that looks along the sensor's axis, where they close the seam between two sides; a pixel on a
+        bridge takes all its values from the nearest vertex, so that nothing is blended across the jump.
     bridges
         Number of bridging faces.
     normals
-        (N, 3) float32, unit, turned to the sensor.
+        (N, 3) float32 unit vectors, towards the sensor.
     colors
         (N, 3) uint8.
     source
         (N,) int32, ``row * W + column`` of the scan.
     spacing_m
-        Median distance of grid neighbours, metres.
+        Median distance of neighbours in a row of the grid, metres.
     """
 
     vertices: NDArray[np.float32]
@@ -51,14 +51,14 @@ class Surface:
     spacing_m: float
 
     def drawn_in(self, pose: NDArray[np.float64]) -> int:
-        """Return how many of the faces a camera of this pose (4, 4) shows: bridges only along the sensor's axis."""
-        return len(self.faces) if pose[2, 2] > _ALONG_THE_SENSOR else len(self.faces) - self.bridges
+        """Return how many of the faces, from the first, a camera of this pose (4, 4) draws; bridges only along the axis."""
+        return len(self.faces) if pose[2, 2] > _MIN_AXIS_COSINE else len(self.faces) - self.bridges
 
     def canonical(self) -> Surface:
         """Return the same mesh with vertices by ascending source, and faces ordered by their corners.
 
-        A face begins with its lowest corner and keeps its winding; solid and bridging faces stay apart. What
-        ``build_surface`` makes is in this order already and is returned as it is.
+        A face begins with its lowest corner and keeps its winding; solid and bridging faces stay apart. The
+        result of ``build_surface`` is in this order already and is returned as it is.
         """
         solid = len(self.faces) - self.bridges
         if _in_order(self.source, self.faces, solid):
@@ -77,12 +77,12 @@ class Surface:
 
 
 def build_surface(scan: Scan, cleaned: Cleaned, options: SurfaceOptions) -> Surface:
-    """Join grid neighbours: two triangles a cell along its shorter diagonal, one where a corner is missing.
+    """Join grid neighbours: two triangles per cell, split along its shorter diagonal, or one where a corner is missing.
 
     Raises
     ------
     BadInput
-        If no three neighbouring points remain.
+        If no three neighbouring points remain, or all triangles bridge a depth discontinuity.
     """
     source = np.flatnonzero(cleaned.keep).astype(np.int32)
     vertices = cleaned.xyz.reshape(-1, 3)[source]
@@ -106,7 +106,7 @@ def _spacing(cleaned: Cleaned) -> float:
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
-def _steps(keep, xyz):  # type: ignore[no-untyped-def]  # numba compiles it for the arrays it is given
+def _steps(keep, xyz):  # type: ignore[no-untyped-def]  # numba infers the types
     """Return the distances (K,) float32 of kept points to their right neighbours."""
     h, w = keep.shape
     steps = np.empty(h * w, dtype=np.float32)
@@ -124,7 +124,7 @@ def _steps(keep, xyz):  # type: ignore[no-untyped-def]  # numba compiles it for 
 
 @njit(nogil=True, cache=True, error_model="numpy")
 def _bridges(xyz, a, b, c, longest, min_cosine):  # type: ignore[no-untyped-def]
-    """Tell whether a triangle of three grid points (row, column) spans a depth discontinuity."""
+    """Return whether a triangle of three grid points (row, column) spans a depth discontinuity."""
     ax, ay, az = (np.float64(xyz[a[0], a[1], 0]), np.float64(xyz[a[0], a[1], 1]), np.float64(xyz[a[0], a[1], 2]))
     bx, by, bz = (np.float64(xyz[b[0], b[1], 0]), np.float64(xyz[b[0], b[1], 1]), np.float64(xyz[b[0], b[1], 2]))
     cx, cy, cz = (np.float64(xyz[c[0], c[1], 0]), np.float64(xyz[c[0], c[1], 1]), np.float64(xyz[c[0], c[1], 2]))
@@ -143,9 +143,10 @@ def _bridges(xyz, a, b, c, longest, min_cosine):  # type: ignore[no-untyped-def]
 def _join(keep, xyz, longest, min_cosine):  # type: ignore[no-untyped-def]
     """Return faces (M, 3) int32 between kept points, solid ones first, and the number of solid ones.
 
-    Corners are numbered along the grid, and (b - a) x (c - a) points away from the sensor. In a cell with corners
-    a b over d c the faces a-b-*, then a-c-d begin with a; those that begin with b are b-c-d of the cell to the left,
-    whose b is this a, and come between.
+    Points are numbered along the rows of the grid. A cell has the corners a, b in its upper row and d, c in its lower row. A
+    face begins with its lowest corner, and its normal, (second - first) x (third - first), points away from the sensor. For
+    canonical order the faces that begin with a point are listed as: a-b-c or a-b-d of the cell in which the point is a, b-c-d
+    of the cell to the left, in which the point is b, and a-c-d of the first cell.
     """
     h, w = keep.shape
     number = np.empty((h, w), dtype=np.int32)
@@ -192,7 +193,7 @@ def _join(keep, xyz, longest, min_cosine):  # type: ignore[no-untyped-def]
 
 @njit(nogil=True, cache=True)
 def _in_order(source, faces, solid):  # type: ignore[no-untyped-def]
-    """Tell whether a mesh is in canonical order."""
+    """Return whether a mesh is in canonical order (``Surface.canonical``)."""
     for i in range(1, len(source)):
         if source[i] <= source[i - 1]:
             return False

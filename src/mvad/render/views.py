@@ -1,4 +1,4 @@
-"""What a backend returns."""
+"""The rendered views of one scan."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ class ViewSet:
     Attributes
     ----------
     rgb
-        (V, H, W, 3) uint8, the sensor's colours, unlit, antialiased; black where nothing is seen.
+        (V, H, W, 3) uint8, the sensor's colours, without shading, antialiased; black where nothing is seen.
     depth
         (V, H, W) float32, metres along the optical axis, 0 where nothing is seen.
     normal
         (V, H, W, 3) float32 unit vectors in the view's frame, 0 where nothing is seen.
     mask
-        (V, H, W) bool, ``gt[source]``.
+        (V, H, W) bool, ground truth at ``source``, false where nothing is seen.
     source
         (V, H, W) int32, ``row * W + column`` of the scan, -1 where nothing is seen.
     """
@@ -34,7 +34,7 @@ class ViewSet:
 
 
 def empty_views(views: int, size: int) -> ViewSet:
-    """Return V views that show nothing, to be filled in."""
+    """Return V views of ``size`` x ``size`` pixels that show nothing, to be filled in."""
     shape = (views, size, size)
     return ViewSet(
         np.zeros((*shape, 3), np.uint8), np.zeros(shape, np.float32), np.zeros((*shape, 3), np.float32),

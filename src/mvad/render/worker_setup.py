@@ -1,4 +1,4 @@
-"""What a Dask worker process does before its first scan (a Dask preload module)."""
+"""Dask preload module: runs in each worker process before its first scan."""
 
 from __future__ import annotations
 
@@ -6,5 +6,5 @@ import signal
 
 
 def dask_setup(worker: object) -> None:
-    """Leave Ctrl-C to the process that was started by hand: it stops its workers, and each would print a traceback."""
+    """Ignore Ctrl-C in workers: the main process stops them, and each would print a traceback."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -1,4 +1,4 @@
-"""A sample's folder: encoded, hashed, all or nothing."""
+"""Encode and hash the views of a sample, and write its folder atomically."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from mvad.render.rig import Rig
 from mvad.render.views import ViewSet
 
 _PNG = {"level": 1, "strategy": imagecodecs.PNG.STRATEGY.RLE, "filter": imagecodecs.PNG.FILTER.UP}
-"""One row filter and run lengths: a third of level 1's time and no larger, on views of a real category."""
+"""One row filter and run-length coding: a third of the time of plain level 1 and no larger, on views of a real category."""
 
 
 def encode_views(views: ViewSet, rig: Rig) -> dict[str, bytes]:
-    """Return file names and contents of all views; see ``datasets.renders.layout``."""
+    """Return the encoded files of all views by name; see ``datasets.renders.layout``."""
     contents = {}
     depth = rig.depth_coding.encode(views.depth)
     normal = encode_normal(views.normal)
@@ -36,7 +36,13 @@ def encode_views(views: ViewSet, rig: Rig) -> dict[str, bytes]:
 
 
 def write_sample(folder: Path, contents: dict[str, bytes], record: dict[str, Any]) -> None:
-    """Write a sample so that ``folder`` appears complete or not at all."""
+    """Write a sample so that ``folder`` appears complete or not at all; the hashes of its files are added to ``record``.
+
+    Raises
+    ------
+    BadInput
+        If the file system refuses.
+    """
     outputs = {name: files.sha256_bytes(content) for name, content in sorted(contents.items())}
     with files.whole_folder(folder) as part:
         for name, content in contents.items():
@@ -49,7 +55,7 @@ def _png(image: NDArray[Any]) -> bytes:
 
 
 def _tiff(source: NDArray[np.int32]) -> bytes:
-    """Differences along a row and zstd: of six ways tried the quickest, and the smallest but for slow ones."""
+    """Encode with row differences and zstd: of six codecs tried the fastest, and the smallest except for slow ones."""
     buffer = io.BytesIO()
     tifffile.imwrite(
         buffer, source, compression="zstd", compressionargs={"level": 1}, predictor=True, metadata=None, software=False

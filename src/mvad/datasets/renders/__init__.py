@@ -1,1 +1,1 @@
-"""The format of rendered folders, known to those who write it and those who pack it."""
+"""The format of rendered folders, shared by the code that writes them and the code that packs them."""

@@ -1,4 +1,4 @@
-"""Metres to 16 bits, unit vectors to 8 bits, and back."""
+"""Coding of depths in 16 bits and of unit vectors in 8 bits."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ _LEVELS = 65534
 
 @dataclass(frozen=True)
 class DepthCoding:
-    """``metres = offset_m + step_m * (value - 1)`` for value 1 to 65535; 0 is nothing."""
+    """``metres = offset_m + step_m * (value - 1)`` for values 1 to 65535; value 0 means that nothing is seen."""
 
     step_m: float
     offset_m: float
 
     @staticmethod
     def between(near_m: float, far_m: float) -> DepthCoding:
-        """Spread all levels between two depths in metres."""
+        """Return the coding whose levels span the range between two depths, metres."""
         return DepthCoding((far_m - near_m) / _LEVELS, near_m)
 
     def encode(self, depth: NDArray[np.float32]) -> NDArray[np.uint16]:
-        """Code depth (..., ) in metres, 0 where nothing, as uint16; outside of the range it is clipped."""
+        """Code depths (...,) float32 metres, 0 where nothing is seen, as uint16 of the same shape; clipped to the range."""
         value = np.zeros(depth.shape, dtype=np.uint16)
         seen = depth > 0
         level = np.rint((depth[seen].astype(np.float64) - self.offset_m) / self.step_m)
@@ -31,15 +31,15 @@ class DepthCoding:
         return value
 
     def decode(self, value: NDArray[np.uint16]) -> NDArray[np.float32]:
-        """Return metres, 0 where nothing; within half a step of what was encoded."""
+        """Return float32 metres, 0 where nothing is seen; within half a step of what was encoded."""
         metres = self.offset_m + self.step_m * (value.astype(np.float64) - 1)
         return np.where(value > 0, metres, 0).astype(np.float32)
 
 
 def encode_normal(normal: NDArray[np.float32]) -> NDArray[np.uint8]:
-    """Code unit vectors (..., 3) as uint8 (n + 1) / 2; the zero vector (nothing seen) as (0, 0, 0)."""
+    """Code unit vectors (..., 3) as uint8, n = value / 127.5 - 1; the zero vector (nothing is seen) as (0, 0, 0)."""
     seen = (normal[..., 0] != 0) | (normal[..., 1] != 0) | (normal[..., 2] != 0)
-    value = (normal * np.float32(127.5) + np.float32(128)).astype(np.uint8)  # cutting off 0.5 more is rounding
+    value = (normal * np.float32(127.5) + np.float32(128)).astype(np.uint8)  # + 127.5 + 0.5: truncation then rounds
     value *= seen[..., None]
     return value
 

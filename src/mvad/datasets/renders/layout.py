@@ -1,4 +1,4 @@
-"""Names in a rendered folder: ``<dataset>/<category>/<split>/<defect>/<id>/{rgb,depth,normal,mask,source}_K``."""
+"""File names in a rendered folder: ``<dataset>/<category>/<split>/<defect>/<id>/{rgb,depth,normal,mask,source}_K``."""
 
 from __future__ import annotations
 
@@ -20,5 +20,5 @@ def file_name(kind: str, view: int) -> str:
 
 
 def category_folder(renders: Path, dataset: str, category: str) -> Path:
-    """Return where a category's renders lie."""
+    """Return the folder of a category's renders."""
     return renders / dataset / category

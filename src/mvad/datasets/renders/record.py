@@ -1,4 +1,4 @@
-"""What lies beside a rendered sample (``record.json``) and a rendered category (``manifest.json``)."""
+"""Read a rendered sample with its record (``record.json``), and a rendered category's manifest (``manifest.json``)."""
 
 from __future__ import annotations
 
@@ -19,23 +19,25 @@ from mvad.files import read_sealed_json, sha256_bytes
 
 AGAIN = "run the same mvad render again"
 SCHEMA = 2
-"""2: points and ground truth by the part of the background they went with, the shift of the rig, center of the rig."""
+"""Version 2 added: counts of removed points and ground truth by part of the background, shift and center of the rig."""
 
 
 @dataclass(frozen=True)
 class RenderedSample:
-    """One sample as coded on disk: see ``docs/formats.md``.
+    """One sample as coded on disk; see ``docs/formats.md``.
 
     Attributes
     ----------
     rgb, normal
         (V, H, W, 3) uint8.
     depth
-        (V, H, W) uint16 under ``coding``.
+        (V, H, W) uint16, coded by ``coding``.
     mask
         (V, H, W) uint8, 0 or 1.
     source
         (V, H, W) int32, -1 where nothing is seen.
+    coding
+        Coding of ``depth``.
     """
 
     rgb: NDArray[np.uint8]
@@ -52,7 +54,7 @@ def read_record(folder: Path) -> dict[str, Any]:
     Raises
     ------
     BadInput
-        If it is missing, damaged, or of a schema that this version does not know.
+        If it is missing, damaged, or of a schema that this version does not read.
     """
     record = read_sealed_json(folder / RECORD, "a render's record", AGAIN)
     if record.get("schema") != SCHEMA:
@@ -82,7 +84,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
 
 
 def read_sample(folder: Path, record: dict[str, Any]) -> RenderedSample:
-    """Decode a rendered sample; every file's hash is compared with the record before it is decoded.
+    """Decode a rendered sample; each file's hash is compared with the record before the file is decoded.
 
     Raises
     ------
@@ -92,7 +94,7 @@ def read_sample(folder: Path, record: dict[str, Any]) -> RenderedSample:
     views, size = int(record["views"]), int(record["size"])
     expected = {file_name(kind, view) for kind in SUFFIXES for view in range(views)}
     if set(record["outputs"]) != expected:
-        raise BadInput(f"{folder / RECORD}: lists other files than {views} views have; render again with --overwrite")
+        raise BadInput(f"{folder / RECORD}: lists files that differ from those of {views} views; render again with --overwrite")
     contents: dict[str, bytes] = {}
     for name, sha256 in record["outputs"].items():
         path = folder / name
@@ -127,8 +129,8 @@ def _read_source(path: Path, data: bytes, shape: tuple[int, int]) -> NDArray[np.
             source = page.asarray(maxworkers=1)
     except BadInput:
         raise
-    except Exception as error:  # tifffile raises many kinds for damaged files
+    except Exception as error:  # tifffile raises many types for damaged files
         raise BadInput(f"{path}: not readable as a source map; delete its folder and render again") from error
     if source.max(initial=-1) >= MAX_SIDE**2 or source.min(initial=0) < -1:
-        raise BadInput(f"{path}: points to places that no scan has; render again")
+        raise BadInput(f"{path}: has indices outside of any scan; render again")
     return np.asarray(source)

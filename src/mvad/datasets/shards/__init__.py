@@ -1,1 +1,1 @@
-"""Multi-view samples in HDF5, one schema for every dataset."""
+"""Shards: multi-view samples in HDF5 files, with one schema for every dataset."""

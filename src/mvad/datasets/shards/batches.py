@@ -1,4 +1,4 @@
-"""Batches of a training, step by step: read ahead by threads here or by worker processes, and the same either way."""
+"""Training batches by step, read ahead by a thread or by worker processes, with identical results."""
 
 from __future__ import annotations
 
@@ -13,33 +13,33 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from mvad.datasets.shards.loader import Batch, ShardSet
-from mvad.datasets.shards.order import batch_indices, generator, rank_places
+from mvad.datasets.shards.order import batch_indices, generator, rank_positions
 from mvad.errors import BadInput, MvadError
 
 Augment = Callable[[Batch, Sequence[np.random.Generator]], Batch]
-"""Changes a batch, given the random numbers of each of its samples. Must be picklable for spawned workers."""
+"""Augments a batch, given the random generator of each of its samples. Must be picklable for spawned workers."""
 
 _SIGNAL_S = 0.5
-"""Long enough for the signal of a child's end to arrive after its connection broke."""
+"""Seconds to wait for torch's signal handler after a worker's connection broke."""
 
 _AHEAD = 2
-"""Batches that are read before they are asked for, by each worker."""
+"""Number of batches that each worker reads ahead."""
 
 
 @dataclass(frozen=True)
 class Batches:
-    """The batches of a training: step k is a function of (seed, k), not of workers, ranks, or what was read before.
+    """The batches of a training: step k depends on (seed, k) only, not on workers, ranks, or earlier reads.
 
     Attributes
     ----------
     data
         The samples.
     seed, batch
-        Decide the order; ``batch`` counts samples over all ranks.
+        Seed of the order, and number of samples per batch over all ranks.
     augment
-        Applied to every batch where it is read.
+        Augmentation, applied to every batch in the thread or process that reads it.
     rank, ranks
-        This process among those that train together; each gets its part of every batch.
+        Rank of this process, and number of processes that train together; each gets its part of every batch.
     """
 
     data: ShardSet
@@ -51,12 +51,12 @@ class Batches:
 
     def at(self, step: int) -> Batch:
         """Return this rank's part of a step's batch."""
-        places = rank_places(self.batch, self.rank, self.ranks)
+        positions = rank_positions(self.batch, self.rank, self.ranks)
         indices = batch_indices(self.seed, step, len(self.data), self.batch)
-        made = self.data.batch(indices[places.start : places.stop])
+        batch = self.data.batch(indices[positions.start : positions.stop])
         if self.augment is not None:
-            made = self.augment(made, [generator(self.seed, step, place) for place in places])
-        return made
+            batch = self.augment(batch, [generator(self.seed, step, position) for position in positions])
+        return batch
 
     def steps(
         self, first: int, last: int, workers: int = 0, pin: bool = False, start_method: str | None = None
@@ -66,21 +66,26 @@ class Batches:
         Parameters
         ----------
         first, last
-            The range of steps; resuming at any step gives what an uninterrupted run would.
+            The range of steps; a run that resumes at any step gets the batches of an uninterrupted one.
         workers
-            Processes that read. 0 reads on threads of this one, which is faster as long as augmentation is light: decoding
-            needs no interpreter, and nothing is copied between processes.
+            Number of reading processes. 0 reads on threads of this process, which is faster as long as augmentation is light:
+            decoding releases the GIL, and nothing is copied between processes.
         pin
-            Whether batches lie in page-locked memory, for copies to a GPU that run beside the computation.
+            Whether batches are in page-locked memory, for copies to a GPU that run in parallel with the computation.
         start_method
-            fork, spawn or forkserver; None takes Python's default.
+            fork, spawn or forkserver; None uses Python's default.
+
+        Raises
+        ------
+        BadInput
+            If a shard is damaged, or a reading process died.
         """
         if workers:
             loader = DataLoader(
                 _Steps(self, first, last), batch_size=None, num_workers=workers, pin_memory=pin, prefetch_factor=_AHEAD,
                 multiprocessing_context=start_method,
             )  # fmt: skip
-            for batch in _living(loader, self.data):
+            for batch in _reporting_death(loader, self.data):
                 if isinstance(batch, MvadError):
                     raise batch
                 yield batch
@@ -103,7 +108,7 @@ class Batches:
 
 
 class _Steps(Dataset[Batch | MvadError]):
-    """Steps as items of a torch Dataset: a worker makes whole batches, and hands its errors over as they are."""
+    """Steps as items of a torch Dataset: an item is a whole batch, or the error that reading it raised."""
 
     def __init__(self, batches: Batches, first: int, last: int) -> None:
         self.batches, self.first, self.last = batches, first, last
@@ -112,18 +117,18 @@ class _Steps(Dataset[Batch | MvadError]):
         return self.last - self.first
 
     def __getitem__(self, index: int) -> Batch | MvadError:
-        self.batches.data.threads = 1  # workers are the threads
+        self.batches.data.threads = 1  # the workers run in parallel instead
         try:
             return self.batches.at(self.first + index)
         except MvadError as error:
             return error
 
 
-def _living(loader: DataLoader[Batch | MvadError], data: ShardSet) -> Iterator[Batch | MvadError]:
-    """Yield what workers read; one that died (out of memory, say) is told in one line, however torch noticed it.
+def _reporting_death(loader: DataLoader[Batch | MvadError], data: ShardSet) -> Iterator[Batch | MvadError]:
+    """Yield what workers read; the death of a worker (out of memory, say) becomes a ``BadInput``.
 
-    Torch notices twice: the connection breaks, and a signal handler raises wherever the main thread is. The second is
-    waited for, so that it does not strike the caller.
+    Torch reports it twice: the connection breaks, and a signal handler raises wherever the main thread is. The second report
+    is waited for, so that it is not raised in the caller's code.
     """
     try:
         try:
@@ -136,7 +141,7 @@ def _living(loader: DataLoader[Batch | MvadError], data: ShardSet) -> Iterator[B
             raise
         reason = " ".join(str(error).split())[:160]
         raise BadInput(
-            f"{data.folder}: a process that reads shards died ({reason}); take fewer workers (0 reads on threads), or more memory"
+            f"{data.folder}: a process that reads shards died ({reason}); use fewer workers (0 reads on threads), or more memory"
         ) from error
 
 

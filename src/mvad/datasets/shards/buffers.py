@@ -1,4 +1,4 @@
-"""Memory for batches that is used again: asking the kernel for fresh pages costs more than decoding into them."""
+"""Reused memory for batches: new pages from the kernel cost more than decoding into them."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 _KEPT_EACH = 4
-"""Buffers of one size that wait to be used again: a few batches in flight, and no hoard."""
+"""Greatest number of free buffers kept per size: enough for a few batches that are in use at the same time."""
 
 
 class Buffers:
-    """Gives out tensors, and takes their memory back when nobody holds a tensor or a view of it any more.
+    """Allocates tensors, and reuses their memory when no tensor or view of it is referenced any more.
 
-    Safe for threads (a list's ``append`` and ``pop`` are atomic). A pickle carries no memory.
+    Thread-safe (a list's ``append`` and ``pop`` are atomic). A pickle contains no memory.
     """
 
     def __init__(self) -> None:
@@ -35,12 +35,12 @@ class Buffers:
             buffer = free.pop()
         except IndexError:
             buffer = np.empty(size, np.uint8)
-        # The tensor's storage holds this very array, and the array's end is what says that the memory is free.
-        lease = np.frombuffer(buffer.data, dtype).reshape(shape)
-        weakref.finalize(lease, _take_back, free, buffer).atexit = False
-        return torch.from_numpy(lease), lease
+        # The tensor's storage references this array, so the memory is free when the array is finalised.
+        array = np.frombuffer(buffer.data, dtype).reshape(shape)
+        weakref.finalize(array, _release, free, buffer).atexit = False
+        return torch.from_numpy(array), array
 
 
-def _take_back(free: list[NDArray[np.uint8]], buffer: NDArray[np.uint8]) -> None:
+def _release(free: list[NDArray[np.uint8]], buffer: NDArray[np.uint8]) -> None:
     if len(free) < _KEPT_EACH:
         free.append(buffer)

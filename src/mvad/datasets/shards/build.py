@@ -1,4 +1,4 @@
-"""Compressed samples into one HDF5 file: equal inputs give equal bytes."""
+"""Write compressed samples into one HDF5 file; equal inputs give equal bytes."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from mvad.errors import BadInput
 
 @dataclass(frozen=True)
 class PackedSample:
-    """A sample whose images are chunks already: small, so that a whole shard of them fits into memory.
+    """A sample whose images are compressed chunks: small, so that the samples of a whole shard fit into memory.
 
     Attributes
     ----------
     sha256
-        Hash of what the sample was made from.
+        SHA-256 of the files that the sample was made from.
     shapes
         Shape and dtype of each image field, without the sample axis.
     images
@@ -38,7 +38,13 @@ class PackedSample:
 
 
 def compress(sample: Sample, sha256: str, filter_name: str, level: int | None) -> PackedSample:
-    """Compress a sample's images; ``level`` None takes each field's default."""
+    """Compress a sample's images; ``level`` None uses each field's default.
+
+    Raises
+    ------
+    BadInput
+        If the key or the name of the defect is too long.
+    """
     arrays = {name: array for name in IMAGES if (array := getattr(sample, name)) is not None}
     values: dict[str, Any] = {"present": sample.present, "view_label": sample.view_label, "label": np.uint8(sample.label)}
     if sample.shift is not None:
@@ -66,8 +72,8 @@ def build(
 ) -> bytes:
     """Return a shard's bytes.
 
-    A chunk is one sample's images, since a sample is what training reads, and the chunks of a sample lie side by side in
-    the file. No time is stored, and the library's file format is bounded, so that its next version writes the same.
+    A chunk is one field of one sample, because training reads whole samples; the chunks of a sample are adjacent in the file.
+    No time is stored, and the file format version is fixed, so that the next version of the library writes the same bytes.
     """
     import h5py
     import hdf5plugin
@@ -81,29 +87,29 @@ def build(
     with h5py.File("shard.h5", "w", driver="core", backing_store=False, libver=("v110", "v110")) as file:
         for name, value in sorted(attributes.items()):
             _attribute(file, name, value)
-        made = {}
+        datasets = {}
         for name, (shape, dtype) in samples[0].shapes.items():
-            made[name] = file.create_dataset(
+            datasets[name] = file.create_dataset(
                 name, (len(samples), *shape), dtype, chunks=(1, *shape), fletcher32=True, track_times=False, fillvalue=None,
                 **options[filter_name](chunks.level_of(filter_name, level, name)),
             )  # fmt: skip
-        if "depth" in made and coding is not None:
-            _attribute(made["depth"], "step", coding.step_m)
-            _attribute(made["depth"], "offset", coding.offset_m)
+        if "depth" in datasets and coding is not None:
+            _attribute(datasets["depth"], "step", coding.step_m)
+            _attribute(datasets["depth"], "offset", coding.offset_m)
         for name in samples[0].values:
             rows = [sample.values[name] for sample in samples]
             text = isinstance(rows[0], bytes)
             array = np.array(rows, h5py.string_dtype("utf-8", max(1, *map(len, rows)))) if text else np.stack(rows)
-            made[name] = _small(file, name, array)
+            datasets[name] = _small(file, name, array)
         for name, array in zip(("poses", "intrinsics"), rig or (), strict=False):
-            made[f"rig/{name}"] = _small(file, f"rig/{name}", array)
-        for name, dataset in made.items():
+            datasets[f"rig/{name}"] = _small(file, f"rig/{name}", array)
+        for name, dataset in datasets.items():
             _attribute(dataset, "meaning", FIELDS[name].meaning)
             if FIELDS[name].unit:
                 _attribute(dataset, "unit", FIELDS[name].unit)
         for row, sample in enumerate(samples):
             for name, chunk in sample.images.items():
-                made[name].id.write_direct_chunk((row, *[0] * len(sample.shapes[name][0])), chunk)
+                datasets[name].id.write_direct_chunk((row, *[0] * len(sample.shapes[name][0])), chunk)
         file.flush()
         return bytes(file.id.get_file_image())
 
@@ -113,7 +119,7 @@ def _small(file: Any, name: str, array: NDArray[Any]) -> Any:
 
 
 def _attribute(owner: Any, name: str, value: str | int | float) -> None:
-    """Store a text as fixed-length UTF-8, which needs no heap, or a number."""
+    """Store a text as fixed-length UTF-8, which needs no heap in the file, or a number."""
     import h5py
 
     if isinstance(value, str):

@@ -1,4 +1,4 @@
-"""The dataset card, ``README.md`` beside the shards: what they hold, how large, from what, under which licence."""
+"""The dataset card, ``README.md`` beside the shards: content, size, origin and licence."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from mvad.datasets.shards.schema import FIELDS, SCHEMA, SCHEMA_VERSION
 
 
 def card(manifest: Mapping[str, Any]) -> str:
-    """Return the card of a manifest's shards."""
+    """Return the card, Markdown text, of the shards in a manifest."""
     entries = manifest["shards"]
     samples = sum(entry["samples"] for entry in entries)
     megabytes = sum(entry["bytes"] for entry in entries) / 1e6
@@ -40,7 +40,8 @@ def card(manifest: Mapping[str, Any]) -> str:
         share = 100 * audit["seen_any"] / audit["total"]
         lines += [
             "",
-            f"Ground truth: {audit['total']} pixels in {audit['samples_with_defect']} samples; {audit['seen_any']} ({share:.1f} %) "
+            f"Ground truth: {audit['total']} pixels in {audit['samples_with_defect']} samples; "
+            f"{audit['seen_any']} ({share:.1f} %) "
             f"seen in some view, {audit['no_point']} have no 3-D point, {audit['removed']} went with the background, "
             f"{audit['unseen']} are occluded or finer than the views.",
         ]

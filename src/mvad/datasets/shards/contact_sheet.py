@@ -1,4 +1,4 @@
-"""A shard for people: its attributes and fields in rows, some of its samples in a picture."""
+"""Display of a shard: tables of its attributes and fields, and a contact sheet of some of its samples."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _SHOWN = 400
 
 
 def attribute_rows(shard: ShardFile) -> list[tuple[str, str]]:
-    """Return (name, value) of each root attribute; long values are cut."""
+    """Return (name, value) of each root attribute; long values are truncated."""
     values = ((name, str(shard.layout.attributes[name])) for name in ROOT_ATTRIBUTES)
     return [(name, value if len(value) <= _SHOWN else value[:_SHOWN] + " ...") for name, value in values]
 
@@ -33,7 +33,7 @@ def field_rows(shard: ShardFile) -> list[tuple[str, str, str, str, str, str]]:
 
 
 def sample_rows(shard: ShardFile) -> list[tuple[str, str, str]]:
-    """Return (defect, samples, how many of them show it in each view)."""
+    """Return (defect, number of samples, for each view how many of the present views show it) of each defect."""
     defects, labels = shard.texts("defect"), shard.read("view_label")
     present = shard.read("present")
     rows = []
@@ -45,12 +45,12 @@ def sample_rows(shard: ShardFile) -> list[tuple[str, str, str]]:
 
 
 def contact_sheet(shard: ShardFile, samples: int) -> NDArray[np.uint8]:
-    """Return a picture (H, W, 3): a row a sample; colour of every view, then geometry of the first; defects tinted red."""
-    count, there = len(shard), shard.layout.fields
+    """Return an image (H, W, 3) with one row per sample: every view's colour, the first view's geometry; defects tinted red."""
+    count, fields = len(shard), shard.layout.fields
     rows = []
     for index in sorted({round(k) for k in np.linspace(0, count - 1, min(samples, count))}):
         mask = shard.read("mask", index)[..., None] > 0
-        pictures = [_colour(name, shard.read(name, index)) for name in ("rgb", "normal", "depth") if name in there]
+        pictures = [_colour(name, shard.read(name, index)) for name in ("rgb", "normal", "depth") if name in fields]
         main = pictures[0]
         row = list(np.where(mask, (main // 2 + np.array([127, 0, 0])).astype(np.uint8), main))
         row += [picture[0] for picture in pictures[1:]]
@@ -59,12 +59,12 @@ def contact_sheet(shard: ShardFile, samples: int) -> NDArray[np.uint8]:
 
 
 def as_png(picture: NDArray[np.uint8]) -> bytes:
-    """Return a picture's PNG."""
+    """Encode an image as PNG."""
     return bytes(imagecodecs.png_encode(picture, level=6))
 
 
 def _colour(name: str, images: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Return (V, H, W, 3): colours and normals as they are, depths stretched over grey, near bright, nothing black."""
+    """Return (V, H, W, 3) uint8: colours and normals unchanged, depths as grey, near bright, black where nothing is seen."""
     if name != "depth":
         return images
     seen = images > 0

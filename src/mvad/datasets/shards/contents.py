@@ -1,4 +1,4 @@
-"""What there is to pack: categories found, and their counts without opening an image."""
+"""Find the categories that can be packed, and count their samples without opening an image."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from mvad.errors import BadInput
 
 @dataclass(frozen=True)
 class SplitCounts:
-    """How much of a split there is.
+    """Counts of one split: samples, images, anomalous samples and views.
 
-    ``anomalous_views`` counts by view, or is empty where that takes opening the masks (renders).
+    ``anomalous_views`` has the number per view; it is empty for renders, whose masks would have to be opened.
     """
 
     dataset: str
@@ -30,19 +30,19 @@ class SplitCounts:
 
 
 def tasks(renders: Path, realiad_raw: Path, datasets: list[str] | None, categories: list[str] | None) -> list[tuple[str, str]]:
-    """Return (dataset, category) pairs that are found and wanted, sorted.
+    """Return the (dataset, category) pairs that exist and are selected; None selects all.
 
     Raises
     ------
     BadInput
-        If nothing is found, or a category that was named is not.
+        If there is none, or a selected category does not exist.
     """
-    found = [(path.parent.parent.name, path.parent.name) for path in sorted(renders.glob(f"*/*/{MANIFEST}"))]
+    existing = [(path.parent.parent.name, path.parent.name) for path in sorted(renders.glob(f"*/*/{MANIFEST}"))]
     if (realiad_raw / realiad.JSON_FOLDERS[0]).is_dir():
-        found += [(realiad.NAME, name) for name in realiad.categories(realiad_raw)]
+        existing += [(realiad.NAME, name) for name in realiad.categories(realiad_raw)]
     chosen = [
         (dataset, category)
-        for dataset, category in found
+        for dataset, category in existing
         if (not datasets or dataset in datasets) and (not categories or category in categories)
     ]
     missing = set(categories or []) - {category for _, category in chosen}
@@ -53,7 +53,7 @@ def tasks(renders: Path, realiad_raw: Path, datasets: list[str] | None, categori
 
 
 def count(renders: Path, realiad_raw: Path, dataset: str, category: str) -> list[SplitCounts]:
-    """Return a category's counts by split: of photographs from the JSON alone, of renders from the manifest alone."""
+    """Return a category's counts by split, from the JSON (photographs) or the manifest (renders) alone."""
     return _photographs(realiad_raw, category) if dataset == realiad.NAME else _renders(renders, dataset, category)
 
 
@@ -62,12 +62,14 @@ def _photographs(raw: Path, category: str) -> list[SplitCounts]:
     rows = []
     for split in sorted({sample.split for sample in samples}, reverse=True):
         of_split = [sample for sample in samples if sample.split == split]
-        bad = Counter(view.camera for sample in of_split for view in sample.views if view.mask is not None)
+        anomalous_views = Counter(view.camera for sample in of_split for view in sample.views if view.mask is not None)
         cameras = sorted({view.camera for sample in of_split for view in sample.views})
         images = sum(len(sample.views) for sample in of_split)
         anomalous = sum(any(view.mask is not None for view in sample.views) for sample in of_split)
         rows.append(
-            SplitCounts(realiad.NAME, category, split, len(of_split), images, anomalous, {name: bad[name] for name in cameras})
+            SplitCounts(
+                realiad.NAME, category, split, len(of_split), images, anomalous, {name: anomalous_views[name] for name in cameras}
+            )
         )
     return rows
 

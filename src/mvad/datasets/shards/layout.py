@@ -1,8 +1,8 @@
-"""Where a shard's chunks lie, found without decompressing one; the only reader of HDF5 structure in the project.
+"""Find the position of a shard's chunks without decompressing any; the only reader of HDF5 structure in the project.
 
-``layout_of`` parses a file that its manifest vouches for in this process, and any other in a child process with limits on
-memory, time and plugins, because the HDF5 library has memory errors on crafted files (CVE-2026-1669 is about external
-storage and links, hdf5 issue 6401 an open overflow). Nothing here reads a pixel.
+``layout_of`` parses a file whose hash a manifest verified in this process, and any other file in a child process with limits
+on memory, time and plugins, because the HDF5 library has memory errors on crafted files (CVE-2026-1669 is about external
+storage and links, hdf5 issue 6401 an open buffer overflow). Nothing here reads a pixel.
 """
 
 from __future__ import annotations
@@ -46,18 +46,18 @@ _CHILD_SECONDS = 20
 
 @dataclass(frozen=True)
 class FieldLayout:
-    """One dataset: its shape and type, how its chunks are compressed, and where each lies in the file.
+    """One HDF5 dataset: its shape and type, the compression of its chunks, and the position of each in the file.
 
     Attributes
     ----------
     shape, dtype
-        As numpy has them; texts are ``S<bytes>``.
+        Shape and dtype as in numpy; texts are ``S<bytes>``.
     compression
         A name of ``chunks.FILTERS``.
     chunks
-        (offset, bytes) of each chunk in order: one a sample for images, else one.
+        (offset, length) in bytes of each chunk in order: one per sample for images, else one.
     attributes
-        ``meaning``, ``unit``, ``step``, ``offset``.
+        Those of ``meaning``, ``unit``, ``step`` and ``offset`` that the field has.
     """
 
     shape: tuple[int, ...]
@@ -75,12 +75,12 @@ class Layout:
     fields: dict[str, FieldLayout]
 
     def to_json(self) -> dict[str, Any]:
-        """Return plain values."""
+        """Return plain values from which ``from_json`` makes an equal layout."""
         return asdict(self)
 
     @staticmethod
     def from_json(value: dict[str, Any]) -> Layout:
-        """Take back what ``to_json`` returned."""
+        """Make a layout from the result of ``to_json``."""
         fields = {
             name: FieldLayout(tuple(f["shape"]), f["dtype"], f["compression"], [tuple(c) for c in f["chunks"]], f["attributes"])
             for name, f in value["fields"].items()
@@ -88,26 +88,32 @@ class Layout:
         return Layout(value["attributes"], fields)
 
 
-def layout_of(path: Path, vouched: bool) -> Layout:
-    """Return a shard's structure after all of it was checked.
+def layout_of(path: Path, verified: bool) -> Layout:
+    """Check all of a shard's structure and return it.
 
     Parameters
     ----------
     path
         The file.
-    vouched
-        Whether a manifest of ours has the hash of these very bytes; else a child process looks at them.
+    verified
+        Whether the file's hash was compared with a trusted manifest; if not, a child process parses the file.
 
     Raises
     ------
     BadInput
-        If it is no shard of this version, or holds anything that a shard does not.
+        If it is not a shard of this version, or contains anything that a shard does not.
     """
-    return parse(path) if vouched else _in_a_child(path)
+    return parse(path) if verified else _parse_in_sandbox(path)
 
 
 def parse(path: Path) -> Layout:
-    """Read a shard's structure in this process; see ``layout_of``."""
+    """Read a shard's structure in this process; see ``layout_of``.
+
+    Raises
+    ------
+    BadInput
+        As ``layout_of``.
+    """
     import h5py
 
     try:
@@ -119,12 +125,12 @@ def parse(path: Path) -> Layout:
         if not path.exists():
             raise BadInput(f'{path}: not found; "mvad pack" makes shards') from error
         raise BadInput(f'{path}: not readable as HDF5 ({_line(error)}); "mvad pack" rebuilds it') from error
-    except Exception as error:  # h5py raises many kinds on a damaged structure
+    except Exception as error:  # h5py raises many types on a damaged structure
         raise BadInput(f"{path}: damaged ({_line(error)}); delete it and pack again") from error
 
 
-def _in_a_child(path: Path) -> Layout:
-    """Let another process meet the file: it has no plugins, little memory, little time, and may write nothing."""
+def _parse_in_sandbox(path: Path) -> Layout:
+    """Parse the file in a child process that has no plugins, little memory, little time, and may write nothing."""
     package = Path(__file__).parents[3]
     environment = {
         name: value for name, value in os.environ.items() if not name.startswith("HDF5_") and name != "PYTHONHASHSEED"
@@ -133,23 +139,23 @@ def _in_a_child(path: Path) -> Layout:
         "OPENBLAS_NUM_THREADS": "1",
         "PYTHONPATH": os.pathsep.join(entry for entry in (str(package), *sys.path) if entry),
     }
-    command = [sys.executable, "-P", "-m", "mvad.datasets.shards.quarantine", str(path.absolute())]
+    command = [sys.executable, "-P", "-m", "mvad.datasets.shards.sandbox", str(path.absolute())]
     try:
         done = subprocess.run(command, env=environment, capture_output=True, timeout=_CHILD_SECONDS, stdin=subprocess.DEVNULL)
     except subprocess.TimeoutExpired as error:
-        raise BadInput(f"{path}: keeps the HDF5 library busy for {_CHILD_SECONDS} s; refused") from error
+        raise BadInput(f"{path}: the HDF5 library did not parse it in {_CHILD_SECONDS} s; refused") from error
     try:
         answer = json.loads(done.stdout.splitlines()[-1])
         if "refused" in answer:
             raise BadInput(str(answer["refused"]).replace(str(path.absolute()), str(path)))
         return Layout.from_json(answer["layout"])
     except (ValueError, LookupError, TypeError) as error:
-        how = f"signal {-done.returncode}" if done.returncode < 0 else f"exit {done.returncode}"
-        raise BadInput(f"{path}: takes the HDF5 library down ({how}); refused, it is no shard of ours") from error
+        reason = f"signal {-done.returncode}" if done.returncode < 0 else f"exit {done.returncode}"
+        raise BadInput(f"{path}: crashes the HDF5 library ({reason}); refused, it is not a shard of mvad") from error
 
 
 class _Parser:
-    """Walk a file's structure by low-level calls that follow nothing, and keep what a shard has."""
+    """Read a file's structure by low-level calls that follow no links, and refuse what a shard does not have."""
 
     def __init__(self, path: Path, file: Any) -> None:
         self.path, self.file = path, file
@@ -183,7 +189,7 @@ class _Parser:
         """Return the datasets of a group, and of the one group that a shard has, ``rig``."""
         import h5py
 
-        found = []
+        objects = []
         if group.id.get_num_objs() > len(FIELDS):
             raise self._refuse(f"{prefix or '/'} holds {group.id.get_num_objs()} objects, more than a shard has")
         for raw in list(group.id):
@@ -194,12 +200,12 @@ class _Parser:
             if kind == h5py.h5o.TYPE_GROUP and name == "rig":
                 rig = h5py.Group(h5py.h5o.open(group.id, raw))
                 self._attributes(rig, name, {}, (), ())
-                found += self._objects(rig, "rig/")
+                objects += self._objects(rig, "rig/")
             elif kind == h5py.h5o.TYPE_DATASET and name in FIELDS:
-                found.append((name, h5py.h5o.open(group.id, raw)))
+                objects.append((name, h5py.h5o.open(group.id, raw)))
             else:
                 raise self._refuse(f"{name} is no field of a shard")
-        return found
+        return objects
 
     def _field(self, name: str, handle: Any) -> FieldLayout:
         import h5py
@@ -229,19 +235,19 @@ class _Parser:
 
     def _chunks(self, name: str, handle: Any, shape: tuple[int, ...], size: int) -> list[tuple[int, int]]:
         expected = shape[0] if name in IMAGES else 1
-        places: dict[int, tuple[int, int]] = {}
+        positions: dict[int, tuple[int, int]] = {}
 
-        def take(info: Any) -> None:
+        def collect(info: Any) -> None:
             if info.filter_mask:
                 raise self._refuse(f"{name} has a chunk that skips its filters")
-            places[int(info.chunk_offset[0])] = (int(info.byte_offset), int(info.size))
+            positions[int(info.chunk_offset[0])] = (int(info.byte_offset), int(info.size))
 
         if handle.get_num_chunks() != expected:
             raise self._refuse(f"{name} has {handle.get_num_chunks()} chunks, expected {expected}", "delete it and pack again")
-        handle.chunk_iter(take)
-        if sorted(places) != list(range(expected)):
+        handle.chunk_iter(collect)
+        if sorted(positions) != list(range(expected)):
             raise self._refuse(f"{name} lacks the chunks of some samples", "delete it and pack again")
-        chunks = [places[k] for k in range(expected)]
+        chunks = [positions[k] for k in range(expected)]
         for offset, length in chunks:
             if not 0 < offset <= self.bytes - length or not 4 < length <= size + size // 64 + 1024:
                 raise self._refuse(
@@ -260,12 +266,12 @@ class _Parser:
             raise self._refuse(f"{name} is {shape} {dtype}, expected ({FIELDS[name].shape}) with {known}")
 
     def _dtype(self, name: str, kind: Any) -> str:
-        """Return numpy's name of a plain number or fixed text; everything else is refused."""
+        """Return numpy's name of a plain number type or fixed-length text type; every other type is refused."""
         import h5py
 
         plain = (h5py.h5t.INTEGER, h5py.h5t.FLOAT, h5py.h5t.STRING)
-        found = kind.get_class()
-        if kind.committed() or found not in plain or (found == h5py.h5t.STRING and kind.is_variable_str()):
+        type_class = kind.get_class()
+        if kind.committed() or type_class not in plain or (type_class == h5py.h5t.STRING and kind.is_variable_str()):
             raise self._refuse(f"{name} has a type that no shard has (variable length, a reference, or one of its own)")
         if kind.get_size() > (MAX_ATTRIBUTE_BYTES if name.startswith("attribute ") else MAX_TEXT_BYTES):
             raise self._refuse(f"{name} has values of {kind.get_size()} bytes")
@@ -275,7 +281,7 @@ class _Parser:
     def _attributes(
         self, owner: Any, name: str, allowed: dict[str, str], integers: tuple[str, ...], numbers: tuple[str, ...]
     ) -> dict[str, Any]:
-        """Read scalar attributes: fixed texts, integers and floats by their names."""
+        """Read scalar attributes: those named in ``integers`` and ``numbers`` (floats), else fixed-length texts."""
         import h5py
 
         count = h5py.h5a.get_num_attrs(owner.id)

@@ -1,4 +1,4 @@
-"""Which samples a step sees and what they are augmented with: pure functions of (seed, step), whatever the workers."""
+"""Samples of a step and random numbers of their augmentation: pure functions of (seed, step), independent of workers."""
 
 from __future__ import annotations
 
@@ -7,20 +7,20 @@ from numpy.typing import NDArray
 
 
 def batch_indices(seed: int, step: int, samples: int, batch: int) -> NDArray[np.int64]:
-    """Return the ``batch`` sample numbers of a step: epochs are permutations laid end to end.
+    """Return the sample numbers (batch,) int64 of a step; the epochs' permutations follow one another.
 
-    A batch that reaches over an epoch's end takes its rest from the next, so every batch is full and every
-    sample is seen equally often.
+    A batch at the end of an epoch is completed from the next epoch, so every batch is full and every sample is used
+    equally often.
     """
     first = step * batch
-    places = np.arange(first, first + batch)
-    epochs = places // samples
+    positions = np.arange(first, first + batch)
+    epochs = positions // samples
     orders = {epoch: np.random.default_rng([seed, int(epoch)]).permutation(samples) for epoch in np.unique(epochs)}
-    return np.array([orders[epoch][place % samples] for epoch, place in zip(epochs, places, strict=True)])
+    return np.array([orders[epoch][position % samples] for epoch, position in zip(epochs, positions, strict=True)])
 
 
-def rank_places(batch: int, rank: int, ranks: int) -> range:
-    """Return which places of a step's batch belong to a rank: equal, adjoining parts, so that all ranks make the batch.
+def rank_positions(batch: int, rank: int, ranks: int) -> range:
+    """Return the positions of a step's batch that belong to a rank: equal, contiguous parts that together are the batch.
 
     Raises
     ------
@@ -32,6 +32,6 @@ def rank_places(batch: int, rank: int, ranks: int) -> range:
     return range(rank * batch // ranks, (rank + 1) * batch // ranks)
 
 
-def generator(seed: int, step: int, place: int) -> np.random.Generator:
-    """Return the random numbers of one sample in one step; ``place`` counts over the ranks' common batch."""
-    return np.random.default_rng([seed, step, place])
+def generator(seed: int, step: int, position: int) -> np.random.Generator:
+    """Return the random generator of one sample in one step; ``position`` is that in the batch over all ranks."""
+    return np.random.default_rng([seed, step, position])

@@ -1,4 +1,4 @@
-"""A category into shards: samples read and compressed by threads, each file built in memory and written once."""
+"""Pack a category into shards: threads read and compress samples; each file is built in memory and written once."""
 
 from __future__ import annotations
 
@@ -29,19 +29,25 @@ _FIELDS = (*MODALITIES, "source")
 
 @dataclass(frozen=True)
 class PackOptions:
-    """How shards are made; recorded in each."""
+    """Options of packing; recorded in each shard."""
 
     filter: str = key(
         "zstd",
-        "zstd reads six times as fast as a PNG folder and more, and is smaller; lz4 is faster still and larger; gzip is for readers without hdf5plugin; none stores plain bytes.",
+        "zstd reads at least six times as fast as a PNG folder, and is smaller; lz4 is faster still and larger; gzip is for "
+        "readers without hdf5plugin; none stores plain bytes.",
     )
     level: int | None = key(
         None,
-        "Compression level of zstd or gzip; none takes zstd 6 for colours and masks and 3 for the rest, gzip 4. zstd 19 is a tenth smaller and takes ten times as long to pack.",
+        "Compression level of zstd or gzip; none uses zstd 6 for colours and masks and 3 for the rest, gzip 4. zstd 19 is a "
+        "tenth smaller and takes ten times as long to pack.",
     )
-    fields: tuple[str, ...] = key(_FIELDS, "Which of rgb, depth, normal and source to keep, where they are; masks always are.")
-    size: int = key(256, "Side of a view of photographs, in pixels; renders keep the size they were rendered in.")
-    shard_mb: float = key(512, "Uncompressed megabytes a file holds at most; decides how many samples, and so bounds memory.")
+    fields: tuple[str, ...] = key(
+        _FIELDS, "Which of rgb, depth, normal and source to pack, where they exist; masks are always packed."
+    )
+    size: int = key(256, "Side of a view of photographs, in pixels; renders keep their size.")
+    shard_mb: float = key(
+        512, "Greatest size of a file in uncompressed megabytes; determines its number of samples, and so limits memory."
+    )
 
 
 @dataclass(frozen=True)
@@ -61,44 +67,45 @@ def pack_renders(
     renders: Path, dataset: str, category: str, shards: Path, options: PackOptions, progress: Progress, jobs: int = 1,
     overwrite: bool = False,
 ) -> Path:  # fmt: skip
-    """Pack a rendered category; returns its manifest. See ``pack_category``."""
+    """Pack a rendered category and return the path of its manifest; see ``pack_category``."""
     return pack_category(rendered_category(renders, dataset, category), shards, options, progress, jobs, overwrite)
 
 
 def pack_realiad(
     raw: Path, category: str, shards: Path, options: PackOptions, progress: Progress, jobs: int = 1, overwrite: bool = False
 ) -> Path:
-    """Pack a Real-IAD category from its JSON and images; returns its manifest. See ``pack_category``."""
+    """Pack a Real-IAD category from its JSON and images, and return the path of its manifest; see ``pack_category``."""
     return pack_category(photographed_category(raw, category, options.size), shards, options, progress, jobs, overwrite)
 
 
 def pack_category(
     category: CategorySource, shards: Path, options: PackOptions, progress: Progress, jobs: int = 1, overwrite: bool = False
 ) -> Path:
-    """Write a category's shards, card and manifest; returns the manifest.
+    """Write a category's shards, card and manifest; return the path of the manifest.
 
-    Shards that are already what would be written are kept, so that running it again continues. Which samples share a file
-    depends on their keys and sizes alone; any number of ``jobs`` (samples in flight) writes the same bytes.
+    Shards that already have the content that would be written are kept, so that a second run continues the first. Which
+    samples share a file depends on their keys and sizes alone; any number of ``jobs`` (samples processed at the same time)
+    writes the same bytes.
 
     Raises
     ------
     BadInput
-        If a sample is damaged or contradicts itself, or the folder holds shards of another configuration and
+        If a sample is damaged or inconsistent, or the folder holds shards of another configuration and
         ``overwrite`` is not set.
     """
     check_filter(options.filter, options.level)
     unknown = [name for name in options.fields if name not in _FIELDS]
     if unknown or not set(options.fields) & set(MODALITIES):
         raise BadInput(
-            f"--fields {','.join(options.fields)}: choose from {', '.join(_FIELDS)}, one of rgb, depth, normal at least"
+            f"--fields {','.join(options.fields)}: choose from {', '.join(_FIELDS)}, with at least one of rgb, depth, normal"
         )
     folder = shards / category.dataset / category.category
     with files.locked(folder):
-        for left in sorted(folder.glob("*.part-*")):
-            files.remove(left)
+        for leftover in sorted(folder.glob("*.part-*")):
+            files.remove(leftover)
         packing = json.loads(json.dumps(asdict(options)))
         if not overwrite:
-            _refuse_another_configuration(folder, {"config": category.config, "packing": packing})
+            _check_same_configuration(folder, {"config": category.config, "packing": packing})
         progress.start(f"pack {category.category}", len(category.sources))
         known = _known_hashes(folder, overwrite)
         parts = _parts(category, options)
@@ -123,47 +130,48 @@ def pack_category(
     return folder / MANIFEST
 
 
-def _refuse_another_configuration(folder: Path, wanted: Mapping[str, Mapping[str, Any]]) -> None:
+def _check_same_configuration(folder: Path, wanted: Mapping[str, Mapping[str, Any]]) -> None:
     if not (folder / MANIFEST).exists():
         return
     manifest = read_manifest(folder)
     for group, values in wanted.items():
         for name, value in json.loads(json.dumps(values)).items():
-            found = manifest.get(group, {}).get(name)
-            if found != value:
+            recorded = manifest.get(group, {}).get(name)
+            if recorded != value:
                 raise BadInput(
-                    f"{folder} was packed with {name} = {found}, this run asks for {value}. Give --overwrite, or another --workspace."
+                    f"{folder} was packed with {name} = {recorded}, this run asks for {value}. "
+                    "Give --overwrite, or another --workspace."
                 )
 
 
 def _parts(category: CategorySource, options: PackOptions) -> list[_Part]:
-    """Cut each split into files by the size of a sample, which is the same for all of a category."""
+    """Divide each split into files by the uncompressed size of a sample, which is the same for all of a category."""
     pixel = {"rgb": 3, "depth": 2, "normal": 3, "source": 4} if category.rig else {"rgb": 3}
-    bytes_a_pixel = 1 + bool(category.rig) + sum(pixel.get(name, 0) for name in options.fields)
-    sample = category.size**2 * len(category.views) * bytes_a_pixel
-    each = max(1, int(options.shard_mb * 1e6 / sample))
+    bytes_per_pixel = 1 + bool(category.rig) + sum(pixel.get(name, 0) for name in options.fields)
+    bytes_per_sample = category.size**2 * len(category.views) * bytes_per_pixel
+    per_file = max(1, int(options.shard_mb * 1e6 / bytes_per_sample))
     parts = []
     for split in sorted({source.split for source in category.sources}):
         of_split = [source for source in category.sources if source.split == split]
-        parts += [_Part(split, n, of_split[at : at + each]) for n, at in enumerate(range(0, len(of_split), each))]
+        parts += [_Part(split, n, of_split[at : at + per_file]) for n, at in enumerate(range(0, len(of_split), per_file))]
     return parts
 
 
 def _kept(
     folder: Path, part: _Part, category: CategorySource, packing: dict[str, Any], known: dict[str, str], pool: ThreadPoolExecutor
 ) -> dict[str, Any] | None:
-    """Return the entry of a shard that is already what would be written, or None."""
+    """Return the entry of a shard that already has the content that would be written, or None."""
     path = folder / part.name
     if not path.exists() or part.name not in known:
         return None
     try:
         shard = ShardFile(path, known[part.name])
-        found = shard.layout.attributes
-        cheap = _attributes(category, part, packing, "")
-        if any(found.get(name) != value for name, value in cheap.items() if name != "sources"):
+        recorded = shard.layout.attributes
+        expected = _attributes(category, part, packing, "")
+        if any(recorded.get(name) != value for name, value in expected.items() if name != "sources"):
             return None
         hashes = list(pool.map(lambda source: source.sha256(), part.sources))
-        if found["sources"] != _sources_hash(part, hashes):
+        if recorded["sources"] != _sources_hash(part, hashes):
             return None
         return _entry(shard, part, known[part.name])
     except BadInput:
@@ -174,9 +182,9 @@ def _write_all(
     parts: Sequence[_Part], folder: Path, category: CategorySource, options: PackOptions, packing: dict[str, Any],
     pool: ThreadPoolExecutor, jobs: int, progress: Progress,
 ) -> dict[str, dict[str, Any]]:  # fmt: skip
-    """Read, compress and write files one after the other; while one is put onto the disk, the next is being read."""
+    """Read, compress and write files one after the other; while one is written to disk, the next is read."""
     entries: dict[str, Future[dict[str, Any]]] = {}
-    stream = _in_order(pool, jobs, [source for part in parts for source in part.sources], options)
+    stream = _read_ahead(pool, jobs, [source for part in parts for source in part.sources], options)
     with ThreadPoolExecutor(1, "mvad-write") as writer, contextlib.closing(stream):
         for part in parts:
             samples: list[PackedSample] = []
@@ -186,37 +194,37 @@ def _write_all(
                     raise BadInput(f"{key}: its views differ in size from {part.sources[0].key}'s; render again")
                 samples.append(sample)
                 progress.advance()
-            for before in entries.values():
-                before.result()  # one file waits for the disk at most, so memory holds two
-            entries[part.name] = writer.submit(_written, folder, part, samples, category, options, packing)
+            for previous in entries.values():
+                previous.result()  # at most one file waits for the disk, so memory holds two
+            entries[part.name] = writer.submit(_write, folder, part, samples, category, options, packing)
             if jobs == 1:
                 entries[part.name].result()
         return {name: entry.result() for name, entry in entries.items()}
 
 
-def _written(
+def _write(
     folder: Path, part: _Part, samples: Sequence[PackedSample], category: CategorySource, options: PackOptions,
     packing: dict[str, Any],
 ) -> dict[str, Any]:  # fmt: skip
     """Write one file and return its entry in the manifest."""
-    hashed = _sources_hash(part, [sample.sha256 for sample in samples])
-    attributes = _attributes(category, part, packing, hashed)
+    sources = _sources_hash(part, [sample.sha256 for sample in samples])
+    attributes = _attributes(category, part, packing, sources)
     coding: DepthCoding | None = category.coding if "depth" in samples[0].shapes else None
     content = build(samples, attributes, coding, category.rig, options.filter, options.level)
     path, sha256 = folder / part.name, files.sha256_bytes(content)
-    if not path.exists() or files.sha256_file(path) != sha256:  # it may be whole where the manifest is not
+    if not path.exists() or files.sha256_file(path) != sha256:  # it may be complete where the manifest is missing
         files.write_bytes(path, content)
     files.append_line(folder / WRITTEN, {"file": path.name, "sha256": sha256})
-    shard = ShardFile(path, sha256)  # what was written reads back
+    shard = ShardFile(path, sha256)  # checks that the file can be read
     return _entry(shard, part, sha256)
 
 
-def _in_order(pool: ThreadPoolExecutor, jobs: int, sources: Sequence[Source], options: PackOptions) -> Generator[PackedSample]:
-    """Yield compressed samples in order, a few being worked on ahead; memory holds no more than those."""
+def _read_ahead(pool: ThreadPoolExecutor, jobs: int, sources: Sequence[Source], options: PackOptions) -> Generator[PackedSample]:
+    """Yield compressed samples in order; up to ``jobs`` more are processed ahead, which bounds memory."""
     waiting: deque[Future[PackedSample]] = deque()
     try:
         for source in sources:
-            waiting.append(pool.submit(_packed, source, options))
+            waiting.append(pool.submit(_read_and_compress, source, options))
             if len(waiting) > jobs:
                 yield waiting.popleft().result()
         while waiting:
@@ -226,11 +234,11 @@ def _in_order(pool: ThreadPoolExecutor, jobs: int, sources: Sequence[Source], op
             future.cancel()
 
 
-def _packed(source: Source, options: PackOptions) -> PackedSample:
+def _read_and_compress(source: Source, options: PackOptions) -> PackedSample:
     sample, sha256 = source.read()
-    wrong = contradiction(sample)
-    if wrong:
-        raise BadInput(f"{source.key}: {wrong}; render it again, or download it again")
+    inconsistency = contradiction(sample)
+    if inconsistency:
+        raise BadInput(f"{source.key}: {inconsistency}; render it again, or download it again")
     return compress(_with_fields(sample, options.fields), sha256, options.filter, options.level)
 
 
@@ -253,7 +261,7 @@ def _sources_hash(part: _Part, hashes: Sequence[str]) -> str:
 
 
 def _known_hashes(folder: Path, overwrite: bool) -> dict[str, str]:
-    """Return the hashes of shards as they were written, by the manifest or by an interrupted run's log."""
+    """Return the hashes of written shards by file name, from the manifest or from an interrupted run's log."""
     try:
         listed = read_manifest(folder)["shards"] if (folder / MANIFEST).exists() else []
     except BadInput:
@@ -265,9 +273,13 @@ def _known_hashes(folder: Path, overwrite: bool) -> dict[str, str]:
 
 def _entry(shard: ShardFile, part: _Part, sha256: str) -> dict[str, Any]:
     defects, path = shard.texts("defect"), shard.path
+    fields = {
+        name: {"shape": list(field.shape), "bytes": sum(length for _, length in field.chunks)}
+        for name, field in shard.layout.fields.items()
+    }
     return {
         "file": path.name, "split": part.split, "samples": len(defects), "bytes": path.stat().st_size, "sha256": sha256,
-        "fields": {name: {"shape": list(field.shape), "bytes": sum(n for _, n in field.chunks)} for name, field in shard.layout.fields.items()},
-        "anomalous": int(shard.read("label").sum()), "defects": {name: defects.count(name) for name in sorted(set(defects))},
+        "fields": fields, "anomalous": int(shard.read("label").sum()),
+        "defects": {name: defects.count(name) for name in sorted(set(defects))},
         "views_with_defect": [int(count) for count in shard.read("view_label").sum(axis=0)],
     }  # fmt: skip

@@ -1,4 +1,4 @@
-"""Read fields of one shard, by its layout and plain file reads: no HDF5 handle, safe to share between processes."""
+"""Read fields of one shard by its layout and plain file reads: no HDF5 handle, so it can be shared between processes."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from mvad.datasets.shards.layout import Layout, layout_of
 from mvad.datasets.shards.schema import IMAGES, MANIFEST, Sample
 from mvad.errors import BadInput
 
-_room = threading.local()
+_thread = threading.local()
 
 
 def _content(handle: int, offset: int, length: int) -> memoryview:
-    """Read a part of a file into memory that this thread uses again; valid until its next read."""
-    buffer = getattr(_room, "buffer", None)
+    """Read a part of a file into a buffer of this thread; valid until the thread's next read."""
+    buffer = getattr(_thread, "buffer", None)
     if buffer is None or len(buffer) < length:
-        buffer = _room.buffer = bytearray(length + length // 4)
+        buffer = _thread.buffer = bytearray(length + length // 4)
     view = memoryview(buffer)[:length]
     if os.preadv(handle, [view], offset) != length:
         raise DamagedChunkError("the file ends before it")
@@ -33,29 +33,29 @@ def _content(handle: int, offset: int, length: int) -> memoryview:
 
 
 class ShardFile:
-    """An open shard. Any number of threads may read; a pickle or a fork holds no open file, only where things are.
+    """An open shard. Any number of threads may read; a pickle contains the layout, but no open file.
 
     Parameters
     ----------
     path
         The file.
     sha256
-        What its manifest says of it, or None for a file that nothing vouches for.
+        Its hash in the manifest, or None if there is no manifest.
     trusted
-        Whether the manifest's author is one of us; if not, the file is treated as one that nothing vouches for.
+        Whether the manifest itself is trusted; if not, the file is treated like one without a manifest.
 
     Raises
     ------
     BadInput
-        If the file is another than its manifest lists, or no shard of this version.
+        If the file's hash differs from that in the manifest, or the file is not a shard of this version.
     """
 
     def __init__(self, path: Path, sha256: str | None, trusted: bool = True) -> None:
         self.path = path
         if sha256 is not None and (not path.exists() or files.sha256_file(path) != sha256):
             raise BadInput(f"{path}: is not what manifest.json lists (SHA-256 differs); pack again to rebuild it")
-        self.vouched = sha256 is not None and trusted
-        self.layout: Layout = layout_of(path, self.vouched)
+        self.verified = sha256 is not None and trusted
+        self.layout: Layout = layout_of(path, self.verified)
         self._handle: int | None = None
 
     def __len__(self) -> int:
@@ -75,14 +75,20 @@ class ShardFile:
 
     @property
     def coding(self) -> DepthCoding | None:
-        """How depth is coded, or None where there is none."""
+        """Coding of depth, or None where there is no depth."""
         if "depth" not in self.layout.fields:
             return None
         attributes = self.layout.fields["depth"].attributes
         return DepthCoding(float(attributes["step"]), float(attributes["offset"]))
 
     def open(self) -> int:
-        """Return the file's descriptor; it is opened at the first call in a process."""
+        """Return the file's descriptor; the first call opens the file.
+
+        Raises
+        ------
+        BadInput
+            If the file cannot be opened.
+        """
         if self._handle is None:
             try:
                 self._handle = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
@@ -120,14 +126,20 @@ class ShardFile:
         shape = field.shape if row is None else field.shape[1:]
         out = np.empty(shape, field.dtype)
         if row is None and name in IMAGES:
-            for each in range(len(self)):
-                self.read_into(name, each, out[each])
+            for number in range(len(self)):
+                self.read_into(name, number, out[number])
         else:
             self.read_into(name, row or 0, out)
         return out
 
     def texts(self, name: str) -> list[str]:
-        """Return ``key`` or ``defect`` of every sample."""
+        """Return ``key`` or ``defect`` of every sample.
+
+        Raises
+        ------
+        BadInput
+            If the field is damaged or not UTF-8.
+        """
         try:
             return [text.decode() for text in self.read(name)]
         except UnicodeDecodeError as error:
@@ -135,9 +147,9 @@ class ShardFile:
 
     def sample(self, row: int) -> Sample:
         """Return one sample with all its fields."""
-        there = self.layout.fields
-        images = {name: self.read(name, row) for name in IMAGES if name in there}
-        values = {name: self.read(name)[row] for name in ("present", "view_label", "shift") if name in there}
+        fields = self.layout.fields
+        images = {name: self.read(name, row) for name in IMAGES if name in fields}
+        values = {name: self.read(name)[row] for name in ("present", "view_label", "shift") if name in fields}
         key, defect = self.texts("key")[row], self.texts("defect")[row]
         return Sample(key=key, defect=defect, label=int(self.read("label")[row]), **images, **values)
 
@@ -148,7 +160,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     Raises
     ------
     BadInput
-        If it is missing, damaged, or of another kind.
+        If it is missing, damaged, or not a manifest of shards.
     """
     kind = 'a manifest of shards; "mvad pack" writes it'
     manifest = files.read_sealed_json(folder / MANIFEST, kind, "pack again with --overwrite")
@@ -157,7 +169,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     if not isinstance(entries, list) or not all(
         isinstance(entry, dict) and all(isinstance(entry.get(name), str) for name in texts) for entry in entries
     ):
-        raise BadInput(f"{folder / MANIFEST}: is no manifest of shards; give the folder of a packed category")
+        raise BadInput(f"{folder / MANIFEST}: is not a manifest of shards; give the folder of a packed category")
     missing = [name for name in ("dataset", "category", "licence", "views", "config", "packing") if name not in manifest]
     if missing:
         raise BadInput(f"{folder / MANIFEST}: has no {missing[0]}; pack again with --overwrite")
@@ -165,12 +177,12 @@ def read_manifest(folder: Path) -> dict[str, Any]:
 
 
 def open_shard(path: Path, trusted: bool = True) -> ShardFile:
-    """Open a single file: by the hash in the manifest beside it where there is one, else as one that nothing vouches for.
+    """Open a single file; its hash is compared with that in the manifest beside it, if there is one.
 
     Raises
     ------
     BadInput
-        If it is no shard of this version.
+        If its hash differs from that in the manifest, or it is not a shard of this version.
     """
     listed = None
     if (path.parent / MANIFEST).exists():
@@ -180,7 +192,7 @@ def open_shard(path: Path, trusted: bool = True) -> ShardFile:
 
 
 def recorded_packing(folder: Path) -> dict[str, Any]:
-    """Return how a category was packed: from its manifest, or where that is damaged from a shard.
+    """Return the packing options of a category, from its manifest, or from a shard if the manifest is damaged.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""The shard format, version 1: its one definition. ``docs/shard-format.md`` is generated from here."""
+"""The definition of the shard format, version 1. ``docs/shard-format.md`` is generated from it."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ MAX_ATTRIBUTES = 32
 
 @dataclass(frozen=True)
 class Field:
-    """One dataset of a shard: shape in N, V, H, W; numpy kind and size; unit; what it means."""
+    """One HDF5 dataset of a shard: shape in N, V, H, W; dtype; unit; meaning, which is stored in the file."""
 
     shape: str
     dtype: str
@@ -51,14 +51,14 @@ FIELDS = {
     "rig/intrinsics": Field("V 3 3", "float64", "pixel", "a pixel's centre lies at +0.5 (renders only)"),
 }
 IMAGES = ("rgb", "depth", "normal", "mask", "seen", "source")
-"""Fields whose chunk is one sample; the others are one chunk."""
+"""Fields with one chunk per sample; each other field is one chunk."""
 
 WRITTEN = "written.jsonl"
 """Hashes of the shards of a packing that has not reached its manifest yet."""
 
 MODALITIES = ("rgb", "depth", "normal")
 REQUIRED = ("mask", "present", "label", "view_label", "key", "defect", "made_from")
-"""Besides, one modality at least."""
+"""Fields of every shard; there is also at least one modality."""
 
 ROOT_ATTRIBUTES = {
     "schema": "mvad-shard",
@@ -69,7 +69,7 @@ ROOT_ATTRIBUTES = {
     "part": "number of this file within the split, an integer",
     "views": "JSON: names of the views in order",
     "config": "JSON: the configuration that made the samples; for photographs how they were resized and masks thresholded",
-    "packing": "JSON: the filter and its level, the fields, the size, megabytes a shard",
+    "packing": "JSON: the filter and its level, the fields, the size, megabytes per shard",
     "sources": "SHA-256 over the hashes of everything the shard was made from",
     "mvad_version": "version that packed it",
     "licence": "licence of the dataset",
@@ -78,7 +78,7 @@ INTEGERS = ("schema_version", "part")
 FIELD_ATTRIBUTES = {
     "meaning": "what the field holds (every field)",
     "unit": "metre or pixel (fields that have one)",
-    "step": "metres a level, a float64 (depth)",
+    "step": "metres per level, a float64 (depth)",
     "offset": "metres of level 1, a float64 (depth)",
 }
 NUMBERS = ("step", "offset")
@@ -86,10 +86,12 @@ NUMBERS = ("step", "offset")
 
 @dataclass(frozen=True)
 class Sample:
-    """One multi-view sample, coded as in a shard (integers, no floats).
+    """One multi-view sample, coded as in a shard (as integers, except for ``shift``).
 
     Attributes
     ----------
+    key, defect
+        Name of the sample, and of its defect.
     mask
         (V, H, W) uint8, 0 or 1.
     present, view_label
@@ -119,10 +121,10 @@ class Sample:
 
 
 def contradiction(sample: Sample) -> str:
-    """Return which law between its fields a sample breaks, or an empty text.
+    """Return the first inconsistency between a sample's fields, or "".
 
-    A mask lies in views that exist and are labelled; a labelled view belongs to a labelled sample; values are in
-    range; what the object's extent says is the same in every field.
+    A mask is only in views that exist and are labelled; a labelled view belongs to a labelled sample; values are in
+    range; the pixels that show the object are the same in every field.
     """
     views = len(sample.mask)
     masked, labelled, present = (
@@ -148,17 +150,17 @@ def contradiction(sample: Sample) -> str:
         array = getattr(sample, name)
         if array is not None and array.reshape(views, -1)[~present].any():
             return f"{name} is not empty in a view that does not exist"
-    known: dict[str, NDArray[np.bool_]] = {}
+    extents: dict[str, NDArray[np.bool_]] = {}
     if sample.seen is not None:
-        known["seen"] = sample.seen.view(np.bool_)
+        extents["seen"] = sample.seen.view(np.bool_)
     if sample.source is not None:
-        known["source"] = sample.source >= 0
+        extents["source"] = sample.source >= 0
     if sample.depth is not None:
-        known["depth"] = sample.depth > 0
+        extents["depth"] = sample.depth > 0
     if sample.normal is not None:
         x, y, z = (sample.normal[..., axis] for axis in range(3))
-        known["normal"] = (x | y | z) > 0
-    for name, extent in known.items():
-        if not np.array_equal(extent, next(iter(known.values()))):
-            return f"{name} and {next(iter(known))} disagree where the object is"
+        extents["normal"] = (x | y | z) > 0
+    for name, extent in extents.items():
+        if not np.array_equal(extent, next(iter(extents.values()))):
+            return f"{name} and {next(iter(extents))} disagree where the object is"
     return ""

@@ -1,4 +1,4 @@
-"""Where samples come from: a rendered folder, or the photographs of a Real-IAD sample."""
+"""Sources of samples: a rendered folder, or the photographs of a Real-IAD sample."""
 
 from __future__ import annotations
 
@@ -31,16 +31,16 @@ MASK_RULE = (
 
 @dataclass(frozen=True)
 class Source:
-    """A sample still to be read.
+    """A sample that is not read yet.
 
     Attributes
     ----------
     key, split
-        Its name and where it belongs.
+        Key and split of the sample.
     sha256
-        Returns the hash of what it is made from, without decoding it.
+        Returns the hash of the files that it is made from, without decoding them.
     read
-        Returns the sample and that hash, each file being read once.
+        Returns the sample and that hash; each file is read once.
     """
 
     key: str
@@ -51,7 +51,10 @@ class Source:
 
 @dataclass(frozen=True)
 class CategorySource:
-    """A category to pack: what its shards will say of themselves, and its samples sorted by key."""
+    """A category to pack: the attributes of its shards, and its samples sorted by key.
+
+    ``coding`` is that of depth; ``rig`` has poses (V, 4, 4) and intrinsics (V, 3, 3); photographs have neither.
+    """
 
     dataset: str
     category: str
@@ -66,7 +69,7 @@ class CategorySource:
 
 
 def rendered_category(renders: Path, dataset: str, category: str) -> CategorySource:
-    """Return a rendered category.
+    """Return a rendered category as a source of shards.
 
     Raises
     ------
@@ -79,10 +82,15 @@ def rendered_category(renders: Path, dataset: str, category: str) -> CategorySou
         raise BadInput(f"{folder}: holds no rendered sample; run mvad render first")
     sources = []
     for entry in sorted(manifest["samples"], key=lambda entry: str(entry["key"])):
-        place = files.below(folder, entry["split"], entry["defect"], entry["id"])
-        listed = str(entry["record_sha256"])
+        sample_folder = files.below(folder, entry["split"], entry["defect"], entry["id"])
+        sha256 = str(entry["record_sha256"])
         sources.append(
-            Source(entry["key"], entry["split"], partial(_record_hash, place, listed), partial(_rendered, place, listed))
+            Source(
+                entry["key"],
+                entry["split"],
+                partial(_record_hash, sample_folder, sha256),
+                partial(_rendered, sample_folder, sha256),
+            )
         )
     rig = manifest["rig"]
     poses, intrinsics = np.array(rig["poses"], dtype=np.float64), np.array(rig["intrinsics"], dtype=np.float64)
@@ -93,12 +101,12 @@ def rendered_category(renders: Path, dataset: str, category: str) -> CategorySou
 
 
 def photographed_category(raw: Path, category: str, size: int) -> CategorySource:
-    """Return a Real-IAD category, to be resized to ``size`` pixels.
+    """Return a Real-IAD category as a source of shards, its images to be resized to ``size`` x ``size`` pixels.
 
     Raises
     ------
     BadInput
-        If its JSON is no split, or there are no images.
+        If its JSON is not a split file, or there are no images.
     """
     root = realiad.image_root(raw)
     if root is None:
@@ -116,41 +124,41 @@ def photographed_category(raw: Path, category: str, size: int) -> CategorySource
     return CategorySource(realiad.NAME, category, licence_of(realiad.NAME, raw), config, cameras, size, sources)
 
 
-def _record_hash(folder: Path, listed: str) -> str:
+def _record_hash(folder: Path, sha256: str) -> str:
     path = folder / RECORD
-    if not path.exists() or files.sha256_file(path) != listed:
+    if not path.exists() or files.sha256_file(path) != sha256:
         raise BadInput(f"{folder}: is not what the manifest lists; run the same mvad render again")
-    return listed
+    return sha256
 
 
-def _rendered(folder: Path, listed: str) -> tuple[Sample, str]:
-    _record_hash(folder, listed)
+def _rendered(folder: Path, sha256: str) -> tuple[Sample, str]:
+    _record_hash(folder, sha256)
     record = read_record(folder)
     images = read_sample(folder, record)
-    bad = record["defect"] not in (GOOD, UNKNOWN)
+    anomalous = record["defect"] not in (GOOD, UNKNOWN)
     sample = Sample(
-        key=record["key"], defect=record["defect"], label=int(bad), rgb=images.rgb, mask=images.mask,
+        key=record["key"], defect=record["defect"], label=int(anomalous), rgb=images.rgb, mask=images.mask,
         present=np.ones(len(images.rgb), np.uint8), view_label=np.asarray(images.mask.any(axis=(1, 2)), dtype=np.uint8),
         depth=images.depth, normal=images.normal, seen=(images.source >= 0).astype(np.uint8), source=images.source,
         shift=np.array(record["rig_shift_m"], dtype=np.float64),
     )  # fmt: skip
-    return sample, listed
+    return sample, sha256
 
 
 def seen_sample(
     key: str, rgb: NDArray[np.uint8], depth: NDArray[np.float32], normal: NDArray[np.float32], source: NDArray[np.int32],
     coding: DepthCoding,
 ) -> Sample:  # fmt: skip
-    """Return views that were rendered and not stored as the sample that storing and packing them would give, without labels.
+    """Return rendered views as the sample that writing and packing them would give, without labels.
 
     Parameters
     ----------
     key
-        The sample's.
+        Key of the sample.
     rgb, depth, normal, source
-        As a renderer returns them: (V, H, W, 3) uint8, (V, H, W) float32 metres, (V, H, W, 3) float32, (V, H, W) int32.
+        Outputs of the renderer: (V, H, W, 3) uint8, (V, H, W) float32 metres, (V, H, W, 3) float32, (V, H, W) int32.
     coding
-        Of the depth.
+        Coding of the depth.
     """
     views = len(rgb)
     return Sample(
@@ -172,15 +180,17 @@ def _photographed(root: Path, ref: SampleRef, cameras: Sequence[str], size: int)
         view = views[camera]
         image = read_rgb(view.image, data=contents[view.image])
         if image.shape[0] != image.shape[1]:
-            raise BadInput(f"{view.image}: {image.shape[1]} x {image.shape[0]} is not square; Real-IAD's views are")
+            raise BadInput(
+                f"{view.image}: {image.shape[1]} x {image.shape[0]} is not square, as Real-IAD's images are; download it again"
+            )
         present[k] = 1
         rgb[k] = np.asarray(Image.fromarray(image).resize((size, size), Image.Resampling.BOX))
         if view.mask is not None:
             view_label[k] = 1
-            marked = read_gray(view.mask, data=contents[view.mask])
-            if marked.shape[0] != marked.shape[1]:
-                raise BadInput(f"{view.mask}: {marked.shape[1]} x {marked.shape[0]}, but its image is square; download it again")
-            mask[k] = any_overlap(binary_mask(marked), size)
+            grey = read_gray(view.mask, data=contents[view.mask])
+            if grey.shape[0] != grey.shape[1]:
+                raise BadInput(f"{view.mask}: {grey.shape[1]} x {grey.shape[0]}, but its image is square; download it again")
+            mask[k] = any_overlap(binary_mask(grey), size)
     return Sample(ref.key, ref.defect, int(view_label.any()), mask, present, view_label, rgb=rgb), _hash_of(contents)
 
 

@@ -1,1 +1,1 @@
-"""A seeded generator of small datasets in the true on-disk formats, for the demo and for tests."""
+"""A seeded generator of small datasets in the on-disk formats of the real ones, for the demo and for tests."""

@@ -1,4 +1,4 @@
-"""Defects of three families: geometry only, colour only, and both. Each returns a new part with its mask."""
+"""Defects of three families: geometry only, colour only, and both. Each function returns a new part with its mask."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ FAMILIES = {
 _PIT_CELLS = 45
 _PIT_DEPTH_M = 0.004
 _LOWEST_M = 0.0048
-"""Lower places go with the support plane, and a defect there with them."""
+"""Least height of a defect's centre, metres: lower points are removed with the support plane."""
 
 
 def add_defect(part: Part, kind: str, rng: np.random.Generator) -> Part:
-    """Put one defect of a kind somewhere on a part: on its flat places, its slopes or its edges alike."""
+    """Add one defect of a kind at a random position of a part: in flat regions, on slopes or in pits."""
     x, y = coordinates()
     inner = ndimage.binary_erosion(part.body, iterations=8) & (part.height > _LOWEST_M)
     slope = np.hypot(*np.gradient(part.height, CELL_M))
     steep = inner & (slope > 0.4)
     pits = inner & (ndimage.grey_closing(part.height, size=(_PIT_CELLS, _PIT_CELLS)) - part.height > _PIT_DEPTH_M)
-    # A third lie on slopes and some at the bottom of pits: those are the ones that few views show.
+    # A third are on slopes and some at the bottom of pits, where few views show them.
     draw = rng.random()
     region = pits if draw < 0.15 and pits.any() else steep if draw < 0.45 and steep.any() else inner
-    places = np.argwhere(region)
-    row, column = places[rng.integers(len(places))]
+    candidates = np.argwhere(region)
+    row, column = candidates[rng.integers(len(candidates))]
     dx, dy = x - x[row, column], y - y[row, column]
     blob = _blob(dx, dy, rng) * (pits if region is pits else 1.0)
     changed = KINDS[kind](part, dx, dy, blob, rng)
@@ -44,7 +44,7 @@ def add_defect(part: Part, kind: str, rng: np.random.Generator) -> Part:
 
 
 def _blob(dx: Grid, dy: Grid, rng: np.random.Generator) -> Grid:
-    """Return a soft, irregular spot around the middle, 1 inside, 0 outside; radius 2.6 to 4.2 mm."""
+    """Return an irregular spot with a soft edge around the origin, 1 inside, 0 outside; radius 2.6 to 4.2 mm."""
     angle = np.arctan2(dy, dx)
     radius = rng.uniform(0.0026, 0.0042)
     wobble = sum(rng.uniform(-0.14, 0.14) * np.cos(k * angle + rng.uniform(0, 6.3)) for k in (2, 3, 5))
@@ -67,7 +67,7 @@ def _hole(part: Part, dx: Grid, dy: Grid, blob: Grid, rng: np.random.Generator) 
 
 
 def _stain(part: Part, dx: Grid, dy: Grid, blob: Grid, rng: np.random.Generator) -> Part:
-    # Lighter as often as darker, so that the mean colour of a part tells nothing.
+    # Lighter as often as darker, so that the mean colour of a part does not depend on the defect.
     tint = rng.uniform(0.02, 0.16, 3) if rng.random() < 0.5 else rng.uniform(0.75, 0.95, 3)
     weight = (rng.uniform(0.55, 0.85) * blob * part.body)[..., None]
     return replace(part, albedo=part.albedo * (1 - weight) + tint * weight)
@@ -95,7 +95,7 @@ def _burn(part: Part, dx: Grid, dy: Grid, blob: Grid, rng: np.random.Generator) 
 
 
 def _rough(part: Part, dx: Grid, dy: Grid, blob: Grid, rng: np.random.Generator) -> Part:
-    """Change the fine structure of the surface, which shows in its normals alone."""
+    """Change the fine structure of the surface, which only its normals show."""
     noise = ndimage.gaussian_filter(rng.standard_normal((CELLS, CELLS, 2)), (2, 2, 0))
     return replace(part, roughness=part.roughness + 0.6 * noise / noise.std() * (blob * part.body)[..., None])
 

@@ -1,4 +1,4 @@
-"""Generated parts as Eyecandies stores scans: a room of floor, walls, panel and ledge under a known camera."""
+"""Generated parts in the format of Eyecandies: a scene of floor, walls, panel and ledge, and a known camera."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ POSE = np.array(
         [0.0, 0.0, 0.0, 1.0],
     ]
 )
-"""Camera (OpenGL) to world, as in the files."""
+"""Camera (OpenGL) to world, as in the files of the dataset."""
 NEAR, FAR = 2.0, 5.2
 UNITS_PER_METRE = 22.0
-"""Candies are 1.5 of the file's units long; the generated parts are 5 cm."""
+"""Candies are 1.5 units of the dataset long; the generated parts are 5 cm."""
 WALL_X = 1.1861
 LEDGE = 0.05
 LIGHTS = {4: (-1.0, -0.3, 1.0)}
-"""Image number to the light's direction in the world; the download's default light only."""
+"""Direction of the light, in world coordinates, by image number; only the dataset's default light."""
 
 
 def write(sample: PlannedSample, root: Path, size: int) -> None:
@@ -55,7 +55,7 @@ def write(sample: PlannedSample, root: Path, size: int) -> None:
     direction = world @ spin / UNITS_PER_METRE
     hits = cast(stages[-1], origin, direction)
     panel = rng.uniform(1.19, 1.32)
-    distance, normal, albedo = _with_room(hits, hits.normal @ spin.T, world, panel)
+    distance, normal, albedo = _add_scene(hits, hits.normal @ spin.T, world, panel)
     depth = np.clip((distance - NEAR) / (FAR - NEAR) * 65535 + 0.5, 0, 65535).astype(np.uint16)
     file_normal = (normal @ camera) * OPENGL_TO_CAMERA
     folder = root / SPLIT_FOLDERS[sample.split] / "data"
@@ -66,8 +66,8 @@ def write(sample: PlannedSample, root: Path, size: int) -> None:
         files.write_bytes(folder / f"{name}_{item}.png", coded)
 
     for number, light in LIGHTS.items():
-        towards = np.array(light) / np.linalg.norm(light)
-        color = albedo * (0.35 + 0.65 * np.clip(normal @ towards, 0, 1)[:, None]) + rng.normal(0, 0.006, albedo.shape)
+        to_light = np.array(light) / np.linalg.norm(light)
+        color = albedo * (0.35 + 0.65 * np.clip(normal @ to_light, 0, 1)[:, None]) + rng.normal(0, 0.006, albedo.shape)
         image(f"image_{number}", np.clip(color * 255 + 0.5, 0, 255).astype(np.uint8))
     image("depth", depth)
     image("normals", np.clip((file_normal + 1) * 127.5 + 0.5, 0, 255).astype(np.uint8))
@@ -76,9 +76,9 @@ def write(sample: PlannedSample, root: Path, size: int) -> None:
     for kind in KINDS:
         mask = np.zeros(len(rays), bool)
         if kind in kinds:
-            place = kinds.index(kind)
-            only = stages[place + 1].gt & ~stages[place].gt
-            mask = cast(replace(stages[-1], gt=only), origin, direction).gt
+            index = kinds.index(kind)
+            of_kind = stages[index + 1].gt & ~stages[index].gt
+            mask = cast(replace(stages[-1], gt=of_kind), origin, direction).gt
         image(f"{kind}_mask", mask.astype(np.uint8) * 255)
     metadata = {"anomalous": int(bool(kinds))} | {f"anomalous_{kind}": int(kind in kinds) for kind in KINDS}
     files.write_text(folder / f"{name}_metadata.yaml", yaml.safe_dump(metadata, sort_keys=False))
@@ -88,29 +88,29 @@ def write(sample: PlannedSample, root: Path, size: int) -> None:
 
 
 def write_category(root: Path, size: int) -> None:
-    """Eyecandies has nothing beside its samples."""
+    """Write nothing: Eyecandies has no files other than those of its samples."""
 
 
-def _with_room(hits: Hits, normal: Grid, world: Grid, panel: float) -> tuple[Grid, Grid, Grid]:
-    """Return distance, world normal and colour of what each ray meets first: part, floor, wall, panel, ledge."""
+def _add_scene(hits: Hits, normal: Grid, world: Grid, panel: float) -> tuple[Grid, Grid, Grid]:
+    """Return distance, world normal and albedo of the first surface that each ray hits: part, floor, wall, panel, ledge."""
     eye = POSE[:3, 3]
     distance = np.where(np.isfinite(hits.distance), hits.distance, np.inf)
     normal = normal.copy()
     albedo = np.where(hits.on_part[:, None], hits.albedo, 0.75)
     front = panel - 0.045
 
-    def nearer(at: Grid, plane_normal: tuple[float, float, float], inside: NDArray[np.bool_]) -> None:
+    def add_plane(at: Grid, plane_normal: tuple[float, float, float], inside: NDArray[np.bool_]) -> None:
         closer = (at > 0) & (at < distance) & inside
         distance[closer], normal[closer], albedo[closer] = at[closer], plane_normal, 0.65
 
     with np.errstate(divide="ignore", invalid="ignore"):
         for side in (-1.0, 1.0):
             at = (side * WALL_X - eye[0]) / world[:, 0]
-            nearer(at, (-side, 0.0, 0.0), np.ones(len(at), bool))
+            add_plane(at, (-side, 0.0, 0.0), np.ones(len(at), bool))
         at = (panel - eye[1]) / world[:, 1]
-        nearer(at, (0.0, -1.0, 0.0), np.ones(len(at), bool))
+        add_plane(at, (0.0, -1.0, 0.0), np.ones(len(at), bool))
         at = (front - eye[1]) / world[:, 1]
-        nearer(at, (0.0, -1.0, 0.0), eye[2] + at * world[:, 2] < LEDGE)
+        add_plane(at, (0.0, -1.0, 0.0), eye[2] + at * world[:, 2] < LEDGE)
         at = (LEDGE - eye[2]) / world[:, 2]
-        nearer(at, (0.0, 0.0, 1.0), eye[1] + at * world[:, 1] > front)
+        add_plane(at, (0.0, 0.0, 1.0), eye[1] + at * world[:, 1] > front)
     return distance, normal, albedo

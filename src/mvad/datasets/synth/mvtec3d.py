@@ -1,4 +1,4 @@
-"""Generated parts as MVTec 3D-AD stores scans: xyz TIFF with (0, 0, 0) where nothing returned."""
+"""Generated parts in the format of MVTec 3D-AD: xyz TIFF with (0, 0, 0) where the sensor has no return."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _NOISE_M = 3e-5
 
 
 def scan_of(sample: PlannedSample, size: int) -> Scan:
-    """Scan a planned sample: (size, size) points in the sensor's camera frame, metres."""
+    """Simulate the scan of a planned sample: (size, size) points in the sensor's camera frame, metres."""
     rng = sample.sensor_rng()
     v = sample.variation
     rays = camera_rays(size)
@@ -59,7 +59,7 @@ def camera_rays(size: int) -> Grid:
 
 
 def camera_parameters(size: int) -> dict[str, float | int | str]:
-    """Return the calibration file's content for scans of a size."""
+    """Return the content of the calibration file for scans of ``size`` x ``size`` points."""
     pixel = _FIELD_M / _DISTANCE_M * CAMERA["focus"] / size
     middle = size / 2 - 0.5
     return {
@@ -75,9 +75,9 @@ def camera_parameters(size: int) -> dict[str, float | int | str]:
 
 
 def shade(hits: Hits, support: Grid, rng: np.random.Generator, light: Grid) -> NDArray[np.uint8]:
-    """Return (R, 3) uint8 colours under one light (a direction in the part's frame) and a soft ambient."""
-    towards = light / np.linalg.norm(light)
-    diffuse = np.clip(hits.normal @ towards, 0, 1)
+    """Return (R, 3) uint8 colours under one light (a direction in the part's frame) and ambient light."""
+    to_light = light / np.linalg.norm(light)
+    diffuse = np.clip(hits.normal @ to_light, 0, 1)
     albedo = np.where(hits.on_part[:, None], hits.albedo, support)
     color = albedo * (0.35 + 0.65 * diffuse[:, None]) + rng.normal(0, 0.008, albedo.shape)
     return np.asarray(np.clip(color * 255 + 0.5, 0, 255), dtype=np.uint8)
@@ -88,7 +88,7 @@ def _support_color(hits: Hits, rng: np.random.Generator) -> Grid:
 
 
 def _missing(facing: Grid, rng: np.random.Generator) -> NDArray[np.bool_]:
-    """Surfaces seen edge-on, single dropouts, patches of glare, and a frame that the projector does not reach."""
+    """Return missing returns: surfaces seen edge-on, single dropouts, patches of glare, a border outside of the projector."""
     size = facing.shape[0]
     missing = facing < rng.uniform(0.12, 0.25, facing.shape)
     missing |= rng.random(facing.shape) < 0.004
@@ -108,7 +108,7 @@ def write(sample: PlannedSample, root: Path, size: int) -> None:
     files.write_bytes(folder / "rgb" / f"{name}.png", imagecodecs.png_encode(scan.rgb, level=1))
     if sample.split == "test":
         assert scan.gt is not None
-        # As in the true download, each class has its own grey value (class_ids.json).
+        # As in the real dataset, each class has its own grey value (class_ids.json).
         value = 255 - (DEFECTS.index(sample.defect) if sample.defect != GOOD else 0)
         files.write_bytes(folder / "gt" / f"{name}.png", imagecodecs.png_encode((scan.gt * value).astype(np.uint8)))
     with io.BytesIO() as buffer:
@@ -117,5 +117,5 @@ def write(sample: PlannedSample, root: Path, size: int) -> None:
 
 
 def write_category(root: Path, size: int) -> None:
-    """Write what a category has beside its scans."""
+    """Write the files of a category other than its scans: the calibration."""
     files.write_json(root / "calibration" / "camera_parameters.json", camera_parameters(size))

@@ -1,4 +1,4 @@
-"""Which samples a generated dataset has: splits, defects, numbers and the variation of each."""
+"""Plan the samples of a generated dataset: split, defect, number and variation of each."""
 
 from __future__ import annotations
 
@@ -16,7 +16,21 @@ from mvad.errors import BadInput
 
 @dataclass(frozen=True)
 class PlannedSample:
-    """One sample to generate. ``number`` is its name; numbers are shuffled over the defects of a split."""
+    """One sample to generate.
+
+    Attributes
+    ----------
+    shape
+        Name of the shape, which is the category.
+    split, defect
+        Names of split and defect; several defects are joined by ``+``.
+    number
+        Number in the file name; numbers are shuffled over the defects of a split.
+    seed
+        Seed of everything random in the sample.
+    variation
+        Parameters in which good parts differ.
+    """
 
     shape: str
     split: str
@@ -30,7 +44,7 @@ class PlannedSample:
         return self.stages()[-1]
 
     def stages(self) -> list[Part]:
-        """Build the good part, and the part after each kind that ``defect`` names (several are joined by ``+``)."""
+        """Build the good part, and the part after each further kind of defect in ``defect``."""
         rng = np.random.default_rng(self.seed)
         stages = [make_part(self.shape, self.variation, rng)]
         for kind in [] if self.defect == GOOD else self.defect.split("+"):
@@ -38,7 +52,7 @@ class PlannedSample:
         return stages
 
     def sensor_rng(self) -> np.random.Generator:
-        """Return the stream of the sensor's noise, apart from the part's."""
+        """Return the random numbers of the sensor's noise, independent of those of the part."""
         return np.random.default_rng([self.seed, 1])
 
 
@@ -47,8 +61,8 @@ def plan(
 ) -> list[PlannedSample]:
     """Plan one category.
 
-    Every class of a split gets variations that are spread evenly over their ranges (one in each of n equal
-    strata), so that no global quantity separates the classes by an accident of a small sample.
+    Every class of a split gets variations that are spread evenly over their ranges (one in each of n equal strata), so that
+    in a small dataset no global quantity separates the classes by chance.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""Rays against a part on its plane: what a camera anywhere above sees."""
+"""Ray casting against a part on its plane, for cameras above it."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ _REFINE = 7
 
 @dataclass(frozen=True)
 class Hits:
-    """What rays meet, in the part's frame (z up from the support, metres).
+    """First intersections of R rays, in the part's frame (z up from the support, metres).
 
     Attributes
     ----------
     distance
-        (R,) float64 along the unnormalised ray; infinite where the ray never comes down to z = 0.
+        (R,) float64 along the unnormalised ray; infinite where the ray does not reach z = 0.
     point, normal
         (R, 3) float64.
     albedo
-        (R, 3) float64; the support's is 0 and to be filled by the caller.
+        (R, 3) float64; 0 on the support, which the caller fills in.
     on_part, gt
         (R,) bool.
     """
@@ -41,7 +41,7 @@ class Hits:
 def cast(part: Part, origin: Grid, direction: Grid) -> Hits:
     """Intersect rays (origin (3,), direction (R, 3), part frame) with the part and the plane z = 0.
 
-    The height field is marched from its highest level down in steps of about a cell, then bisected.
+    Rays are marched through the height field from its highest level down in steps of about a cell, then bisected.
     """
     rays = len(direction)
     down = direction[:, 2] < -1e-6

@@ -1,4 +1,4 @@
-"""Generated parts as Real-IAD stores photographs: five cameras, JSON splits, labels per view."""
+"""Generated parts in the format of Real-IAD: photographs by five cameras, JSON splits, labels per view."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _MIN_SHARE = 10 / 256**2
 
 
 def photograph(sample: PlannedSample, size: int) -> tuple[list[NDArray[np.uint8]], list[NDArray[np.bool_]]]:
-    """Return five (size, size, 3) pictures of a planned sample and its defect's mask in each."""
+    """Return five images (size, size, 3) uint8 of a planned sample, and the defect's mask (size, size) bool in each."""
     rng = sample.sensor_rng()
     part = sample.part()
     line = (np.arange(size) + 0.5 - size / 2) * _FIELD_M / _DISTANCE_M / size
@@ -49,9 +49,9 @@ def photograph(sample: PlannedSample, size: int) -> tuple[list[NDArray[np.uint8]
 
 
 def shown_in(masks: Sequence[NDArray[np.bool_]]) -> list[bool]:
-    """Tell which views are labelled anomalous: a person sees no speck of a few pixels."""
-    least = _MIN_SHARE * masks[0].size
-    shown = [bool(mask.sum() >= least) for mask in masks]
+    """Return which views are labelled anomalous: an annotator does not see a defect of a few pixels."""
+    min_pixels = _MIN_SHARE * masks[0].size
+    shown = [bool(mask.sum() >= min_pixels) for mask in masks]
     if not any(shown) and any(mask.any() for mask in masks):
         shown[int(np.argmax([mask.sum() for mask in masks]))] = True
     return shown
@@ -69,7 +69,7 @@ def write(sample: PlannedSample, root: Path, size: int) -> None:
 
 
 def write_category(root: Path, size: int) -> None:
-    """Write the JSON split from the files that are there; ``root`` is ``realiad_256/<category>``."""
+    """Write the JSON split for the existing files; ``root`` is ``realiad_256/<category>``."""
     entries: dict[str, list[dict[str, Any]]] = {"train": [], "test": []}
     for image in sorted(root.rglob("*.jpg")):
         mask = image.with_suffix(".png")
@@ -88,7 +88,7 @@ def write_category(root: Path, size: int) -> None:
 
 
 def category_root(raw: Path, category: str) -> Path:
-    """Return where a category's images lie."""
+    """Return the folder of a category's images."""
     return raw / IMAGE_FOLDERS[0] / category
 
 

@@ -1,4 +1,4 @@
-"""Three parts as height and colour over their own plane. Heights in metres, colours 0 to 1."""
+"""Three parts as maps of height and colour over a plane. Heights in metres, colours 0 to 1."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from mvad.errors import BadInput
 CELLS = 288
 SIDE_M = 0.072
 CELL_M = SIDE_M / CELLS
-"""A part lies on a square of 72 mm in cells of 0.25 mm, its middle at the square's middle."""
+"""A part is centred on a square of 72 mm in cells of 0.25 mm."""
 
 Grid = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class Part:
-    """One object.
+    """One generated object.
 
     Attributes
     ----------
@@ -42,13 +42,13 @@ class Part:
 
     @property
     def body(self) -> NDArray[np.bool_]:
-        """Where the part is."""
+        """(CELLS, CELLS) bool, true where the part is."""
         return self.height > 1e-4
 
 
 @dataclass(frozen=True)
 class Variation:
-    """How one good part differs from the next: each number is uniform in 0..1, spread evenly over a split."""
+    """Parameters in which good parts differ: each is uniform in 0..1, spread evenly over a split."""
 
     angle: float
     offset_x: float
@@ -70,7 +70,7 @@ def coordinates() -> tuple[Grid, Grid]:
 
 
 def make_part(shape: str, variation: Variation, rng: np.random.Generator) -> Part:
-    """Build a good part: its shape, printed marks that every part has, and grain that no two share.
+    """Build a good part: its shape, printed marks that are the same on every part, and a grain that is different on each.
 
     Raises
     ------
@@ -89,14 +89,14 @@ def make_part(shape: str, variation: Variation, rng: np.random.Generator) -> Par
     hue = 1 + 0.06 * (2 * variation.hue - 1) * np.array([1.0, 0.0, -1.0])
     contrast = 0.65 + 0.35 * variation.print_contrast
     albedo = np.array(color) * hue * (0.9 + 0.2 * variation.gain) * (1 + grain[..., None])
-    # Printed black and white side by side: a good part has steeper colours than any defect.
+    # Printed black next to white: a good part has greater colour gradients than any defect.
     dark, light = np.clip(-marks, 0, 1)[..., None], np.clip(marks, 0, 1)[..., None]
     albedo = albedo * (1 - contrast * (dark + light)) + contrast * (0.03 * dark + 0.97 * light)
     return Part(height, np.clip(albedo, 0.02, 0.98), np.zeros((CELLS, CELLS), bool), np.zeros((CELLS, CELLS, 2)))
 
 
 def _step(distance: Grid, width: float = 0.0006) -> Grid:
-    """1 inside (distance < 0), 0 outside, linear over ``width`` metres."""
+    """Return 1 inside (distance < 0), 0 outside, linear over ``width`` metres."""
     return np.clip(0.5 - distance / width, 0, 1)
 
 

@@ -11,14 +11,14 @@ from torch.nn import functional
 from mvad.model.idif.config import BottleneckConfig
 
 Noise = Callable[[torch.Size], Tensor]
-"""Draws standard normal numbers of a shape whose first axis is the batch."""
+"""Draws standard normal numbers; the first axis of the shape is the batch."""
 
 
 class ConsistencyBottleneck(nn.Module):
-    """f_c, what all views of a sample have in common, through a channel of small capacity.
+    """Information bottleneck for f_c, the features that all views of a sample have in common.
 
-    p(f_c | f_E) = N(mu_e(f_E), Sigma_e(f_E)) (eq. 4): mean and log-variance are weighted means over the views that are
-    there, so any subset works and order does not matter (bottleneck.aggregate).
+    p(f_c | f_E) = N(mu_e(f_E), Sigma_e(f_E)) (eq. 4): mean and log-variance are weighted means over the present views, so any
+    subset of views is possible, and their order does not matter (``bottleneck.aggregate``).
     """
 
     def __init__(self, channels: int, views: int, config: BottleneckConfig) -> None:
@@ -34,21 +34,21 @@ class ConsistencyBottleneck(nn.Module):
         self.decoder = nn.Sequential(nn.Conv2d(code, channels, 1), nn.GELU(), nn.Conv2d(channels, outputs, 1))
 
     def forward(self, encoded: Tensor, present: Tensor, noise: Noise | None) -> tuple[Tensor, Tensor, Tensor]:
-        """Split features into common and specific.
+        """Split features into common and view-specific ones.
 
         Parameters
         ----------
         encoded
-            f_E (B, K, C, h, w).
+            f_E (B, K, C, h, w) float.
         present
             (B, K) bool.
         noise
-            Draws epsilon; None takes the mean, unless bottleneck.at_test says otherwise.
+            Draws epsilon; None uses the mean, unless ``bottleneck.at_test`` is ``sample``.
 
         Returns
         -------
         tuple
-            f_c (B, C, h, w); f_s = f_E - f_c (B, K, C, h, w) where present, else 0; L_IB, a scalar (eq. 5).
+            f_c (B, C, h, w); f_s = f_E - f_c (B, K, C, h, w) where present, else 0; L_IB, a scalar (eq. 5), 0 in evaluation.
         """
         b, k, c, h, w = encoded.shape
         flat = encoded.reshape(b * k, c, h, w)
@@ -66,7 +66,7 @@ class ConsistencyBottleneck(nn.Module):
         return common, specific, loss
 
     def _weights(self, flat: Tensor, present: Tensor) -> Tensor:
-        """Return (B, K, 1, 1 or h, 1 or w), 0 where absent, adding up to 1 over K."""
+        """Return weights (B, K, 1, 1 or h, 1 or w), 0 where absent, with sum 1 over K."""
         b, k = present.shape
         if self.attention is not None:
             logits: Tensor = self.attention(flat)
@@ -76,17 +76,17 @@ class ConsistencyBottleneck(nn.Module):
         return equal
 
     def _loss(self, encoded: Tensor, present: Tensor, code: Tensor, mean: Tensor, log_variance: Tensor) -> Tensor:
-        """L_IB = E[-log q(f_E | f_c)] with a Gaussian q (eq. 5), over the views that are there; constants left out."""
+        """Return L_IB = E[-log q(f_E | f_c)] with a Gaussian q (eq. 5) over the present views, without constant terms."""
         per_view = code[:, None] + self.view_embedding[None, :, :, None, None]
-        guess = self.decoder(per_view[present]).float()
+        predicted = self.decoder(per_view[present]).float()
         target = encoded[present]
         target = (target.detach() if self.config.detach_target else target).float()
         if self.config.decoder == "learned":
-            guess, spread = guess.chunk(2, dim=1)
-            spread = spread.clamp(-6, 6)
-            loss: Tensor = ((guess - target) ** 2 * torch.exp(-spread) + spread).mean() / 2
+            predicted, log_spread = predicted.chunk(2, dim=1)
+            log_spread = log_spread.clamp(-6, 6)
+            loss: Tensor = ((predicted - target) ** 2 * torch.exp(-log_spread) + log_spread).mean() / 2
         else:
-            loss = functional.mse_loss(guess, target)
+            loss = functional.mse_loss(predicted, target)
         if self.config.kl:
             divergence = 0.5 * (mean**2 + log_variance.exp() - 1 - log_variance)
             loss = loss + self.config.kl * divergence.float().mean()
@@ -94,5 +94,5 @@ class ConsistencyBottleneck(nn.Module):
 
 
 def _fixed_noise(shape: torch.Size) -> Tensor:
-    """Draw the same for each sample, whatever batch it is in."""
+    """Draw the same numbers for each sample, whatever batch it is in."""
     return torch.randn((1, *shape[1:]), generator=torch.Generator().manual_seed(0)).expand(shape)

@@ -1,4 +1,4 @@
-"""The paper's row "3-D convolutions": Pix2Vox's context-aware fusion (Xie et al. 2019) in the voxel's place."""
+"""The paper's row "3-D convolutions": Pix2Vox's context-aware fusion (Xie et al. 2019) instead of the voxel."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _SCORE_CHANNELS = 32
 class Conv3dFusion(nn.Module):
     """Scores by a small 3-D CNN over (view, row, column), softmax over views, weighted sum, refinement.
 
-    All decoders get the same plane: what a view looks like is up to its decoder.
+    All decoders get the same plane; only the decoder is specific to a view.
     """
 
     def __init__(self, channels: int) -> None:
@@ -26,7 +26,7 @@ class Conv3dFusion(nn.Module):
         self.refine = BasicBlock(channels, channels)
 
     def forward(self, features: Tensor, present: Tensor) -> Tensor:
-        """f_E (B, K, C, h, w), 0 where absent, and present (B, K) to planes of the same shape."""
+        """Return planes (B, K, C, h, w) from f_E of the same shape, 0 where absent, and ``present`` (B, K) bool."""
         k = features.shape[1]
         scores = self.score(features.transpose(1, 2))[:, 0].float()
         weight = torch.softmax(scores.masked_fill(~present[:, :, None, None], -torch.inf), dim=1)

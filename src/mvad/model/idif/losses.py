@@ -1,4 +1,4 @@
-"""L_Distill (eq. 1) and the head's loss (DeSTSeg)."""
+"""The distillation loss L_Distill (eq. 1) and the loss of the segmentation head (DeSTSeg)."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from torch import Tensor
 from torch.nn import functional
 
 Total = Callable[[Tensor], Tensor]
-"""Adds a count over all ranks, without gradients."""
+"""Sums a count over all ranks, without gradients."""
 
 
-def own(value: Tensor) -> Tensor:
-    """Return a count as it is: there is one rank."""
+def total_of_one_rank(value: Tensor) -> Tensor:
+    """Return the count itself, without gradients: the total where there is a single rank."""
     return value.detach()
 
 
@@ -23,23 +23,23 @@ def cosine_maps(teacher: Sequence[Tensor], student: Sequence[Tensor]) -> list[Te
 
 
 def shrink(weight: Tensor, like: Tensor) -> Tensor:
-    """Average weights (N, K, S, S) down to the last two sizes of another tensor."""
+    """Average weights (N, K, S, S) down to the last two dimensions of ``like``."""
     return functional.adaptive_avg_pool2d(weight, (like.shape[-2], like.shape[-1]))
 
 
-def distillation_loss(maps: Sequence[Tensor], weight: Tensor, views: int = 1, total: Total = own) -> Tensor:
-    """Return eq. 1: the mean over samples and pixels, added over views and levels (loss.reduction = mean).
+def distillation_loss(maps: Sequence[Tensor], weight: Tensor, views: int = 1, total: Total = total_of_one_rank) -> Tensor:
+    """Return eq. 1: the mean over samples and pixels, summed over views and levels (``loss.reduction = mean``).
 
     Parameters
     ----------
     maps
-        (N, h_l, w_l) of each level; N counts samples and views.
+        (N, h_l, w_l) float32 of each level; N counts samples times views.
     weight
-        (N, S, S) float32, 1 where a pixel counts; it is averaged down to each level.
+        (N, S, S) float32, 1 where a pixel is included; it is averaged down to each level.
     views
-        How many views the N images show.
+        Number of different views among the N images.
     total
-        Adds counts over ranks; each rank's loss is its share, and the loss is their sum.
+        Sums counts over ranks; each rank returns its share, and the loss is the sum of the shares.
     """
     loss = weight.new_zeros(())
     for level in maps:
@@ -49,7 +49,7 @@ def distillation_loss(maps: Sequence[Tensor], weight: Tensor, views: int = 1, to
 
 
 def summed_distillation_loss(maps: Sequence[Tensor], weight: Tensor) -> Tensor:
-    """Return DeSTSeg's: added over images, mean over pixels, added over levels (loss.reduction = destseg)."""
+    """Return DeSTSeg's loss: summed over images, mean over pixels, summed over levels (``loss.reduction = destseg``)."""
     loss = weight.new_zeros(())
     for level in maps:
         counts = shrink(weight[:, None], level)[:, 0]
@@ -57,19 +57,20 @@ def summed_distillation_loss(maps: Sequence[Tensor], weight: Tensor) -> Tensor:
     return loss
 
 
-def head_loss(logits: Tensor, mask: Tensor, weight: Tensor, gamma: float, total: Total = own) -> Tensor:
-    """Return focal (no alpha, mean) plus L1, both over the pixels that count.
+def head_loss(logits: Tensor, mask: Tensor, weight: Tensor, gamma: float, total: Total = total_of_one_rank) -> Tensor:
+    """Return the focal loss (no alpha) plus the L1 loss, both the weighted mean over pixels.
 
     Parameters
     ----------
     logits
-        (N, h, w).
+        (N, h, w), before the sigmoid.
     mask, weight
-        (N, S, S) float32; the mask is resized bilinearly and thresholded at 0.5, as DeSTSeg does.
+        (N, S, S) float32, 1 on the defect, and 1 where a pixel is included; the mask is resized bilinearly and thresholded at
+        0.5, as DeSTSeg does.
     gamma
-        Of the focal loss.
+        Exponent of the focal loss.
     total
-        Adds counts over ranks.
+        Sums counts over ranks; see ``distillation_loss``.
     """
     size = logits.shape[-2:]
     target = (functional.interpolate(mask[:, None], size=size, mode="bilinear", align_corners=False)[:, 0] > 0.5).float()

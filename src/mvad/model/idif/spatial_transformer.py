@@ -1,4 +1,4 @@
-"""STN (Jaderberg et al. 2015): the fused voxel as each view sees it, by a learnable rotation (eq. 9)."""
+"""STN (Jaderberg et al. 2015): the fused voxel in each view's frame, by a learnable rotation (eq. 9)."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def rotate_voxel(voxel: Tensor, rotation: Tensor) -> Tensor:
 
 
 class SpatialTransformer(nn.Module):
-    """P_n to f_p of each view: turn by alpha, make a plane of it (stn.depth_reduction), 1x1 to C.
+    """From P_n to f_p of each view: rotate by alpha, reduce depth to a plane (``stn.depth_reduction``), 1x1 convolution to C.
 
     ``angles`` is alpha: (K, 3) Euler angles xyz in radians, (K, 1) angles about fixed axes, or (K, 9) matrices.
     """
@@ -47,16 +47,16 @@ class SpatialTransformer(nn.Module):
         elif config.init == "random":
             start = (torch.rand(start.shape) - 0.5) * torch.pi
         size = start.norm(dim=1, keepdim=True)
-        # No view turns about nothing: a camera that stands at the start turns about the vertical.
+        # A rotation needs an axis: that of a view without initial rotation is the vertical.
         self.register_buffer("axes", torch.where(size > 1e-6, start / size.clamp(min=1e-6), torch.tensor([0.0, 1.0, 0.0])))
-        given = {"euler": start, "single": size, "affine": euler_to_matrix(start).flatten(1)}[config.transform]
-        self.angles = nn.Parameter(given)
+        initial = {"euler": start, "single": size, "affine": euler_to_matrix(start).flatten(1)}[config.transform]
+        self.angles = nn.Parameter(initial)
         folded = voxel.channels * (voxel.size if config.depth_reduction == "fold" else 1)
         self.density = nn.Conv3d(voxel.channels, 1, 1) if config.depth_reduction == "composite" else None
         self.depth_reduction = nn.Conv2d(folded, channels, 1)
 
     def matrices(self) -> Tensor:
-        """Return (K, 3, 3)."""
+        """Return the matrices alpha (K, 3, 3)."""
         if self.config.transform == "affine":
             return self.angles.view(-1, 3, 3)
         return euler_to_matrix(self.angles if self.config.transform == "euler" else self.angles * self.axes)
@@ -64,17 +64,17 @@ class SpatialTransformer(nn.Module):
     def forward(self, voxel: Tensor) -> Tensor:
         """Return f_p (B, K, C, h, w) of P_n (B, Cv, D, D, D)."""
         b, rotation = len(voxel), self.matrices()
-        seen = []
+        planes = []
         for view in range(len(rotation)):
-            turned = rotate_voxel(voxel.float(), rotation[view].expand(b, 3, 3))
-            plane = self.depth_reduction(self._flatten(turned))
+            rotated = rotate_voxel(voxel.float(), rotation[view].expand(b, 3, 3))
+            plane = self.depth_reduction(self._flatten(rotated))
             if plane.shape[-1] != self.plane:
                 plane = functional.interpolate(plane, size=self.plane, mode="bilinear", align_corners=False)
-            seen.append(plane)
-        return torch.stack(seen, dim=1)
+            planes.append(plane)
+        return torch.stack(planes, dim=1)
 
     def _flatten(self, voxel: Tensor) -> Tensor:
-        """(B, Cv, D, H, W) to (B, Cv or Cv * D, H, W)."""
+        """Return (B, Cv or Cv * D, H, W) from (B, Cv, D, H, W)."""
         if self.config.depth_reduction == "fold":
             return voxel.flatten(1, 2)
         if self.config.depth_reduction == "mean":
@@ -83,5 +83,5 @@ class SpatialTransformer(nn.Module):
             return voxel.amax(dim=2)
         assert self.density is not None
         opacity = torch.sigmoid(self.density(voxel))
-        before = torch.cumprod(torch.cat([torch.ones_like(opacity[:, :, :1]), 1 - opacity[:, :, :-1]], dim=2), dim=2)
-        return (voxel * opacity * before).sum(dim=2)
+        transmittance = torch.cumprod(torch.cat([torch.ones_like(opacity[:, :, :1]), 1 - opacity[:, :, :-1]], dim=2), dim=2)
+        return (voxel * opacity * transmittance).sum(dim=2)

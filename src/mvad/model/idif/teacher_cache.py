@@ -1,4 +1,4 @@
-"""The teacher's features of clean training views never change: kept from the first epoch on."""
+"""Cache of the frozen teacher's features of clean training views, which are the same in every epoch."""
 
 from __future__ import annotations
 
@@ -9,36 +9,36 @@ from torch import Tensor
 
 Features = Callable[[Tensor], tuple[Tensor, ...]]
 _LIMIT_BYTES = 3 << 29
-"""1.5 GB."""
+"""Limit of the cache: 1.5 GiB."""
 
 
 class TeacherCache:
-    """Features by sample key, up to a limit."""
+    """Features by sample key, kept in memory up to a limit of 1.5 GiB; the others are computed again."""
 
     def __init__(self, features: Features) -> None:
         self._features = features
-        self._kept: dict[str, tuple[Tensor, ...]] = {}
+        self._entries: dict[str, tuple[Tensor, ...]] = {}
         self._bytes = 0
 
     def __call__(self, images: Tensor, keys: Sequence[str] | None) -> tuple[Tensor, ...]:
-        """Return the features of samples (B, K, 3, S, S): three tensors (B, K, C, h, w). ``keys`` None keeps nothing."""
+        """Return the features of samples (B, K, 3, S, S): three tensors (B, K, C, h, w). Nothing is kept if ``keys`` is None."""
         if keys is None:
-            each = [self._features(sample) for sample in images]
+            per_sample = [self._features(sample) for sample in images]
         else:
-            each = [self._of(key, sample) for key, sample in zip(keys, images, strict=True)]
-        return tuple(torch.stack([levels[k] for levels in each]) for k in range(3))
+            per_sample = [self._cached(key, sample) for key, sample in zip(keys, images, strict=True)]
+        return tuple(torch.stack([levels[k] for levels in per_sample]) for k in range(3))
 
     def clear(self) -> None:
-        """Forget everything."""
-        self._kept.clear()
+        """Remove all entries."""
+        self._entries.clear()
         self._bytes = 0
 
-    def _of(self, key: str, sample: Tensor) -> tuple[Tensor, ...]:
-        if key in self._kept:
-            return self._kept[key]
+    def _cached(self, key: str, sample: Tensor) -> tuple[Tensor, ...]:
+        if key in self._entries:
+            return self._entries[key]
         levels = tuple(level.contiguous() for level in self._features(sample))
         size = sum(level.numel() * level.element_size() for level in levels)
         if self._bytes + size <= _LIMIT_BYTES:
-            self._kept[key] = levels
+            self._entries[key] = levels
             self._bytes += size
         return levels

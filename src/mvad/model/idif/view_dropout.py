@@ -1,4 +1,4 @@
-"""View-wise Dropout (eq. 11): which views a student step sees."""
+"""View-wise Dropout (eq. 11): random subsets of the views in a student step."""
 
 from __future__ import annotations
 
@@ -15,25 +15,27 @@ def draw_present(present: Tensor, config: DropoutConfig, generator: torch.Genera
     Parameters
     ----------
     present
-        (B, V) bool, what the data have; this rank's part of the batch.
+        (B, V) bool, the views that the data have; this rank's part of the batch.
     config
-        One draw for all samples, or one each.
+        Probability, and whether one subset is drawn for all samples or one per sample.
     generator
-        Of the step; numbers are drawn for the samples of all ranks.
+        Random generator of the step; numbers are drawn for the samples of all ranks.
+    ranks
+        The processes that train together; default: this process alone.
 
     Returns
     -------
     Tensor
-        (B, V) bool. A sample that would lose its last view keeps all it has.
+        (B, V) bool, the remaining views. A sample that would lose its last view keeps all its views.
     """
     ranks = ranks or ProcessGroup()
     samples, views = present.shape
     rows = samples * ranks.size if config.draw == "sample" else 1
     kept = torch.rand(rows, views, generator=generator) >= config.p
-    spare = torch.randint(views, (rows,), generator=generator)
-    lonely = (~kept.any(dim=1)).nonzero()[:, 0]
-    kept[lonely, spare[lonely]] = True
+    fallback = torch.randint(views, (rows,), generator=generator)
+    empty = (~kept.any(dim=1)).nonzero()[:, 0]
+    kept[empty, fallback[empty]] = True
     if config.draw == "sample":
         kept = ranks.part(kept)
-    dropped = present & kept.to(present.device)
-    return torch.where(dropped.any(dim=1, keepdim=True), dropped, present)
+    remaining = present & kept.to(present.device)
+    return torch.where(remaining.any(dim=1, keepdim=True), remaining, present)

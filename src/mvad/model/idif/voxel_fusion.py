@@ -1,4 +1,4 @@
-"""Implicit Voxel Construction: a learnable prototype that gathers what the views say (eq. 7, 8 and 12, Figure 2c)."""
+"""Implicit Voxel Construction: a learnable prototype attends to the views' features (eq. 7, 8 and 12, Figure 2c)."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from torch.nn import functional
 
 from mvad.model.idif.config import FusionConfig, VoxelConfig
 
-_SHARPNESS = 1.5
-"""Gain of queries and keys that begin by looking at what is near."""
+_NEAREST_FIRST_GAIN = 1.5
+"""Initial gain of queries and keys, so that attention is greatest between near positions."""
 
 
 class Attention(nn.Module):
-    """softmax(M + Q K^T / sqrt(d)) V (eq. 12); M is -inf at keys that are not there."""
+    """softmax(M + Q K^T / sqrt(d)) V (eq. 12); M is -inf at absent keys."""
 
     def __init__(self, width: int, heads: int, nearest_first: bool = False) -> None:
         super().__init__()
@@ -23,20 +23,20 @@ class Attention(nn.Module):
         self.query = nn.Linear(width, width)
         self.key_value = nn.Linear(width, 2 * width)
         self.out = nn.Linear(width, width)
-        if nearest_first:  # equal codes of places then agree in every head before anything is learned
+        if nearest_first:  # before training, equal position encodings then match in every head
             with torch.no_grad():
-                start = torch.empty(width, width)
-                nn.init.orthogonal_(start, _SHARPNESS)
-                self.query.weight.copy_(start)
-                self.key_value.weight[:width].copy_(start)
+                weight = torch.empty(width, width)
+                nn.init.orthogonal_(weight, _NEAREST_FIRST_GAIN)
+                self.query.weight.copy_(weight)
+                self.key_value.weight[:width].copy_(weight)
 
     def forward(self, tokens: Tensor, context: Tensor | None = None, is_key: Tensor | None = None) -> Tensor:
         """Return (B, N, width) from tokens (B, N, width) and context (B, T, width); ``is_key`` (B, T) bool."""
         source = tokens if context is None else context
         q, (k, v) = self._split(self.query(tokens)), self.key_value(source).chunk(2, dim=-1)
         mask = None if is_key is None else is_key[:, None, None, :]
-        seen = functional.scaled_dot_product_attention(q, self._split(k), self._split(v), attn_mask=mask)
-        out: Tensor = self.out(seen.transpose(1, 2).flatten(2))
+        attended = functional.scaled_dot_product_attention(q, self._split(k), self._split(v), attn_mask=mask)
+        out: Tensor = self.out(attended.transpose(1, 2).flatten(2))
         return out
 
     def _split(self, x: Tensor) -> Tensor:
@@ -45,14 +45,14 @@ class Attention(nn.Module):
 
 
 class FeedForward(nn.Sequential):
-    """Two layers, ratio 4."""
+    """Two linear layers; the hidden width is 4 times the width."""
 
     def __init__(self, width: int) -> None:
         super().__init__(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
 
 
 class Residual(nn.Module):
-    """x + f(norm(x)) or norm(x + f(x)) (fusion.norm)."""
+    """x + f(norm(x)) (``fusion.norm = pre``) or norm(x + f(x))."""
 
     def __init__(self, width: int, inner: nn.Module, norm: str) -> None:
         super().__init__()
@@ -60,13 +60,13 @@ class Residual(nn.Module):
         self.norm = nn.LayerNorm(width)
 
     def forward(self, x: Tensor, *context: Tensor) -> Tensor:
-        """(B, N, width) to the same."""
+        """Return (B, N, width) from the same shape."""
         out: Tensor = x + self.inner(self.norm(x), *context) if self.first else self.norm(x + self.inner(x, *context))
         return out
 
 
 class FusionBlock(nn.Module):
-    """P' = FFN(SA(P)), P_next = FFN(CA(P', f_s)) (eq. 7, 8), with residuals; the self-attention part l times."""
+    """P' = FFN(SA(P)), P_next = FFN(CA(P', f_s)) (eq. 7, 8), with residuals; l self-attention layers per block."""
 
     def __init__(self, width: int, config: FusionConfig) -> None:
         super().__init__()
@@ -82,19 +82,19 @@ class FusionBlock(nn.Module):
         self.cross_feed = feed()
 
     def forward(self, voxel: Tensor, context: Tensor, is_key: Tensor) -> Tensor:
-        """(B, N, width) from voxel tokens, view tokens (B, T, width) and their presence (B, T)."""
+        """Return (B, N, width) from voxel tokens (B, N, width), view tokens (B, T, width) and their presence (B, T) bool."""
         out: Tensor = self.cross_feed(self.cross_attention(self.self_part(voxel), context, is_key))
         return out
 
 
 class VoxelFusion(nn.Module):
-    """Prototype P_0 to fused voxel P_n."""
+    """From the prototype P_0 to the fused voxel P_n."""
 
     voxel_position: Tensor
     plane_position: Tensor
 
     def __init__(self, channels: int, plane: int, rotations: Tensor, voxel: VoxelConfig, fusion: FusionConfig) -> None:
-        """Take the views' (K, 3, 3) rotations of the voxel, for the codes of places (fusion.position = geometric)."""
+        """``rotations`` (K, 3, 3) of the voxel for each view are used for the encodings of ``fusion.position = geometric``."""
         super().__init__()
         self.voxel, views = voxel, len(rotations)
         side = voxel.size // voxel.patch
@@ -110,10 +110,10 @@ class VoxelFusion(nn.Module):
         else:
             cells = lattice((side,) * 3)
             on_plane = functional.pad(lattice((plane,) * 2), (0, 1))  # x, y, z = 0
-            # The transformer samples a view's cell p from R p of the voxel: that is where the view's cell lies.
+            # The spatial transformer samples cell p of a view at R p of the voxel, so R p is the cell's position.
             in_voxel = torch.einsum("kij,nj->kni", rotations, on_plane)
-            self.register_buffer("voxel_position", place_code(cells, voxel.width), persistent=False)
-            self.register_buffer("plane_position", place_code(in_voxel, voxel.width), persistent=False)
+            self.register_buffer("voxel_position", coordinate_encoding(cells, voxel.width), persistent=False)
+            self.register_buffer("plane_position", coordinate_encoding(in_voxel, voxel.width), persistent=False)
         self.feature_norm = nn.LayerNorm(voxel.width) if fusion.position == "geometric" else nn.Identity()
         self.tokens = nn.Linear(channels, voxel.width)
         self.token_norm = nn.LayerNorm(voxel.width)
@@ -121,7 +121,7 @@ class VoxelFusion(nn.Module):
         self.blocks = nn.ModuleList(FusionBlock(voxel.width, fusion) for _ in range(fusion.blocks))
 
     def forward(self, specific: Tensor, present: Tensor) -> Tensor:
-        """Fuse f_s (B, K, C, h, w) of the views in ``present`` (B, K) into P_n (B, Cv, D, D, D)."""
+        """Fuse f_s (B, K, C, h, w) of the views in ``present`` (B, K) bool into P_n (B, Cv, D, D, D)."""
         b, k, _, h, w = specific.shape
         side = self.voxel.size // self.voxel.patch
         context = self.feature_norm(self.tokens(specific.flatten(3).transpose(2, 3)))
@@ -138,7 +138,7 @@ class VoxelFusion(nn.Module):
 
 
 def sine_position(shape: tuple[int, ...], width: int) -> Tensor:
-    """Return (cells, width) sine and cosine encodings (Vaswani et al. 2017), an equal share of the width for each axis."""
+    """Return (cells, width) float32 sine and cosine encodings (Vaswani et al. 2017), with an equal share of width per axis."""
     share = width // (2 * len(shape))
     rates = torch.exp(-math.log(10_000.0) * torch.arange(share) / share)
     axes = torch.meshgrid(*(torch.arange(n, dtype=torch.float32) for n in shape), indexing="ij")
@@ -148,15 +148,15 @@ def sine_position(shape: tuple[int, ...], width: int) -> Tensor:
 
 
 def lattice(shape: tuple[int, ...]) -> Tensor:
-    """Return the middles of cells (N, axes), last axis first (x, y, z), in -1..1."""
+    """Return the centres of a grid's cells (N, axes) float32 in -1..1, last axis first (x, y, z)."""
     lines = [(torch.arange(n) + 0.5) * 2 / n - 1 for n in shape]
     return torch.stack([axis.flatten() for axis in reversed(torch.meshgrid(*lines, indexing="ij"))], dim=1)
 
 
-def place_code(places: Tensor, width: int) -> Tensor:
-    """Return (..., width) sines and cosines of places (..., 3) in -1..1, so that near places have like codes."""
+def coordinate_encoding(positions: Tensor, width: int) -> Tensor:
+    """Return (..., width) sines and cosines of positions (..., 3) in -1..1; near positions have similar encodings."""
     share = width // 6
     rates = torch.pi * torch.linspace(0.5, 2.0, share)
-    angles = places[..., None] * rates
-    code = torch.cat([torch.sin(angles), torch.cos(angles)], dim=-1).flatten(-2)
-    return functional.pad(code, (0, width - code.shape[-1]))
+    angles = positions[..., None] * rates
+    encoding = torch.cat([torch.sin(angles), torch.cos(angles)], dim=-1).flatten(-2)
+    return functional.pad(encoding, (0, width - encoding.shape[-1]))

@@ -1,7 +1,7 @@
-"""The head looks at a window around the object: the rest of a view is background and counts nowhere (head.window).
+"""Crop of the head's input to a window around the object; the rest of a view is background and not scored (head.window).
 
-The window's side is that of the largest object of training, so an image's answer depends on nothing but the image. Objects
-cover a fifth of a view of a rendered scan and less, and the head is four fifths of all operations.
+The window's side is that of the largest object in training, so the result for an image depends on that image alone. Objects
+cover at most a fifth of a view of a rendered scan, and the head takes four fifths of all operations.
 """
 
 from __future__ import annotations
@@ -19,28 +19,28 @@ _STEP = 4
 
 @dataclass(frozen=True)
 class Window:
-    """A square of ``side`` cells among ``cells`` a side."""
+    """A square window of ``side`` x ``side`` cells in a grid of ``cells`` x ``cells``."""
 
     side: int
     cells: int
 
     @property
     def whole(self) -> bool:
-        """Whether nothing is left out."""
+        """Whether the window is the whole grid."""
         return self.side >= self.cells
 
     def places(self, seen: Tensor) -> tuple[Tensor, Tensor]:
-        """Return where the window lies in each image, and whether the object fits into it.
+        """Return the window's position in each image, and whether the object fits into it.
 
         Parameters
         ----------
         seen
-            (N, S, S) bool.
+            (N, S, S) bool, true on the object.
 
         Returns
         -------
         tuple
-            (N, 2) int64, first row and column; (N,) bool.
+            (N, 2) int64, the window's first row and column; (N,) bool, whether the object fits.
         """
         first, last = extent(seen, self.cells)
         middle = (first + last + 1) // 2
@@ -49,12 +49,12 @@ class Window:
         return start, fits
 
     def cut(self, planes: Tensor, places: Tensor) -> Tensor:
-        """(N, C, cells, cells) to (N, C, side, side)."""
+        """Return the windows (N, C, side, side) of planes (N, C, cells, cells), at ``places`` (N, 2)."""
         image, row, column = self._cells(places)
         return planes[image, :, row, column].permute(0, 3, 1, 2).contiguous(memory_format=torch.channels_last)
 
     def paste(self, planes: Tensor, places: Tensor, fill: float) -> Tensor:
-        """(N, side, side) to (N, cells, cells), ``fill`` elsewhere."""
+        """Return planes (N, cells, cells) with the windows (N, side, side) at ``places`` (N, 2), and ``fill`` elsewhere."""
         out = planes.new_full((len(planes), self.cells, self.cells), fill)
         out[self._cells(places)] = planes
         return out
@@ -67,21 +67,24 @@ class Window:
 
 
 def extent(seen: Tensor, cells: int) -> tuple[Tensor, Tensor]:
-    """Return first and last row and column of cells (N, 2) that show something of (N, S, S); the middle where nothing does."""
+    """Return the first and the last cell, (N, 2) int64 each (row, column), that the object (N, S, S) bool covers.
+
+    The middle cell where an image shows no object.
+    """
     grid = functional.adaptive_max_pool2d(seen[:, None].float(), cells)[:, 0] > 0
     firsts, lasts = [], []
     for axis in (2, 1):
         line = grid.any(dim=axis)
-        there = line.any(dim=1)
-        first = torch.where(there, line.int().argmax(dim=1), cells // 2)
-        last = torch.where(there, cells - 1 - line.flip(1).int().argmax(dim=1), cells // 2)
+        occupied = line.any(dim=1)
+        first = torch.where(occupied, line.int().argmax(dim=1), cells // 2)
+        last = torch.where(occupied, cells - 1 - line.flip(1).int().argmax(dim=1), cells // 2)
         firsts.append(first)
         lasts.append(last)
     return torch.stack(firsts, dim=1), torch.stack(lasts, dim=1)
 
 
 def fitted(views: Iterable[Tensor], cells: int) -> Window:
-    """Return the window that holds every object of the given (N, S, S) outlines, with a margin."""
+    """Return the window that fits the object of every image (N, S, S) bool of ``views``, with a margin."""
     side = 1
     for seen in views:
         first, last = extent(seen, cells)

@@ -1,1 +1,1 @@
-"""Figures of merit."""
+"""Evaluation metrics: AUROC, AP, F1-max and AUPRO, with confidence intervals."""

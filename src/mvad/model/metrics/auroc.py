@@ -1,4 +1,4 @@
-"""Area under the ROC curve of samples and images, exact."""
+"""Exact area under the ROC curve, for samples and images."""
 
 from __future__ import annotations
 
@@ -10,9 +10,12 @@ from scipy.stats import rankdata
 
 
 def auroc(scores: NDArray[np.floating], labels: NDArray[np.bool_]) -> float:
-    """Return the probability that a positive scores above a negative, ties counting half.
+    """Return the probability that a positive scores above a negative, ties counting half; NaN where one class is missing.
 
-    NaN where one class is missing: there is nothing to rank.
+    Parameters
+    ----------
+    scores, labels
+        (N,) without NaN, and (N,) bool, true is positive.
     """
     positive, negative = int(labels.sum()), int((~labels).sum())
     if positive == 0 or negative == 0:

@@ -1,4 +1,4 @@
-"""Is one method better than another, or is it the samples? A bootstrap over the test samples, paired where two are compared."""
+"""Bootstrap intervals of mean AUROCs over the test samples, and of differences between two methods (paired)."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ _PERCENTILES = (2.5, 97.5)
 
 @dataclass(frozen=True)
 class Scored:
-    """One category, evaluated.
+    """Scores and labels of the test samples of one category.
 
     Attributes
     ----------
     scores
-        (runs, samples): the same method under several seeds.
+        (runs, samples), the same method with several seeds.
     labels
         (samples,) bool, true is anomalous.
     """
@@ -32,12 +32,12 @@ class Scored:
 
 @dataclass(frozen=True)
 class Difference:
-    """AUROC of one method less that of another, with its 95 % interval.
+    """AUROC of one method minus that of another, with its 95 % interval.
 
     Attributes
     ----------
     mean, low, high
-        In 0..1; the interval is the 2.5th to 97.5th percentile of the resampled difference.
+        As fractions, -1..1; the interval is the 2.5th to 97.5th percentile of the resampled difference.
     """
 
     mean: float
@@ -46,30 +46,30 @@ class Difference:
 
     @property
     def verdict(self) -> str:
-        """Above, below, or not separated, where the interval includes 0."""
+        """``above``, ``below``, or ``not separated`` where the interval contains 0."""
         return verdict(self.low, self.high)
 
 
 def verdict(low: float, high: float, other: float = 0.0) -> str:
-    """Say where an interval lies against a number: above, below, or not separated, where it holds the number."""
+    """Compare an interval with a number: ``above``, ``below``, or ``not separated`` where it contains the number."""
     if low > other:
         return "above"
     return "below" if high < other else "not separated"
 
 
 def mean_interval(categories: Sequence[Scored], repeats: int = REPEATS, seed: int = 0) -> Interval:
-    """Return the mean AUROC over categories, each the mean over its runs, with the interval that the test samples leave.
+    """Return the mean AUROC over categories, each the mean over its runs, with its 95 % bootstrap interval.
 
-    Each time the samples of every category are drawn anew with replacement, good and bad ones each, the same ones for all of its
-    runs.
+    In each repetition the good and the bad samples of every category are resampled with replacement, the same ones for all of
+    its runs.
 
     Raises
     ------
     ValueError
-        If a category has no good or no bad samples, or there is none.
+        If there is no category, or one has no good or no bad samples.
     """
     if not categories:
-        raise ValueError("a mean of no category")
+        raise ValueError("the mean AUROC of no category is undefined")
     rng = np.random.default_rng(seed)
     drawn = np.zeros(repeats)
     value = 0.0
@@ -93,7 +93,7 @@ def paired_difference(
     labels
         (samples,) bool, true is anomalous.
     repeats, seed
-        Of the resampling.
+        Number of repetitions and seed of the resampling.
 
     Raises
     ------
@@ -108,8 +108,8 @@ def paired_difference_of_means(
 ) -> Difference:
     """Compare the means of two methods over the same categories and samples.
 
-    Each time the samples are drawn anew with replacement, good and bad ones each, the same ones for both methods; a
-    method's AUROC in a category is the mean over its runs.
+    In each repetition the good and the bad samples are resampled with replacement, the same ones for both methods; a method's
+    AUROC in a category is the mean over its runs.
 
     Raises
     ------
@@ -118,19 +118,19 @@ def paired_difference_of_means(
     """
     rng = np.random.default_rng(seed)
     drawn, value = np.zeros(repeats), 0.0
-    for mine, theirs in zip(one, other, strict=True):
-        if not np.array_equal(mine.labels, theirs.labels):
+    for first, second in zip(one, other, strict=True):
+        if not np.array_equal(first.labels, second.labels):
             raise ValueError("two methods can only be compared on the same samples")
-        weights = _draws(mine.labels, repeats, rng)
-        first, second = _areas(mine), _areas(theirs)
-        value += float(first.mean() - second.mean())
-        drawn += _resampled(first - second, *weights)
+        weights = _draws(first.labels, repeats, rng)
+        first_areas, second_areas = _areas(first), _areas(second)
+        value += float(first_areas.mean() - second_areas.mean())
+        drawn += _resampled(first_areas - second_areas, *weights)
     low, high = np.percentile(drawn / len(one), _PERCENTILES)
     return Difference(value / len(one), float(low), float(high))
 
 
 def _areas(category: Scored) -> NDArray[np.float64]:
-    """Return (bad, good): which share of the runs ranks a bad sample above a good one, ties half."""
+    """Return (bad, good): the share of the runs that rank the bad sample above the good one, ties counting half."""
     labels = category.labels
     if labels.all() or not labels.any():
         raise ValueError("an interval of AUROCs needs good and bad samples")
@@ -139,7 +139,7 @@ def _areas(category: Scored) -> NDArray[np.float64]:
 
 
 def _draws(labels: NDArray[np.bool_], repeats: int, rng: np.random.Generator) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return how often each bad (repeats, bad) and each good sample (repeats, good) is drawn, as shares."""
+    """Return how often each bad (repeats, bad) and each good sample (repeats, good) is drawn, as shares of all draws."""
     if labels.all() or not labels.any():
         raise ValueError("an interval of AUROCs needs good and bad samples")
     bad, good = (rng.multinomial(n, np.full(n, 1 / n), size=repeats) / n for n in (int(labels.sum()), int((~labels).sum())))

@@ -1,8 +1,8 @@
-"""Curves of any number of scores in constant memory: counts over the bit pattern of float32.
+"""ROC and precision-recall curves of any number of scores in constant memory: a histogram over the bits of float32.
 
-The bits of a float32, read as an integer with the sign turned round, sort like the numbers. Their top bits are bins that
-are fine where numbers are small and coarse where they are large: the same relative width everywhere, whatever the method's
-scores look like. Linear bins between the extremes (ADEval, torchmetrics) put nearly all of sigmoid-like scores into one.
+The bits of a float32, read as an integer and mapped so that negative numbers come first, sort like the numbers. Their top
+bits are the bins, which have the same relative width everywhere, whatever the distribution of the scores. Linear bins between
+the extremes (ADEval, torchmetrics) put nearly all sigmoid-like scores into one.
 """
 
 from __future__ import annotations
@@ -18,23 +18,23 @@ from numba import njit
 from numpy.typing import NDArray
 
 BITS = 22
-"""Bins are 2^BITS: sign, eight bits of exponent, thirteen of mantissa. A bin is 0.012 % of its numbers wide at most (numbers below 1e-38, which
-float32 has few of, share coarser ones)."""
+"""There are 2^BITS bins: sign, eight bits of exponent, thirteen of mantissa. The width of a bin is at most 0.012 % of its
+numbers (numbers below 1e-38, of which float32 has few, are in wider bins)."""
 
-_SHARED = 4_000_000
-"""Scores from which threads share the work."""
+_MIN_SCORES_FOR_THREADS = 4_000_000
+"""Number of scores from which several threads count."""
 
 
 @dataclass(frozen=True)
 class Curve:
-    """Counts at falling thresholds, one for each score that occurs (bins of a histogram, or distinct scores).
+    """Counts at falling thresholds, one threshold per distinct score or per bin of a histogram that is in use.
 
     Attributes
     ----------
     true, false
-        (T + 1,) float64: positives and negatives at or above each threshold, from none to all; positives may be weighted.
+        (T + 1,) float64, positives and negatives at or above each threshold, starting with 0; positives may be weighted.
     threshold
-        (T,) float32: the lowest number of each step, so ``score >= threshold[k]`` counts ``true[k + 1]``.
+        (T,) float32, the lowest score of each step, so ``score >= threshold[k]`` counts ``true[k + 1]``.
     """
 
     true: NDArray[np.float64]
@@ -79,7 +79,7 @@ class Curve:
         return float(f1[best]), float(self.threshold[best])
 
     def thinned(self, points: int) -> Curve:
-        """Return at most about so many thresholds, dense where the curve bends: for drawing."""
+        """Return a curve of at most about ``points`` thresholds, evenly spaced along the ROC curve, for plotting."""
         if len(self.true) <= points:
             return self
         x, y = self.false / max(self.false[-1], 1e-300), self.true / max(self.true[-1], 1e-300)
@@ -90,14 +90,14 @@ class Curve:
 
 
 def exact_curve(scores: NDArray[np.floating], labels: NDArray[np.bool_], weights: NDArray[np.floating] | None = None) -> Curve:
-    """Return the curve of scores by sorting them: one step a distinct score.
+    """Return the exact curve by sorting the scores: one threshold per distinct score.
 
     Parameters
     ----------
     scores, labels
-        (N,), scores without NaN.
+        (N,) scores without NaN, and (N,) bool, true is positive.
     weights
-        (N,) weights of the positives; None: 1.
+        (N,) weights of the positives; None: all 1.
     """
     order = np.argsort(-scores, kind="stable")
     ordered, positive = scores[order], labels[order].astype(np.float64)
@@ -109,19 +109,19 @@ def exact_curve(scores: NDArray[np.floating], labels: NDArray[np.bool_], weights
 
 @dataclass
 class ScoreHistogram:
-    """Counts of negatives, positives, and weights of positives, by score. Histograms of parts add up to that of the whole.
+    """Counts of negatives and positives, and weights of positives, by score; histograms of disjoint sets can be merged.
 
-    Reserves 100 MB, of which only what the scores' range needs is ever touched: a few MB, however many scores there are.
+    It reserves 100 MB of virtual memory, of which only the range of the scores is used: a few MB for any number of scores.
     """
 
     negative: NDArray[np.int64] = field(default_factory=lambda: np.zeros(1 << BITS, np.int64))
     positive: NDArray[np.int64] = field(default_factory=lambda: np.zeros(1 << BITS, np.int64))
     weight: NDArray[np.float64] = field(default_factory=lambda: np.zeros(1 << BITS, np.float64))
     span: NDArray[np.int64] = field(default_factory=lambda: np.array([1 << BITS, -1]))
-    """Lowest and highest bin in use."""
+    """(2,) lowest and highest bin in use."""
 
     def add(self, scores: NDArray[np.floating], labels: NDArray[np.bool_], threads: int = 0) -> None:
-        """Take scores.
+        """Count scores.
 
         Parameters
         ----------
@@ -130,7 +130,7 @@ class ScoreHistogram:
         labels
             The same shape; true is positive.
         threads
-            0: the machine's, where there is much to count.
+            Number of threads; 0: up to 8, if there are many scores.
 
         Raises
         ------
@@ -138,7 +138,7 @@ class ScoreHistogram:
             If a score is not finite, or shapes differ.
         """
         patterns, truth = _flat(scores, labels)
-        count = threads or (min(8, os.cpu_count() or 1) if len(patterns) >= _SHARED else 1)
+        count = threads or (min(8, os.cpu_count() or 1) if len(patterns) >= _MIN_SCORES_FOR_THREADS else 1)
         edges = np.linspace(0, len(patterns), count + 1).astype(int)
         parts = [self, *(ScoreHistogram() for _ in range(count - 1))]
 
@@ -147,62 +147,66 @@ class ScoreHistogram:
             return bool(_count(patterns[piece], truth[piece], parts[k].negative, parts[k].positive, parts[k].span))
 
         if count == 1:
-            sound = work(0)
+            finite = work(0)
         else:
             with ThreadPoolExecutor(count) as pool:
-                sound = all(list(pool.map(work, range(count))))
-        _refuse_unsound(sound)
+                finite = all(list(pool.map(work, range(count))))
+        _require_finite(finite)
         for part in parts[1:]:
             self.merge(part)
 
     def add_image(
-        self, scores: NDArray[np.floating], regions: NDArray[np.int32] | None, share: NDArray[np.float64], own: NDArray[np.int64]
+        self,
+        scores: NDArray[np.floating],
+        regions: NDArray[np.int32] | None,
+        share: NDArray[np.float64],
+        coarse: NDArray[np.int64],
     ) -> None:
-        """Take an image whose positives lie in regions (``weighted``), and count it by coarse bins besides.
+        """Count an image whose positives have the weights of their regions, also by coarse bins.
 
         Parameters
         ----------
         scores
-            (H, W); as for ``add``.
+            (H, W), counted as float32.
         regions
-            (H, W) the region of each positive from 1, 0 for negatives; None: there are no positives.
+            (H, W), the region of each positive from 1, 0 for negatives; None: there are no positives.
         share
-            (R + 1,) the weight of a pixel of each region.
-        own
-            (2, 2^b) int64: negatives and positives by the top b bits; added to.
+            (R + 1,), the weight of a pixel of each region.
+        coarse
+            (2, 2^b) int64, negatives and positives by the top b bits; the image's counts are added.
 
         Raises
         ------
         ValueError
             As ``add``.
         """
-        shift = BITS - own.shape[1].bit_length() + 1
+        shift = BITS - coarse.shape[1].bit_length() + 1
         if regions is None:
             patterns = np.ascontiguousarray(scores, np.float32).reshape(-1).view(np.uint32)
-            _refuse_unsound(_count_normal(patterns, self.negative, self.span, own, shift))
+            _require_finite(_count_normal(patterns, self.negative, self.span, coarse, shift))
         else:
-            patterns, place = _flat(scores, regions, np.int32)
-            _refuse_unsound(
-                _count_regions(patterns, place, share, self.negative, self.positive, self.weight, self.span, own, shift)
+            patterns, region_of = _flat(scores, regions, np.int32)
+            _require_finite(
+                _count_regions(patterns, region_of, share, self.negative, self.positive, self.weight, self.span, coarse, shift)
             )
 
     def merge(self, other: ScoreHistogram) -> None:
         """Add the counts of another histogram."""
         used = other._used
-        for mine, theirs in zip(self._tables, other._tables, strict=True):
-            mine[used] += theirs[used]
+        for table, other_table in zip(self._tables, other._tables, strict=True):
+            table[used] += other_table[used]
         self.span[:] = min(self.span[0], other.span[0]), max(self.span[1], other.span[1])
 
     def curve(self) -> Curve:
-        """Return counts at falling thresholds."""
+        """Return the counts at falling thresholds."""
         return self.curves()[0]
 
     def curves(self) -> tuple[Curve, Curve, float]:
-        """Return ``curve``; the curve in which positives have the weights of their regions; and the error bound.
+        """Return ``curve``, the curve in which positives have the weights of their regions, and an error bound.
 
-        By the bound the area of the first can differ from that of the unbinned scores, whatever they are: scores of one bin
-        count as ties, and the true order within it can move the area by half the pairs that meet there. What is seen is a
-        thousand times less, as they are mixed.
+        The bound is the greatest difference between the ROC area of the first curve and that of the unbinned scores: scores in
+        one bin count as ties, and their true order can change the area by half of the pairs in the bin. Measured differences
+        are a thousand times smaller, because the order within a bin is mixed.
         """
         used = self._used
         occur = np.flatnonzero(self.negative[used] + self.positive[used])[::-1]
@@ -222,16 +226,16 @@ class ScoreHistogram:
         return slice(int(self.span[0]), int(self.span[1]) + 1)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Return what a pickle carries: the bins that hold something."""
+        """Return the content of a pickle: the bins that are not empty."""
         used = self._used
         bins = np.flatnonzero(self.negative[used] + self.positive[used]) + used.start
         return {"span": self.span, "bins": bins.astype(np.int32), "tables": [table[bins] for table in self._tables]}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """Take it back."""
-        self.__init__(span=state["span"])  # type: ignore[misc]  # a new one, empty
-        for mine, theirs in zip(self._tables, state["tables"], strict=True):
-            mine[state["bins"]] = theirs
+        """Restore the histogram from a pickle."""
+        self.__init__(span=state["span"])  # type: ignore[misc]  # starts empty
+        for table, counts in zip(self._tables, state["tables"], strict=True):
+            table[state["bins"]] = counts
 
 
 def lowest_of(bins: NDArray[np.integer], bits: int = BITS) -> NDArray[np.float32]:
@@ -250,63 +254,63 @@ def _flat(
     return flat.view(np.uint32), np.ascontiguousarray(labels, dtype).reshape(-1)
 
 
-def _refuse_unsound(sound: bool) -> None:
-    if not sound:
+def _require_finite(finite: bool) -> None:
+    if not finite:
         raise ValueError("a score is not finite; it cannot be ranked")
 
 
 @njit(nogil=True, cache=True)
-def _place(bits):  # type: ignore[no-untyped-def]  # numba compiles it for the numbers it is given
-    """Return the bin of a float32's pattern: its top bits, negative ones turned round; -0 counts as 0."""
+def _bin_of(bits):  # type: ignore[no-untyped-def]  # numba infers the types
+    """Return the bin of a float32's bit pattern: its top bits, inverted for negative numbers; -0 counts as 0."""
     return ((~bits & 0xFFFFFFFF) if bits > 0x80000000 else (bits | 0x80000000)) >> (32 - BITS)
 
 
 @njit(nogil=True, cache=True)
-def _close(span, lowest, highest):  # type: ignore[no-untyped-def]  # as above
-    """Widen the span of bins in use; tell whether none of them holds infinity, or NaN beyond it."""
+def _widen(span, lowest, highest):  # type: ignore[no-untyped-def]
+    """Widen the span of bins in use; return whether all scores are finite: the outermost bins are those of infinity and NaN."""
     span[0] = min(span[0], np.int64(lowest))
     span[1] = max(span[1], np.int64(highest))
     return lowest > (0x007FFFFF >> (32 - BITS)) and highest < (0xFF800000 >> (32 - BITS))
 
 
 @njit(nogil=True, cache=True)
-def _count(patterns, labels, negative, positive, span):  # type: ignore[no-untyped-def]  # as above
-    """Count scores by bin; False if one of them was not finite."""
+def _count(patterns, labels, negative, positive, span):  # type: ignore[no-untyped-def]
+    """Count scores by bin; return False if one of them is not finite."""
     lowest, highest = 1 << BITS, 0
     for k in range(len(patterns)):
-        place = _place(patterns[k])
-        lowest, highest = min(lowest, place), max(highest, place)
+        bin_ = _bin_of(patterns[k])
+        lowest, highest = min(lowest, bin_), max(highest, bin_)
         if labels[k]:
-            positive[place] += 1
+            positive[bin_] += 1
         else:
-            negative[place] += 1
-    return len(patterns) == 0 or _close(span, lowest, highest)
+            negative[bin_] += 1
+    return len(patterns) == 0 or _widen(span, lowest, highest)
 
 
 @njit(nogil=True, cache=True)
-def _count_normal(patterns, negative, span, own, shift):  # type: ignore[no-untyped-def]  # as above
-    """Count an image without anomalies by bin and by coarse bin."""
+def _count_normal(patterns, negative, span, coarse, shift):  # type: ignore[no-untyped-def]
+    """Count an image without anomalies by bin and by coarse bin; return False if a score is not finite."""
     lowest, highest = 1 << BITS, 0
     for k in range(len(patterns)):
-        place = _place(patterns[k])
-        lowest, highest = min(lowest, place), max(highest, place)
-        negative[place] += 1
-        own[0, place >> shift] += 1
-    return len(patterns) == 0 or _close(span, lowest, highest)
+        bin_ = _bin_of(patterns[k])
+        lowest, highest = min(lowest, bin_), max(highest, bin_)
+        negative[bin_] += 1
+        coarse[0, bin_ >> shift] += 1
+    return len(patterns) == 0 or _widen(span, lowest, highest)
 
 
 @njit(nogil=True, cache=True)
-def _count_regions(patterns, regions, share, negative, positive, weight, span, own, shift):  # type: ignore[no-untyped-def]  # as above
-    """Count an image by bin and by coarse bin, and add up the weights of positives."""
+def _count_regions(patterns, regions, share, negative, positive, weight, span, coarse, shift):  # type: ignore[no-untyped-def]
+    """Count an image by bin and by coarse bin, and sum the weights of positives; return False if a score is not finite."""
     lowest, highest = 1 << BITS, 0
     for k in range(len(patterns)):
-        place = _place(patterns[k])
-        lowest, highest = min(lowest, place), max(highest, place)
+        bin_ = _bin_of(patterns[k])
+        lowest, highest = min(lowest, bin_), max(highest, bin_)
         if regions[k]:
-            positive[place] += 1
-            weight[place] += share[regions[k]]
-            own[1, place >> shift] += 1
+            positive[bin_] += 1
+            weight[bin_] += share[regions[k]]
+            coarse[1, bin_ >> shift] += 1
         else:
-            negative[place] += 1
-            own[0, place >> shift] += 1
-    return len(patterns) == 0 or _close(span, lowest, highest)
+            negative[bin_] += 1
+            coarse[0, bin_ >> shift] += 1
+    return len(patterns) == 0 or _widen(span, lowest, highest)

@@ -1,4 +1,4 @@
-"""P-AUROC, AP, F1-max and AUPRO of any number of pixels, in constant memory, one image after the other."""
+"""P-AUROC, AP, F1-max and AUPRO over any number of pixels, image by image in constant memory."""
 
 from __future__ import annotations
 
@@ -14,31 +14,31 @@ from mvad.model.metrics.histogram import BITS, ScoreHistogram
 from mvad.model.metrics.intervals import UNDEFINED, Interval, from_clusters
 
 LIMITS = (0.3, 0.1, 0.05, 0.01)
-"""False positive rates up to which AUPRO is taken; 0.3 is MVTec AD's, 0.01 MVTec 3D-AD's second one."""
+"""False positive rates up to which AUPRO integrates; 0.3 is that of MVTec AD, 0.01 the second one of MVTec 3D-AD."""
 
 _COARSE = BITS - 8
-"""Bits of what is kept of each sample, for the interval alone."""
+"""Bits of the histogram that is kept per sample, for the confidence interval only."""
 
 _TOUCHING = np.ones((3, 3), dtype=int)
 
 
 @dataclass(frozen=True)
 class PixelFigures:
-    """What is known of all pixels; NaN where a class is missing.
+    """Metrics over all pixels; NaN where a class is missing.
 
     Attributes
     ----------
     auroc
-        P-AUROC; its interval takes samples as clusters of pixels.
+        P-AUROC; its interval treats samples as clusters of pixels.
     ap, f1_max, threshold
-        Average precision; the best F1, and the score from which on pixels count as anomalous there.
+        Average precision; the best F1, and its threshold: pixels with at least this score count as anomalous.
     aupro
-        AUPRO at each of ``LIMITS``: mean over the connected regions of ground truth (8-neighbourhood) of the share that is
-        found, averaged over false positive rates up to the limit.
+        AUPRO at each of ``LIMITS``: the mean, over the connected regions of ground truth (8-neighbourhood), of the share of
+        the region that is detected, averaged over false positive rates up to the limit.
     regions
-        How many regions of ground truth there are.
+        Number of regions of ground truth.
     error_bound
-        By how much ``auroc`` can be off through binning.
+        Greatest error of ``auroc`` due to binning.
     """
 
     auroc: Interval
@@ -52,7 +52,7 @@ class PixelFigures:
 
 @dataclass
 class PixelScores:
-    """Pixels of samples, joined by key. Parts that were gathered elsewhere are merged; no key may come twice.
+    """Pixel scores of samples, each added once by its key; parts from other processes can be merged.
 
     Attributes
     ----------
@@ -61,7 +61,7 @@ class PixelScores:
     regions
         Number of regions so far.
     samples
-        For each key the bins of its pixels, their negatives and positives: a coarse histogram, a few kB.
+        Coarse histogram of each key's pixels, a few kB: bins (K,), and negatives and positives in each (K,).
     """
 
     histogram: ScoreHistogram = field(default_factory=ScoreHistogram)
@@ -74,52 +74,52 @@ class PixelScores:
         maps: NDArray[np.floating] | Sequence[NDArray[np.floating]],
         masks: NDArray[np.bool_] | Sequence[NDArray[np.bool_]],
     ) -> None:
-        """Take all images of a sample.
+        """Add all images of a sample.
 
         Parameters
         ----------
         key
-            The sample's; its pixels count as one cluster.
+            Key of the sample; its pixels count as one cluster.
         maps
             (N, H, W) finite anomaly maps; or N images of different sizes.
         masks
-            The same shapes; true is anomalous.
+            Masks of the same shapes; true is anomalous.
 
         Raises
         ------
         ValueError
-            If the key was there before, a score is not finite, or shapes differ.
+            If the key was added before, a score is not finite, or shapes differ.
         """
         if key in self.samples:
             raise ValueError(f"{key}: was evaluated before")
-        own = np.zeros((2, 1 << _COARSE), np.int64)
-        for one, mask in zip(maps, masks, strict=True):
+        coarse = np.zeros((2, 1 << _COARSE), np.int64)
+        for anomaly_map, mask in zip(maps, masks, strict=True):
             truth = np.asarray(mask, np.bool_)
-            if truth.shape != np.shape(one):
-                raise ValueError(f"{key}: map {np.shape(one)} and mask {truth.shape} differ in shape")
+            if truth.shape != np.shape(anomaly_map):
+                raise ValueError(f"{key}: map {np.shape(anomaly_map)} and mask {truth.shape} differ in shape")
             regions, share = regions_of(truth)
-            self.histogram.add_image(np.asarray(one), regions, share, own)
+            self.histogram.add_image(np.asarray(anomaly_map), regions, share, coarse)
             self.regions += len(share) - 1
-        bins = np.flatnonzero(own.any(axis=0))
-        self.samples[key] = (bins.astype(np.int32), own[0, bins], own[1, bins])
+        bins = np.flatnonzero(coarse.any(axis=0))
+        self.samples[key] = (bins.astype(np.int32), coarse[0, bins], coarse[1, bins])
 
     def merge(self, other: PixelScores) -> None:
-        """Take the samples of another part.
+        """Add the samples of another part.
 
         Raises
         ------
         ValueError
-            If both have a sample.
+            If both have the same sample.
         """
-        twice = self.samples.keys() & other.samples.keys()
-        if twice:
-            raise ValueError(f"{min(twice)}: is in both parts")
+        common = self.samples.keys() & other.samples.keys()
+        if common:
+            raise ValueError(f"{min(common)}: is in both parts")
         self.histogram.merge(other.histogram)
         self.regions += other.regions
         self.samples |= other.samples
 
     def figures(self) -> PixelFigures:
-        """Return the figures of all pixels taken so far."""
+        """Return the metrics over all pixels added so far."""
         curve, weighted, bound = self.histogram.curves()
         f1, threshold = curve.best_f1()
         return PixelFigures(
@@ -133,14 +133,17 @@ class PixelScores:
         if math.isnan(area):
             return UNDEFINED
         negative, positive = np.zeros((2, 1 << _COARSE))
-        for bins, no, yes in self.samples.values():
-            negative[bins] += no
-            positive[bins] += yes
+        for bins, negatives, positives in self.samples.values():
+            negative[bins] += negatives
+            positive[bins] += positives
         lower = (np.cumsum(negative) - negative / 2) / negative.sum()
         higher = 1 - (np.cumsum(positive) - positive / 2) / positive.sum()
-        sums = np.array([(lower[b] @ yes, yes.sum(), higher[b] @ no, no.sum()) for b, no, yes in self.samples.values()])
-        found = from_clusters(*sums.T)
-        return Interval(area, min(found.low, area), max(found.high, area))
+        sums = np.array([
+            (lower[bins] @ positives, positives.sum(), higher[bins] @ negatives, negatives.sum())
+            for bins, negatives, positives in self.samples.values()
+        ])  # fmt: skip
+        coarse = from_clusters(*sums.T)
+        return Interval(area, min(coarse.low, area), max(coarse.high, area))
 
 
 def regions_of(mask: NDArray[np.bool_]) -> tuple[NDArray[np.int32] | None, NDArray[np.float64]]:
@@ -149,8 +152,8 @@ def regions_of(mask: NDArray[np.bool_]) -> tuple[NDArray[np.int32] | None, NDArr
     Returns
     -------
     tuple
-        (H, W) int32, the region of each pixel from 1, 0 outside, or None where the mask is empty; (R + 1,) one over the
-        size of each region, 0 for the outside.
+        (H, W) int32, the region of each pixel from 1, 0 outside, or None where the mask is empty; (R + 1,) float64, one over
+        the size of each region, 0 for the outside.
     """
     rows = np.flatnonzero(mask.any(axis=1))
     if not len(rows):

@@ -1,1 +1,1 @@
-"""Pseudo anomalies: normal views with something pasted on the object, and the mask of it."""
+"""Pseudo anomalies: normal views with synthetic defects, and the masks of these."""

@@ -1,7 +1,7 @@
-"""Corrupt normal views: texture on colour, bumps and dents on depth and normals (DeSTSeg, section 3.1; ours).
+"""Corrupt normal views: texture on colour (DeSTSeg, section 3.1), bumps and dents on depth and normals.
 
-All random numbers of a step are drawn first, for the whole batch on the processor, so that every device and every number of
-ranks sees the same ones; pictures are made of them in batch, on the device.
+All random numbers of a step are drawn first, for the whole batch on the CPU, so that they are the same on every device and
+for every number of ranks; the images are then computed in batch, on the device.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from mvad.model.synthesis.perlin import PerlinNumbers, draw_perlin, make_perlin
 from mvad.model.synthesis.textures import Textures
 from mvad.model.training.parallel import ProcessGroup
 
-_METRE_SCANS = 2.0
-"""A scene deeper than this many units is not in metres (Eyecandies); heights then follow the depth's range."""
+_MAX_DEPTH_M = 2.0
+"""Depths beyond this are not in metres (Eyecandies); heights of bumps are then relative to the range of depth."""
 
 
 @dataclass(frozen=True)
@@ -43,18 +43,18 @@ class Corrupted:
 
 @dataclass(frozen=True)
 class Plan:
-    """The random numbers of a batch.
+    """The random numbers of a batch of pseudo anomalies.
 
     Attributes
     ----------
     noise
-        Perlin numbers of N masks: N is B * V, or B where views are consistent.
+        Perlin numbers of N masks; N is B * V, or B where views are consistent.
     chance
-        (B, V or 1, M, 6) uniform numbers: whether and which modality, opacity, sign, height, strength.
+        (B, V or 1, M, 6) uniform numbers: whether to corrupt, which modalities, opacity, sign, height, strength.
     textures
-        Numbers of the textures of each painted modality; N pictures each.
+        Numbers of the N textures of each modality that gets textures, by its index.
     edge
-        Width of the hills' edges, in pixels.
+        Width of the edges of bumps and dents, pixels.
     """
 
     noise: PerlinNumbers
@@ -66,12 +66,12 @@ class Plan:
 def plan_corruption(
     samples: int, size: int, spec: InputSpec, textures: Textures, config: PseudoConfig, generator: torch.Generator
 ) -> Plan:
-    """Draw the numbers of a batch of ``samples``, over all ranks."""
-    places = 1 if config.views == "consistent" else spec.views
-    noise = draw_perlin(samples * places, config.max_scale, generator)
-    chance = torch.rand(samples, places, len(spec.modalities), 6, generator=generator)
-    painted = [m for m, name in enumerate(spec.modalities) if name == "rgb" or config.modality == "texture"]
-    plans = {m: textures.plan(samples * places, size, generator) for m in painted}
+    """Draw the random numbers of a batch; ``samples`` counts over all ranks, ``size`` is the side of a view in pixels."""
+    masks_per_sample = 1 if config.views == "consistent" else spec.views
+    noise = draw_perlin(samples * masks_per_sample, config.max_scale, generator)
+    chance = torch.rand(samples, masks_per_sample, len(spec.modalities), 6, generator=generator)
+    textured = [m for m, name in enumerate(spec.modalities) if name == "rgb" or config.modality == "texture"]
+    plans = {m: textures.plan(samples * masks_per_sample, size, generator) for m in textured}
     edge = int(2 * torch.randint(1, max(2, size // 32), (1,), generator=generator) + 1)
     return Plan(noise, chance, plans, edge)
 
@@ -80,19 +80,19 @@ def corrupt(
     views: ViewImages, spec: InputSpec, textures: Textures, config: PseudoConfig, generator: torch.Generator,
     ranks: ProcessGroup | None = None,
 ) -> Corrupted:  # fmt: skip
-    """Paste one pseudo anomaly on each view; a view's modalities share its mask.
+    """Add one pseudo anomaly to each view; the modalities of a view share its mask.
 
     With two modalities a third of the views are changed in colour only, a third in geometry only, a third in both. With
-    ``pseudo.views = consistent`` mask and texture lie on the scan, and every view shows them where it sees them.
+    ``pseudo.views = consistent`` mask and texture are defined on the scan, and each view shows the part that is visible in it.
 
     Parameters
     ----------
     views
         This rank's part of the batch.
     generator
-        Of the step; on the processor.
+        Random generator of the step, on the CPU.
     ranks
-        Who trains together; default: this process alone.
+        The processes that train together; default: this process alone.
 
     Raises
     ------
@@ -104,33 +104,33 @@ def corrupt(
     plan = plan_corruption(b * ranks.size, size, spec, textures, config, generator)
     changed = torch.empty_like(views.images)
     masks = torch.empty(*views.images.shape[:3], size, size, device=views.images.device)
-    # A processor is twice as fast on what stays in its cache; a GPU wants everything at once.
+    # A CPU is twice as fast on data that fit into its cache; a GPU is fastest on the whole batch.
     rows = 1 if views.images.device.type == "cpu" else b
     for first in range(0, b, rows):
-        here = slice(first, first + rows)
+        chosen = slice(first, first + rows)
         numbers = _rows(plan, b * ranks.size, ranks.rank * b + first, rows)
-        source = None if views.source is None else views.source[here]
-        some = ViewImages(views.images[here], views.seen[here], views.present[here], source)
-        _corrupt(some, numbers, spec, textures, config, changed[here], masks[here])
+        source = None if views.source is None else views.source[chosen]
+        some = ViewImages(views.images[chosen], views.seen[chosen], views.present[chosen], source)
+        _corrupt(some, numbers, spec, textures, config, changed[chosen], masks[chosen])
     return Corrupted(changed, masks)
 
 
 def _corrupt(
     views: ViewImages, plan: Plan, spec: InputSpec, textures: Textures, config: PseudoConfig, changed: Tensor, masks: Tensor
 ) -> None:
-    """Make some samples' pictures and masks, into the tensors that are given."""
+    """Compute the images and masks of some samples, and write them into ``changed`` and ``masks``."""
     b, v, m, _, size, _ = views.images.shape
     device = views.images.device
     chance = plan.chance.to(device).expand(b, v, m, 6)
     noise = make_perlin(_moved(plan.noise, device), size)
-    pictures = {number: textures.make(numbers, size, device) for number, numbers in plan.textures.items()}
+    made_textures = {number: textures.make(numbers, size, device) for number, numbers in plan.textures.items()}
     if config.views == "consistent":
-        places = _on_scan(views, spec)
-        noise = _look_up(noise[:, None], places)[:, :, 0]
-        pictures = {number: _look_up(picture, places) for number, picture in pictures.items()}
+        positions = _on_scan(views, spec)
+        noise = _sample(noise[:, None], positions)[:, :, 0]
+        made_textures = {number: _sample(texture, positions) for number, texture in made_textures.items()}
     else:
         noise = noise.view(b, v, size, size)
-        pictures = {number: picture.view(b, v, 3, size, size) for number, picture in pictures.items()}
+        made_textures = {number: texture.view(b, v, 3, size, size) for number, texture in made_textures.items()}
     mask = noise > config.threshold
     mask &= (chance[:, :, 0, 0] < config.probability)[:, :, None, None]
     if config.region == "object":
@@ -142,9 +142,9 @@ def _corrupt(
             active = (kind < 2 / 3) if modality == "rgb" else (kind > 1 / 3)
             part *= active[:, :, None, None]
         plane, numbers = views.images[:, :, number], chance[:, :, number, :, None, None]
-        if number in pictures:
+        if number in made_textures:
             weight = part * (1 - numbers[:, :, 2] * config.max_opacity)
-            torch.lerp(plane, pictures[number], weight[:, :, None], out=changed[:, :, number])
+            torch.lerp(plane, made_textures[number], weight[:, :, None], out=changed[:, :, number])
         elif modality == "depth":
             changed[:, :, number] = _raise(plane, part, spec, config, numbers, plan.edge)
         else:
@@ -152,11 +152,11 @@ def _corrupt(
 
 
 def _rows(plan: Plan, samples: int, first: int, count: int) -> Plan:
-    """Return the numbers of some of the samples that a plan was drawn for."""
+    """Return the numbers of ``count`` samples, from ``first`` on, of a plan for ``samples``."""
 
     def chosen(tensor: Tensor) -> Tensor:
-        each = len(tensor) // samples
-        return tensor[first * each : (first + count) * each]
+        per_sample = len(tensor) // samples
+        return tensor[first * per_sample : (first + count) * per_sample]
 
     noise = PerlinNumbers(*(chosen(t) for t in (plan.noise.scales, plan.noise.turns, plan.noise.gradients)))
     textures = {number: tuple(chosen(t) for t in numbers) for number, numbers in plan.textures.items()}
@@ -168,28 +168,28 @@ def _moved(noise: PerlinNumbers, device: torch.device) -> PerlinNumbers:
 
 
 def _on_scan(views: ViewImages, spec: InputSpec) -> Tensor:
-    """Return where each pixel lies on the scan (B, V, S, S, 2): x, y in -1..1 over the object's extent; 2 where nothing."""
+    """Return each pixel's position on the scan (B, V, S, S, 2): x, y in -1..1 over the object's extent, 2 off the object."""
     if views.source is None or spec.scan_width is None:
-        raise BadInput("pseudo.views = consistent needs scans' source maps; pack renders with source, or take independent")
-    there = views.source >= 0
+        raise BadInput("pseudo.views = consistent needs scans' source maps; pack renders with source, or use independent")
+    seen = views.source >= 0
     index = views.source.clamp(min=0).long()
-    places = torch.stack([index % spec.scan_width, index // spec.scan_width], dim=-1).float()
-    outside = ~there[..., None]
-    low = places.masked_fill(outside, torch.inf).amin(dim=(1, 2, 3), keepdim=True)
-    high = places.masked_fill(outside, -torch.inf).amax(dim=(1, 2, 3), keepdim=True)
+    positions = torch.stack([index % spec.scan_width, index // spec.scan_width], dim=-1).float()
+    outside = ~seen[..., None]
+    low = positions.masked_fill(outside, torch.inf).amin(dim=(1, 2, 3), keepdim=True)
+    high = positions.masked_fill(outside, -torch.inf).amax(dim=(1, 2, 3), keepdim=True)
     spread = ((high - low).amax(dim=-1, keepdim=True) / 2).clamp(min=1)
-    return ((places - (low + high) / 2) / spread).masked_fill(outside, 2.0)
+    return ((positions - (low + high) / 2) / spread).masked_fill(outside, 2.0)
 
 
-def _look_up(maps: Tensor, places: Tensor) -> Tensor:
-    """Return maps (B, C, S, S) of the scan as each view sees them: (B, V, C, S, S)."""
-    b, v, size = places.shape[:3]
-    seen = functional.grid_sample(maps, places.reshape(b, v * size, size, 2), align_corners=False, padding_mode="border")
+def _sample(maps: Tensor, positions: Tensor) -> Tensor:
+    """Sample maps (B, C, S, S) on the scan at the positions of each view's pixels: (B, V, C, S, S)."""
+    b, v, size = positions.shape[:3]
+    seen = functional.grid_sample(maps, positions.reshape(b, v * size, size, 2), align_corners=False, padding_mode="border")
     return seen.view(b, -1, v, size, size).transpose(1, 2)
 
 
 def _bump(mask: Tensor, numbers: Tensor, edge: int) -> Tensor:
-    """Return a smooth hill in the mask, -1..1: a bump (negative: nearer) or a dent, with an edge of that width."""
+    """Return a smooth bump (negative: nearer) or dent in the mask, (B, V, S, S) in -1..1; ``edge`` is its edge's width."""
     b, v, size, _ = mask.shape
     flat = mask.view(b * v, 1, size, size)
     for _ in range(2):
@@ -201,10 +201,11 @@ def _bump(mask: Tensor, numbers: Tensor, edge: int) -> Tensor:
 
 
 def _raise(plane: Tensor, mask: Tensor, spec: InputSpec, config: PseudoConfig, numbers: Tensor, edge: int) -> Tensor:
+    """Add a bump or dent to depth images (B, V, 3, S, S) in 0..255."""
     assert spec.depth_range is not None
     middle, half = spec.depth_range
     low, high = (value / 1000 for value in config.bump_mm[:2])
-    if middle + half > _METRE_SCANS:
+    if middle + half > _MAX_DEPTH_M:
         low, high = low * half / 0.03, high * half / 0.03
     height = low + (high - low) * numbers[:, :, 4]
     change = -127.5 * height * _bump(mask, numbers, edge) / half
@@ -212,7 +213,7 @@ def _raise(plane: Tensor, mask: Tensor, spec: InputSpec, config: PseudoConfig, n
 
 
 def _tilt(plane: Tensor, mask: Tensor, numbers: Tensor, edge: int) -> Tensor:
-    """Turn normals as a bump of that mask would: by its slopes."""
+    """Rotate normals (B, V, 3, S, S) in 0..255 by the slopes of a bump in the mask."""
     hill = _bump(mask, numbers, edge)
     slope_x = functional.pad(hill[..., :, 2:] - hill[..., :, :-2], (1, 1)) / 2
     slope_y = functional.pad(hill[..., 2:, :] - hill[..., :-2, :], (0, 0, 1, 1)) / 2

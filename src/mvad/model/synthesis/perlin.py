@@ -1,7 +1,7 @@
-"""Perlin noise masks (Perlin 1985), as DeSTSeg and DRAEM draw them: scales 2^k a axis, rotated, thresholded.
+"""Perlin noise masks (Perlin 1985), as in DeSTSeg and DRAEM: 2^k lattice cells per axis, rotated, thresholded.
 
-Noise on a lattice is a sum of products of a function of the row and one of the column, so that a map is two small matrix
-products; all maps of a batch are made together, on whatever device their numbers lie.
+Noise on a lattice is a sum of products of a function of the row and one of the column, so a map takes two small matrix
+products; all maps of a batch are computed together, on the device of their numbers.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ _FINEST = 128
 
 @dataclass(frozen=True)
 class PerlinNumbers:
-    """What N maps are made from; the first axis is the map.
+    """Random numbers from which N maps are computed; the first axis is the map.
 
     Attributes
     ----------
     scales
-        (N, 2) int64: across and down, the lattice has 2^k cells.
+        (N, 2) int64, exponents k of the number of lattice cells 2^k, across and down.
     turns
-        (N,) float32 in -pi/2..pi/2.
+        (N,) float32, rotations in -pi/2..pi/2.
     gradients
-        (N, L, L) float32: angles of the lattice's gradients.
+        (N, L, L) float32, angles of the gradients at the lattice's corners.
     """
 
     scales: Tensor
@@ -37,7 +37,7 @@ class PerlinNumbers:
 
 
 def draw_perlin(count: int, max_scale: int, generator: torch.Generator) -> PerlinNumbers:
-    """Draw the numbers of ``count`` maps."""
+    """Draw the numbers of ``count`` maps, with at most 2^(max_scale - 1) cells per axis."""
     corners = 2 ** (max_scale - 1) + 1
     return PerlinNumbers(
         torch.randint(0, max_scale, (count, 2), generator=generator),
@@ -52,9 +52,9 @@ def perlin_noise(count: int, size: int, max_scale: int, generator: torch.Generat
 
 
 def make_perlin(numbers: PerlinNumbers, size: int) -> Tensor:
-    """Return the maps (N, size, size) of drawn numbers, on their device.
+    """Return the maps (N, size, size) float32 of drawn numbers, on the device of these.
 
-    Maps of more than 128 pixels are made at 128, where the finest lattice still has four pixels a cell, and enlarged.
+    Maps of more than 128 pixels are computed at 128, where the finest lattice has four pixels per cell, and enlarged.
     """
     if size > _FINEST:
         small = make_perlin(numbers, _FINEST)
@@ -76,14 +76,14 @@ def make_perlin(numbers: PerlinNumbers, size: int) -> Tensor:
 
 @lru_cache(maxsize=8)
 def _tables(size: int, corners: int) -> tuple[Tensor, Tensor]:
-    """Return, for each scale, pixel and corner of a line, the corner's weight and weight times distance: (K, size, L)."""
+    """Return, for each scale, pixel and corner of a line, the corner's weight, and weight times distance: (K, size, L) each."""
     scales = int(math.log2(corners - 1)) + 1
     weights, slopes = torch.zeros(2, scales, size, corners)
     pixel = torch.arange(size)
     for k in range(scales):
-        place = (pixel + 0.5) * 2**k / size
-        cell = place.long().clamp(max=2**k - 1)
-        part = place - cell
+        position = (pixel + 0.5) * 2**k / size
+        cell = position.long().clamp(max=2**k - 1)
+        part = position - cell
         fade = part * part * part * (part * (part * 6 - 15) + 10)
         weights[k, pixel, cell], weights[k, pixel, cell + 1] = 1 - fade, fade
         slopes[k, pixel, cell], slopes[k, pixel, cell + 1] = (1 - fade) * part, fade * (part - 1)

@@ -1,4 +1,4 @@
-"""Where textures come from: pictures of a folder (DTD), or made on the spot."""
+"""Sources of textures: images of a folder (DTD), or procedural textures."""
 
 from __future__ import annotations
 
@@ -20,36 +20,39 @@ _CACHED = 512
 
 
 class Textures(Protocol):
-    """Gives pictures to paste. What is random is drawn first, a row of numbers a picture, and made a picture of later."""
+    """Source of textures for pseudo anomalies.
+
+    Random numbers are drawn first, one row per texture; the textures are computed from them later.
+    """
 
     name: str
 
     def plan(self, count: int, size: int, generator: torch.Generator) -> tuple[Tensor, ...]:
-        """Draw the numbers of ``count`` pictures; the first axis of each tensor is the picture."""
+        """Draw the random numbers of ``count`` textures; the first axis of each tensor is the texture."""
 
     def make(self, plan: tuple[Tensor, ...], size: int, device: torch.device) -> Tensor:
-        """Return (count, 3, size, size) float32 in 0..255 on the device."""
+        """Return the textures of drawn numbers: (count, 3, size, size) float32 in 0..255 on the device."""
 
 
 class FolderTextures:
-    """Random crops of the pictures below a folder, read once and kept at a moderate size.
+    """Random crops of the images below a folder; up to 512 resized images are kept in memory.
 
     Raises
     ------
     BadInput
-        If the folder holds no JPEG or PNG picture.
+        If the folder holds no JPEG or PNG image.
     """
 
     def __init__(self, folder: Path) -> None:
         paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in {".jpg", ".jpeg", ".png"})
         if not paths:
-            raise BadInput(f"{folder}: holds no JPEG or PNG picture; give --textures the folder dtd/images")
+            raise BadInput(f"{folder}: holds no JPEG or PNG image; give --textures the folder dtd/images")
         self.name = f"{folder.parent.name}/{folder.name}, {len(paths)} pictures"
         self._paths = paths
         self._kept: dict[tuple[int, int], Tensor] = {}
 
     def plan(self, count: int, size: int, generator: torch.Generator) -> tuple[Tensor, ...]:
-        """See ``Textures.plan``: which picture, and where to crop it."""
+        """See ``Textures.plan``; draws the image of each texture, and the position of the crop."""
         return torch.randint(len(self._paths), (count,), generator=generator), torch.rand(count, 2, generator=generator)
 
     def make(self, plan: tuple[Tensor, ...], size: int, device: torch.device) -> Tensor:
@@ -70,7 +73,7 @@ class FolderTextures:
                         (max(size, round(image.width * scale)), max(size, round(image.height * scale)))
                     )
             except (OSError, SyntaxError) as error:
-                raise BadInput(f"{self._paths[number]}: not a readable picture; remove it or get it again") from error
+                raise BadInput(f"{self._paths[number]}: not a readable image; remove it or download it again") from error
             picture = torch.from_numpy(np.asarray(small).copy()).permute(2, 0, 1).contiguous()
             if len(self._kept) >= _CACHED:
                 return picture
@@ -79,7 +82,7 @@ class FolderTextures:
 
 
 class ProceduralTextures:
-    """Noise and stripes in two random colours: no pictures needed, and no substitute for them in figures."""
+    """Noise and stripes in two random colours. They need no images, but results with them are not comparable with DTD."""
 
     name = PROCEDURAL
 
@@ -103,12 +106,12 @@ class ProceduralTextures:
 
 
 def locate_textures(option: str, workspace_folder: Path) -> str:
-    """Return ``procedural`` or the folder to take: the option, MVAD_TEXTURES, MVAD_REAL_DATA/dtd, or the workspace's.
+    """Return ``procedural`` or a folder: the option, else MVAD_TEXTURES, MVAD_REAL_DATA/dtd/images, or the workspace's folder.
 
     Raises
     ------
     MissingComponent
-        If there is none; procedural textures are never taken unasked.
+        If there is none; procedural textures are used only on request.
     """
     chosen = option or os.environ.get("MVAD_TEXTURES", "")
     if chosen:
@@ -129,6 +132,6 @@ def load_textures(located: str) -> Textures:
     Raises
     ------
     BadInput
-        If the folder holds no picture.
+        If the folder holds no image.
     """
     return ProceduralTextures() if located == PROCEDURAL else FolderTextures(Path(located))

@@ -1,1 +1,1 @@
-"""Two rasterisers behind one protocol."""
+"""Rasteriser backends: numba on the CPU, OpenGL through EGL."""

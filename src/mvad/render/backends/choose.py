@@ -1,4 +1,4 @@
-"""Backend names to rasterisers: the only list, and one rasteriser a process."""
+"""The list of rasteriser backends, and the rasterisers of this process, each created once."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ BACKENDS: dict[str, Callable[[int, int | None], Rasteriser]] = {"cpu": _cpu, "eg
 
 
 def resolve_backend(name: str, device: int | None = None) -> Literal["cpu", "egl"]:
-    """Turn ``auto`` into ``egl`` where the machine has a GPU that draws, else ``cpu``.
+    """Resolve ``auto`` to ``egl`` where EGL renders on a hardware GPU, else to ``cpu``; other names stay as they are.
 
     Raises
     ------
@@ -47,15 +47,20 @@ def resolve_backend(name: str, device: int | None = None) -> Literal["cpu", "egl
         return "cpu"
     try:
         renderer = rasteriser("egl", device=device).device
-    except Exception:  # any failure of a driver means: not this one
+    except Exception:  # drivers fail in many ways; each means that egl cannot be used
         return "cpu"
     return "cpu" if any(word in renderer for word in _SOFTWARE) else "egl"
 
 
 @cache
 def rasteriser(name: str, threads: int = 1, device: int | None = None) -> Rasteriser:
-    """Return this process's rasteriser of a resolved name; a GL context is made once and kept.
+    """Return this process's rasteriser for a resolved name; it is created once, with its GL context, and kept.
 
-    ``threads`` draw or finish views side by side; ``device`` is an EGL device's number, None the best one.
+    ``threads`` threads process views in parallel; ``device`` is the number of an EGL device, None the best one.
+
+    Raises
+    ------
+    MissingComponent
+        If the backend is ``egl`` and no EGL device gives a context.
     """
     return BACKENDS[name](threads, device)

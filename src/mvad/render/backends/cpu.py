@@ -1,7 +1,7 @@
-"""The numba rasteriser: default where no hardware GL is.
+"""The numba rasteriser: the default where there is no hardware OpenGL.
 
-Threads are this object's own: the kernels release the interpreter's lock, so views run side by side without
-numba's threading layers, whose choice is global and whose TBB warns where it is old.
+It uses a thread pool of its own: the kernels release the GIL, so views run in parallel without numba's threading layers,
+whose choice is global and whose TBB layer warns where TBB is old.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from mvad.render.surface import Surface
 
 
 class CpuRasteriser:
-    """Compiled z-buffer; the views of a scan run on ``threads`` threads."""
+    """Compiled z-buffer; ``threads`` threads process the views of a scan."""
 
     name = "cpu"
 
@@ -38,10 +38,13 @@ class CpuRasteriser:
             for view in range(rig.views):
                 finish(*draw(view))
             return
-        # Two tasks a view, so that two threads share five views evenly.
+        # Two tasks per view, so that two threads share five views evenly.
         pool = self._pool
-        drawn = [pool.submit(lambda view=view: pool.submit(finish, *draw(view))) for view in range(rig.views)]  # type: ignore[misc]
-        for task in drawn:
+        tasks = [
+            pool.submit(lambda view=view: pool.submit(finish, *draw(view)))  # type: ignore[misc]
+            for view in range(rig.views)
+        ]
+        for task in tasks:
             task.result().result()
 
     def close(self) -> None:

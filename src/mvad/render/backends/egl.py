@@ -1,13 +1,13 @@
-"""OpenGL without a window: pyrender's renderer with a framebuffer of corners instead of colours.
+"""OpenGL without a window: pyrender's renderer with a framebuffer of vertex numbers instead of colours.
 
-A scan is uploaded once, 12 bytes a vertex, for all its views; one pass a view writes the first corner of the face that
-each sample sees, and that alone is read back: 4 bytes a sample. Which of the few faces that begin there it is, is then
-decided as for ``cpu`` (``triangles.resolve``). Depth, normal, colour, mask and source follow from the face, so there is
-no depth-buffer error in them and no second pass that could disagree.
-Context, program and framebuffer live as long as the rasteriser; a scan's buffers are freed when the next one comes.
+A scan is uploaded once, 12 bytes per vertex, for all its views. One pass per view writes, for each sample, the first corner
+(a vertex number) of the face it sees; only that is read back, 4 bytes per sample. The face is then chosen among the few that
+have this first corner, by the same rules as for ``cpu`` (``triangles.resolve``). Depth, normal, colour, mask and source are
+computed from the face, so they have no depth-buffer error, and there is no second pass that could disagree.
+Context, program and framebuffer live as long as the rasteriser; a scan's buffers are freed when the next scan is drawn.
 
-pyrender must reach EGL before open3d loads its own GL (its issue 302): this module is imported, and the context made,
-before the first plane is estimated. ``render.scan_to_views`` sees to it.
+pyrender must initialise EGL before open3d loads its own GL (pyrender issue 302): ``render.scan_to_views`` imports this
+module and creates the context before the first plane is estimated.
 """
 
 from __future__ import annotations
@@ -31,16 +31,16 @@ from mvad.render.rig import Rig
 from mvad.render.surface import Surface
 
 _SHADERS = Path(__file__).parent / "shaders"
-_REMEDY = "install libegl1 libgl1 libgles2 libgl1-mesa-dri, or take --backend cpu"
+_REMEDY = "install libegl1 libgl1 libgles2 libgl1-mesa-dri, or use --backend cpu"
 _EXTENSIONS = 0x3055
 _SOFTWARE = "EGL_MESA_device_software"
-_ROOM = 1.001
-"""How much further apart than the mesh the clipping planes stand."""
+_CLIP_MARGIN = 1.001
+"""Factor by which the near and far clipping planes lie outside the mesh's range of depths."""
 
 
 @dataclass(frozen=True)
 class Device:
-    """An EGL device: its number for ``--device``, its DRM file where it has one, whether Mesa draws it in software."""
+    """An EGL device: its number for ``--device``, its DRM file or "", and whether it is Mesa's software renderer."""
 
     index: int
     file: str
@@ -60,18 +60,23 @@ def list_devices() -> list[Device]:
     """
     platform = _load_platform()
     try:
-        found = platform.query_devices()
         return [
-            Device(index, device.name or "", _SOFTWARE in _extensions(platform, device)) for index, device in enumerate(found)
+            Device(index, device.name or "", _SOFTWARE in _extensions(platform, device))
+            for index, device in enumerate(platform.query_devices())
         ]
-    except Exception as error:  # ctypes, EGL and PyOpenGL raise their own kinds
+    except Exception as error:  # ctypes, EGL and PyOpenGL raise exceptions of their own
         raise MissingComponent(f"egl: devices cannot be listed ({error}); {_REMEDY}") from error
 
 
 class EglRasteriser:
     """Rasterise on an EGL device: a GPU, or Mesa in software.
 
-    Without ``device_index`` it is the first device that is not software and gives a context, else the first that does.
+    Without ``device_index`` the first hardware device that gives a context is used, else the first software device that does.
+
+    Raises
+    ------
+    MissingComponent
+        If EGL cannot be loaded, there is no such device, or no device gives a context.
     """
 
     name = "egl"
@@ -80,23 +85,23 @@ class EglRasteriser:
         platform = _load_platform()
         devices = list_devices()
         if device_index is None:
-            wanted = sorted(devices, key=lambda device: device.software)
+            candidates = sorted(devices, key=lambda device: device.software)
         else:
-            wanted = [device for device in devices if device.index == device_index]
+            candidates = [device for device in devices if device.index == device_index]
         if not devices:
             raise MissingComponent(f"egl: no EGL device on this machine; {_REMEDY}")
-        if not wanted:
+        if not candidates:
             listed = ", ".join(map(str, devices))
             raise MissingComponent(f"egl: no device {device_index}; found {listed}. Give another --device, or --backend cpu")
-        refusals = []
-        for device in wanted:
+        failures = []
+        for device in candidates:
             try:
                 self._platform = _context(platform, device)
                 break
-            except Exception as error:  # a driver's refusal is an assertion, a GLError or a ctypes error
-                refusals.append(f"device {device}: {error or type(error).__name__}")
+            except Exception as error:  # drivers fail with an AssertionError, a GLError or a ctypes error
+                failures.append(f"device {device}: {error or type(error).__name__}")
         else:
-            raise MissingComponent(f"egl: no context ({'; '.join(refusals)}); {_REMEDY}")
+            raise MissingComponent(f"egl: no context ({'; '.join(failures)}); {_REMEDY}")
         from OpenGL.GL import GL_RENDERER, glGetString
 
         self.device = glGetString(GL_RENDERER).decode()
@@ -106,23 +111,25 @@ class EglRasteriser:
         _release(self._platform)
 
     def views(self, surface: Surface, rig: Rig, samples: int, finish: Finish) -> None:
-        """See ``Rasteriser.views``. Scans of several threads are drawn one after the other and finished side by side."""
-        begins = faces_by_corner(surface.faces, len(surface.faces) - surface.bridges, len(surface.vertices))
+        """See ``Rasteriser.views``. Scans of several threads are drawn one after the other and finished in parallel."""
+        offsets = faces_by_corner(surface.faces, len(surface.faces) - surface.bridges, len(surface.vertices))
 
-        def one(view: int, corner_at: NDArray[np.int32]) -> None:
+        def finish_view(view: int, corner_at: NDArray[np.int32]) -> None:
             screen = projected(surface, rig, view, samples)
-            finish(view, screen, resolve(corner_at, screen, surface.faces, begins))
+            finish(view, screen, resolve(corner_at, screen, surface.faces, offsets))
 
         if self._pool is None:
             for view, corner_at in enumerate(list(self._draw(surface, rig, samples))):
-                one(view, corner_at)
+                finish_view(view, corner_at)
             return
-        tasks = [self._pool.submit(one, view, corner_at) for view, corner_at in enumerate(self._draw(surface, rig, samples))]
+        tasks = [
+            self._pool.submit(finish_view, view, corner_at) for view, corner_at in enumerate(self._draw(surface, rig, samples))
+        ]
         for task in tasks:
             task.result()
 
     def _draw(self, surface: Surface, rig: Rig, samples: int) -> Iterator[NDArray[np.int32]]:
-        """Yield the corners seen in view after view; the context belongs to this thread until the last."""
+        """Yield each view's first corners, (side, side) int32; the context is current in this thread until the last view."""
         from pyrender import Mesh, Primitive, Scene
 
         low, high = surface.vertices.min(axis=0).astype(np.float64), surface.vertices.max(axis=0).astype(np.float64)
@@ -151,7 +158,7 @@ class EglRasteriser:
             self._platform.make_current()
             self._renderer.delete()
             _release(self._platform)
-            # Not pyrender's delete_context: it ends the display, which other contexts of this process share.
+            # Not pyrender's delete_context: it terminates the display, which other contexts of this process share.
             eglDestroyContext(self._platform._egl_display, self._platform._egl_context)
 
 
@@ -159,7 +166,7 @@ def _load_platform() -> Any:
     os.environ["PYOPENGL_PLATFORM"] = "egl"  # pyrender reads it at import and offers no argument
     try:
         from pyrender.platforms import egl
-    except Exception as error:  # PyOpenGL raises its own kinds when a library is missing
+    except Exception as error:  # PyOpenGL raises exceptions of its own when a library is missing
         raise MissingComponent(f"egl: pyrender cannot load EGL ({error}); {_REMEDY}") from error
     return egl
 
@@ -170,13 +177,13 @@ def _extensions(platform: Any, device: Any) -> str:
 
 
 def _context(platform: Any, device: Device) -> Any:
-    made = platform.EGLPlatform(64, 64, device=platform.get_device_by_index(device.index))
-    made.init_context()
-    return made
+    egl_platform = platform.EGLPlatform(64, 64, device=platform.get_device_by_index(device.index))
+    egl_platform.init_context()
+    return egl_platform
 
 
 def _release(platform: Any) -> None:
-    """Let go of the context, so that another thread can take it; pyrender leaves this out."""
+    """Release the context from this thread, so that another can make it current; pyrender has no call for this."""
     from OpenGL.EGL import EGL_NO_CONTEXT, EGL_NO_SURFACE, eglMakeCurrent
 
     eglMakeCurrent(platform._egl_display, EGL_NO_SURFACE, EGL_NO_SURFACE, EGL_NO_CONTEXT)
@@ -185,14 +192,14 @@ def _release(platform: Any) -> None:
 def _world_to_clip(
     pose: NDArray[np.float64], intrinsics: NDArray[np.float64], size: int, low: NDArray[np.float64], high: NDArray[np.float64]
 ) -> NDArray[np.float32]:
-    """Return (4, 4) float32 from the sensor's frame to clip space, row 0 of the picture first.
+    """Return the (4, 4) float32 matrix from the sensor's frame to clip space, row 0 of the image first.
 
-    Near and far stand around the mesh's box, so that depth is resolved as finely as 32 bits allow.
+    The near and far planes enclose the mesh's bounding box, so that depth is resolved as finely as 32 bits allow.
     """
     corners = np.stack(np.meshgrid(*zip(low, high, strict=True)), axis=-1).reshape(-1, 3)
     depths = (corners - pose[:3, 3]) @ pose[:3, 2]
-    far = max(depths.max() * _ROOM, 1e-6)
-    near = max(depths.min() / _ROOM, far * 1e-4)
+    far = max(depths.max() * _CLIP_MARGIN, 1e-6)
+    near = max(depths.min() / _CLIP_MARGIN, far * 1e-4)
     clip = np.array([
         [2 * intrinsics[0, 0] / size, 0, 2 * intrinsics[0, 2] / size - 1, 0],
         [0, 2 * intrinsics[1, 1] / size, 2 * intrinsics[1, 2] / size - 1, 0],
@@ -202,11 +209,12 @@ def _world_to_clip(
     return np.asarray(clip @ np.linalg.inv(pose), dtype=np.float32)
 
 
+# Over 60 lines: the class can only be defined after pyrender, which has its base class, was imported for EGL.
 def _corner_renderer() -> Any:
-    """Return pyrender's renderer with a framebuffer of corners, both sides of a face drawn, nothing blended.
+    """Return pyrender's renderer with a framebuffer of first corners, both sides of a face drawn, no blending.
 
-    pyrender multisamples everything, rounds depth to 24 bits and culls back faces in its SEG mode whatever the material
-    says; a surface seen from behind would be a hole, and the two backends would differ.
+    pyrender's own renderer multisamples, rounds depth to 24 bits, and in its SEG mode culls back faces whatever the material
+    says: a surface seen from behind would be a hole, and the two backends would differ.
     """
     from OpenGL import GL
     from pyrender import Renderer, RenderFlags
@@ -228,15 +236,15 @@ def _corner_renderer() -> Any:
             self._main_cb, self._main_db = GL.glGenRenderbuffers(2)
             self._main_fb = self._main_fb_ms = GL.glGenFramebuffers(1)
             GL.glBindFramebuffer(GL.GL_FRAMEBUFFER, self._main_fb)
-            for buffer, kind, place in (
+            for buffer, kind, attachment in (
                 (self._main_cb, GL.GL_R32I, GL.GL_COLOR_ATTACHMENT0),
                 (self._main_db, GL.GL_DEPTH_COMPONENT32F, GL.GL_DEPTH_ATTACHMENT),
             ):
                 GL.glBindRenderbuffer(GL.GL_RENDERBUFFER, buffer)
                 GL.glRenderbufferStorage(GL.GL_RENDERBUFFER, kind, *dims)
-                GL.glFramebufferRenderbuffer(GL.GL_FRAMEBUFFER, place, GL.GL_RENDERBUFFER, buffer)
+                GL.glFramebufferRenderbuffer(GL.GL_FRAMEBUFFER, attachment, GL.GL_RENDERBUFFER, buffer)
             if GL.glCheckFramebufferStatus(GL.GL_FRAMEBUFFER) != GL.GL_FRAMEBUFFER_COMPLETE:
-                raise MissingComponent(f"egl: this driver draws no integers of {dims[0]} x {dims[1]}; take --backend cpu")
+                raise MissingComponent(f"egl: this driver has no integer framebuffer of {dims[0]} x {dims[1]}; use --backend cpu")
             self._main_fb_dims = dims
 
         def _delete_main_framebuffer(self) -> None:
@@ -249,7 +257,7 @@ def _corner_renderer() -> Any:
         def corners_at(
             self, scene: Any, primitive: Any, solid: int, bridges: int, clip: NDArray[np.float32]
         ) -> NDArray[np.int32]:
-            """Draw faces and bridges; pyrender's own book-keeping uploads the scene and frees the one before."""
+            """Draw faces and bridges and return their first corners; pyrender uploads the scene and frees the previous one."""
             self._update_context(scene, flags)
             self._configure_forward_pass_viewport(flags)
             GL.glBindFramebuffer(GL.GL_FRAMEBUFFER, self._main_fb)

@@ -1,4 +1,4 @@
-"""A rasteriser says which face each sample of a pixel sees. Everything else follows from that, once for all."""
+"""The rasteriser interface: which face each sample of a pixel sees. Shared code computes everything else from that."""
 
 from __future__ import annotations
 
@@ -13,11 +13,19 @@ from mvad.render.rig import Rig
 from mvad.render.surface import Surface
 
 Finish = Callable[[int, NDArray[np.float64], NDArray[np.int32]], None]
-"""Takes a view's number, its projected vertices (``project``) and its faces (``Rasteriser.views``)."""
+"""Called with a view's number, its projected vertices (``project``) and its visible faces (``Rasteriser.views``)."""
 
 
 class Rasteriser(Protocol):
-    """Finds the nearest face behind each sample of a view."""
+    """Find the nearest face at each sample of a view.
+
+    Attributes
+    ----------
+    name
+        Name of the backend: ``cpu`` or ``egl``.
+    device
+        Name of the device that renders, for the records.
+    """
 
     name: str
     device: str
@@ -28,20 +36,20 @@ class Rasteriser(Protocol):
         Parameters
         ----------
         surface
-            In canonical order. Bridging faces are drawn in the views that ``Surface.drawn_in`` says.
+            In canonical order. ``Surface.drawn_in`` decides in which views bridging faces are drawn.
         rig, samples
-            The cameras; ``samples`` x ``samples`` samples a pixel.
+            The cameras; ``samples`` x ``samples`` samples per pixel.
         finish
             Called with (size * samples, size * samples) int32 indices into ``surface.faces``, -1 where a sample
-            sees nothing; on another thread where the rasteriser has some.
+            sees nothing; on another thread where the rasteriser has threads.
         """
 
     def close(self) -> None:
-        """Give back what the device holds."""
+        """Free the threads and the device's memory."""
 
 
 def projected(surface: Surface, rig: Rig, view: int, samples: int) -> NDArray[np.float64]:
-    """Return a surface's vertices on a view's grid of samples, (N, 3) float64; see ``project``."""
+    """Project a surface's vertices onto a view's grid of samples: (N, 3) float64; see ``project``."""
     k = rig.intrinsics[view] * samples
     screen: NDArray[np.float64] = project(surface.vertices, rig.poses[view], k[0, 0], k[1, 1], k[0, 2], k[1, 2])
     return screen

@@ -1,8 +1,9 @@
-"""Compiled loops: projection, z-buffer over triangles, and the pixel values that follow from the visible faces.
+"""Compiled loops: projection, z-buffer over triangles, and pixel values from the visible faces.
 
 All arithmetic is float64. Vertices and faces come in canonical order (``Surface.canonical``: a face begins with its
-lowest corner), so nothing depends on how a mesh was stored. An edge is evaluated from its lower corner to its higher, so
-the two faces that share it get the same number and no ray passes between them; of equal depths the first face wins.
+lowest corner), so the result does not depend on how a mesh was stored. An edge is evaluated from its lower corner to
+its higher, so the two faces that share it get the same number and no ray passes between them; at equal depth the first face
+is taken.
 """
 
 from __future__ import annotations
@@ -12,15 +13,15 @@ from numba import njit
 from numpy.typing import NDArray
 
 _NEAREST_M = 1e-9
-"""A point nearer than this is not in front of the camera."""
+"""Least depth, metres, at which a point counts as in front of the camera."""
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
-def project(vertices, pose, focal_x, focal_y, centre_x, centre_y):  # type: ignore[no-untyped-def]  # numba compiles it for the arrays it is given
-    """Return (N, 3) float64: x, y on the grid of samples and 1/depth; not a number where a vertex is not in front.
+def project(vertices, pose, focal_x, focal_y, centre_x, centre_y):  # type: ignore[no-untyped-def]  # numba infers the types
+    """Return (N, 3) float64: x, y on the grid of samples and 1/depth; NaN where a vertex is not in front.
 
     ``vertices`` (N, 3) float32 in the sensor's frame; ``pose`` (4, 4) maps the camera to that frame; focal length
-    and centre in samples, whose middles lie at +0.5.
+    and principal point in samples; a sample's centre lies at +0.5.
     """
     screen = np.empty((len(vertices), 3), dtype=np.float64)
     r00, r10, r20 = pose[0, 0], pose[1, 0], pose[2, 0]
@@ -42,7 +43,7 @@ def z_buffer(screen, faces, count, side):  # type: ignore[no-untyped-def]
     """Return which of the first ``count`` faces each sample sees: (side, side) int32, -1 for none.
 
     Depth is compared as 1/depth, which is linear over the screen. Most faces of a fine scan lie between the
-    samples and are left after their bounding box.
+    samples and are skipped by their bounding box.
     """
     limit = side - 1.0
     nearest = np.zeros((side, side), dtype=np.float64)
@@ -74,7 +75,7 @@ def z_buffer(screen, faces, count, side):  # type: ignore[no-untyped-def]
                 wc = abx * (y - ay) - aby * (x - ax)
                 if min(wa, wb, wc) < 0.0 and max(wa, wb, wc) > 0.0:
                     continue
-                # A face seen edge-on has no area: 0 / 0 is not a number, and no comparison with it is true.
+                # A face seen edge-on has no area: 0 / 0 is NaN, and comparisons with NaN are false.
                 inverse = (wa * a_inverse + wb * b_inverse + wc * c_inverse) / (wa + wb + wc)
                 if inverse > nearest[row, column]:
                     nearest[row, column] = inverse
@@ -84,23 +85,26 @@ def z_buffer(screen, faces, count, side):  # type: ignore[no-untyped-def]
 
 @njit(nogil=True, cache=True)
 def faces_by_corner(faces, solid, vertices):  # type: ignore[no-untyped-def]
-    """Return (2, vertices + 1) int32: solid faces that begin with corner v are [0, v] to [0, v + 1], bridges [1, v] on."""
-    begins = np.zeros((2, vertices + 1), dtype=np.int32)
+    """Return the offsets (2, vertices + 1) int32 of faces by first corner, solid faces in row 0 and bridges in row 1.
+
+    Faces [row, v] to [row, v + 1] (exclusive) are those whose first corner is v.
+    """
+    offsets = np.zeros((2, vertices + 1), dtype=np.int32)
     for f in range(len(faces)):
-        begins[0 if f < solid else 1, faces[f, 0] + 1] += 1
-    begins[1, 0] = solid
+        offsets[0 if f < solid else 1, faces[f, 0] + 1] += 1
+    offsets[1, 0] = solid
     for v in range(vertices):
-        begins[0, v + 1] += begins[0, v]
-        begins[1, v + 1] += begins[1, v]
-    return begins
+        offsets[0, v + 1] += offsets[0, v]
+        offsets[1, v + 1] += offsets[1, v]
+    return offsets
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
-def resolve(corner_at, screen, faces, begins):  # type: ignore[no-untyped-def]
-    """Return (H, W) int32 faces from the first corners of faces that samples see (v, or -2 - v of a bridge; -1: none).
+def resolve(corner_at, screen, faces, offsets):  # type: ignore[no-untyped-def]
+    """Return the visible faces (H, W) int32, given their first corners (v of a solid face, -2 - v of a bridge, -1: none).
 
-    Of the faces that begin there it is the nearest that the sample lies in, by the rules of ``z_buffer``; where the
-    device's rounding put the sample just outside of all of them, the one that it is least outside of.
+    Of the faces with that first corner, the nearest that contains the sample is taken, by the rules of ``z_buffer``; where
+    the device's rounding put the sample just outside of all of them, the face to which it is nearest.
     """
     face_at = np.full(corner_at.shape, -1, dtype=np.int32)
     for row in range(corner_at.shape[0]):
@@ -113,7 +117,7 @@ def resolve(corner_at, screen, faces, begins):  # type: ignore[no-untyped-def]
             v = v if v >= 0 else -2 - v
             x = column + 0.5
             best, best_inside, best_inverse = -1, -np.inf, 0.0
-            for f in range(begins[part, v], begins[part, v + 1]):
+            for f in range(offsets[part, v], offsets[part, v + 1]):
                 a, b, c = faces[f, 0], faces[f, 1], faces[f, 2]
                 if b > c:
                     b, c = c, b
@@ -132,9 +136,9 @@ def resolve(corner_at, screen, faces, begins):  # type: ignore[no-untyped-def]
 
 @njit(nogil=True, cache=True, error_model="numpy", inline="always")
 def _weights(screen, a, b, c, x, y):  # type: ignore[no-untyped-def]
-    """Return the weights of three corners in space at a screen point, and 1/depth there.
+    """Return the perspective-correct weights of three corners at a screen point, and 1/depth there.
 
-    The point lies in the face but for rounding, so weights below 0 are 0.
+    Up to rounding the point lies in the face, so negative weights are set to 0.
     """
     ax, ay = screen[a, 0], screen[a, 1]
     bx, by, cx, cy = screen[b, 0] - ax, screen[b, 1] - ay, screen[c, 0] - ax, screen[c, 1] - ay
@@ -157,12 +161,13 @@ def _weights(screen, a, b, c, x, y):  # type: ignore[no-untyped-def]
 def shade(  # type: ignore[no-untyped-def]
     screen, faces, solid, colors, normals, source, gt, rotation, face_at, samples, rgb, depth_at, normal_at, mask_at, source_at
 ):
-    """Fill in what a view shows, where it shows something; the last five arguments are a view's slices of a ``ViewSet``.
+    """Write a view's pixel values where a face is visible; the last five arguments are the view's slices of a ``ViewSet``.
 
-    Depth, normal, mask and source belong to the pixel's centre, its middle sample: where the ray meets the face, and the corner of the largest weight. Colour is the mean over the pixel's
-    samples that see something, so that a fine scan in a coarse view is averaged; with one sample it is that corner's.
+    Depth, normal, mask and source are those of the pixel's centre, its middle sample: depth where the ray meets the face, the
+    others from the corner with the largest weight. Colour is the mean over the pixel's samples that see a face, so that a
+    fine scan in a coarse view is averaged; with one sample it is that corner's.
     A face from ``solid`` on is a bridge and takes everything from its nearest corner. ``gt`` is flat over the scan,
-    empty where there is none; ``rotation`` (3, 3) turns the camera's frame into that of ``normals``.
+    empty where there is none; ``rotation`` (3, 3) maps the camera's frame to that of ``normals``.
     """
     size, middle = len(face_at) // samples, samples // 2
     for row in range(size):
@@ -208,7 +213,7 @@ def shade(  # type: ignore[no-untyped-def]
 
 
 def warm_up() -> None:
-    """Load or compile the kernels before the first scan, so that timings do not contain it."""
+    """Load or compile the kernels before the first scan, so that timings do not include it."""
     points, one = np.zeros((3, 3), np.float32), np.zeros((1, 3), np.int32)
     screen: NDArray[np.float64] = project(points, np.eye(4), 1.0, 1.0, 0.0, 0.0)
     face_at, bytes_, flags = z_buffer(screen, one, 1, 2), np.zeros((2, 2, 3), np.uint8), np.zeros((2, 2), bool)

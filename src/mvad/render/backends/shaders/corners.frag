@@ -1,6 +1,6 @@
 #version 330 core
 // Writes the first corner of the face that a sample sees, as an integer: exact for any number of vertices.
-// Not gl_PrimitiveID: for that alone Mesa's software renderer takes every face apart, a third more time.
+// Not gl_PrimitiveID: with it Mesa's software renderer splits every face, which takes a third more time.
 flat in int corner;
 
 uniform int bridge;

@@ -1,5 +1,5 @@
 #version 330 core
-// INST_M_LOC is filled in by pyrender's program cache: the location of its (unused) matrix of instances.
+// pyrender's program cache defines INST_M_LOC, the location of its (unused) instance matrix.
 layout(location = 0) in vec3 position;
 
 uniform mat4 world_to_clip;

@@ -1,6 +1,6 @@
-"""``python -m mvad.datasets.shards.quarantine FILE``: parse a shard under limits and print what was found as JSON.
+"""``python -m mvad.datasets.shards.sandbox FILE``: parse a shard under resource limits and print its layout as JSON.
 
-Run by ``layout_of`` for files that nothing vouches for. The limits are set before the HDF5 library is loaded.
+Run by ``layout_of`` for unverified files. The limits are set before the HDF5 library is loaded.
 """
 
 from __future__ import annotations
@@ -12,19 +12,19 @@ from pathlib import Path
 from typing import Any
 
 MEMORY_BYTES = 200 << 20
-"""Of data: the heap, not the libraries' code."""
+"""Limit of the data segment (the heap), without the libraries' code."""
 CPU_SECONDS = 10
 
 
 def limit() -> None:
-    """Bound this process: memory, processor time, no core file, no byte written to any file."""
-    for kind, most in (
+    """Limit this process: memory, processor time, no core file, no byte written to any file."""
+    for kind, limit_value in (
         (resource.RLIMIT_DATA, MEMORY_BYTES),
         (resource.RLIMIT_CPU, CPU_SECONDS),
         (resource.RLIMIT_CORE, 0),
         (resource.RLIMIT_FSIZE, 0),
     ):
-        resource.setrlimit(kind, (most, most))
+        resource.setrlimit(kind, (limit_value, limit_value))
 
 
 def main(path: Path) -> None:
