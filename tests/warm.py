@@ -20,6 +20,7 @@ import json
 import os
 import resource
 import runpy
+import select
 import selectors
 import signal
 import socket
@@ -214,10 +215,18 @@ class Started:
     """A process that the server forked for us, as ``subprocess.Popen`` shows one."""
 
     def __init__(self, connection: socket.socket) -> None:
-        self._lines = connection.makefile("r")
         self._connection = connection
-        self.pid = int(self._lines.readline())
+        self.pid = self._number()
         self.returncode: int | None = None
+
+    def _number(self) -> int:
+        line = b""
+        while not line.endswith(b"\n"):
+            byte = self._connection.recv(1)
+            if not byte:
+                raise ConnectionError("the server of warm commands has ended")
+            line += byte
+        return int(line)
 
     def wait(self, timeout_s: float | None = None) -> int:
         """Wait for its end and return its exit code, or minus the signal; after ``timeout_s`` it is killed.
@@ -230,11 +239,18 @@ class Started:
         if self.returncode is None:
             self._connection.settimeout(timeout_s)
             try:
-                self.returncode = int(self._lines.readline())
+                self.returncode = self._number()
             finally:
-                self._lines.close()
                 self._connection.close()
         return self.returncode
+
+    def killed_after(self, seconds: float) -> int:
+        """Kill it after some time, and return what ``wait`` does: it may have ended before."""
+        ready, _, _ = select.select([self._connection], [], [], seconds)
+        if not ready:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.pid, signal.SIGKILL)
+        return self.wait()
 
 
 def request(
