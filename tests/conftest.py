@@ -36,9 +36,9 @@ from mvad.render.job import render_category
 from mvad.render.options import RenderOptions, RigOptions
 
 SMALL = SynthOptions(seed=3, train=4, validation=1, good=2, per_defect=1, size=160)
-os.environ["MVAD_OFFLINE"] = "1"  # no test asks the network, nor does a command that a test starts
-
 ROOT = Path(__file__).parents[1]
+os.environ["MVAD_OFFLINE"] = "1"  # no test asks the network, nor does a command that a test starts
+os.environ["PYTHONPATH"] = str(ROOT / "src")  # what a test starts runs this checkout's code, whatever is installed
 CATEGORY = {"mvtec3d": "gear", "eyecandies": "dome", "realiad": "plate"}
 VIEW = 64
 T = TypeVar("T")

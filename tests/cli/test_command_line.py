@@ -267,7 +267,7 @@ def test_a_missing_driver_or_device_is_exit_5_with_the_way_out(workspace: Path, 
 def test_ctrl_c_stops_workers_without_a_traceback_and_is_resumed(workspace: Path, tmp_path: Path) -> None:
     """The terminal sends Ctrl-C to the whole group, workers included."""
     shutil.copytree(workspace / "raw" / "mvtec3d", tmp_path / "raw")
-    for copy in range(30):
+    for copy in range(14):
         for kind, suffix in (("xyz", "tiff"), ("rgb", "png")):
             folder = tmp_path / "raw" / "gear" / "train" / "good" / kind
             shutil.copy(sorted(folder.iterdir())[0], folder / f"9{copy:02d}.{suffix}")
@@ -279,9 +279,9 @@ def test_ctrl_c_stops_workers_without_a_traceback_and_is_resumed(workspace: Path
     assert process.wait(60) == 130
     assert said(tmp_path / "said")[1] == ""
     manifest = json.loads((folder / "manifest.json").read_text())
-    assert 1 <= len(manifest["samples"]) < 44
+    assert 1 <= len(manifest["samples"]) < 28
     assert mvad(*arguments, cwd=tmp_path).returncode == 0
-    assert len(json.loads((folder / "manifest.json").read_text())["samples"]) == 44
+    assert len(json.loads((folder / "manifest.json").read_text())["samples"]) == 28
     assert not list(folder.rglob("*.part-*"))
 
 

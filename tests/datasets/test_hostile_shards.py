@@ -219,7 +219,7 @@ def test_whatever_happens_in_the_child_is_one_line(
     script.write_text(f'#!/bin/sh\nexec "{sys.executable}" -c "{body}"\n')
     script.chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(script))
-    monkeypatch.setattr(layout, "_CHILD_SECONDS", 3)
+    monkeypatch.setattr(layout, "_CHILD_SECONDS", 1 if "sleep" in code else 10)
     with pytest.raises(BadInput, match=how) as caught:
         layout_of(shard, vouched=False)
     assert "\n" not in str(caught.value)
