@@ -70,32 +70,39 @@ def pytest_report_header() -> str:
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Leave out thorough tests whose turn it is not, and group tests by the module fixtures that they share."""
-    named = any("::" in argument for argument in config.args)
-    number, met = int(os.environ["MVAD_SAMPLE"]), Counter[tuple[str, int]]()
-    kept, left_out = [], []
+    if not is_thorough() and not any("::" in argument for argument in config.args):
+        marks = [item.get_closest_marker("thorough") for item in items]
+        modules = [item.nodeid.split("::")[0] for item in items]
+        shares = [(module, int(mark.args[0]) if mark else 1) for module, mark in zip(modules, marks, strict=True)]
+        turns = have_turns(shares, int(os.environ["MVAD_SAMPLE"]))
+        config.hook.pytest_deselected(items=[item for item, turn in zip(items, turns, strict=True) if not turn])
+        items[:] = [item for item, turn in zip(items, turns, strict=True) if turn]
     for item in items:
-        mark = item.get_closest_marker("thorough")
-        if mark is None:
-            kept.append(item)
-            continue
-        share, module = int(mark.args[0]), item.nodeid.split("::")[0]
-        turn = (met[module, share] + number) % share == 0
-        met[module, share] += 1
-        (kept if turn or named or is_thorough() else left_out).append(item)
-    if left_out:
-        config.hook.pytest_deselected(items=left_out)
-    for item in kept:
         fixtures = getattr(item, "_fixtureinfo").name2fixturedefs.values()  # noqa: B009
         if any(fixture.scope == "module" for found in fixtures for fixture in found):
             item.add_marker(pytest.mark.xdist_group(item.nodeid.split("::")[0]))
-    items[:] = kept
+    items.sort(key=lambda item: "/stories/" not in item.nodeid)  # the longest begin early, so that workers end together
+
+
+def have_turns(shares: Sequence[tuple[str, int]], number: int) -> list[bool]:
+    """Tell for each test, of some module and run in one of so many parts, whether it is run in part ``number``."""
+    met, turns = Counter[tuple[str, int]](), []
+    for place in shares:
+        turns.append((met[place] + number) % place[1] == 0)
+        met[place] += 1
+    return turns
+
+
+def one_in(cases: Sequence[T], share: int, number: int) -> list[T]:
+    """Return the cases of part ``number`` of so many."""
+    return list(cases[number % share :: share])
 
 
 @pytest.fixture(scope="session")
 def sampled() -> Callable[[Sequence[T], int], list[T]]:
     """Return a function that gives one in so many of some cases, or all of them in a thorough run."""
     number = int(os.environ["MVAD_SAMPLE"])
-    return lambda cases, share: list(cases) if is_thorough() else list(cases[number % share :: share])
+    return lambda cases, share: list(cases) if is_thorough() else one_in(cases, share, number)
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:

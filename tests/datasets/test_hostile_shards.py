@@ -15,6 +15,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
+from conftest import is_thorough
 
 from mvad.datasets.shards import layout
 from mvad.datasets.shards.layout import layout_of, parse
@@ -22,8 +23,8 @@ from mvad.datasets.shards.quarantine import MEMORY_BYTES
 from mvad.datasets.shards.reader import ShardFile, open_shard
 from mvad.errors import BadInput
 
-MUTATIONS = int(os.environ.get("MVAD_FUZZ", "150"))
-"""Mutations of a valid file; 2,000 in the long test (MVAD_FUZZ=2000)."""
+MUTATIONS = int(os.environ.get("MVAD_FUZZ") or (2000 if is_thorough() else 150))
+"""Mutations of a valid file."""
 
 
 @pytest.fixture
