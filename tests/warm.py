@@ -31,12 +31,15 @@ from pathlib import Path
 from typing import Any
 
 _LIBRARIES = (
-    "numpy", "torch", "scipy.ndimage", "scipy.spatial", "h5py", "hdf5plugin", "imagecodecs", "tifffile", "PIL.Image",
-    "rich.console", "rich.progress", "rich.table", "yaml", "safetensors.torch", "pyrender.platforms.egl", "pyrender", "open3d",
+    "numpy", "torch", "torch._dynamo", "torch.utils.data", "scipy.ndimage", "scipy.spatial", "h5py", "hdf5plugin", "imagecodecs",
+    "tifffile", "PIL.Image", "PIL.PngImagePlugin", "rich.console", "rich.progress", "rich.table", "pydantic.type_adapter",
+    "typer._adapters", "yaml", "safetensors.torch", "efficientnet_lite_pytorch", "distributed", "distributed.deploy",
+    "pyrender.platforms.egl", "pyrender", "open3d",
     "mvad.cli.main", "mvad.cli.console", "mvad.cli.checks", "mvad.cli.repair", "mvad.cli.reports", "mvad.cli.tables",
-    "mvad.datasets.export", "mvad.datasets.synth.generate", "mvad.datasets.shards.pack", "mvad.datasets.verify",
-    "mvad.render.job", "mvad.model.recipe", "mvad.model.evaluation.evaluate", "mvad.model.evaluation.missing_views",
-    "mvad.model.evaluation.scan_maps", "mvad.model.exchange.imported_maps", "mvad.model.report",
+    "mvad.datasets.export", "mvad.datasets.synth.generate", "mvad.datasets.shards.pack", "mvad.datasets.shards.contact_sheet",
+    "mvad.datasets.verify", "mvad.render.job", "mvad.render.backends.cpu", "mvad.model.recipe", "mvad.model.explain",
+    "mvad.model.evaluation.evaluate", "mvad.model.evaluation.missing_views", "mvad.model.evaluation.scan_maps",
+    "mvad.model.exchange.imported_maps", "mvad.model.idif.detector", "mvad.model.report",
 )  # fmt: skip
 """In this order: pyrender must load EGL before open3d loads its own GL (see ``mvad.render.backends.egl``)."""
 

@@ -280,7 +280,7 @@ def test_ctrl_c_stops_workers_without_a_traceback_and_is_resumed(workspace: Path
     assert said(tmp_path / "said")[1] == ""
     manifest = json.loads((folder / "manifest.json").read_text())
     assert 1 <= len(manifest["samples"]) < 28
-    assert mvad(*arguments, cwd=tmp_path).returncode == 0
+    assert mvad(*arguments, "--jobs", "1", cwd=tmp_path).returncode == 0
     assert len(json.loads((folder / "manifest.json").read_text())["samples"]) == 28
     assert not list(folder.rglob("*.part-*"))
 
