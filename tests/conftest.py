@@ -10,6 +10,7 @@ With ``--dist loadgroup`` the tests of a module that share a fixture of the modu
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import os
@@ -18,7 +19,7 @@ import subprocess
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 import numpy as np
 import pytest
@@ -53,7 +54,9 @@ def pytest_configure(config: pytest.Config) -> None:
     if config.getoption("--thorough"):
         os.environ["MVAD_THOROUGH"] = "1"
     if "MVAD_SAMPLE" not in os.environ:
-        commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True).stdout
+        commit = ""
+        with contextlib.suppress(OSError):  # no git
+            commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True).stdout
         os.environ["MVAD_SAMPLE"] = str(int(commit[:6] or "0", 16))
 
 
@@ -77,7 +80,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         turns = have_turns(shares, int(os.environ["MVAD_SAMPLE"]))
         config.hook.pytest_deselected(items=[item for item, turn in zip(items, turns, strict=True) if not turn])
         items[:] = [item for item, turn in zip(items, turns, strict=True) if turn]
-    for item in items:
+    for item in items if config.pluginmanager.hasplugin("xdist") else ():
         fixtures = getattr(item, "_fixtureinfo").name2fixturedefs.values()  # noqa: B009
         if any(fixture.scope == "module" for found in fixtures for fixture in found):
             item.add_marker(pytest.mark.xdist_group(item.nodeid.split("::")[0]))
@@ -98,11 +101,21 @@ def one_in(cases: Sequence[T], share: int, number: int) -> list[T]:
     return list(cases[number % share :: share])
 
 
+class Sampled(Protocol):
+    """Gives one in so many of some cases, or all of them in a thorough run."""
+
+    def __call__(self, cases: Sequence[T], share: int) -> list[T]: ...
+
+
 @pytest.fixture(scope="session")
-def sampled() -> Callable[[Sequence[T], int], list[T]]:
-    """Return a function that gives one in so many of some cases, or all of them in a thorough run."""
+def sampled() -> Sampled:
+    """Return the function with which a test that proves exhaustively takes its part of the cases."""
     number = int(os.environ["MVAD_SAMPLE"])
-    return lambda cases, share: list(cases) if is_thorough() else one_in(cases, share, number)
+
+    def take(cases: Sequence[T], share: int) -> list[T]:
+        return list(cases) if is_thorough() else one_in(cases, share, number)
+
+    return take
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:

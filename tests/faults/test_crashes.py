@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from command import python
+from conftest import Sampled
 
 from faults.tiny import CrashError, at, ended, hooked, run, small_raw, steps_of, tree
 from mvad import files
@@ -22,7 +23,6 @@ from mvad.datasets.verify import verify_tree
 from mvad.errors import BadInput
 from mvad.progress import Silent
 
-Sampled = Callable[[Sequence[int], int], list[int]]
 KILLED_STEPS = 20
 RANDOM_KILLS = 20
 

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from command import ROOT, mvad
+from conftest import Sampled
 
 from faults.tiny import CATEGORY, DATASET, OPTIONS, PACKING, ends_in_one_line, run, small_raw, tree
 from mvad import files
@@ -29,7 +30,6 @@ from mvad.render.job import render_category
 
 Flip = tuple[Path, int, int]
 """A file, the place of a byte in it, and a bit of it."""
-Sampled = Callable[[Sequence[Flip], int], list[Flip]]
 FLIPS_A_FILE = 16
 FLIPS_A_SHARD = 60
 FLIPS_AN_INPUT = 2

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import small_options
+from conftest import Sampled, small_options
 
 from mvad import files
 from mvad.datasets.registry import reader_for
@@ -111,9 +111,7 @@ def test_decoded_files_are_within_half_a_step_of_what_was_drawn(workspace: Path)
         assert sum(record["points"]["removed_as"].values()) == cleaned.removed.sum()
 
 
-def test_a_crash_at_any_step_ends_in_the_same_bytes(
-    raw: Path, tmp_path: Path, sampled: Callable[[Sequence[int], int], list[int]]
-) -> None:
+def test_a_crash_at_any_step_ends_in_the_same_bytes(raw: Path, tmp_path: Path, sampled: Sampled) -> None:
     class CrashError(BaseException):
         pass
 
