@@ -5,10 +5,11 @@ VENV := .venv
 BIN := $(VENV)/bin
 DEMO := demo
 EXTRAS := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[benchmark]"
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto --dist loadgroup
 export OMP_NUM_THREADS ?= $(shell nproc)
 
 .DEFAULT_GOAL := help
-.PHONY: setup demo test lint type benchmark benchmark-full benchmark-chain benchmark-render benchmark-shards benchmark-train benchmark-metrics benchmark-accuracy verify clean help
+.PHONY: setup demo test test-thorough lint type benchmark benchmark-full benchmark-chain benchmark-render benchmark-shards benchmark-train benchmark-metrics benchmark-accuracy verify clean help
 
 setup: $(VENV)/.installed ## make .venv and install everything, system libraries where that is allowed
 	@$(BIN)/mvad --version
@@ -24,7 +25,11 @@ demo: setup ## generate, render, pack, train, evaluate and report on small data,
 
 test: setup ## run the tests (MVAD_REAL_DATA adds those on real scans; Chromium, where it can be installed, those of the page)
 	@bash tools/system_libraries.sh browser
-	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto --dist worksteal
+	$(PYTEST)
+
+test-thorough: setup ## run everything that the tests prove, not a part of it that changes with the commit
+	@bash tools/system_libraries.sh browser
+	$(PYTEST) --thorough
 
 lint: setup ## ruff and the doors between the rooms
 	$(BIN)/ruff check .

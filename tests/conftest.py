@@ -1,16 +1,31 @@
-"""The one fixture module: generated data once a session, real data where MVAD_REAL_DATA says."""
+"""The one fixture module: generated data once a run, real data where MVAD_REAL_DATA says, and which tests are run.
+
+What proves something exhaustively (a crash at every step, a flip in every file) is marked ``thorough(share)``. Without
+``--thorough`` (or MVAD_THOROUGH=1) one in ``share`` of these tests is run, and the fixture ``sampled`` gives such a test a
+part of its cases. Which part follows from the commit, so that many commits see all of it; a run prints its number, and
+MVAD_SAMPLE=NUMBER takes that part again. A test that the command line names (``FILE::TEST``) is always run.
+
+With ``--dist loadgroup`` the tests of a module that share a fixture of the module go to one worker, which builds it once.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
+import json
 import os
-from collections.abc import Callable, Iterator
+import shutil
+import subprocess
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Protocol, TypeVar
 
 import numpy as np
 import pytest
 from training import train
 
+from mvad import files
 from mvad.datasets.scan import Scan
 from mvad.datasets.shards.pack import PackOptions, pack_realiad, pack_renders
 from mvad.datasets.synth.generate import SynthOptions, generate
@@ -23,11 +38,85 @@ from mvad.render.job import render_category
 from mvad.render.options import RenderOptions, RigOptions
 
 SMALL = SynthOptions(seed=3, train=4, validation=1, good=2, per_defect=1, size=160)
-os.environ["MVAD_OFFLINE"] = "1"  # no test asks the network, nor does a command that a test starts
-
 ROOT = Path(__file__).parents[1]
+os.environ["MVAD_OFFLINE"] = "1"  # no test asks the network, nor does a command that a test starts
+os.environ["PYTHONPATH"] = str(ROOT / "src")  # what a test starts runs this checkout's code, whatever is installed
 CATEGORY = {"mvtec3d": "gear", "eyecandies": "dome", "realiad": "plate"}
 VIEW = 64
+T = TypeVar("T")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--thorough", action="store_true", help="run all of what proves exhaustively, not a part of it")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Decide which part of the thorough tests is run; the workers of xdist inherit what the first process decides."""
+    if config.getoption("--thorough"):
+        os.environ["MVAD_THOROUGH"] = "1"
+    if "MVAD_SAMPLE" not in os.environ:
+        commit = ""
+        with contextlib.suppress(OSError):  # no git
+            commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True).stdout
+        os.environ["MVAD_SAMPLE"] = str(int(commit[:6] or "0", 16))
+
+
+def is_thorough() -> bool:
+    return os.environ.get("MVAD_THOROUGH", "") not in ("", "0")
+
+
+def pytest_report_header() -> str:
+    if is_thorough():
+        return "thorough: everything is run"
+    return f"thorough: part MVAD_SAMPLE={os.environ['MVAD_SAMPLE']} is run; --thorough runs everything"
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out thorough tests whose turn it is not, and group tests by the module fixtures that they share."""
+    if not is_thorough() and not any("::" in argument for argument in config.args):
+        marks = [item.get_closest_marker("thorough") for item in items]
+        modules = [item.nodeid.split("::")[0] for item in items]
+        shares = [(module, int(mark.args[0]) if mark else 1) for module, mark in zip(modules, marks, strict=True)]
+        turns = have_turns(shares, int(os.environ["MVAD_SAMPLE"]))
+        config.hook.pytest_deselected(items=[item for item, turn in zip(items, turns, strict=True) if not turn])
+        items[:] = [item for item, turn in zip(items, turns, strict=True) if turn]
+    for item in items if config.pluginmanager.hasplugin("xdist") else ():
+        fixtures = getattr(item, "_fixtureinfo").name2fixturedefs.values()  # noqa: B009
+        if any(fixture.scope == "module" for found in fixtures for fixture in found):
+            item.add_marker(pytest.mark.xdist_group(item.nodeid.split("::")[0]))
+    items.sort(key=lambda item: "/stories/" not in item.nodeid)  # the longest begin early, so that workers end together
+
+
+def have_turns(shares: Sequence[tuple[str, int]], number: int) -> list[bool]:
+    """Tell for each test, of some module and run in one of so many parts, whether it is run in part ``number``."""
+    met, turns = Counter[tuple[str, int]](), []
+    for place in shares:
+        turns.append((met[place] + number) % place[1] == 0)
+        met[place] += 1
+    return turns
+
+
+def one_in(cases: Sequence[T], share: int, number: int) -> list[T]:
+    """Return the cases of part ``number`` of so many."""
+    return list(cases[number % share :: share])
+
+
+class Sampled(Protocol):
+    """Gives one in so many of some cases, or all of them in a thorough run."""
+
+    def __call__(self, cases: Sequence[T], share: int) -> list[T]: ...
+
+
+@pytest.fixture(scope="session")
+def sampled() -> Sampled:
+    """Return the function with which a test that proves exhaustively takes its part of the cases."""
+    number = int(os.environ["MVAD_SAMPLE"])
+
+    def take(cases: Sequence[T], share: int) -> list[T]:
+        return list(cases) if is_thorough() else one_in(cases, share, number)
+
+    return take
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
@@ -61,9 +150,31 @@ def tell(record_property: Callable[[str, object], None]) -> Callable[[str], None
 
 
 @pytest.fixture(scope="session")
-def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Generated raw data of the three datasets, rendered and packed, all very small."""
-    root = tmp_path_factory.mktemp("workspace")
+def workspace(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Generated raw data of the three datasets, rendered and packed, all very small; built once for all workers of a run.
+
+    Tests read it and copy what they change. Whoever changes it fails the last test of its worker.
+    """
+    mine = tmp_path_factory.getbasetemp()
+    shared = mine.parent if "PYTEST_XDIST_WORKER" in os.environ else mine
+    root, sums = shared / "workspace", shared / "workspace.json"
+    with (shared / "workspace.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not sums.exists():
+            shutil.rmtree(root, ignore_errors=True)
+            build_workspace(root)
+            sums.write_text(json.dumps(sums_of(root)))
+    yield root
+    assert sums_of(root) == json.loads(sums.read_text()), "a test has changed the workspace that all tests share"
+
+
+def sums_of(folder: Path) -> dict[str, str]:
+    """Return the hash of every file; locks are no content."""
+    found = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != ".lock")
+    return {str(path.relative_to(folder)): files.sha256_file(path) for path in found}
+
+
+def build_workspace(root: Path) -> None:
     for dataset, category in CATEGORY.items():
         generate(dataset, root / "raw" / dataset, [category], SMALL, Silent())
     for dataset in ("mvtec3d", "eyecandies"):
@@ -73,7 +184,6 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
         )  # fmt: skip
         pack_renders(root / "renders", dataset, CATEGORY[dataset], root / "shards", PackOptions(), Silent())
     pack_realiad(root / "raw" / "realiad", CATEGORY["realiad"], root / "shards", PackOptions(size=VIEW), Silent())
-    return root
 
 
 @pytest.fixture(scope="session")

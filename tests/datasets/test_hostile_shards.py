@@ -15,6 +15,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
+from conftest import is_thorough
 
 from mvad.datasets.shards import layout
 from mvad.datasets.shards.layout import layout_of, parse
@@ -22,8 +23,8 @@ from mvad.datasets.shards.reader import ShardFile, open_shard
 from mvad.datasets.shards.sandbox import MEMORY_BYTES
 from mvad.errors import BadInput
 
-MUTATIONS = int(os.environ.get("MVAD_FUZZ", "150"))
-"""Mutations of a valid file; 2,000 in the long test (MVAD_FUZZ=2000)."""
+MUTATIONS = int(os.environ.get("MVAD_FUZZ") or (2000 if is_thorough() else 150))
+"""Mutations of a valid file."""
 
 
 @pytest.fixture
@@ -217,7 +218,7 @@ def test_whatever_happens_in_the_child_is_one_line(
     script.write_text(f'#!/bin/sh\nexec "{sys.executable}" -c "{body}"\n')
     script.chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(script))
-    monkeypatch.setattr(layout, "_CHILD_SECONDS", 3)
+    monkeypatch.setattr(layout, "_CHILD_SECONDS", 1 if "sleep" in code else 10)
     with pytest.raises(BadInput, match=how) as caught:
         layout_of(shard, verified=False)
     assert "\n" not in str(caught.value)

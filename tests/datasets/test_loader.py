@@ -74,11 +74,11 @@ def test_random_numbers_differ_with_seed_step_and_place() -> None:
     assert drawn[0] == drawn[-1]
 
 
-@pytest.mark.parametrize("start_method", ["fork", "spawn", "forkserver"])
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize(
+    ("workers", "start_method"),
+    [(1, "fork"), (2, "fork"), *(pytest.param(2, how, marks=pytest.mark.thorough(2)) for how in ("spawn", "forkserver"))],
+)
 def test_workers_give_the_same_batches_however_they_start(folder: Path, workers: int, start_method: str) -> None:
-    if workers == 1 and start_method != "fork":
-        return  # each start method costs seconds; two workers show what one does
     data = ShardSet(folder, "test")
     data.batch([0, 1])  # a file and a pool are open here when the workers start
     batches = Batches(data, seed=7, batch=4, augment=flip)

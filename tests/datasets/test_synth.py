@@ -48,6 +48,7 @@ def trivial_features(sample: PlannedSample) -> dict[str, float]:
     }
 
 
+@pytest.mark.thorough(3)
 @pytest.mark.parametrize("family", FAMILIES)
 def test_no_trivial_rule_finds_a_defect_family(family: str) -> None:
     kinds = FAMILIES[family]

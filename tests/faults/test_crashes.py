@@ -8,15 +8,16 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import ROOT
+from command import python
+from conftest import Sampled
 
-from faults.tiny import CrashError, Forker, at, hooked, run, small_raw, steps_of, tree
+from faults.tiny import CrashError, at, ended, hooked, run, small_raw, steps_of, tree
 from mvad import files
 from mvad.datasets.verify import verify_tree
 from mvad.errors import BadInput
@@ -42,19 +43,12 @@ def whole(raw: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str
     return made, steps
 
 
-@pytest.fixture(scope="module")
-def forker() -> Iterator[Forker]:
-    started = Forker()
-    yield started
-    started.close()
-
-
 def half_files(out: Path) -> list[str]:
     """Return what is under its final name and not what it says it is."""
     return [fault.text for fault in verify_tree([out], Silent())[1]] if out.exists() else []
 
 
-def walk(raw: Path, whole: dict[str, bytes], numbers: range, folder: Path, act: Callable[[str], None]) -> int:
+def walk(raw: Path, whole: dict[str, bytes], numbers: Sequence[int], folder: Path, act: Callable[[str], None]) -> int:
     """Disturb one step after the other, each in a fresh folder, and run again: nothing half, and the same bytes."""
     for number in numbers:
         out = folder / "out"
@@ -77,39 +71,40 @@ def input_output_error(step: str) -> None:
 
 
 def test_a_crash_before_every_single_step(
-    raw: Path, whole: tuple[dict[str, bytes], list[str]], tmp_path: Path, tell: Callable[[str], None]
+    raw: Path, whole: tuple[dict[str, bytes], list[str]], tmp_path: Path, tell: Callable[[str], None], sampled: Sampled
 ) -> None:
     made, steps = whole
     assert len(steps) >= 60
-    walked = walk(raw, made, range(len(steps)), tmp_path, crash)
+    walked = walk(raw, made, sampled(range(len(steps)), 8), tmp_path, crash)
     tell(f"{walked} of {len(steps)} steps: 0 lost, 0 half")
 
 
 def test_an_input_output_error_at_steps(
-    raw: Path, whole: tuple[dict[str, bytes], list[str]], tmp_path: Path, tell: Callable[[str], None]
+    raw: Path, whole: tuple[dict[str, bytes], list[str]], tmp_path: Path, tell: Callable[[str], None], sampled: Sampled
 ) -> None:
     made, steps = whole
-    walked = walk(raw, made, range(0, len(steps), 2), tmp_path, input_output_error)
+    walked = walk(raw, made, sampled(range(0, len(steps), 2), 6), tmp_path, input_output_error)
     tell(f"EIO at {walked} of {len(steps)} steps: 0 lost, 0 half, one line or a listed scan each")
 
 
-def test_a_full_device_at_steps(raw: Path, whole: tuple[dict[str, bytes], list[str]], tmp_path: Path) -> None:
+def test_a_full_device_at_steps(raw: Path, whole: tuple[dict[str, bytes], list[str]], tmp_path: Path, sampled: Sampled) -> None:
     made, steps = whole
 
     def full(step: str) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    walk(raw, made, range(1, len(steps), 6), tmp_path, full)
+    walk(raw, made, sampled(range(1, len(steps), 6), 4), tmp_path, full)
 
 
 def test_a_kill_before_sampled_steps(
-    raw: Path, whole: tuple[dict[str, bytes], list[str]], tmp_path: Path, forker: Forker, tell: Callable[[str], None]
+    raw: Path, whole: tuple[dict[str, bytes], list[str]], tmp_path: Path, tell: Callable[[str], None], sampled: Sampled
 ) -> None:
     made, steps = whole
     chosen = sorted(np.random.default_rng(0).choice(len(steps), KILLED_STEPS, replace=False).tolist())
+    chosen = sampled(chosen, 4)
     for number in chosen:
         out = tmp_path / f"{number}"
-        assert forker.ended(raw, out, kill_at_step=number) == -signal.SIGKILL
+        assert ended(raw, out, kill_at_step=number) == -signal.SIGKILL
         assert half_files(out) == []
         run(raw, out)
         assert tree(out) == made, f"killed before step {number}: {steps[number]}"
@@ -117,36 +112,39 @@ def test_a_kill_before_sampled_steps(
 
 
 def test_kills_at_random_moments(
-    raw: Path, whole: tuple[dict[str, bytes], list[str]], tmp_path: Path, forker: Forker, tell: Callable[[str], None]
+    raw: Path, whole: tuple[dict[str, bytes], list[str]], tmp_path: Path, tell: Callable[[str], None], sampled: Sampled
 ) -> None:
-    """One folder is killed again and again until it is complete, then the next."""
+    """One folder is killed again and again until it is complete, then the next. Moments lie within what a run takes."""
     made, _ = whole
+    began = time.monotonic()
+    assert ended(raw, tmp_path / "whole") == 0
+    longest_s = time.monotonic() - began
     random, kills, folders = np.random.default_rng(1), 0, 0
     out = tmp_path / "0"
-    while kills < RANDOM_KILLS:
-        ended = forker.ended(raw, out, kill_after_s=float(random.uniform(0.02, 0.6)))
-        assert ended in (0, -signal.SIGKILL)
-        kills += ended != 0
+    while kills < len(sampled(range(RANDOM_KILLS), 3)):
+        how = ended(raw, out, kill_after_s=float(random.uniform(0.02, longest_s)))
+        assert how in (0, -signal.SIGKILL)
+        kills += how != 0
         assert half_files(out) == []
-        if ended == 0:
+        if how == 0:
             assert tree(out) == made
             folders += 1
             out = tmp_path / str(folders)
-    assert forker.ended(raw, out) == 0
+    assert ended(raw, out) == 0
     assert tree(out) == made
     tell(f"{kills} SIGKILL at random moments over {folders + 1} folders: 0 lost")
 
 
 def test_a_file_that_may_not_grow_at_every_size_that_is_written(
-    raw: Path, whole: tuple[dict[str, bytes], list[str]], tmp_path: Path, forker: Forker, tell: Callable[[str], None]
+    raw: Path, whole: tuple[dict[str, bytes], list[str]], tmp_path: Path, tell: Callable[[str], None], sampled: Sampled
 ) -> None:
     """RLIMIT_FSIZE cuts a write in its middle, as a full disk does: one line or a listed scan, never a signal."""
     made, _ = whole
-    sizes = sorted({len(content) - 1 for content in made.values()} | {0, 1, 4095})[::3]
+    sizes = sampled(sorted({len(content) - 1 for content in made.values()} | {0, 1, 4095})[::3], 2)
     codes = []
     for size in sizes:
         out = tmp_path / str(size)
-        codes.append(forker.ended(raw, out, file_bytes=size))
+        codes.append(ended(raw, out, file_bytes=size))
         assert codes[-1] in (3, 6), f"files of at most {size} bytes"
         assert half_files(out) == []
         run(raw, out)
@@ -155,13 +153,13 @@ def test_a_file_that_may_not_grow_at_every_size_that_is_written(
     tell(f"full at {len(sizes)} sizes: {codes.count(3)} end in a line, {codes.count(6)} list scans, 0 lost")
 
 
-def test_a_full_file_system(raw: Path, whole: tuple[dict[str, bytes], list[str]], tmp_path: Path, forker: Forker) -> None:
+def test_a_full_file_system(raw: Path, whole: tuple[dict[str, bytes], list[str]], tmp_path: Path) -> None:
     place = tmp_path / "small"
     place.mkdir()
     if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=100k", "mvad-test", str(place)], capture_output=True).returncode:
         pytest.skip("mounting a small file system needs root and the right to mount")
     try:
-        assert forker.ended(raw, place / "out") in (3, 6)
+        assert ended(raw, place / "out") in (3, 6)
         assert half_files(place / "out") == []
         subprocess.run(["mount", "-o", "remount,size=64m", str(place)], check=True, capture_output=True)
         run(raw, place / "out")
@@ -208,9 +206,7 @@ def test_an_interruption_in_the_middle_of_a_verb(
         f"    if len(steps) == 12: os.kill(os.getpid(), {int(number)})\n"
         "files.step_hook = hook\nfrom mvad.cli.main import run\nrun()\n"
     )
-    command = [sys.executable, "-c", code_text, *lines[verb], "--workspace", str(tmp_path / "ws")]
-    environment = os.environ | {"PYTHONPATH": str(ROOT / "src")}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=120)
+    done = python(None, *lines[verb], "--workspace", str(tmp_path / "ws"), code=code_text, timeout_s=120)
     assert done.returncode == code, done.stderr
     assert done.stderr == ""
     assert half_files(tmp_path / "ws") == []

@@ -9,24 +9,28 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import ROOT
+from command import ROOT, mvad
+from conftest import Sampled
 
 from faults.tiny import CATEGORY, DATASET, OPTIONS, PACKING, ends_in_one_line, run, small_raw, tree
 from mvad import files
 from mvad.datasets import realiad, verify
 from mvad.datasets.shards.loader import ShardSet
 from mvad.datasets.shards.pack import PackOptions, pack_renders
-from mvad.datasets.verify import verify_inputs, verify_tree
+from mvad.datasets.verify import verify_tree
+from mvad.datasets.verify_inputs import verify_inputs
 from mvad.errors import BadInput
 from mvad.progress import Silent
 from mvad.render.engine import Workers
 from mvad.render.job import render_category
 
+Flip = tuple[Path, int, int]
+"""A file, the place of a byte in it, and a bit of it."""
 FLIPS_A_FILE = 16
 FLIPS_A_SHARD = 60
 FLIPS_AN_INPUT = 2
@@ -79,26 +83,34 @@ def checked(place: Path) -> Callable[[], list[str]]:
     return lambda: [fault.text for fault in verify_tree([place], Silent())[1]]
 
 
-def flip_everything(out: Path) -> int:
-    count = 0
+def every_flip(out: Path) -> list[Flip]:
+    found = []
     for number, path in enumerate(kept(out)):
         # The last byte of a log ends its last line: without it the line still says all.
         last = path.stat().st_size - 1 if path.suffix == ".jsonl" else None
-        for place, bit in flips(path, FLIPS_A_SHARD if path.suffix == ".h5" else FLIPS_A_FILE, number):
-            if place != last:
-                noticed(path, flipped(path, place, bit), checked(path.parent))
-                count += 1
-    return count
+        every = flips(path, FLIPS_A_SHARD if path.suffix == ".h5" else FLIPS_A_FILE, number)
+        found += [(path, place, bit) for place, bit in every if place != last]
+    return found
 
 
-def test_every_flipped_bit_of_every_kind_of_output_is_named(done: tuple[Path, Path], tell: Callable[[str], None]) -> None:
+def flip_and_look(chosen: Sequence[Flip]) -> None:
+    for path, place, bit in chosen:
+        noticed(path, flipped(path, place, bit), checked(path.parent))
+
+
+def test_every_flipped_bit_of_every_kind_of_output_is_named(
+    done: tuple[Path, Path], tell: Callable[[str], None], sampled: Sampled
+) -> None:
     _, out = done
     assert checked(out)() == []
     kinds = {path.name.rstrip("0123456789").split("_")[0].split("-")[0] + path.suffix for path in kept(out)}
     assert len(kinds) >= 12, kinds
-    count = flip_everything(out)
-    tell(f"{count} flips in {len(kept(out))} files of {len(kinds)} kinds: 0 silent")
-    assert count >= 500
+    every = every_flip(out)
+    assert len(every) >= 500
+    chosen = sampled(every, 10)
+    assert {path for path, _, _ in chosen} == set(kept(out)), "each file is met"
+    flip_and_look(chosen)
+    tell(f"{len(chosen)} of {len(every)} flips in {len(kept(out))} files of {len(kinds)} kinds: 0 silent")
     assert checked(out)() == []
 
 
@@ -145,23 +157,25 @@ def test_every_kind_of_output_cut_short_is_named(done: tuple[Path, Path], tell: 
 
 def test_flips_and_cuts_of_the_inputs_are_named(workspace: Path, tmp_path: Path, tell: Callable[[str], None]) -> None:
     """What a scan or a photograph was is known from its record, long after it was rendered or packed."""
-    for folder in ("raw", "renders", "shards"):
+    for folder in ("renders", "shards"):
         shutil.copytree(workspace / folder, tmp_path / folder)
+    for dataset in ("mvtec3d", "eyecandies", "realiad"):
+        shutil.copytree(workspace / "raw" / dataset, tmp_path / "raw" / dataset / dataset)
 
-    def look() -> list[str]:
+    def look(dataset: str) -> list[str]:
+        """Compare a folder of raw data that holds this dataset alone."""
+        raw = tmp_path / "raw" / dataset
         try:
-            return [
-                fault.text for fault in verify_inputs(tmp_path / "renders", tmp_path / "shards", tmp_path / "raw", Silent())[1]
-            ]
+            return [fault.text for fault in verify_inputs(tmp_path / "renders", tmp_path / "shards", raw, Silent())[1]]
         except BadInput as error:
             return [str(error)]
 
-    assert look() == []
+    assert look("mvtec3d") == look("eyecandies") == look("realiad") == []
     count, kinds = 0, set()
     for dataset, pattern in (
         ("mvtec3d", "gear/test/dent/*/*"), ("eyecandies", "dome/test_public/data/*"), ("realiad", "realiad_256/plate/NG/*/*/*"), ("realiad", "realiad_jsons/*"),
     ):  # fmt: skip
-        for number, path in enumerate(sorted((tmp_path / "raw" / dataset).glob(pattern))):
+        for number, path in enumerate(sorted((tmp_path / "raw" / dataset / dataset).glob(pattern))):
             kind = (dataset, path.parent.name if dataset == "mvtec3d" else path.stem.split("_", 1)[-1] + path.suffix)
             if dataset == "realiad":
                 kind = (dataset, path.suffix)
@@ -170,13 +184,13 @@ def test_flips_and_cuts_of_the_inputs_are_named(workspace: Path, tmp_path: Path,
             good = path.read_bytes()
             for content in [flipped(path, *flip) for flip in flips(path, FLIPS_AN_INPUT, number)] + [b"", good[: len(good) // 2]]:
                 path.write_bytes(content)
-                if look():
+                if look(dataset):
                     count += 1
                     kinds.add(kind)
                 else:
                     assert path.name.endswith(UNUSED), f"{path}: silent"
                 path.write_bytes(good)
-    assert look() == []
+    assert look("mvtec3d") == look("eyecandies") == look("realiad") == []
     tell(f"{count} flips and cuts in {len(kinds)} kinds of input: 0 silent")
     assert len(kinds) >= 10, kinds
 
@@ -301,10 +315,8 @@ def test_another_schema_over_old_output_is_refused(done: tuple[Path, Path], tmp_
 
 def test_two_packs_on_one_output_do_not_mix(done: tuple[Path, Path]) -> None:
     _, out = done
-    command = [sys.executable, "-m", "mvad.cli.main", "pack", "--workspace", str(out), "--shard-mb", "0.2"]
-    environment = os.environ | {"PYTHONPATH": str(ROOT / "src")}
     with files.locked(out / "shards" / DATASET / CATEGORY):
-        second = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=120)
+        second = mvad("pack", "--workspace", str(out), "--shard-mb", "0.2")
     assert second.returncode == 3
     assert "another mvad is writing here" in second.stderr
     assert checked(out)() == []
@@ -352,16 +364,18 @@ def test_odd_surroundings_give_the_same_bytes(done: tuple[Path, Path], tmp_path:
 # Each protection taken away once: the group must fail without it.
 
 
-def test_without_comparing_hashes_the_flips_fail(done: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(verify._Check, "_compare", lambda self, path, sha256, remedy: self.seen.add(path))
+def test_without_comparing_hashes_the_flips_fail(
+    done: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch, sampled: Sampled
+) -> None:
+    monkeypatch.setattr(verify.Check, "compare", lambda self, path, sha256, remedy: self.seen.add(path))
     with pytest.raises(AssertionError, match="silent"):
-        flip_everything(done[1])
+        flip_and_look(sampled(every_flip(done[1]), 10))
 
 
-def test_without_seals_the_flips_fail(done: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_seals_the_flips_fail(done: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch, sampled: Sampled) -> None:
     monkeypatch.setattr(files, "read_sealed_json", lambda path, kind, remedy: json.loads(path.read_text(errors="replace")))
     with pytest.raises((AssertionError, ValueError, KeyError)):
-        flip_everything(done[1])
+        flip_and_look(sampled(every_flip(done[1]), 10))
 
 
 def test_without_the_shards_hash_the_flips_fail(done: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:

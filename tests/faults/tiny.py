@@ -1,23 +1,16 @@
-"""A small render and a small pack, and ways to corrupted them. Also run as a program that forks one corrupted process after another.
-
-``python tiny.py`` reads a JSON object a line, forks a child that does the job under the fault it names, waits, and
-answers with how the child ended: importing everything once makes a real SIGKILL cheap enough for dozens.
-"""
+"""A small render and a small pack, and ways to disturb them: in this process, or in one of their own that may be killed."""
 
 from __future__ import annotations
 
-import json
 import os
-import resource
 import shutil
 import signal
-import subprocess
-import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from command import ROOT, start, surroundings
 
 from mvad import files
 from mvad.datasets.shards.pack import PackOptions, pack_renders
@@ -101,60 +94,30 @@ def at(number: int, act: Callable[[str], None]) -> Callable[[str], None]:
     return hook
 
 
-class Forker:
-    """The program of this module in a process of its own."""
-
-    def __init__(self) -> None:
-        path = os.pathsep.join(entry for entry in sys.path if entry)
-        self.process = subprocess.Popen(
-            [sys.executable, __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-            env=os.environ | {"PYTHONPATH": path},
-        )  # fmt: skip
-
-    def ended(self, raw: Path, out: Path, **fault: float) -> int:
-        """Do the job under a fault and return the exit code, or minus the signal."""
-        assert self.process.stdin is not None
-        assert self.process.stdout is not None
-        self.process.stdin.write(json.dumps({"raw": str(raw), "out": str(out), **fault}) + "\n")
-        self.process.stdin.flush()
-        return int(json.loads(self.process.stdout.readline())["ended"])
-
-    def close(self) -> None:
-        """End the process."""
-        self.process.communicate(timeout=30)
+def ended(
+    raw: Path, out: Path, kill_at_step: int | None = None, kill_after_s: float | None = None, file_bytes: int | None = None
+) -> int:
+    """Do the job in a process of its own under a fault; returns its exit code, or minus the signal."""
+    code = "import sys; from faults.tiny import job; sys.exit(job(*sys.argv[1:]))"
+    step = "" if kill_at_step is None else str(kill_at_step)
+    paths = os.pathsep.join([str(ROOT / "src"), str(ROOT / "tests")])
+    process = start(
+        None, str(raw), str(out), step, code=code, out=out.with_name(f"{out.name}.said"), file_bytes=file_bytes,
+        environment=surroundings(PYTHONPATH=paths),
+    )  # fmt: skip
+    if kill_after_s is None:
+        return process.wait(60)
+    return process.killed_after(kill_after_s)
 
 
-def _child(order: dict[str, Any]) -> int:
-    if "kill_at_step" in order:
-        files.step_hook = at(int(order["kill_at_step"]), lambda step: os.kill(os.getpid(), signal.SIGKILL))
-    if "file_bytes" in order:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (int(order["file_bytes"]), resource.RLIM_INFINITY))
+def job(raw: str, out: str, kill_at_step: str) -> int:
+    """Render and pack in this process, which kills itself before a step, and return what the command line would."""
+    if kill_at_step:
+        files.step_hook = at(int(kill_at_step), lambda step: os.kill(os.getpid(), signal.SIGKILL))
     try:
-        return 6 if run(Path(order["raw"]), Path(order["out"])) else 0
+        return 6 if run(Path(raw), Path(out)) else 0
     except MvadError as error:
         return error.exit_code
-
-
-def main() -> None:
-    """Serve orders."""
-    import open3d  # noqa: F401  # what a job loads late is loaded once, before the forks
-
-    from mvad.render.backends.triangles import warm_up
-
-    warm_up()
-    for line in sys.stdin:
-        order = json.loads(line)
-        child = os.fork()
-        if child == 0:
-            code = 70
-            try:
-                code = _child(order)
-            finally:
-                os._exit(code)
-        if "kill_after_s" in order:
-            time.sleep(float(order["kill_after_s"]))
-            os.kill(child, signal.SIGKILL)
-        print(json.dumps({"ended": os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])}), flush=True)
 
 
 def ends_in_one_line(action: Callable[[], Any]) -> str:
@@ -173,7 +136,3 @@ def ends_in_one_line(action: Callable[[], Any]) -> str:
         raise AssertionError("went through as if nothing were")
     assert "\n" not in message
     return message
-
-
-if __name__ == "__main__":
-    main()

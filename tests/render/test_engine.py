@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -16,7 +17,7 @@ from conftest import ROOT, small_options
 
 from mvad.errors import BadInput, MissingComponent
 from mvad.progress import Silent
-from mvad.render.engine import Workers, started
+from mvad.render.engine import Run, Workers, started
 from mvad.render.job import render_category
 
 
@@ -68,19 +69,35 @@ def scheduler(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
             process.wait(timeout=30)
 
 
-def run(workers: Workers, kinds: list[str], folder: Path) -> dict[str, object]:
-    items = [(kind, str(folder)) for kind in kinds]
-    with started(workers, len(items)) as run_all:
-        return {item[0]: result for item, result in run_all(work, items)}
+@pytest.fixture(scope="module")
+def local() -> Iterator[Run]:
+    """Two worker processes of this machine, which tests share that leave them as they were."""
+    with started(Workers(2), 8) as run_all:
+        yield run_all
 
 
-PLACES = {"here": Workers(1), "threads": Workers(1, threads=3), "workers": Workers(2)}
+@contextlib.contextmanager
+def place_of(name: str, request: pytest.FixtureRequest) -> Iterator[Run]:
+    """What runs functions: here, on threads, on the shared local workers, or on those of a scheduler."""
+    if name == "workers":
+        yield request.getfixturevalue("local")
+        return
+    workers = Workers(scheduler=request.getfixturevalue("scheduler")) if name == "scheduler" else PLACES[name]
+    with started(workers, 8) as run_all:
+        yield run_all
 
 
-@pytest.mark.parametrize("place", [*PLACES, "scheduler"])
+def run(run_all: Run, kinds: list[str], folder: Path) -> dict[str, object]:
+    return {item[0]: result for item, result in run_all(work, [(kind, str(folder)) for kind in kinds])}
+
+
+PLACES = {"here": Workers(1), "threads": Workers(1, threads=3)}
+
+
+@pytest.mark.parametrize("place", [*PLACES, "workers", pytest.param("scheduler", marks=pytest.mark.thorough(2))])
 def test_a_failure_belongs_to_its_item_alone(place: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
-    workers = PLACES.get(place) or Workers(scheduler=request.getfixturevalue("scheduler"))
-    results = run(workers, ["a", "bad", "b", "broken", "c"], tmp_path)
+    with place_of(place, request) as run_all:
+        results = run(run_all, ["a", "bad", "b", "broken", "c"], tmp_path)
     assert sorted(results) == ["a", "b", "bad", "broken", "c"]
     assert isinstance(results["bad"], BadInput)
     assert isinstance(results["broken"], RuntimeError)
@@ -89,17 +106,19 @@ def test_a_failure_belongs_to_its_item_alone(place: str, tmp_path: Path, request
     assert bool(elsewhere) == (place in ("workers", "scheduler"))
 
 
-def test_an_item_that_kills_its_workers_is_given_up_and_the_others_finish(tmp_path: Path) -> None:
-    results = run(Workers(2), ["slow", "poison", *"abcdef"], tmp_path)
+@pytest.mark.thorough(2)
+def test_an_item_that_kills_its_workers_is_given_up_and_the_others_finish(local: Run, tmp_path: Path) -> None:
+    results = run(local, ["slow", "poison", *"abcdef"], tmp_path)
     assert type(results["poison"]).__name__ == "KilledWorker"
     assert all(str(results[kind]).startswith(f"{kind} done") for kind in ("slow", *"abcdef"))
 
 
-def test_a_transient_error_is_tried_again_on_workers(tmp_path: Path) -> None:
-    results = run(Workers(2), ["a", "flaky"], tmp_path)
+def test_a_transient_error_is_tried_again_on_workers(local: Run, tmp_path: Path) -> None:
+    results = run(local, ["a", "flaky"], tmp_path)
     assert str(results["flaky"]).startswith("flaky done")
 
 
+@pytest.mark.thorough(2)
 def test_workers_that_grow_old_are_replaced_and_nothing_is_lost(tmp_path: Path) -> None:
     items = [(f"item{k}", str(tmp_path)) for k in range(10)]
     with started(Workers(2, recycle=3), len(items)) as run_all:
@@ -109,10 +128,10 @@ def test_workers_that_grow_old_are_replaced_and_nothing_is_lost(tmp_path: Path) 
     assert len({text.split()[-1] for text in results.values()}) > 2
 
 
-@pytest.mark.parametrize("place", PLACES)
-def test_what_is_missing_for_one_is_missing_for_all(place: str, tmp_path: Path) -> None:
-    with pytest.raises(MissingComponent, match="no driver"):
-        run(PLACES[place], ["missing"] * 4, tmp_path)
+@pytest.mark.parametrize("place", [*PLACES, "workers"])
+def test_what_is_missing_for_one_is_missing_for_all(place: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    with place_of(place, request) as run_all, pytest.raises(MissingComponent, match="no driver"):
+        run(run_all, ["missing"] * 4, tmp_path)
 
 
 def interrupted(item: tuple[str, str]) -> str:
@@ -129,11 +148,16 @@ def test_an_interruption_that_a_library_wrapped_is_no_failure_of_a_scan(place: s
         list(run_all(interrupted, [("a", "")]))
 
 
-def test_no_scheduler_is_one_line() -> None:
+def test_no_scheduler_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    import distributed
+
+    client = distributed.Client
+    monkeypatch.setattr(distributed, "Client", lambda address, timeout: client(address, timeout="1s"))  # not 5
     with pytest.raises(BadInput, match="no Dask scheduler answers"), started(Workers(scheduler="tcp://127.0.0.1:9"), 1):
         pass
 
 
+@pytest.mark.thorough(2)
 def test_a_scheduler_on_loopback_renders_the_same_bytes(scheduler: str, workspace: Path, tmp_path: Path) -> None:
     done = render_category(
         "mvtec3d", "gear", workspace / "raw" / "mvtec3d", tmp_path, small_options(), ("train", "validation", "test"),

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from command import surroundings
 from conftest import ROOT, wavy_scan
 from render_proofs import assert_agree, assert_antialiased, assert_like_embree, reference_colours, surface_and_rig
 from scipy import ndimage
@@ -234,13 +235,14 @@ def test_a_view_from_far_aside_or_behind_shows_back_faces_not_holes(backend: Ras
 
 
 @pytest.mark.egl
+@pytest.mark.thorough(2)
 @pytest.mark.parametrize("first", ["import open3d", "import mvad.render.backends.egl"])
 def test_open3d_and_egl_live_in_one_process_in_either_order(first: str) -> None:
     code = (
         f"{first}\nfrom mvad.render.backends.choose import rasteriser\nrasteriser('egl')\nimport open3d, numpy\n"
         "open3d.geometry.PointCloud(open3d.utility.Vector3dVector(numpy.random.rand(100, 3))).segment_plane(0.1, 3, 10)\nprint('fine')"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, env=surroundings())
     if "MissingComponent" in done.stderr:
         pytest.skip(done.stderr.splitlines()[-1])
     assert done.stdout.strip().endswith("fine"), done.stderr

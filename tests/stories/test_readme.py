@@ -11,8 +11,8 @@ import sys
 from pathlib import Path
 
 import pytest
+from command import ROOT, surroundings, warm_socket
 
-ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
 QUICK = {
     "synth": "--train 3 --validation 1 --good 2 --per-defect 1 --size 96",
@@ -23,21 +23,18 @@ QUICK = {
 
 @pytest.fixture
 def short_mvad(tmp_path: Path) -> Path:
-    """A ``mvad`` that does less work."""
+    """A ``mvad`` that does less work, and asks the warm server for it instead of starting Python."""
     script = tmp_path / "bin" / "mvad"
     script.parent.mkdir()
-    cases = "\n".join(
-        f'{verb}) shift; exec {sys.executable} -m mvad.cli.main {verb} "$@" {more};;' for verb, more in QUICK.items()
-    )
-    script.write_text(f'#!/bin/sh\ncase "$1" in\n{cases}\n*) exec {sys.executable} -m mvad.cli.main "$@";;\nesac\n')
+    python = f"{sys.executable} -IS {ROOT / 'tests' / 'warm.py'} {warm_socket()} mvad.cli.main"
+    cases = "\n".join(f'{verb}) shift; exec {python} {verb} "$@" {more};;' for verb, more in QUICK.items())
+    script.write_text(f'#!/bin/sh\ncase "$1" in\n{cases}\n*) exec {python} "$@";;\nesac\n')
     script.chmod(0o755)
     return script
 
 
 def run(command: list[str], cwd: Path, script: Path) -> subprocess.CompletedProcess[str]:
-    hidden = ("MVAD_WORKSPACE", "MVAD_TEXTURES", "MVAD_REAL_DATA")
-    environment = {name: value for name, value in os.environ.items() if name not in hidden}
-    environment |= {"PYTHONPATH": str(ROOT / "src"), "MVAD": str(script), "PATH": f"{script.parent}:{os.environ['PATH']}"}
+    environment = surroundings(MVAD=str(script), PATH=f"{script.parent}:{os.environ['PATH']}")
     return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=500)
 
 
@@ -113,7 +110,8 @@ def rows(text: str) -> list[list[str]]:
 
 
 def test_the_format_page_is_current() -> None:
-    made = subprocess.run([sys.executable, str(ROOT / "tools" / "docs.py"), "--check"], capture_output=True, text=True, cwd=ROOT)
+    command = [sys.executable, str(ROOT / "tools" / "docs.py"), "--check"]
+    made = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=surroundings())
     assert made.returncode == 0, made.stdout + made.stderr
 
 
