@@ -31,7 +31,7 @@ test-thorough: setup ## run everything that the tests prove, not a part of it th
 	@bash tools/system_libraries.sh browser
 	$(PYTEST) --thorough
 
-lint: setup ## ruff and the doors between the rooms
+lint: setup ## ruff and the import rules between the packages
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports --no-cache

@@ -261,7 +261,7 @@ def memory(backend: str, scans: int) -> dict[str, float]:
         else:
             write_category(Path(folder) / "raw" / "big", 8, 300)
             refs = reader_for("mvtec3d").refs(Path(folder) / "raw", "big", ReadOptions())
-        rig = fit_rig([measure_scan((ref, options)) for ref in refs[:4]], options.rig)
+        rig = fit_rig([measure_scan((ref, options, None)) for ref in refs[:4]], options.rig)
         early = 0.0
         for number in range(scans + 40):
             render_scan(ScanJob(refs[number % len(refs)], options, rig, Path(folder) / "out"))

@@ -35,11 +35,12 @@ _LIBRARIES = (
     "tifffile", "PIL.Image", "PIL.PngImagePlugin", "rich.console", "rich.progress", "rich.table", "pydantic.type_adapter",
     "typer._adapters", "yaml", "safetensors.torch", "efficientnet_lite_pytorch", "distributed", "distributed.deploy",
     "pyrender.platforms.egl", "pyrender", "open3d",
-    "mvad.cli.main", "mvad.cli.console", "mvad.cli.checks", "mvad.cli.repair", "mvad.cli.reports", "mvad.cli.tables",
+    "mvad.cli.main", "mvad.cli.console", "mvad.cli.tables", "mvad.pipeline.doctor", "mvad.pipeline.repair", "mvad.pipeline.evaluation",
+    "mvad.pipeline.paper_files", "mvad.pipeline.predict", "mvad.pipeline.reproduce", "mvad.pipeline.training", "mvad.pipeline.verify",
     "mvad.datasets.export", "mvad.datasets.synth.generate", "mvad.datasets.shards.pack", "mvad.datasets.shards.contact_sheet",
-    "mvad.datasets.verify", "mvad.render.job", "mvad.render.backends.cpu", "mvad.model.recipe", "mvad.model.explain",
+    "mvad.datasets.verify", "mvad.render.job", "mvad.render.backends.cpu", "mvad.model.explain",
     "mvad.model.evaluation.evaluate", "mvad.model.evaluation.missing_views", "mvad.model.evaluation.scan_maps",
-    "mvad.model.exchange.imported_maps", "mvad.model.idif.detector", "mvad.model.report",
+    "mvad.model.exchange.imported_maps", "mvad.model.idif.detector", "mvad.model.report.page", "mvad.model.exchange.onnx",
 )  # fmt: skip
 """In this order: pyrender must load EGL before open3d loads its own GL (see ``mvad.render.backends.egl``)."""
 

@@ -1,12 +1,15 @@
-"""Write docs/formats.md, shard-format.md and keys.md from the code that defines them; --check only compares."""
+"""Write docs/api.md, formats.md, keys.md, methods.md and shard-format.md from the code that defines them; --check only compares."""
 
 from __future__ import annotations
 
+import inspect
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
+import mvad
 from mvad.datasets.renders import layout
-from mvad.datasets.shards import pack
 from mvad.datasets.shards.chunks import FILTERS, PIPELINES, Filter
 from mvad.datasets.shards.pack import PackOptions
 from mvad.datasets.shards.schema import (
@@ -25,12 +28,11 @@ from mvad.datasets.shards.schema import (
     SCHEMA,
     SCHEMA_VERSION,
 )
-from mvad.model import config as model_config
-from mvad.model.config import PRESETS, ModelConfig
-from mvad.model.explain import CHOICES, FIXED
-from mvad.render import options as render_options
+from mvad.model.config import PRESETS
+from mvad.model.explain import FIXED
+from mvad.model.registry import all_keys, methods
 from mvad.render.options import RenderOptions
-from mvad.settings import flatten, reasons
+from mvad.settings import RENAMED, KeyInfo, describe
 
 DOCS = Path(__file__).parents[1] / "docs"
 
@@ -44,13 +46,13 @@ def formats() -> str:
         "",
         "## Rendered folders",
         "",
-        f"`renders/<dataset>/<category>/<split>/<defect>/<id>/`, one folder a scan, complete or not there; `{layout.RECORD}`",
+        f"`renders/<dataset>/<category>/<split>/<defect>/<id>/`, one folder per scan, complete or absent; `{layout.RECORD}`",
         "holds the SHA-256 of every input and output, the configuration, the counts of points, the audit of the ground truth,",
         "and `rig_shift_m`: metres to add to the positions of the rig's poses for this scan (0 unless `--center scan`).",
         "",
         "| file, K the view | content |",
         "|---|---|",
-        "| `rgb_K.png` | 8-bit colour of the sensor, unlit, mean of 3 x 3 samples a pixel; black where nothing is |",
+        "| `rgb_K.png` | 8-bit colour of the sensor, unlit, mean of 3 x 3 samples per pixel; black where nothing is |",
         "| `depth_K.png` | 16 bit: metres = offset_m + step_m * (value - 1), 0 is nothing; step and offset in the record |",
         "| `normal_K.png` | 8 bit: n = value / 127.5 - 1 in the view's frame (x right, y down, z forward); (0, 0, 0) is nothing |",
         "| `mask_K.png` | 255 on the defect, else 0: the ground truth at the pixel's scan point |",
@@ -139,7 +141,7 @@ def shard_format() -> str:
         "",
         "Texts are fixed-length UTF-8 (h5py gives them as `bytes`).",
         "",
-        "## Laws",
+        "## Invariants",
         "",
         "A mask lies only in views that are present and labelled; a labelled view belongs to a labelled sample; a sample whose",
         "defect is `good` is not labelled; all of a view that is not present is 0; `seen`, `depth > 0`, `normal != 0` and",
@@ -181,40 +183,137 @@ def keys() -> str:
     lines = [
         "# Keys",
         "",
-        "Generated from the code by `tools/docs.py`. `--set key=value` reaches each of them,",
-        "those of packing are options of `mvad pack`.",
+        "Generated from the code by `tools/docs.py`; `make test` fails where it is stale. `--set key=value` reaches the keys of",
+        "rendering and training, `mvad.train(..., input__size=128)` those of training; those of packing are options of `mvad pack`.",
         "",
     ]
-    for title, module, config in (
-        ("Rendering", render_options, RenderOptions()),
-        ("Packing", pack, PackOptions()),
-        ("Training", model_config, ModelConfig()),
-    ):
-        told = reasons(module, type(config))
+    groups: dict[str, Mapping[str, KeyInfo]] = {
+        "Rendering": describe(RenderOptions), "Packing": describe(PackOptions), "Training": all_keys(),
+    }  # fmt: skip
+    for title, group in groups.items():
         lines += [f"## {title}", "", "| key | default | why |", "|---|---|---|"]
-        lines += [
-            f"| `{key}` | {value!r} | {told.get(key, '').replace('|', chr(92) + '|')} |" for key, value in flatten(config).items()
-        ]
+        lines += [f"| `{info.name}` | {_default(info.default)} | {_cell(info.why)} |" for info in group.values()]
         lines.append("")
     lines += [
-        "What the paper says of a key of training, and what else could be chosen, is told by `mvad explain KEY` and below.",
+        "What the paper says of a key of training, and what else could be chosen; `mvad explain KEY` shows it, too.",
         "",
         "| key | the paper | alternatives |",
         "|---|---|---|",
-        *(f"| `{key}` | {choice.paper} | {choice.alternatives} |" for key, choice in {**CHOICES, **FIXED}.items()),
+        *(f"| `{i.name}` | {_cell(i.paper)} | {_cell(i.alternatives)} |" for i in (*all_keys().values(), *FIXED.values())),
+        "",
+        "## Presets",
+        "",
+        "What a preset sets for IDIF; another method takes those of the keys that it has, and its own below.",
         "",
     ]
-    lines += ["## Presets", ""]
-    lines += [
-        f"`{name}`: " + (", ".join(f"{k}={v}" for k, v in preset.items()) or "the defaults") + "\n"
-        for name, preset in PRESETS.items()
+    for name in PRESETS:
+        shown = methods()["idif"].preset(name)
+        lines += [f"`{name}`: " + (", ".join(f"{k}={v}" for k, v in shown.items()) or "the defaults"), ""]
+    own = [
+        f"`{name}`, {method.name}: " + ", ".join(f"{k}={v}" for k, v in method.presets[name].items())
+        for method in methods().values()
+        for name in method.presets
+        if "idif" not in method.config.__module__ and "missing" not in method.config.__module__
     ]
+    lines += [line for each in own for line in (each, "")]
+    lines += ["## Renamed keys", "", "The old names are accepted, with a notice, until the next version.", ""]
+    lines += ["| before | now |", "|---|---|", *(f"| `{before}` | `{now}` |" for before, now in RENAMED.items())]
     return "\n".join(lines).rstrip() + "\n"
+
+
+def _default(value: Any) -> str:
+    return "none" if value in (None, [], "") else f"`{', '.join(map(str, value))}`" if isinstance(value, list) else f"`{value}`"
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|")
+
+
+def methods_page() -> str:
+    """Return the page on methods."""
+    lines = [
+        "# Methods",
+        "",
+        "Generated from their declarations by `tools/docs.py`; `make test` fails where it is stale. [training.md](training.md) tells",
+        "more.",
+        "",
+        "| `--model` | method | what it does | published in | backbone there | trained |",
+        "|---|---|---|---|---|---|",
+    ]
+    for m in methods().values():
+        trained = "in one pass" if m.one_pass else "in steps" + (", by several processes" if m.shares_batches else "")
+        trained += ", from pseudo anomalies" if m.needs_textures else ""
+        lines.append(f"| `{m.name}` | {m.title} | {m.summary} | {m.paper} | {m.paper_backbone} | {trained} |")
+    return "\n".join(lines) + "\n"
+
+
+def api() -> str:
+    """Return the page on the public API."""
+    from mvad import api as public
+
+    remarks = " ".join((public.__doc__ or "").split("\n\n", 1)[1].split()).replace("``", "`")
+    lines = [
+        "# API",
+        "",
+        "Generated from the docstrings by `tools/docs.py`; `make test` fails where it is stale, and runs every example.",
+        "",
+        remarks,
+        "",
+        "```python",
+        "import mvad",
+        "",
+        'run = mvad.train("mvad-data/shards/mvtec3d/cable_gland", "padim", preset="small")',
+        'results = run.evaluate("mvad-data/shards/mvtec3d/cable_gland")',
+        'print(results.figures["s_auroc"], results.figures.intervals["s_auroc"])',
+        'maps = run.predict("downloads/mvtec3d/cable_gland/test")',
+        "```",
+        "",
+    ]
+    functions = [name for name in mvad.__all__ if inspect.isfunction(getattr(mvad, name))]
+    described: dict[str, Any] = {name: getattr(mvad, name) for name in functions}
+    described |= {"Run.evaluate": mvad.Run.evaluate, "Run.predict": mvad.Run.predict}
+    for name, function in described.items():
+        lines += [f"## `mvad.{name}`", "", "```python", _signature(name, function), "```", "", *_described(function), ""]
+    lines += ["## Types", "", "| name | what it is |", "|---|---|"]
+    for name in mvad.__all__:
+        if inspect.isclass(getattr(mvad, name)):
+            lines.append(f"| `mvad.{name}` | {_cell((getattr(mvad, name).__doc__ or '').strip().splitlines()[0])} |")
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _signature(name: str, function: Any) -> str:
+    given = inspect.signature(function)
+    parts = [str(p) for p in given.parameters.values() if p.name != "self"]
+    return f"{name}({', '.join(parts)}) -> {given.return_annotation}".replace("'", "").replace(" -> <class inspect._empty>", "")
+
+
+def _described(function: Any) -> list[str]:
+    """Return a numpy docstring as Markdown: sections in bold, definitions as a list, the example as code."""
+    lines: list[str] = []
+    text = inspect.getdoc(function) or ""
+    body, _, example = text.partition("Examples\n--------\n")
+    rows = body.splitlines()
+    for k, row in enumerate(rows):
+        following = rows[k + 1] if k + 1 < len(rows) else ""
+        if set(row) == {"-"}:
+            lines.append("")
+        elif set(following) == {"-"} and following:
+            lines.append(f"**{row}**")
+        elif row.startswith("    "):
+            lines[-1] += " " + row.strip()
+        elif lines and row and any(line.startswith("**") for line in lines):
+            lines.append(f"- `{row.strip()}`:")
+        else:
+            lines.append(row)
+    plain = [line.replace("``", "`") for line in lines]
+    return [*plain, "```python", *example.strip().splitlines(), "```"]
 
 
 def main() -> int:
     """Write or check the pages."""
-    pages = {"formats.md": formats(), "shard-format.md": shard_format(), "keys.md": keys()}
+    pages = {
+        "api.md": api(), "formats.md": formats(), "keys.md": keys(), "methods.md": methods_page(), "shard-format.md": shard_format(),
+    }  # fmt: skip
     if "--check" in sys.argv:
         stale = [name for name, text in pages.items() if not (DOCS / name).exists() or (DOCS / name).read_text() != text]
         if stale:

@@ -1,8 +1,80 @@
-"""mvad: multi-view anomaly detection from raw 3-D scans to evaluated models."""
+"""mvad: multi-view anomaly detection from raw 3-D scans to evaluated models.
 
-from importlib.metadata import PackageNotFoundError, version
+The public API is loaded when one of its names is first used, so that ``import mvad`` loads no heavy library; see ``mvad.api``.
+"""
 
-try:
-    __version__ = version("mvad")
-except PackageNotFoundError:  # a checkout on the path that was never installed
-    __version__ = "0+unknown"
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from mvad.api import (
+        AnomalyMaps,
+        BadInput,
+        Batch,
+        Detector,
+        InputSpec,
+        Method,
+        Metric,
+        MissingComponent,
+        ModelConfig,
+        MvadError,
+        PackOptions,
+        PartlyDone,
+        RenderOptions,
+        Results,
+        Rig,
+        Run,
+        Scan,
+        ScanReader,
+        ScanRef,
+        ShardSet,
+        Summary,
+        ViewSet,
+        collate,
+        list_methods,
+        load_run,
+        pack,
+        register_dataset,
+        register_method,
+        register_metric,
+        render_category,
+        render_scan,
+        train,
+    )  # fmt: skip
+
+    __version__: str
+
+__all__ = [
+    "AnomalyMaps", "BadInput", "Batch", "Detector", "InputSpec", "Method", "Metric", "MissingComponent", "ModelConfig", "MvadError",
+    "PackOptions", "PartlyDone", "RenderOptions", "Results", "Rig", "Run", "Scan", "ScanReader", "ScanRef", "ShardSet", "Summary",
+    "ViewSet", "collate", "list_methods", "load_run", "pack", "register_dataset", "register_method", "register_metric",
+    "render_category", "render_scan", "train",
+]  # fmt: skip
+
+
+def __getattr__(name: str) -> Any:
+    """Load the API, or look up the version, when a name is first asked for (PEP 562)."""
+    if name in __all__:
+        from mvad import api
+
+        found = getattr(api, name)
+    elif name == "__version__":
+        found = _version()
+    else:
+        raise AttributeError(f"module 'mvad' has no attribute {name!r}")
+    globals()[name] = found
+    return found
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__, "__version__"})
+
+
+def _version() -> str:
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version("mvad")
+    except PackageNotFoundError:  # a checkout on the path that was never installed
+        return "0+unknown"

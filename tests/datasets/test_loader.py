@@ -25,7 +25,7 @@ from mvad import files
 from mvad.datasets import realiad
 from mvad.datasets.shards.batches import Batches
 from mvad.datasets.shards.buffers import Buffers
-from mvad.datasets.shards.loader import Batch, ShardSet, join
+from mvad.datasets.shards.loader import Batch, ShardSet, collate
 from mvad.datasets.shards.order import generator
 from mvad.datasets.shards.pack import PackOptions, pack_renders
 from mvad.datasets.shards.sources import photographed_category
@@ -114,7 +114,7 @@ def test_ranks_share_a_batch_without_overlap(folder: Path) -> None:
     alone = Batches(ShardSet(folder, "test"), seed=1, batch=4, augment=flip)
     ranks = [replace(alone, rank=rank, ranks=2) for rank in range(2)]
     for step in range(STEPS):
-        assert same(join([rank.at(step) for rank in ranks]), alone.at(step))
+        assert same(collate([rank.at(step) for rank in ranks]), alone.at(step))
     with pytest.raises(ValueError, match="batch of 4 cannot be divided among 3 ranks"):
         replace(alone, ranks=3).at(0)
 
@@ -197,7 +197,7 @@ def test_pinned_batches_reach_the_gpu(folder: Path) -> None:
 
 
 def test_a_plain_data_loader_works_too_and_views_are_filled_up(workspace: Path, folder: Path) -> None:
-    loader = DataLoader(ShardSet(folder, "test"), batch_size=4, collate_fn=join)
+    loader = DataLoader(ShardSet(folder, "test"), batch_size=4, collate_fn=collate)
     assert sum(len(batch.keys) for batch in loader) == 9
     photographs = ShardSet(workspace / "shards" / "realiad" / CATEGORY["realiad"], "test")
     narrow = photographs.batch([0])
@@ -206,14 +206,14 @@ def test_a_plain_data_loader_works_too_and_views_are_filled_up(workspace: Path, 
         narrow, rgb=narrow.rgb[:, :3], mask=narrow.mask[:, :3], seen=narrow.seen[:, :3], present=narrow.present[:, :3],
         view_label=narrow.view_label[:, :3],
     )  # fmt: skip
-    joined = join([fewer, narrow])
+    joined = collate([fewer, narrow])
     assert joined.present.tolist() == [[True] * 3 + [False] * 2, [True] * 5]
     assert not joined.seen[0, 3:].any()
     assert joined.rgb is not None
     assert not joined.rgb[0, 3:].any()
     assert len(ConcatDataset([photographs, photographs])) == 2 * len(photographs)
     with pytest.raises(BadInput, match="cannot be joined"):
-        join([narrow, ShardSet(folder, "test").batch([0])])
+        collate([narrow, ShardSet(folder, "test").batch([0])])
 
 
 def test_samples_may_lack_views_and_have_any_number(workspace: Path, tmp_path: Path) -> None:

@@ -8,19 +8,21 @@ from pathlib import Path
 from mvad.datasets.registry import SCAN_READERS, reader_for
 from mvad.datasets.renders.coding import DepthCoding
 from mvad.datasets.renders.layout import category_folder
-from mvad.datasets.scan import ReadOptions, ScanRef
+from mvad.datasets.scan import ReadOptions, Scan, ScanRef
+from mvad.datasets.shards.loader import Batch, batch_of
 from mvad.datasets.shards.reader import open_shard, read_manifest
 from mvad.datasets.shards.schema import MANIFEST, Sample
 from mvad.datasets.shards.sources import seen_sample
 from mvad.errors import BadInput
 from mvad.files import inside, sha256_bytes, sha256_file
-from mvad.model.evaluation.predict import NewSample
+from mvad.model.detector import Detector
+from mvad.model.evaluation.predict import NewSample, check_fits
 from mvad.model.runs import RunFolder
 from mvad.pipeline.workspace import Workspace
 from mvad.render.job import recorded_cameras
 from mvad.render.options import RenderOptions
 from mvad.render.rig import Rig
-from mvad.render.scan_to_views import views_of
+from mvad.render.scan_to_views import views_of, views_of_scan
 
 
 def samples_of(source: Path, run: RunFolder, workspace: Workspace, split: str = "test", light: int = 4) -> list[NewSample]:
@@ -51,6 +53,34 @@ def samples_of(source: Path, run: RunFolder, workspace: Workspace, split: str = 
     if (source / MANIFEST).exists():
         return list(_of_category(source, split))
     return list(_of_scans(source, run, workspace, light))
+
+
+def batches_of(source: Path, run: RunFolder, workspace: Workspace, detector: Detector) -> Iterator[Batch]:
+    """Read the samples that a path holds, each as a batch of one that fits the detector; see ``samples_of``.
+
+    Raises
+    ------
+    BadInput
+        If a sample cannot be read or does not fit.
+    """
+    for sample in samples_of(source, run, workspace):
+        batch = batch_of(*sample.load())
+        check_fits(batch, detector.spec.views, detector.spec.modalities)
+        yield batch
+
+
+def batch_of_scan(scan: Scan, run: RunFolder, workspace: Workspace) -> Batch:
+    """Render a raw scan with the cameras of a run's category, as a batch of one.
+
+    Raises
+    ------
+    BadInput
+        If the workspace has no such cameras, or the scan shows no object.
+    """
+    options, rig = recorded_cameras(category_folder(workspace.renders, run.record.dataset, run.record.category))
+    views, used = views_of_scan(scan, options, rig)
+    coding = used.depth_coding
+    return batch_of(seen_sample("scan", views.rgb, views.depth, views.normal, views.source, coding), coding)
 
 
 def _of_shard(path: Path, trusted: bool = False) -> Iterator[NewSample]:

@@ -202,7 +202,8 @@ def _fit(
     chosen = [training[int(k * step)] for k in range(int(len(training) / step))]
     extents = {}
     progress.start(f"measure {refs[0].category}", len(chosen))
-    for (ref, _), result in run(measure_scan, [(ref, options) for ref in chosen]):
+    reader = reader_for(chosen[0].dataset) if chosen else None
+    for (ref, _, _), result in run(measure_scan, [(ref, options, reader) for ref in chosen]):
         if isinstance(result, Exception):
             failures[ref.key] = _reason(result)
         else:
@@ -225,7 +226,8 @@ def _render(
     failures: dict[str, str],
     progress: Progress,
 ) -> None:
-    tasks = [ScanJob(ref, options, rig, _sample_folder(folder, ref)) for ref in refs]
+    reader = reader_for(refs[0].dataset)
+    tasks = [ScanJob(ref, options, rig, _sample_folder(folder, ref), reader) for ref in refs]
     for task, result in run(render_scan, tasks):
         if isinstance(result, Exception):
             failures[task.ref.key] = _reason(result)

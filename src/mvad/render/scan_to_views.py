@@ -12,7 +12,7 @@ from typing import Any
 from mvad import __version__
 from mvad.datasets.registry import reader_for
 from mvad.datasets.renders.record import SCHEMA
-from mvad.datasets.scan import Scan, ScanRef
+from mvad.datasets.scan import Scan, ScanReader, ScanRef
 from mvad.errors import BadInput
 from mvad.files import sha256_file
 from mvad.render.audit import audit_scan, count_points
@@ -29,12 +29,16 @@ from mvad.settings import flatten
 
 @dataclass(frozen=True)
 class ScanJob:
-    """One scan to render into ``folder``; picklable, so that it can be sent to another process."""
+    """One scan to render into ``folder``; picklable, so that it can be sent to another process.
+
+    ``reader`` is the dataset's where it was registered by a caller, which other processes do not know; None: by name.
+    """
 
     ref: ScanRef
     options: RenderOptions
     rig: Rig
     folder: Path
+    reader: ScanReader | None = None
 
 
 @dataclass
@@ -60,7 +64,7 @@ def _with_file_name(ref: ScanRef) -> Iterator[None]:
         raise BadInput(f"{ref.paths.get('xyz', ref.paths.get('depth'))}: {error}") from error
 
 
-def measure_scan(job: tuple[ScanRef, RenderOptions]) -> Extent:
+def measure_scan(job: tuple[ScanRef, RenderOptions, ScanReader | None]) -> Extent:
     """Return the extent of a training scan's object, for the rig.
 
     Raises
@@ -68,9 +72,9 @@ def measure_scan(job: tuple[ScanRef, RenderOptions]) -> Extent:
     BadInput
         If the scan cannot be read or cleaned.
     """
-    ref, options = job
+    ref, options, reader = job
     rasteriser(options.backend, device=options.device)  # before open3d: see backends.egl
-    scan = reader_for(ref.dataset).load(ref)
+    scan = (reader or reader_for(ref.dataset)).load(ref)
     with _with_file_name(ref):
         return extent_of(clean(scan, options.clean))
 
@@ -85,7 +89,7 @@ def render_scan(job: ScanJob) -> dict[str, float]:
     """
     ref, options = job.ref, job.options
     timer = StageTimer()
-    scan, cleaned, views, rig = _render(ref, options, job.rig, timer)
+    scan, cleaned, views, rig = _render(ref, job.reader, options, job.rig, timer)
     contents = encode_views(views, rig)
     timer.record("encode")
     audit = audit_scan(scan, cleaned, views)
@@ -102,24 +106,43 @@ def views_of(ref: ScanRef, options: RenderOptions, rig: Rig) -> tuple[ViewSet, R
     BadInput
         As ``render_scan``.
     """
-    _, _, views, used = _render(ref, options, rig, StageTimer())
+    _, _, views, used = _render(ref, None, options, rig, StageTimer())
     return views, used
 
 
-def _render(ref: ScanRef, options: RenderOptions, rig: Rig, timer: StageTimer) -> tuple[Scan, Cleaned, ViewSet, Rig]:
-    backend = rasteriser(options.backend, device=options.device)  # before open3d: see backends.egl
-    scan = reader_for(ref.dataset).load(ref)
+def views_of_scan(scan: Scan, options: RenderOptions, rig: Rig) -> tuple[ViewSet, Rig]:
+    """Render a scan that was read already; see ``views_of``.
+
+    Raises
+    ------
+    BadInput
+        If the scan cannot be cleaned, meshed or seen.
+    """
+    _, views, used = _rendered(scan, options, rig, StageTimer())
+    return views, used
+
+
+def _render(
+    ref: ScanRef, reader: ScanReader | None, options: RenderOptions, rig: Rig, timer: StageTimer
+) -> tuple[Scan, Cleaned, ViewSet, Rig]:
+    rasteriser(options.backend, device=options.device)  # before open3d: see backends.egl
+    scan = (reader or reader_for(ref.dataset)).load(ref)
     timer.record("read")
     with _with_file_name(ref):
-        cleaned = clean(scan, options.clean)
-        timer.record("clean")
-        surface = build_surface(scan, cleaned, options.surface)
-        timer.record("mesh")
-        if options.rig.center == "scan":
-            rig = rig.moved_to(extent_of(cleaned).centre)
-        views = render_views(surface, scan.gt, rig, backend, options.samples)
-        timer.record("raster")
-    return scan, cleaned, views, rig
+        return scan, *_rendered(scan, options, rig, timer)
+
+
+def _rendered(scan: Scan, options: RenderOptions, rig: Rig, timer: StageTimer) -> tuple[Cleaned, ViewSet, Rig]:
+    backend = rasteriser(options.backend, device=options.device)
+    cleaned = clean(scan, options.clean)
+    timer.record("clean")
+    surface = build_surface(scan, cleaned, options.surface)
+    timer.record("mesh")
+    if options.rig.center == "scan":
+        rig = rig.moved_to(extent_of(cleaned).centre)
+    views = render_views(surface, scan.gt, rig, backend, options.samples)
+    timer.record("raster")
+    return cleaned, views, rig
 
 
 def _record(job: ScanJob, rig: Rig, audit: dict[str, Any], points: dict[str, Any]) -> dict[str, Any]:

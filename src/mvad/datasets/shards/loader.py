@@ -23,7 +23,7 @@ from mvad.datasets.shards.schema import IMAGES, MODALITIES, Sample
 from mvad.errors import BadInput
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Batch:
     """B samples of V views, coded as in the shards; they travel to the device as small integers and become floats there.
 
@@ -58,6 +58,11 @@ class Batch:
     label: Tensor
     coding: DepthCoding | None
 
+    def __repr__(self) -> str:
+        stored = {"rgb": self.rgb, "depth": self.depth_code, "normal": self.normal, "source": self.source}
+        fields = ", ".join(name for name, tensor in stored.items() if tensor is not None)
+        return f"Batch({len(self.keys)} samples, {self.mask.shape[1]} views, {self.size} px, {fields or 'masks'})"
+
     @property
     def depth(self) -> Tensor | None:
         """(B, V, H, W) float32 metres on the batch's device, 0 where nothing; or None."""
@@ -85,13 +90,20 @@ class Batch:
         return {f.name: value for f in fields(self) if isinstance(value := getattr(self, f.name), Tensor)}
 
 
-def join(batches: Sequence[Batch]) -> Batch:
+def collate(batches: Sequence[Batch]) -> Batch:
     """Put batches together; those with fewer views get views that are not present. A ``collate_fn`` for a DataLoader.
 
     Raises
     ------
     BadInput
         If their fields, sizes or depth codings differ.
+
+    Examples
+    --------
+    >>> import mvad
+    >>> data = mvad.ShardSet("mvad-data/shards/mvtec3d/gear", "train")
+    >>> mvad.collate([data[0], data[2]])
+    Batch(2 samples, 5 views, 64 px, rgb, depth, normal)
     """
     first, views = batches[0], max(batch.mask.shape[1] for batch in batches)
     if len({(tuple(batch._tensors()), batch.coding, batch.mask.shape[2:]) for batch in batches}) > 1:
@@ -156,9 +168,21 @@ class ShardSet(Dataset[Batch]):
     ------
     BadInput
         If the manifest is missing, has no such split, or a file is not what the manifest lists.
+
+    Examples
+    --------
+    >>> import mvad
+    >>> data = mvad.ShardSet("mvad-data/shards/mvtec3d/gear", "test")
+    >>> data.batch([0, 1])
+    Batch(2 samples, 5 views, 64 px, rgb, depth, normal)
+    >>> import torch
+    >>> loader = torch.utils.data.DataLoader(data, batch_size=4, collate_fn=mvad.collate)
+    >>> next(iter(loader)).rgb.shape
+    torch.Size([4, 5, 64, 64, 3])
     """
 
-    def __init__(self, folder: Path, split: str, fields: Sequence[str] | None = None, threads: int = 0) -> None:
+    def __init__(self, folder: str | Path, split: str, fields: Sequence[str] | None = None, threads: int = 0) -> None:
+        folder = Path(folder)
         self.folder, self.split = folder, split
         self.threads = threads or usable_cores()
         manifest = read_manifest(folder)
@@ -192,6 +216,9 @@ class ShardSet(Dataset[Batch]):
         for file in self._files:
             file.close()
 
+    def __repr__(self) -> str:
+        return f"ShardSet({self.dataset}/{self.category}, {self.split}, {len(self)} samples, {', '.join(self.fields)})"
+
     @property
     def labels(self) -> Any:
         """(N,) bool."""
@@ -224,7 +251,7 @@ class ShardSet(Dataset[Batch]):
         return len(self._places)
 
     def __getitem__(self, index: int) -> Batch:
-        """Return one sample as a batch of one; ``join`` puts several together."""
+        """Return one sample as a batch of one; ``collate`` puts several together."""
         return self.batch([index])
 
     def __getstate__(self) -> dict[str, Any]:

@@ -67,14 +67,6 @@ class Metric:
         Its key among the figures on the scans' own grid, where a scan is an image; empty if it is not taken there.
     on_scans_title
         What the tables of figures on scans call it.
-
-    Examples
-    --------
-    >>> hits = Metric("hits", "hits", "sample", lambda scores: float(scores.labels.mean()))
-    >>> register_metric(hits)
-    >>> [metric.title for metric in metrics() if metric.name == "hits"]
-    ['hits']
-    >>> unregister_metric("hits")
     """
 
     name: str
@@ -140,6 +132,14 @@ def register_metric(metric: Metric) -> None:
     ------
     BadInput
         If another one has this name.
+
+    Examples
+    --------
+    >>> hits = Metric("hits", "hits", "sample", lambda scores: float(scores.labels.mean()))
+    >>> register_metric(hits)
+    >>> [metric.title for metric in metrics() if metric.name == "hits"]
+    ['hits']
+    >>> unregister_metric("hits")
     """
     if any(known.name == metric.name for known in _METRICS):
         raise BadInput(f"register_metric: there is a metric {metric.name!r} already; choose another name")

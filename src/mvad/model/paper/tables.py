@@ -47,7 +47,12 @@ def paper_s_auroc(dataset: str, category: str, model: str) -> float | None:
 
 @cache
 def main_table(dataset: str) -> dict[tuple[str, str], PaperFigures]:
-    """Return Table 1 (realiad) or a half of Table 2 by (category, method); the category ``mean`` is the paper's own mean."""
+    """Return Table 1 (realiad) or a half of Table 2 by (category, method); the category ``mean`` is the paper's own mean.
+
+    Empty for a dataset that the paper does not have.
+    """
+    if dataset not in _FILES:
+        return {}
     return {
         (row["category"], row["method"]): PaperFigures(float(row["s_auroc"]), float(row["p_auroc"]) if "p_auroc" in row else None)
         for row in _rows(_FILES[dataset])

@@ -1,0 +1,58 @@
+"""Rendering and packing with what their callers rarely change filled in."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from mvad.datasets import realiad
+from mvad.datasets.mvtec3d import MVTec3D
+from mvad.datasets.scan import NEW, UNKNOWN, Scan, ScanRef
+from mvad.datasets.shards.pack import PackOptions, pack_realiad, pack_renders
+from mvad.errors import BadInput
+from mvad.progress import Progress
+from mvad.render.backends.choose import rasteriser
+from mvad.render.clean import clean
+from mvad.render.engine import Workers
+from mvad.render.job import Summary, render_category
+from mvad.render.options import RenderOptions
+from mvad.render.rig import Rig, extent_of, fit_rig
+from mvad.render.scan_to_views import views_of_scan
+from mvad.render.views import ViewSet
+
+
+def render_scan(scan: Scan | str | Path, rig: Rig | None, options: RenderOptions) -> ViewSet:
+    """Render one scan; see ``mvad.render_scan``."""
+    rasteriser(options.backend, device=options.device)  # before open3d: see render.backends.egl
+    if not isinstance(scan, Scan):
+        scan = _read(Path(scan))
+    if rig is None:
+        rig = fit_rig([extent_of(clean(scan, options.clean))], options.rig)
+    return views_of_scan(scan, options, rig)[0]
+
+
+def _read(xyz: Path) -> Scan:
+    if not xyz.is_file():
+        raise BadInput(f"{xyz}: not found; give the xyz/NAME.tiff of a scan")
+    paths = {"xyz": xyz, "rgb": xyz.parent.parent / "rgb" / f"{xyz.stem}.png"}
+    gt = xyz.parent.parent / "gt" / f"{xyz.stem}.png"
+    if gt.exists():
+        paths["gt"] = gt
+    return MVTec3D().load(ScanRef(MVTec3D.name, "", NEW, UNKNOWN, xyz.stem, paths))
+
+
+def render(
+    dataset: str, category: str, raw: Path, renders: Path, options: RenderOptions, splits: Sequence[str], workers: Workers,
+    overwrite: bool, progress: Progress, rig: Rig | None,
+) -> Summary:  # fmt: skip
+    """Render a category; see ``mvad.render_category``."""
+    return render_category(dataset, category, raw, renders, options, splits, workers, overwrite, progress, rig)
+
+
+def pack(
+    dataset: str, category: str, source: Path, shards: Path, options: PackOptions, progress: Progress, overwrite: bool
+) -> Path:
+    """Pack a category; see ``mvad.pack``."""
+    if dataset == realiad.NAME:
+        return pack_realiad(source, category, shards, options, progress, overwrite=overwrite).parent
+    return pack_renders(source, dataset, category, shards, options, progress, overwrite=overwrite).parent

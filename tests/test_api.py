@@ -1,0 +1,217 @@
+"""The public API: its surface, its examples, and what a caller can add to it from outside of the package."""
+
+from __future__ import annotations
+
+import dataclasses
+import doctest
+import inspect
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from command import ROOT
+
+import mvad
+from mvad import api
+from mvad.datasets import registry as datasets
+from mvad.datasets.mvtec3d import MVTec3D
+from mvad.datasets.shards import loader
+from mvad.model import devices, explain, registry
+from mvad.model.metrics import table
+from mvad.model.metrics.table import Metric
+from mvad.model.report.page import build_page
+
+EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
+
+
+@pytest.fixture
+def beside_a_workspace(workspace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty folder with the generated workspace as ``mvad-data``, which is the current one."""
+    for name in ("raw", "renders", "shards"):
+        (tmp_path / "mvad-data").mkdir(exist_ok=True)
+        (tmp_path / "mvad-data" / name).symlink_to(workspace / name)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_the_surface_is_what_all_says() -> None:
+    assert mvad.__all__ == api.__all__ == sorted(api.__all__)
+    for name in mvad.__all__:
+        assert getattr(mvad, name) is getattr(api, name)
+        assert (getattr(mvad, name).__doc__ or "").strip(), f"{name} has no docstring"
+    public = {
+        name for name, value in vars(api).items() if not name.startswith("_") and getattr(value, "__module__", "") == api.__name__
+    }
+    assert public <= set(mvad.__all__)
+    assert set(mvad.__all__) <= set(dir(mvad))
+    with pytest.raises(AttributeError, match="no attribute 'trian'"):
+        mvad.trian  # noqa: B018
+
+
+def test_every_function_has_an_example() -> None:
+    functions = [value for name in mvad.__all__ if inspect.isfunction(value := getattr(mvad, name))]
+    functions += [mvad.Run.evaluate, mvad.Run.predict]
+    assert len(functions) > 10
+    for function in functions:
+        assert ">>> " in (function.__doc__ or ""), f"{function.__name__} has no example"
+
+
+@pytest.mark.parametrize("module", [api, loader, datasets, registry, table, devices, explain], ids=lambda module: module.__name__)
+def test_the_examples_of_docstrings_run(module: Any, beside_a_workspace: Path) -> None:
+    finder, runner = doctest.DocTestFinder(), doctest.DocTestRunner(optionflags=doctest.ELLIPSIS)
+    tests = [test for test in finder.find(module) if test.examples]
+    for test in tests:
+        runner.run(test)
+    assert runner.tries > 0
+    assert runner.failures == 0
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
+def test_an_example_runs(path: Path, beside_a_workspace: Path) -> None:
+    arguments = {"render_one_scan": ["mvad-data/raw/mvtec3d/gear/train/good/xyz/000.tiff", "views.png"]}
+    given = arguments.get(path.stem, ["mvad-data/shards/mvtec3d/gear"])
+    environment = os.environ | {"PYTHONPATH": str(ROOT / "src")}
+    done = subprocess.run([sys.executable, str(path), *given], capture_output=True, text=True, env=environment, timeout=200)
+    assert done.returncode == 0, done.stderr
+    assert "S-AUROC" in done.stdout or "5 views" in done.stdout
+
+
+def test_importing_mvad_loads_nothing_heavy() -> None:
+    code = "import mvad, sys; print(mvad.__version__, sorted({'torch', 'numpy', 'h5py', 'rich', 'typer', 'scipy'} & set(sys.modules)))"
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=os.environ | {"PYTHONPATH": str(ROOT / "src")}
+    )
+    assert done.stdout.strip().endswith("[]"), done.stdout + done.stderr
+
+
+def test_explaining_a_key_loads_no_torch() -> None:
+    code = (
+        "import sys; sys.argv = ['mvad', 'explain', 'fusion.kind']\nfrom mvad.cli.main import run\n"
+        "try:\n    run()\nexcept SystemExit:\n    pass\nprint(sorted({'torch', 'numpy', 'h5py', 'scipy'} & set(sys.modules)))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=os.environ | {"PYTHONPATH": str(ROOT / "src")}
+    )
+    assert done.stdout.strip().endswith("[]"), done.stdout + done.stderr
+
+
+def test_a_loader_of_torch_gives_batches(workspace: Path) -> None:
+    data = mvad.ShardSet(str(workspace / "shards" / "mvtec3d" / "gear"), "test")
+    batches = list(torch.utils.data.DataLoader(data, batch_size=4, collate_fn=mvad.collate))
+    assert [len(batch.keys) for batch in batches] == [4, 4, 1]
+    assert len(repr(batches[0])) < 100
+    assert len(repr(data)) < 100
+
+
+class SmallFloor(mvad.Detector):
+    """A method from outside: how far each picture is from the mean one."""
+
+    def __init__(self, config: mvad.ModelConfig, spec: mvad.InputSpec, teacher: Any, device: torch.device) -> None:
+        self.config, self.spec, self.device = config, spec, device
+        self.mean = torch.zeros(0)
+
+    def fit(self, train: mvad.ShardSet, context: Any) -> None:
+        self.mean = torch.stack([train.batch([k]).rgb[0].float().mean(dim=-1) for k in range(len(train))]).mean(dim=0)
+
+    def score(self, batch: mvad.Batch) -> mvad.AnomalyMaps:
+        maps = (batch.rgb.float().mean(dim=-1) - self.mean).abs()
+        scores = maps.amax(dim=(2, 3)).masked_fill(~batch.present, -torch.inf)
+        return mvad.AnomalyMaps(maps, scores, scores.amax(dim=1))
+
+    def state(self) -> dict[str, torch.Tensor]:
+        return {"mean": self.mean}
+
+    def load_state(self, state: Any) -> None:
+        self.mean = state["mean"]
+
+    def planned_seconds(self, samples: int) -> float:
+        return 1.0
+
+
+class OtherName(MVTec3D):
+    """A dataset from outside, in the layout of a known one."""
+
+    name = "my_parts"
+    licence = "mine"
+    modalities = ("rgb",)
+    known_categories = ()
+
+
+@pytest.fixture
+def registered() -> Iterator[None]:
+    """A method, a dataset of scans and a metric that are not of this package."""
+    mvad.register_method(
+        mvad.Method("small_floor", "Small floor", "distance to the mean picture", "none", "none", mvad.ModelConfig, SmallFloor)
+    )
+    mvad.register_dataset(OtherName())
+    mvad.register_metric(Metric("hit_rate", "hit rate", "sample", lambda s: float(s.labels.mean()), terminal=True, page=True))
+    yield
+    registry.unregister_method("small_floor")
+    datasets.unregister_dataset("my_parts")
+    table.unregister_metric("hit_rate")
+
+
+@pytest.mark.usefixtures("registered")
+def test_what_is_registered_from_outside_goes_the_whole_way(workspace: Path, tmp_path: Path) -> None:
+    from rich.console import Console
+
+    from mvad.cli.tables import figures_tables
+
+    options = mvad.RenderOptions(backend="cpu")
+    options = dataclasses.replace(options, rig=dataclasses.replace(options.rig, size=64, views=2))
+    done = mvad.render_category("my_parts", "gear", workspace / "raw" / "mvtec3d", tmp_path / "renders", options)
+    assert (done.failed, done.rendered) == (0, 14)
+    packed = mvad.pack("my_parts", "gear", tmp_path / "renders", tmp_path / "shards")
+    run = mvad.train(packed, "small_floor", tmp_path / "runs" / "mine", teacher="tiny")
+    assert run.record.config["input.modalities"] == ["rgb"], "the dataset's default input"
+    results = mvad.load_run(tmp_path / "runs" / "mine").evaluate(packed)
+    assert results.figures["hit_rate"] == pytest.approx(7 / 9)
+    assert (results.dataset, results.model) == ("my_parts", "small_floor")
+    page = build_page([run.path])
+    assert "<th>hit rate</th>" in page
+    assert "77.8" in page
+    console = Console(width=200, record=True)
+    console.print(*figures_tables([results]))
+    assert "hit rate" in console.export_text()
+    with pytest.raises(mvad.BadInput, match="another name"):
+        mvad.register_method(mvad.Method("padim", "x", "x", "x", "x", mvad.ModelConfig, SmallFloor))
+
+
+@pytest.mark.usefixtures("registered")
+def test_other_processes_render_a_registered_dataset(workspace: Path, tmp_path: Path) -> None:
+    from mvad.render.engine import Workers
+
+    options = mvad.RenderOptions(backend="cpu")
+    options = dataclasses.replace(options, rig=dataclasses.replace(options.rig, size=64, views=2))
+    raw = workspace / "raw" / "mvtec3d"
+    done = mvad.render_category("my_parts", "gear", raw, tmp_path, options, ["train"], Workers(2))
+    assert (done.failed, done.rendered) == (0, 4)
+
+
+def test_a_detector_answers_for_raw_scans_as_for_packed_ones(workspace: Path, tmp_path: Path) -> None:
+    run = mvad.train(workspace / "shards" / "mvtec3d" / "gear", "padim", tmp_path / "padim", teacher="tiny", input__size=64)
+    assert run.detector.device == torch.device("cpu")
+    run = mvad.load_run(run.path, "cpu", workspace)
+    reader = MVTec3D()
+    ref = next(r for r in reader.refs(workspace / "raw" / "mvtec3d", "gear", datasets.ReadOptions()) if r.split == "test")
+    packed = run.predict(workspace / "shards" / "mvtec3d" / "gear")
+    alone = run.predict(reader.load(ref))
+    assert float(alone.sample_scores[0]) == pytest.approx(float(packed[ref.key].sample_scores[0]), rel=1e-4)
+    folder = run.predict(workspace / "raw" / "mvtec3d" / "gear" / "test")
+    assert len(folder) == len(packed) == 9
+    with pytest.raises(mvad.BadInput, match="not found"):
+        run.predict("nowhere")
+
+
+def test_a_device_is_refused_in_one_line(workspace: Path) -> None:
+    shards = workspace / "shards" / "mvtec3d" / "gear"
+    with pytest.raises(mvad.BadInput, match="--device tpu: choose auto, cpu, cuda"):
+        mvad.train(shards, "padim", "nowhere", device="tpu")
+    if not torch.cuda.is_available():
+        with pytest.raises(mvad.MissingComponent, match="torch finds 0 CUDA devices"):
+            mvad.train(shards, "padim", "nowhere", device="cuda:7")
