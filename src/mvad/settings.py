@@ -31,6 +31,10 @@ RENAMED: dict[str, str] = {
 """Keys that had another name in version 0.1: the old name is accepted, with a notice, until the next version."""
 
 
+class RenamedKey(FutureWarning):
+    """A key was given by a name that it no longer has."""
+
+
 def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
     """Return the dotted keys and values of a configuration dataclass."""
     flat: dict[str, Any] = {}

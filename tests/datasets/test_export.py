@@ -11,7 +11,8 @@ import pytest
 import tifffile
 
 from mvad import files
-from mvad.datasets.export import LAYOUTS, export, read_table, source_of
+from mvad.datasets.export import LAYOUTS, export, source_of
+from mvad.datasets.exported import read_table
 from mvad.datasets.shards.loader import ShardSet
 from mvad.errors import BadInput
 from mvad.model.exchange.imported_maps import evaluate_imported_maps
@@ -127,7 +128,7 @@ def test_maps_of_another_tool_are_judged_as_ours(exported: tuple[Path, Path, Sha
 
     done, maps, data = exported
     results = evaluate_imported_maps(tmp_path / "runs" / "padim", "padim", done, maps, workspace / "shards", Silent())
-    assert results["model"] == "padim"
+    assert results.model == "padim"
     assert results.figures["s_auroc"] == 1.0, "it knows where the defects are"
     assert 0.9 < results.figures["p_auroc"] <= 1
     found, truth = [], []
@@ -143,7 +144,7 @@ def test_maps_of_another_tool_are_judged_as_ours(exported: tuple[Path, Path, Sha
     ), "up to the resize to 256 px"
     assert len(list((tmp_path / "runs" / "padim" / "maps").glob("*.jpg"))) == len(data)
     again = evaluate_imported_maps(tmp_path / "runs" / "padim", "padim", done, maps, workspace / "shards", Silent())
-    assert again["figures"] == results.figures
+    assert again.figures == results.figures
     with pytest.raises(BadInput, match="holds another run"):
         evaluate_imported_maps(tmp_path / "runs" / "padim", "cflow", done, maps, workspace / "shards", Silent())
 

@@ -19,7 +19,7 @@ from mvad.model.explain import FIXED, explain
 from mvad.model.idif.network import Network
 from mvad.model.registry import all_keys, backbone_label, configure, methods, recorded_config
 from mvad.render.options import RenderOptions
-from mvad.settings import RENAMED, describe, flatten
+from mvad.settings import RENAMED, RenamedKey, describe, flatten
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +49,7 @@ def test_presets_and_methods_set_keys_that_exist() -> None:
 
 
 def test_a_renamed_key_is_accepted_with_a_notice() -> None:
-    with pytest.warns(FutureWarning, match=r"--set: score\.top is called score\.top_k now"):
+    with pytest.warns(RenamedKey, match=r"--set: score\.top is called score\.top_k now"):
         config, origins = configure("small", "padim", [("--set", {"score.top": 7})])
     assert (config.score.top_k, origins["score.top_k"]) == (7, "--set")
     assert set(RENAMED.values()) <= set(all_keys())

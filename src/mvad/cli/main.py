@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import sys
+import warnings
+from collections.abc import Iterator
 from types import FrameType
+from typing import Any
 
 import typer
 
@@ -25,6 +29,7 @@ from mvad.cli import (
     verify,
 )
 from mvad.errors import MvadError
+from mvad.settings import RenamedKey
 
 app = typer.Typer(
     name="mvad",
@@ -81,11 +86,28 @@ def _terminate(number: int, frame: FrameType | None) -> None:
     raise KeyboardInterrupt
 
 
+@contextlib.contextmanager
+def _notices_in_one_line() -> Iterator[None]:
+    """Show notices on renamed keys as lines of this command; other warnings as Python does."""
+    with warnings.catch_warnings():
+        shown = warnings.showwarning
+
+        def show(message: Warning | str, category: type[Warning], *where: Any) -> None:
+            if issubclass(category, RenamedKey):
+                print(f"mvad: notice: {message}", file=sys.stderr)
+            else:
+                shown(message, category, *where)
+
+        warnings.showwarning = show
+        yield
+
+
 def run() -> None:
     """Run the command line; never returns."""
     signal.signal(signal.SIGTERM, _terminate)
     try:
-        app()
+        with _notices_in_one_line():
+            app()
     except MvadError as error:
         if _state["debug"]:
             raise

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from mvad.datasets.scan import Scan
-from mvad.errors import BadInput
+from mvad.errors import BadInput, MissingComponent
 from mvad.render.clean_kernels import (
     heights_above,
     interpolate_holes,
@@ -142,7 +142,12 @@ def _thinned(points: NDArray[np.floating]) -> NDArray[np.float64]:
 
 
 def _ransac(points: NDArray[np.float64], distance: float, seed: int) -> tuple[NDArray[np.float64], float] | None:
-    import open3d  # imported only where it is used: it takes 0.8 s and 900 MB
+    try:
+        import open3d  # imported only where it is used: it takes 0.8 s and 900 MB
+    except (ImportError, OSError) as error:  # the package, or a system library that it needs
+        raise MissingComponent(
+            f"open3d does not import ({' '.join(str(error).split())[:80]}), and finding a scan's support needs it; see mvad doctor"
+        ) from error
 
     cloud = open3d.geometry.PointCloud(open3d.utility.Vector3dVector(points))
     with _open3d_lock:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from io import BytesIO
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mvad.errors import BadInput
+from mvad.errors import BadInput, MissingComponent
 
 
 def ply(points: NDArray[np.float32], colours: NDArray[np.uint8], values: NDArray[np.float32]) -> bytes:
@@ -34,12 +35,19 @@ def read_ply(content: bytes) -> NDArray[Any]:
     ------
     BadInput
         If it is another kind of PLY, or cut off.
+    MissingComponent
+        If trimesh is not installed.
     """
-    head, marked, body = content.partition(b"end_header\n")
-    counts = [line for line in head.split(b"\n") if line.startswith(b"element vertex ")]
-    if not marked or b"property float anomaly" not in head or len(counts) != 1:
-        raise BadInput("not a cloud that mvad evaluate --project-to-scan wrote")
-    count = int(counts[0].split()[-1])
-    if len(body) != count * VERTEX.itemsize:
-        raise BadInput(f"a cloud of {count} points takes {count * VERTEX.itemsize} bytes, not {len(body)}")
-    return np.frombuffer(body, VERTEX)
+    try:
+        from trimesh.exchange.ply import load_ply
+    except ImportError as error:
+        raise MissingComponent("reading point clouds needs trimesh; pip install trimesh") from error
+    try:
+        vertices = load_ply(BytesIO(content))["metadata"]["_ply_raw"]["vertex"]["data"]
+        rows = np.empty(len(vertices), VERTEX)
+        rows["xyz"] = np.stack([vertices[name] for name in "xyz"], axis=1)
+        rows["rgb"] = np.stack([vertices[name] for name in ("red", "green", "blue")], axis=1)
+        rows["anomaly"] = vertices["anomaly"]
+    except (ValueError, LookupError, TypeError, AttributeError) as error:  # trimesh raises many kinds
+        raise BadInput("not a cloud that mvad evaluate --project-to-scan wrote, or cut off") from error
+    return rows
