@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import subprocess
 import sys
 import time
@@ -9,6 +10,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
+import warm
 from command import MVAD, mvad, python, said, start, surroundings, warm_socket
 from conftest import have_turns, one_in
 
@@ -34,6 +36,13 @@ def test_a_forked_command_says_and_returns_what_a_started_one_does(words: list[s
     cold = subprocess.run([*MVAD, *words], capture_output=True, text=True, cwd=tmp_path, env=surroundings())
     warm = mvad(*words, cwd=tmp_path)
     assert (warm.args, warm.returncode, warm.stdout, warm.stderr) == (cold.args, cold.returncode, cold.stdout, cold.stderr)
+
+
+def test_what_the_server_loads_in_advance_exists() -> None:
+    """It passes over what is not installed; a module of ours that was renamed would cost each command its import."""
+    ours = [name for name in warm.LIBRARIES if name.startswith("mvad.")]
+    assert len(ours) > 10
+    assert not [name for name in ours if importlib.util.find_spec(name) is None]
 
 
 ENDINGS = {

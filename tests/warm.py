@@ -30,7 +30,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-_LIBRARIES = (
+LIBRARIES = (
     "numpy", "torch", "torch._dynamo", "torch.utils.data", "scipy.ndimage", "scipy.spatial", "h5py", "hdf5plugin", "imagecodecs",
     "tifffile", "PIL.Image", "PIL.PngImagePlugin", "rich.console", "rich.progress", "rich.table", "pydantic.type_adapter",
     "typer._adapters", "yaml", "safetensors.torch", "efficientnet_lite_pytorch", "distributed", "distributed.deploy",
@@ -195,7 +195,7 @@ def serve(place: str) -> None:
     """Import, wait for orders, and in each child return to carry one out."""
     import importlib
 
-    for name in _LIBRARIES:
+    for name in LIBRARIES:
         with contextlib.suppress(ImportError):  # a command that needs it will say so
             importlib.import_module(name)
     from mvad.render.backends.triangles import warm_up
