@@ -5,6 +5,7 @@ The public API is loaded when one of its names is first used, so that ``import m
 
 from __future__ import annotations
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -56,9 +57,7 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     """Load the API, or look up the version, when a name is first asked for (PEP 562)."""
     if name in __all__:
-        from mvad import api
-
-        found = getattr(api, name)
+        found = getattr(importlib.import_module("mvad.api"), name)
     elif name == "__version__":
         found = _version()
     else:

@@ -93,7 +93,7 @@ def _current_name(origin: str, name: str) -> str:
     if origin != RECORDED:
         warnings.warn(
             f"{origin}: {name} is called {RENAMED[name]} now; the old name goes with the next version",
-            FutureWarning,
+            RenamedKey,
             stacklevel=3,
         )
     return RENAMED[name]

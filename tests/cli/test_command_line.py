@@ -161,6 +161,25 @@ def test_one_category_that_cannot_be_packed_costs_one_category(workspace: Path, 
     assert packed == ["gear", "plate"]
 
 
+def test_a_renamed_key_is_told_in_one_line(workspace: Path, tmp_path: Path) -> None:
+    words = ["--workspace", str(workspace), "--category", "gear", "--offline", "--name", "never", "--teacher", "resnet18"]
+    done = mvad("train", "--set", "score.top=50", *words, cwd=tmp_path)
+    assert done.returncode == 5
+    assert done.stderr.splitlines()[0].startswith("mvad: notice: --set: score.top is called score.top_k now")
+    assert done.stderr.count("\n") == 2
+
+
+def test_doctor_tells_what_is_missing_without_open3d_and_does_not_fail(tmp_path: Path) -> None:
+    for name in ("open3d", "trimesh"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "__init__.py").write_text("raise ImportError('libGL.so.1: cannot open shared object file')")
+    environment = os.environ | {"PYTHONPATH": f"{tmp_path}:{ROOT / 'src'}", "COLUMNS": "200"}
+    done = subprocess.run([*MVAD, "doctor", "--offline"], capture_output=True, text=True, cwd=tmp_path, env=environment)
+    assert done.returncode == 0, done.stdout + done.stderr
+    for name in ("open3d", "trimesh"):
+        assert re.search(rf"note {name}: does not import, so that .* \(ImportError: libGL", done.stdout), done.stdout
+
+
 def test_debug_shows_the_traceback(tmp_path: Path) -> None:
     done = mvad("--debug", "render", "mvtec3d", "--raw", "nowhere", cwd=tmp_path)
     assert "Traceback" in done.stderr

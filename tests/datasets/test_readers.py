@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections import Counter
 from pathlib import Path
@@ -13,9 +14,10 @@ import tifffile
 from conftest import CATEGORY, SMALL
 from PIL import Image
 
+from mvad.cores import usable_cores
 from mvad.datasets import realiad
 from mvad.datasets.eyecandies import points_from_depth
-from mvad.datasets.registry import SCAN_READERS, find_categories, reader_for
+from mvad.datasets.registry import SCAN_READERS, find_categories, licence_of, reader_for
 from mvad.datasets.scan import ReadOptions, ScanRef
 from mvad.errors import BadInput
 
@@ -309,3 +311,15 @@ def test_points_from_depth_lie_on_their_pixels() -> None:
     points = points_from_depth(depth)
     assert points[256, 256, 0] == pytest.approx(0.5 * 3 / 711.11)
     assert points[0, 511, 0] == pytest.approx((511.5 - 256) * 3 / 711.11)
+
+
+def test_an_unknown_dataset_is_one_line_everywhere(tmp_path: Path) -> None:
+    for ask in (lambda: licence_of("mvtec2d", tmp_path), lambda: reader_for("mvtec2d")):
+        with pytest.raises(BadInput, match="mvtec2d: no dataset of scans has this name; choose from mvtec3d, eyecandies"):
+            ask()
+
+
+def test_cores_are_counted_where_the_system_does_not_tell_which_may_be_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    """MacOS has no sched_getaffinity."""
+    monkeypatch.delattr(os, "sched_getaffinity")
+    assert usable_cores() == os.cpu_count()

@@ -12,7 +12,7 @@ from scipy.stats import rankdata
 
 from mvad.datasets.scan import GOOD, Scan
 from mvad.datasets.synth.defects import FAMILIES
-from mvad.datasets.synth.generate import FORMATS, SynthOptions, generate
+from mvad.datasets.synth.generate import SynthOptions, formats, generate
 from mvad.datasets.synth.mvtec3d import scan_of
 from mvad.datasets.synth.plan import PlannedSample, plan
 from mvad.datasets.synth.realiad import photograph, shown_in
@@ -85,7 +85,7 @@ def test_some_defects_show_in_one_or_two_views_only() -> None:
 def test_the_same_seed_gives_the_same_bytes_and_another_seed_others(tmp_path: Path) -> None:
     def make(name: str, seed: int) -> dict[str, bytes]:
         options = SynthOptions(seed=seed, train=1, validation=0, good=1, per_defect=1, size=64)
-        for dataset in FORMATS:
+        for dataset in formats():
             generate(dataset, tmp_path / name / dataset, ["dome"], options, Silent())
         return {str(p.relative_to(tmp_path / name)): p.read_bytes() for p in sorted((tmp_path / name).rglob("*")) if p.is_file()}
 

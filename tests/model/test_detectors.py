@@ -13,14 +13,15 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
-from training import NOWHERE, StopAfter, load, train
+from training import NOWHERE, TINY, StopAfter, load, train
 
 from mvad import files
 from mvad.datasets.shards.loader import ShardSet
 from mvad.errors import BadInput
 from mvad.model.evaluation.evaluate import evaluate_run
+from mvad.model.fitting import fit_run, prepare
 from mvad.model.idif.config import IdifConfig
-from mvad.model.registry import methods
+from mvad.model.registry import configure, methods
 from mvad.model.runs import RunFolder
 from mvad.progress import Silent
 from mvad.settings import resolve
@@ -93,6 +94,22 @@ def test_a_black_background_changes_what_a_baseline_sees(model: str, gear: Path,
     before = detector.score(batch).view_scores
     detector.features.config = replace(detector.config, input=replace(detector.config.input, background="black"))
     assert not torch.equal(detector.score(batch).view_scores, before)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("model", METHODS)
+def test_a_method_does_on_a_gpu_what_it_does_on_the_processor(model: str, gear: Path, tmp_path: Path) -> None:
+    if not torch.cuda.is_available():
+        pytest.skip("needs a CUDA device")
+    data = ShardSet(gear, "train")
+    config, origins = configure("demo", model, [("test", {**TINY, "train.precision": "float32"})])
+    ready = prepare(data, config, Path("nowhere"), NOWHERE, torch.device("cuda"))
+    fit_run(tmp_path / "run", data, ready, origins, Silent())
+    batch = ShardSet(gear, "test").batch([0, 1])
+    there = RunFolder(tmp_path / "run").load(NOWHERE, torch.device("cuda")).score(batch)
+    here = load(tmp_path / "run").score(batch)
+    assert there.maps.device.type == "cpu"
+    assert torch.allclose(there.sample_scores, here.sample_scores, rtol=2e-2, atol=1e-3)
 
 
 def change_score(detector: Any, **changes: Any) -> Any:

@@ -12,19 +12,22 @@ import pytest
 import tifffile
 import torch
 from command import mvad
-from training import NOWHERE, load, train
+from training import CPU, NOWHERE, load, train
 
 from mvad import files
 from mvad.datasets.shards.loader import ShardSet, batch_of
 from mvad.datasets.shards.reader import open_shard
 from mvad.errors import BadInput
 from mvad.model.devices import float32_only
-from mvad.model.evaluation.threshold import conformal, threshold_of
+from mvad.model.evaluation.predict import predict
+from mvad.model.evaluation.threshold import Threshold, conformal, threshold_of
 from mvad.model.exchange import onnx as onnx_export
 from mvad.model.exchange.onnx import export_onnx
 from mvad.model.idif.window import Window
 from mvad.model.registry import methods
 from mvad.model.runs import RunFolder
+from mvad.pipeline.predict import batches_of, samples_of
+from mvad.pipeline.workspace import Workspace
 from mvad.progress import Silent
 
 GEAR = Path("mvtec3d") / "gear"
@@ -136,6 +139,27 @@ def test_what_a_run_cannot_score_is_refused(place: Path, tmp_path: Path) -> None
     detector = load(place / "runs" / "floor")
     with pytest.raises(BadInput, match="no validation split"):
         threshold_of(RunFolder(place / "runs" / "floor"), detector, foreign, 0.05, Silent())
+
+
+@pytest.mark.parametrize("model", METHODS)
+def test_every_method_refuses_a_sample_that_it_was_not_trained_for(
+    model: str, workspace: Path, trained: Callable[[str, str], Path]
+) -> None:
+    run = trained(model, "mvtec3d")
+    foreign = batches_of(workspace / "shards" / "realiad" / "plate", RunFolder(run), Workspace(workspace), load(run))
+    with pytest.raises(BadInput, match="which the run was trained on"):
+        next(foreign)
+
+
+def test_seconds_are_taken_when_the_device_is_done(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a GPU a call returns when its work was launched."""
+    waited: list[torch.device] = []
+    monkeypatch.setattr("mvad.model.evaluation.predict.synchronise", waited.append)
+    run = RunFolder(place / "runs" / "floor")
+    samples = samples_of(place / "shards" / GEAR, run, Workspace(place))[:2]
+    found = predict(load(run.path), run.model_sha256, Threshold(0.0, 0, None, True), samples, 2, tmp_path, Silent())
+    assert waited == [CPU, CPU]
+    assert len(found.rows) == 2
 
 
 def test_a_sample_alone_is_the_sample_of_the_split(workspace: Path) -> None:

@@ -23,7 +23,7 @@ from mvad.errors import BadInput, MissingComponent
 from mvad.model.fitting import fit_run
 from mvad.model.training.context import FitContext
 from mvad.model.training.loop import Phase, run_phases
-from mvad.model.training.parallel import ProcessGroup, share_batch_norms
+from mvad.model.training.parallel import ProcessGroup, join_process_group, share_batch_norms
 from mvad.progress import Silent
 
 ROOT = Path(__file__).parents[2]
@@ -248,3 +248,16 @@ def test_shared_batch_norm_alone_is_batch_norm(monkeypatch: pytest.MonkeyPatch) 
     assert torch.allclose(inputs[0].grad, inputs[1].grad, atol=1e-3, rtol=1e-3)
     assert torch.allclose(plain.running_var, shared.running_var, atol=1e-5)
     assert type(shared).__name__ == "SharedBatchNorm2d"
+
+
+def test_a_group_on_cuda_can_sum_tensors_of_the_processor(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whether a rank was asked to stop is a tensor on the processor, which nccl alone does not take."""
+    started: list[str] = []
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "set_device", lambda number: None)
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: False)
+    monkeypatch.setattr(torch.distributed, "init_process_group", started.append)
+    monkeypatch.setattr(torch.distributed, "get_rank", lambda: 1)
+    assert join_process_group() == ProcessGroup(1, 2)
+    assert started == ["cpu:gloo,cuda:nccl"]

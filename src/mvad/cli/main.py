@@ -8,7 +8,7 @@ import sys
 import warnings
 from collections.abc import Iterator
 from types import FrameType
-from typing import Any
+from typing import TextIO
 
 import typer
 
@@ -92,11 +92,14 @@ def _notices_in_one_line() -> Iterator[None]:
     with warnings.catch_warnings():
         shown = warnings.showwarning
 
-        def show(message: Warning | str, category: type[Warning], *where: Any) -> None:
+        def show(
+            message: Warning | str, category: type[Warning], filename: str, lineno: int, file: TextIO | None = None,
+            line: str | None = None,
+        ) -> None:  # fmt: skip
             if issubclass(category, RenamedKey):
                 print(f"mvad: notice: {message}", file=sys.stderr)
             else:
-                shown(message, category, *where)
+                shown(message, category, filename, lineno, file, line)
 
         warnings.showwarning = show
         yield

@@ -15,6 +15,7 @@ from scipy.spatial.transform import Rotation
 from mvad import files
 from mvad.datasets.eyecandies import FOCAL_PX, FOCAL_WIDTH, KINDS, OPENGL_TO_CAMERA, SPLIT_FOLDERS
 from mvad.datasets.scan import GOOD
+from mvad.datasets.synth.format import Format
 from mvad.datasets.synth.plan import PlannedSample
 from mvad.datasets.synth.raycast import Hits, cast
 from mvad.datasets.synth.shapes import Grid
@@ -114,3 +115,6 @@ def _add_scene(hits: Hits, normal: Grid, world: Grid, panel: float) -> tuple[Gri
         at = (LEDGE - eye[2]) / world[:, 2]
         add_plane(at, (0.0, 0.0, 1.0), eye[1] + at * world[:, 1] > front)
     return distance, normal, albedo
+
+
+FORMAT = Format(DEFECTS, write, write_category)

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import importlib
+import pkgutil
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
 
 from mvad import files
+from mvad.datasets import synth
 from mvad.datasets.registry import GENERATED
-from mvad.datasets.synth import eyecandies, mvtec3d, realiad
-from mvad.datasets.synth.plan import PlannedSample, plan
+from mvad.datasets.synth.format import Format
+from mvad.datasets.synth.plan import plan
 from mvad.datasets.synth.shapes import SHAPES
 from mvad.errors import BadInput
 from mvad.progress import Progress
@@ -27,19 +31,12 @@ class SynthOptions:
     size: int = 256
 
 
-@dataclass(frozen=True)
-class _Format:
-    defects: tuple[str, ...]
-    root: Callable[[Path, str], Path]
-    write: Callable[[PlannedSample, Path, int], None]
-    write_category: Callable[[Path, int], None]
-
-
-FORMATS = {
-    "mvtec3d": _Format(mvtec3d.DEFECTS, lambda raw, name: raw / name, mvtec3d.write, mvtec3d.write_category),
-    "eyecandies": _Format(eyecandies.DEFECTS, lambda raw, name: raw / name, eyecandies.write, eyecandies.write_category),
-    "realiad": _Format(realiad.DEFECTS, realiad.category_root, realiad.write, realiad.write_category),
-}
+@cache
+def formats() -> dict[str, Format]:
+    """Return what can be generated, by dataset: the modules of this package that have a ``FORMAT``."""
+    names = [module.name for module in pkgutil.iter_modules(synth.__path__)]
+    modules = {name: importlib.import_module(f"{synth.__name__}.{name}") for name in names if name != "generate"}
+    return {name: module.FORMAT for name, module in modules.items() if hasattr(module, "FORMAT")}
 
 
 def generate(dataset: str, raw: Path, categories: Sequence[str], options: SynthOptions, progress: Progress) -> int:
@@ -52,9 +49,9 @@ def generate(dataset: str, raw: Path, categories: Sequence[str], options: SynthO
     BadInput
         If the dataset or a category is unknown, or ``raw`` holds other data.
     """
-    if dataset not in FORMATS:
-        raise BadInput(f"{dataset}: cannot be generated; choose from {', '.join(FORMATS)}")
-    chosen = FORMATS[dataset]
+    if dataset not in formats():
+        raise BadInput(f"{dataset}: cannot be generated; choose from {', '.join(formats())}")
+    chosen = formats()[dataset]
     unknown = [name for name in categories if name not in SHAPES]
     if unknown:
         raise BadInput(f"{unknown[0]}: no generated category has this name; choose from {', '.join(SHAPES)}")
@@ -68,7 +65,7 @@ def generate(dataset: str, raw: Path, categories: Sequence[str], options: SynthO
     files.write_json(marker, recorded)
     planned = {
         name: plan(
-            name, options.seed, options.train, options.validation if dataset != "realiad" else 0, options.good,
+            name, options.seed, options.train, options.validation if chosen.has_validation else 0, options.good,
             options.per_defect, chosen.defects,
         )
         for name in categories

@@ -15,6 +15,7 @@ from scipy.spatial.transform import Rotation
 from mvad import files
 from mvad.datasets.scan import GOOD, Scan
 from mvad.datasets.synth.defects import FAMILIES
+from mvad.datasets.synth.format import Format
 from mvad.datasets.synth.plan import PlannedSample
 from mvad.datasets.synth.raycast import Hits, cast
 from mvad.datasets.synth.shapes import Grid
@@ -119,3 +120,6 @@ def write(sample: PlannedSample, root: Path, size: int) -> None:
 def write_category(root: Path, size: int) -> None:
     """Write the files of a category other than its scans: the calibration."""
     files.write_json(root / "calibration" / "camera_parameters.json", camera_parameters(size))
+
+
+FORMAT = Format(DEFECTS, write, write_category)

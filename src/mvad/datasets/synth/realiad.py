@@ -14,6 +14,7 @@ from scipy.spatial.transform import Rotation
 from mvad import files
 from mvad.datasets.realiad import IMAGE_FOLDERS, JSON_FOLDERS, NORMAL_CLASS
 from mvad.datasets.scan import GOOD
+from mvad.datasets.synth.format import Format
 from mvad.datasets.synth.mvtec3d import shade
 from mvad.datasets.synth.plan import PlannedSample
 from mvad.datasets.synth.raycast import cast
@@ -109,3 +110,6 @@ def _cameras() -> Sequence[Grid]:
     above = Rotation.from_euler("x", 180, degrees=True)
     tilted = [Rotation.from_euler("zx", [90 * k, 45], degrees=True) * above for k in range(4)]
     return [rotation.as_matrix() for rotation in [above, *tilted]]
+
+
+FORMAT = Format(DEFECTS, write, write_category, category_root, has_validation=False)
