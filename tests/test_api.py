@@ -25,6 +25,7 @@ from mvad.model import devices, explain, registry
 from mvad.model.metrics import table
 from mvad.model.metrics.table import Metric
 from mvad.model.report.page import build_page
+from mvad.pipeline import trained_run
 
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
 
@@ -61,7 +62,9 @@ def test_every_function_has_an_example() -> None:
         assert ">>> " in (function.__doc__ or ""), f"{function.__name__} has no example"
 
 
-@pytest.mark.parametrize("module", [api, loader, datasets, registry, table, devices, explain], ids=lambda module: module.__name__)
+@pytest.mark.parametrize(
+    "module", [api, trained_run, loader, datasets, registry, table, devices, explain], ids=lambda module: module.__name__
+)
 def test_the_examples_of_docstrings_run(module: Any, beside_a_workspace: Path) -> None:
     finder, runner = doctest.DocTestFinder(), doctest.DocTestRunner(optionflags=doctest.ELLIPSIS)
     tests = [test for test in finder.find(module) if test.examples]

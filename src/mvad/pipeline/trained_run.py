@@ -1,0 +1,134 @@
+"""A trained run as callers use it: evaluate it on a split, let it score batches, raw scans or files."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import overload
+
+from mvad.datasets.scan import Scan
+from mvad.datasets.shards.loader import Batch, ShardSet
+from mvad.model.detector import AnomalyMaps, Detector
+from mvad.model.evaluation.evaluate import TrainedOn, evaluate_split, shown_fields
+from mvad.model.evaluation.results import Results
+from mvad.model.runs import RunFolder, RunRecord
+from mvad.pipeline.predict import batch_of_scan, batches_of
+from mvad.pipeline.workspace import DEFAULT_WORKSPACE, Workspace
+from mvad.progress import Progress, Silent
+
+
+def workspace_of(run: Path) -> Workspace:
+    """Return the workspace that a run lies in, or the default one."""
+    return Workspace(run.parent.parent if run.parent.name == "runs" else DEFAULT_WORKSPACE)
+
+
+class Run:
+    """A trained detector with its folder; made by ``train`` and ``load_run``.
+
+    Attributes
+    ----------
+    path
+        The folder.
+    record
+        What it was trained on, and how: ``dataset``, ``category``, ``model``, ``seed``, ``config``.
+    detector
+        The detector.
+    """
+
+    def __init__(self, folder: RunFolder, detector: Detector, workspace: Workspace) -> None:
+        self._folder, self._workspace, self.detector = folder, workspace, detector
+
+    @property
+    def path(self) -> Path:
+        """The folder."""
+        return self._folder.path
+
+    @property
+    def record(self) -> RunRecord:
+        """What it was trained on, and how."""
+        return self._folder.record
+
+    def __repr__(self) -> str:
+        record = self.record
+        return f"Run('{self.path}', {record.model} on {record.dataset}/{record.category}, {self.detector.device})"
+
+    def evaluate(self, data: ShardSet | str | Path, views: Sequence[int] = (), progress: Progress | None = None) -> Results:
+        """Evaluate it on a split and write ``results.json`` and ``maps/`` into its folder.
+
+        Parameters
+        ----------
+        data
+            The split, or the folder of a packed category, whose test split is taken.
+        views
+            Show only these; empty: all.
+        progress
+            Is told of each sample.
+
+        Returns
+        -------
+        Results
+            ``figures["s_auroc"]`` and every other figure of merit, with 95 % intervals; ``samples``.
+
+        Raises
+        ------
+        BadInput
+            If the data lack a modality that the detector was trained on.
+
+        Examples
+        --------
+        >>> import mvad
+        >>> run = mvad.train("mvad-data/shards/mvtec3d/gear", "padim", "runs/padim", teacher="tiny", input__size=64)
+        >>> results = run.evaluate("mvad-data/shards/mvtec3d/gear")
+        >>> 0 <= results.figures["s_auroc"] <= 1, results.figures.samples
+        (True, 9)
+        """
+        split = data if isinstance(data, ShardSet) else ShardSet(data, "test")
+        shown = shown_fields(split, self.detector.spec.modalities)
+        trained = TrainedOn(None, self.record.shards, self._folder.model_sha256)
+        detector = self.detector
+        return evaluate_split(
+            self.path, shown, detector.score, self.record, trained, progress or Silent(), views, (), detector.device
+        )
+
+    @overload
+    def predict(self, source: Batch | Scan) -> AnomalyMaps: ...
+
+    @overload
+    def predict(self, source: str | Path) -> dict[str, AnomalyMaps]: ...
+
+    def predict(self, source: Batch | Scan | str | Path) -> AnomalyMaps | dict[str, AnomalyMaps]:
+        """Score samples without writing anything.
+
+        Parameters
+        ----------
+        source
+            A batch of a ``ShardSet``; a raw scan, which is rendered with the cameras of the run's category; or a path: a
+            folder of raw scans (any depth), a packed category (its test split), or a shard.
+
+        Returns
+        -------
+        AnomalyMaps or dict of str to AnomalyMaps
+            maps (B, V, S, S), view_scores (B, V), sample_scores (B,), all float32 on the processor; for a path by the key of
+            each sample.
+
+        Raises
+        ------
+        BadInput
+            If nothing is found there, or a sample does not fit the detector.
+
+        Examples
+        --------
+        >>> import mvad
+        >>> run = mvad.train("mvad-data/shards/mvtec3d/gear", "padim", "runs/padim", teacher="tiny", input__size=64)
+        >>> test = mvad.ShardSet("mvad-data/shards/mvtec3d/gear", "test")
+        >>> run.predict(test.batch([0, 1])).maps.shape
+        torch.Size([2, 5, 64, 64])
+        >>> len(run.predict("mvad-data/shards/mvtec3d/gear"))
+        9
+        """
+        if isinstance(source, Batch):
+            return self.detector.score(source)
+        if isinstance(source, Scan):
+            return self.detector.score(batch_of_scan(source, self._folder, self._workspace))
+        found = batches_of(Path(source), self._folder, self._workspace, self.detector)
+        return {batch.keys[0]: self.detector.score(batch) for batch in found}
