@@ -11,8 +11,7 @@ import pytest
 import tifffile
 
 from mvad import files
-from mvad.datasets.export import LAYOUTS, export, source_of
-from mvad.datasets.exported import read_table
+from mvad.datasets.export import LAYOUTS, export, read_table, source_of
 from mvad.datasets.shards.loader import ShardSet
 from mvad.errors import BadInput
 from mvad.model.exchange.imported_maps import evaluate_imported_maps
