@@ -5,13 +5,14 @@ What proves something exhaustively (a crash at every step, a flip in every file)
 part of its cases. Which part follows from the commit, so that many commits see all of it; a run prints its number, and
 MVAD_SAMPLE=NUMBER takes that part again. A test that the command line names (``FILE::TEST``) is always run.
 
-With ``--dist loadgroup`` the tests of a module that share a fixture of the module go to one worker, which builds it once.
+With ``--dist loadgroup`` a module that has fixtures of its own goes to one worker, which builds them once.
 """
 
 from __future__ import annotations
 
 import contextlib
 import fcntl
+import functools
 import json
 import os
 import shutil
@@ -73,7 +74,7 @@ def pytest_report_header() -> str:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out thorough tests whose turn it is not, and group tests by the module fixtures that they share."""
+    """Leave out thorough tests whose turn it is not."""
     if not is_thorough() and not any("::" in argument for argument in config.args):
         marks = [item.get_closest_marker("thorough") for item in items]
         modules = [item.nodeid.split("::")[0] for item in items]
@@ -81,11 +82,30 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         turns = have_turns(shares, int(os.environ["MVAD_SAMPLE"]))
         config.hook.pytest_deselected(items=[item for item, turn in zip(items, turns, strict=True) if not turn])
         items[:] = [item for item, turn in zip(items, turns, strict=True) if turn]
-    for item in items if config.pluginmanager.hasplugin("xdist") else ():
-        fixtures = getattr(item, "_fixtureinfo").name2fixturedefs.values()  # noqa: B009
-        if any(fixture.scope == "module" for found in fixtures for fixture in found):
-            item.add_marker(pytest.mark.xdist_group(item.nodeid.split("::")[0]))
     items.sort(key=lambda item: "/stories/" not in item.nodeid)  # the longest begin early, so that workers end together
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> object:
+    """Deal out modules that have fixtures of their own as a whole, and of all others test by test.
+
+    xdist 3.8 ignores its own groups under pytest 9.2, whose node ids cannot be written to any more.
+    """
+    if config.getvalue("dist") != "loadgroup":
+        return None
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByModuleFixtures(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            module = nodeid.split("::")[0]
+            return module if has_module_fixtures(config.rootpath / module) else nodeid
+
+    return ByModuleFixtures(config, log)
+
+
+@functools.cache
+def has_module_fixtures(path: Path) -> bool:
+    return 'scope="module"' in path.read_text()
 
 
 def have_turns(shares: Sequence[tuple[str, int]], number: int) -> list[bool]:
