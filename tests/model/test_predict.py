@@ -66,7 +66,7 @@ def test_scans_on_the_fly_score_as_packed_ones(place: Path, tmp_path: Path) -> N
     run, out = str(place / "runs" / "floor"), tmp_path / "raw"
     done = mvad("predict", run, str(place / "raw" / GEAR / "test"), "--workspace", str(place), "--out", str(out))
     assert done.returncode == 0, done.stderr
-    assert "1 validation normals; 5 % cannot be promised by so few" in done.stdout
+    assert "1 validation normals; 5 % cannot be guaranteed with so few" in done.stdout
     assert "ms to score" in done.stdout
     packed = tmp_path / "packed"
     assert mvad("predict", run, str(place / "shards" / GEAR), "--workspace", str(place), "--out", str(packed)).returncode == 0
