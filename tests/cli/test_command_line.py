@@ -231,7 +231,7 @@ def test_other_cameras_and_centred_scans_are_rendered_packed_and_refused_over_ol
     assert "--overwrite" in again.stderr
     both = mvad(*render, "--rig", "rig.toml", "--views", "3", cwd=tmp_path)
     assert both.returncode == 3
-    assert "--rig brings its own" in both.stderr
+    assert "--rig defines views" in both.stderr
     centred = mvad(*render, "--split", "train", "--center", "scan", "--size", "96", "--overwrite", cwd=tmp_path)
     assert centred.returncode == 0, centred.stderr
     for path in folder.glob("*/*/*/record.json"):

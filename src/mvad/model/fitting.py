@@ -129,12 +129,16 @@ def fit_run(
             with _logs(run, config, ranks) as log, _determinism(config.train.deterministic):
                 detector.fit(data.select(fields), FitContext(run, progress, log, group))
         if ranks.rank == 0:
-            tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in sorted(detector.state().items())}
-            content = safetensors.torch.save(tensors)
-            files.write_bytes(run / MODEL, content)
-            files.write_sealed_json(run / MODEL_FACTS, {"sha256": files.sha256_bytes(content), "mvad_version": __version__})
+            _write_model(run, detector)
         ranks.wait()
     return True
+
+
+def _write_model(run: Path, detector: Detector) -> None:
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in sorted(detector.state().items())}
+    content = safetensors.torch.save(tensors)
+    files.write_bytes(run / MODEL, content)
+    files.write_sealed_json(run / MODEL_FACTS, {"sha256": files.sha256_bytes(content), "mvad_version": __version__})
 
 
 @contextlib.contextmanager

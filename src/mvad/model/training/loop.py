@@ -43,7 +43,7 @@ class Phase:
     step: Callable[[int], Mapping[str, float]]
 
 
-def run_phases(
+def run_phases(  # more than 60 lines, 34 of them parameters and docstring
     phases: Sequence[Phase],
     first: int,
     samples_per_step: int,
