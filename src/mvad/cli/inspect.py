@@ -36,7 +36,7 @@ def inspect(
     with Bars() as bars:
         opened = open_shard(shard, not untrusted)
         if not opened.verified:
-            bars.say(f"notice: nothing vouches for {shard.name}; its structure was read in a process of its own")
+            bars.say(f"notice: no manifest lists {shard.name}; its structure was read in a separate process")
         for table in shard_tables(attribute_rows(opened), field_rows(opened), sample_rows(opened)):
             bars.show(table)
         target = sheet or Path(f"{Path(opened.layout.attributes['category']).name}-{shard.stem}.png")

@@ -29,7 +29,7 @@ class Row:
     ours, deviation, interval, seeds
         Our S-AUROC as mean over seeds, standard deviation over seeds, 95 % interval, number of seeds; None where nothing was run.
     paper, difference, verdict
-        The paper's S-AUROC over the same categories, ours minus the paper's, and how our interval lies to it.
+        The paper's S-AUROC over the same categories, ours minus the paper's, and how our interval compares with it (``verdict``).
     p_auroc, p_interval, paper_p_auroc
         Our P-AUROC, its interval and the paper's, where the table has pixels.
     protocol
