@@ -146,7 +146,7 @@ def test_an_error_is_one_line_with_the_right_exit_code(
     if code != 2:
         assert error.startswith("mvad: ")
         assert error.count("\n") == 1
-    assert not (workspace / "runs" / "never").exists(), "nothing is written before everything is there"
+    assert not (workspace / "runs" / "never").exists(), "nothing is written if a component is missing"
 
 
 def test_other_categories_are_packed_if_one_cannot_be(workspace: Path, tmp_path: Path) -> None:
@@ -263,7 +263,7 @@ def test_a_missing_driver_or_device_is_exit_5_with_a_remedy(workspace: Path, tmp
     assert "libegl1" in without.stderr
     assert "--backend cpu" in without.stderr
     assert without.stderr.count("\n") == 1
-    assert not (tmp_path / "mvad-data").exists(), "nothing is written before everything is there"
+    assert not (tmp_path / "mvad-data").exists(), "nothing is written if a component is missing"
     cpu = subprocess.run([*command, "--backend", "cpu"], capture_output=True, text=True, cwd=tmp_path, env=hidden)
     assert cpu.returncode == 0, cpu.stderr
 

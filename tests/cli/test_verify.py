@@ -129,7 +129,7 @@ def test_a_changed_scan_is_reported_with_raw(ws: Path, capsys: pytest.CaptureFix
     assert verify(capsys, "--workspace", ws, "--raw", ws / "raw")[0] == 0
     scan = one(ws / "raw", "test/*/rgb/*.png")
     flip(scan)
-    assert verify(capsys, "--workspace", ws)[0] == 0, "unasked, scans are not read"
+    assert verify(capsys, "--workspace", ws)[0] == 0, "scans are read with --raw only"
     code, said = verify(capsys, "--workspace", ws, "--raw", ws / "raw")
     assert code == 3
     assert f"{scan}: is not what it was when it was rendered" in said
@@ -155,7 +155,7 @@ def test_a_run_is_repaired_from_its_records(run: Path, ws: Path, capsys: pytest.
     assert code == 0, said
     assert not last.exists()
     assert not last.with_suffix(".json").exists()
-    assert one(run, "checkpoints/step-4.safetensors").exists(), "the one before is kept"
+    assert one(run, "checkpoints/step-4.safetensors").exists(), "the earlier checkpoint is kept"
 
 
 def test_maps_on_scans_are_checked_and_repaired(run: Path, ws: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -177,7 +177,9 @@ def test_maps_on_scans_are_checked_and_repaired(run: Path, ws: Path, capsys: pyt
         code, said = verify(capsys, "--workspace", ws, "--repair", "--offline")
         assert code == 0, said
         assert path.read_bytes() == whole
-        assert files.read_sealed_json(run / "results.json", "x", "y")["scan"]["rule"] == "max", "by the rules of before"
+        assert files.read_sealed_json(run / "results.json", "x", "y")["scan"]["rule"] == "max", (
+            "with the rules of the earlier evaluation"
+        )
     flip(floor / "missing-views.json")
     code, said = verify(capsys, "--workspace", ws, "--offline")
     assert code == 3

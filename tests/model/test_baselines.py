@@ -129,7 +129,7 @@ def test_uniad_tokens_do_not_attend_to_their_neighbours() -> None:
         near = abs(token // 8 - 3) <= 3 and abs(token % 8 - 4) <= 3
         assert bool(allowed[at, token]) != near
     tiny = neighbour_mask(4, 7)
-    assert tiny.any(dim=1).all(), "a token always has somewhere to look"
+    assert tiny.any(dim=1).all(), "every token may attend to at least one token"
     assert not tiny.diagonal().any()
     torch.manual_seed(0)
     network = Reconstructor(6, 8, UniADKeys(width=8, layers=1, heads=2)).eval()
@@ -138,7 +138,7 @@ def test_uniad_tokens_do_not_attend_to_their_neighbours() -> None:
     out[0, at].pow(2).sum().backward()
     assert memory.grad is not None
     seen = memory.grad[0].abs().sum(dim=1) > 0
-    assert torch.equal(seen, allowed[at]), "what is near cannot be copied"
+    assert torch.equal(seen, allowed[at]), "neighbouring tokens have no influence"
 
 
 def test_levels_are_concatenated_at_one_size() -> None:

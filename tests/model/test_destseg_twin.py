@@ -85,7 +85,7 @@ def test_student_features_loss_and_one_step_equal_destseg(pair: tuple[Idif, twin
     ours.network.train()
     features = tuple(level[:, None] for level in ours.teacher.features(clean))
     optimizers = student_optimizers(ours.network, ours.config.optimizer, 1.0, 10)
-    assert len(optimizers.parts) == 1, "nothing but convolutions is left"
+    assert len(optimizers.parts) == 1, "all parameters are convolutions"
     figures = ours.training_steps.student_step(views, changed, features, optimizers, 0, torch.Generator().manual_seed(0))
     expected = twin.student_step(theirs, twin.student_optimizer(theirs, 1e-3), corrupted, clean, mask)
     assert figures["loss"] == pytest.approx(float(expected), rel=1e-5)

@@ -45,7 +45,9 @@ def test_a_loaded_detector_scores_as_the_trained_one(model: str, gear: Path, tra
     assert torch.isfinite(together.maps).all()
     assert torch.allclose(together.sample_scores, together.view_scores.amax(dim=1))
     alone = detector.score(data.batch([1]))
-    assert torch.allclose(alone.sample_scores, together.sample_scores[1:2], rtol=2e-2, atol=1e-3), "not of its batch"
+    assert torch.allclose(alone.sample_scores, together.sample_scores[1:2], rtol=2e-2, atol=1e-3), (
+        "scores do not depend on the batch"
+    )
     again = load(run)
     assert torch.equal(again.score(data.batch([1])).maps, alone.maps)
     assert detector.planned_seconds(10) > 0

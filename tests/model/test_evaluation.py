@@ -63,7 +63,7 @@ def test_views_are_fused_on_the_grid_by_the_chosen_rule() -> None:
     assert fuse(maps, source, (1, 8), "visibility", facing).values[0, 1] == pytest.approx((1 + 2 + 3) / 2.5)
     mean = fuse(maps, source, (1, 8), "mean")
     assert mean.known[0].tolist() == [True] * 6 + [False] * 2, "three cells beyond what is seen take the nearest value"
-    assert mean.values[0].tolist() == [4, 3, 5, 5, 5, 5, 3, 3], "further away the lowest stands"
+    assert mean.values[0].tolist() == [4, 3, 5, 5, 5, 5, 3, 3], "further away it is the lowest value"
     nothing = fuse(maps, np.full_like(source, -1), (1, 8), "mean")
     assert not nothing.known.any()
     with pytest.raises(BadInput, match="shows grid point 2, the scan has 2"):
@@ -90,7 +90,7 @@ def test_maps_that_equal_the_view_masks_give_perfect_figures_on_scans(
     for rule in RULES:
         found = results.scan.figures[rule]
         assert found["i_auroc"] == 1.0
-        assert 0.85 < found["p_auroc"] <= 1.0, "what no view shows is lost"
+        assert 0.85 < found["p_auroc"] <= 1.0, "defects that no view shows are missed"
         assert found["aupro_30"] > 0.7
         assert found.intervals["p_auroc"][0] <= found["p_auroc"] <= found.intervals["p_auroc"][1]
     maps, truth = [], []
@@ -149,11 +149,13 @@ def test_imported_maps_are_evaluated_on_the_scan(workspace: Path, tmp_path: Path
     assert results.protocol == "scan"
     assert results.figures["p_auroc"] == results.figures["s_auroc"] == 1.0
     assert results.figures["aupro_30"] > 0.99
-    assert evaluate_scan_maps(run, "M3DM", maps / "gear", scans, Silent()).figures == results.figures, "its own folder, too"
+    assert evaluate_scan_maps(run, "M3DM", maps / "gear", scans, Silent()).figures == results.figures, (
+        "the category's folder is accepted, too"
+    )
     (maps / "scores.csv").write_text(
         "key,score\n" + "".join(f"{ref.key},{float(ref.defect == 'good')}\n" for ref in scans.of_split("test"))
     )
-    assert evaluate_scan_maps(run, "M3DM", maps, scans, Silent()).figures["s_auroc"] == 0.0, "its own scores win"
+    assert evaluate_scan_maps(run, "M3DM", maps, scans, Silent()).figures["s_auroc"] == 0.0, "scores.csv takes precedence"
     (maps / "scores.csv").write_text("key,score\nx,nan\n")
     with pytest.raises(BadInput, match="not finite"):
         evaluate_scan_maps(run, "M3DM", maps, scans, Silent())
@@ -188,7 +190,7 @@ def test_a_pickle_is_rejected_without_loading_it(workspace: Path, tmp_path: Path
             evaluate_scan_maps(tmp_path / "run", "x", each, scans, Silent())
     assert not (tmp_path / "unpickled").exists()
     pickle.loads(path.read_bytes())
-    assert (tmp_path / "unpickled").exists(), "it would have been noticed"
+    assert (tmp_path / "unpickled").exists(), "unpickling would have been detected"
 
 
 def test_adeval_reads_the_exported_maps_and_gives_the_same_figures(workspace: Path, tmp_path: Path) -> None:
@@ -357,7 +359,7 @@ def test_table_2_has_our_figures_and_the_papers(evaluated: Results, tmp_path: Pa
     bagel, tire = rows["bagel", "PatchCore"], rows["tire", "PatchCore"]
     assert (bagel.ours, bagel.paper, bagel.source) == (100.0, 91.8, "trained")
     assert bagel.difference == pytest.approx(8.2)
-    assert bagel.verdict == "not separated", "five bad samples do not tell 100 from 91.8"
+    assert bagel.verdict == "not separated", "with five anomalous samples 100 does not differ significantly from 91.8"
     assert (tire.ours, tire.verdict, tire.seeds, tire.deviation) == (0.0, "below", 2, 0.0)
     mean = rows["mean of 2", "PatchCore"]
     assert (mean.ours, mean.paper) == (50.0, pytest.approx((91.8 + 88.6) / 2)), "the paper's mean over the same categories"

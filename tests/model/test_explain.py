@@ -139,7 +139,7 @@ def test_every_structure_has_gradients_everywhere_and_no_influence_of_a_missing_
     for first, second in zip(network(one, present).levels, network(two, present).levels, strict=True):
         assert torch.equal(first[present], second[present])
     alone = network(one[:1], ALL[:1]).levels[2]
-    assert torch.allclose(alone, network(one, ALL).levels[2][:1], atol=1e-4), "not of its batch"
+    assert torch.allclose(alone, network(one, ALL).levels[2][:1], atol=1e-4), "scores do not depend on the batch"
 
 
 def test_sampling_at_test_does_not_depend_on_the_batch(teacher: Teacher) -> None:

@@ -255,7 +255,7 @@ def test_the_distillation_loss_is_the_mean_over_pixels_that_count() -> None:
     assert float(distillation_loss(maps, weight)) == pytest.approx(0.8)
     assert float(distillation_loss(maps, weight, views=3)) == pytest.approx(2.4), "eq. 1 adds the views"
     half = distillation_loss(maps, weight, total=lambda count: 2 * count)
-    assert float(half) == pytest.approx(0.4), "a rank's share, where another has as much"
+    assert float(half) == pytest.approx(0.4), "a rank's share, where another rank has as many"
 
 
 def test_the_head_loss_is_focal_plus_l1() -> None:

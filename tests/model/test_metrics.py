@@ -116,7 +116,9 @@ def test_aupro_equals_its_definition(limit: float) -> None:
     for k in range(0, len(maps), 3):
         pixels.add(str(k), maps[k : k + 3], masks[k : k + 3])
     found = pixels.figures()
-    assert found.aupro[limit] == pytest.approx(pro_by_definition(maps, masks, limit), abs=3e-5), "few pixels: a bin weighs more"
+    assert found.aupro[limit] == pytest.approx(pro_by_definition(maps, masks, limit), abs=3e-5), (
+        "with few pixels a bin has more weight"
+    )
     assert found.regions == sum(ndimage.label(mask, structure=np.ones((3, 3)))[1] for mask in masks)
     assert found.auroc.value == pytest.approx(sk.roc_auc_score(masks.ravel(), maps.ravel()), abs=1e-6)
 
@@ -185,7 +187,7 @@ def test_degenerate_cases_are_defined() -> None:
     assert np.isnan(auroc_interval(np.array([1.0, 2.0]), np.array([True, True])).low)
     one_sided = auroc_interval(np.arange(20.0), np.arange(20) >= 10)
     assert one_sided.value == one_sided.high == 1.0
-    assert 0.6 < one_sided.low < 0.75, "ten of ten leave room for a quarter"
+    assert 0.6 < one_sided.low < 0.75, "the lower bound for ten of ten"
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
@@ -220,7 +222,7 @@ def test_merged_parts_of_several_processes_equal_one_process() -> None:
     )
     assert list(ours.aupro.values()) == pytest.approx(list(theirs.aupro.values()), abs=1e-12)
     assert sorted(merged.samples) == sorted(whole.samples)
-    assert len(pickle.dumps(whole)) < 3_000_000, "what is not in use does not travel"
+    assert len(pickle.dumps(whole)) < 3_000_000, "unused bins are not pickled"
     with pytest.raises(ValueError, match="s1: is in both parts"):
         merged.merge(parts[1])
     with pytest.raises(ValueError, match="s0: was evaluated before"):
@@ -297,7 +299,7 @@ def test_95_percent_of_intervals_contain_the_true_value() -> None:
         blind += auroc_interval(views, labels[owners]).contains(truth)
     assert 0.92 <= alone / 400 <= 0.98
     assert 0.92 <= clustered / 400 <= 0.98
-    assert blind / 400 < 0.8, "views taken as independent would promise too much"
+    assert blind / 400 < 0.8, "intervals are too narrow if views are taken as independent"
 
 
 def test_intervals_of_clusters_with_both_labels_have_the_width_of_a_cluster_bootstrap() -> None:
@@ -366,7 +368,7 @@ def test_differences_of_means_are_paired() -> None:
     assert found.verdict == "above"
     alone, other = mean_interval(better), mean_interval(plain)
     assert alone.low < other.high, "their own intervals overlap"
-    assert found.high - found.low < 0.5 * (alone.high - alone.low), "what both share falls out"
+    assert found.high - found.low < 0.5 * (alone.high - alone.low), "differences that both have in common cancel out"
     with pytest.raises(ValueError, match="same samples"):
         paired_difference_of_means(better, [Scored(c.scores, ~labels) for c in plain])
     assert verdict(0.8, 0.9, 0.85) == "not separated"

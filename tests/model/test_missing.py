@@ -77,7 +77,7 @@ def test_both_label_rules_and_the_oracle(workspace: Path) -> None:
     rows = evaluate_subsets(Oracle().score, data, subsets_of(len(data.views)), Silent())
     assert len(rows) == 31
     for row in rows:
-        assert row.s_auroc_visible in (None, 1.0), "the oracle makes no mistake about what it sees"
+        assert row.s_auroc_visible in (None, 1.0), "the oracle is perfect under the label of the present views"
         assert row.s_auroc_full == row.oracle_full
         shown = torch.zeros(len(data.views), dtype=torch.bool)
         shown[list(row.views)] = True
@@ -102,7 +102,7 @@ def test_retrieval_finds_the_same_training_sample(gear_run: Path, workspace: Pat
     part = detector.images(with_views(data.batch([2]), [1, 4]))
     filled = filler.fill(part)
     assert filled.present.all()
-    assert (filled.images - whole.images).abs().max() <= 0.5, "its own views, to the nearest level"
+    assert (filled.images - whole.images).abs().max() <= 0.5, "the same views, up to rounding to grey levels"
     assert torch.equal(filled.seen, whole.seen)
     assert torch.equal(filled.images[:, [1, 4]], part.images[:, [1, 4]])
     complete = FilledDetector(detector, filler)
@@ -151,7 +151,7 @@ def test_replacing_a_modules_output_raises_the_distillation_loss(gear_run: Path,
     assert losses["view conditions shuffled"] != losses["as trained"]
     assert losses["angles moved"] > 0
     after = detector.state()
-    assert all(torch.equal(before[name], after[name]) for name in before), "put back as it was"
+    assert all(torch.equal(before[name], after[name]) for name in before), "the network is restored"
 
 
 def test_the_bootstrap_separates_different_scores_only() -> None:

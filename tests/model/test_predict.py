@@ -131,7 +131,7 @@ def test_samples_that_a_run_cannot_score_are_rejected(place: Path, tmp_path: Pat
     foreign = place / "shards" / "realiad" / "plate"
     words = ["--workspace", str(place), "--out", str(tmp_path / "out"), "--threshold", "1"]
     plates = mvad("predict", str(place / "runs" / "idif"), str(foreign), *words)
-    assert plates.returncode == 6, "they lack what the run was trained on"
+    assert plates.returncode == 6, "they lack a modality of the run"
     assert "which the run was trained on" in files.read_lines(tmp_path / "out" / "failed.jsonl")[0]["reason"]
     detector = load(place / "runs" / "floor")
     with pytest.raises(BadInput, match="no validation split"):
@@ -169,7 +169,7 @@ def test_an_exported_file_gives_the_detectors_outputs(place: Path, workspace: Pa
         assert np.abs(maps - expected.maps.numpy()).max() < 1e-3 * np.abs(expected.maps.numpy()).max()
         assert np.allclose(views, expected.view_scores.numpy(), rtol=1e-3, atol=1e-3)
         answers.append(sample)
-    assert answers[0] != answers[1], "nothing of the traced sample is left in the file"
+    assert answers[0] != answers[1], "the file does not depend on the traced sample"
     assert files.read_sealed_json(tmp_path / "m.onnx.json", "x", "y")["inputs"]["rgb"]["shape"] == [1, 5, 64, 64, 3]
 
 

@@ -138,7 +138,7 @@ def test_a_consistent_patch_lies_on_the_scan(workspace: Path) -> None:
                 agree += [seen[0][point] == seen[v][point] for point in shared]
                 hurt_points += sum(seen[0][point] for point in shared)
     assert hurt_points > 100
-    assert np.mean(agree) == 1, "the same point of the scan, the same answer"
+    assert np.mean(agree) == 1, "views agree at the same point of the scan"
     independent = corrupt(views, spec, ProceduralTextures(), PseudoConfig(), generator(0))
     assert not torch.equal(independent.mask[:, 0], independent.mask[:, 1])
 

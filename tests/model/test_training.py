@@ -66,7 +66,7 @@ def test_two_ranks_give_the_result_of_one_process(dataset: str, model: str, work
         output = done.communicate(timeout=240)[0]
         assert done.returncode == 0, output
     one, two = (losses(place / "runs" / f"ranks{ranks}") for ranks in (1, 2))
-    assert len(one) == len(two) == 7, "one line a step, from one rank"
+    assert len(one) == len(two) == 7, "one line per step, from one rank"
     assert one[0] == pytest.approx(two[0], rel=1e-5)
     assert one == pytest.approx(two, rel=1e-3)
     weights = [safetensors.torch.load((place / "runs" / f"ranks{r}" / "model.safetensors").read_bytes()) for r in (1, 2)]
