@@ -49,7 +49,7 @@ def test_presets_and_methods_set_keys_that_exist() -> None:
 
 
 def test_a_renamed_key_is_accepted_with_a_warning() -> None:
-    with pytest.warns(FutureWarning, match=r"--set: score\.top is called score\.top_k now"):
+    with pytest.warns(FutureWarning, match=r"--set: score\.top was renamed to score\.top_k"):
         config, origins = configure("small", "padim", [("--set", {"score.top": 7})])
     assert (config.score.top_k, origins["score.top_k"]) == (7, "--set")
     assert set(RENAMED.values()) <= set(all_keys())
