@@ -1,7 +1,7 @@
-"""DeSTSeg (Zhang et al., CVPR 2023) as published, for one view: written from the paper and the facts in its code, not from ours.
+"""DeSTSeg (Zhang et al., CVPR 2023) as published, for one view: an independent implementation from the paper and its code.
 
-The peer of the benchmarks computes what the published steps compute, needless parts included; the tests hold our network
-with everything multi-view taken out against it.
+The benchmarks use it as the reference for time, so it computes all that the published steps compute, unused parts included;
+the tests compare it with our network at one view without multi-view modules.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class Block(nn.Module):
 
 
 class Encoder(nn.Module):
-    """ResNet-18; deep goes to block4."""
+    """ResNet-18; ``deep`` includes block4."""
 
     def __init__(self, deep):
         super().__init__()
@@ -92,7 +92,7 @@ class DeSTSeg(nn.Module):
         self.student, self.head = StudentNet(), SegmentationNet()
 
     def forward(self, corrupted, clean):
-        """Everything that a published step computes, in either phase."""
+        """Compute all that a published step computes, in either phase."""
         with torch.no_grad():
             of_hurt = [F.normalize(f, dim=1) for f in self.teacher(corrupted)]
             of_clean = [F.normalize(f, dim=1) for f in self.teacher(clean)]
@@ -104,12 +104,12 @@ class DeSTSeg(nn.Module):
 
 
 def distill(student, clean):
-    """1 - cos of three levels, summed over batch and pixels, divided by the pixels."""
+    """Return 1 - cos of three levels, summed over batch and pixels, divided by the number of pixels."""
     return sum((1 - (t * s).sum(1)).sum() / (s.shape[-1] * s.shape[-2]) for s, t in zip(student, clean, strict=True))
 
 
 def segmentation(probability, mask):
-    """Focal with gamma 4 and L1, means, on the mask resized to 64 x 64."""
+    """Return the means of focal loss (gamma 4) and L1 on the mask resized to 64 x 64."""
     target = (F.interpolate(mask, size=probability.shape[-2:], mode="bilinear", align_corners=False) > 0.5).float()
     p = torch.where(target > 0, probability, 1 - probability)
     return ((1 - p) ** 4 * -torch.log(p)).mean() + (probability - target).abs().mean()
@@ -127,7 +127,7 @@ def head_optimizer(model, lr_residual=0.1, lr=0.01):
 
 
 def student_step(model, optimizer, corrupted, clean, mask):
-    """As published: the head and the teacher on the corrupted image are computed, and thrown away."""
+    """Perform a student step as published, which computes head and teacher on the corrupted image without using them."""
     model.student.train(), model.head.eval()
     _, student, of_clean = model(corrupted, clean)
     loss = distill(student, of_clean)
@@ -138,7 +138,7 @@ def student_step(model, optimizer, corrupted, clean, mask):
 
 
 def head_step(model, optimizer, corrupted, clean, mask):
-    """As published: the clean teacher and the student's gradients are computed, and thrown away."""
+    """Perform a head step as published, which computes the clean teacher and the student's gradients without using them."""
     model.student.eval(), model.head.train()
     probability, student, of_clean = model(corrupted, clean)
     distill(student, of_clean)

@@ -1,4 +1,4 @@
-"""The public API: its surface, its examples, and what a caller can add to it from outside of the package."""
+"""Public API: names, examples, registration of methods, datasets and metrics by a caller."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
 
 @pytest.fixture
 def beside_a_workspace(workspace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty folder with the generated workspace as ``mvad-data``, which is the current one."""
+    """Change to an empty folder that holds the generated workspace as ``mvad-data``."""
     for name in ("raw", "renders", "shards"):
         (tmp_path / "mvad-data").mkdir(exist_ok=True)
         (tmp_path / "mvad-data" / name).symlink_to(workspace / name)
@@ -40,7 +40,7 @@ def beside_a_workspace(workspace: Path, tmp_path: Path, monkeypatch: pytest.Monk
     return tmp_path
 
 
-def test_the_surface_is_what_all_says() -> None:
+def test_the_public_names_are_those_in_all() -> None:
     assert mvad.__all__ == api.__all__ == sorted(api.__all__)
     for name in mvad.__all__:
         assert getattr(mvad, name) is getattr(api, name)
@@ -84,7 +84,7 @@ def test_an_example_runs(path: Path, beside_a_workspace: Path) -> None:
     assert "S-AUROC" in done.stdout or "5 views" in done.stdout
 
 
-def test_importing_mvad_loads_nothing_heavy() -> None:
+def test_importing_mvad_does_not_import_large_libraries() -> None:
     code = "import mvad, sys; print(mvad.__version__, sorted({'torch', 'numpy', 'h5py', 'rich', 'typer', 'scipy'} & set(sys.modules)))"
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, env=os.environ | {"PYTHONPATH": str(ROOT / "src")}
@@ -92,7 +92,7 @@ def test_importing_mvad_loads_nothing_heavy() -> None:
     assert done.stdout.strip().endswith("[]"), done.stdout + done.stderr
 
 
-def test_explaining_a_key_loads_no_torch() -> None:
+def test_explaining_a_key_does_not_import_torch() -> None:
     code = (
         "import sys; sys.argv = ['mvad', 'explain', 'fusion.kind']\nfrom mvad.cli.main import run\n"
         "try:\n    run()\nexcept SystemExit:\n    pass\nprint(sorted({'torch', 'numpy', 'h5py', 'scipy'} & set(sys.modules)))"
@@ -103,7 +103,7 @@ def test_explaining_a_key_loads_no_torch() -> None:
     assert done.stdout.strip().endswith("[]"), done.stdout + done.stderr
 
 
-def test_a_loader_of_torch_gives_batches(workspace: Path) -> None:
+def test_a_torch_dataloader_returns_batches(workspace: Path) -> None:
     data = mvad.ShardSet(str(workspace / "shards" / "mvtec3d" / "gear"), "test")
     batches = list(torch.utils.data.DataLoader(data, batch_size=4, collate_fn=mvad.collate))
     assert [len(batch.keys) for batch in batches] == [4, 4, 1]
@@ -112,7 +112,7 @@ def test_a_loader_of_torch_gives_batches(workspace: Path) -> None:
 
 
 class SmallFloor(mvad.Detector):
-    """A method from outside: how far each picture is from the mean one."""
+    """A method of a caller: distance of each image from the mean image."""
 
     def __init__(self, config: mvad.ModelConfig, spec: mvad.InputSpec, teacher: Any, device: torch.device) -> None:
         self.config, self.spec, self.device = config, spec, device
@@ -137,7 +137,7 @@ class SmallFloor(mvad.Detector):
 
 
 class OtherName(MVTec3D):
-    """A dataset from outside, in the layout of a known one."""
+    """A dataset of a caller in the layout of a built-in one."""
 
     name = "my_parts"
     licence = "mine"
@@ -147,7 +147,7 @@ class OtherName(MVTec3D):
 
 @pytest.fixture
 def registered() -> Iterator[None]:
-    """A method, a dataset of scans and a metric that are not of this package."""
+    """Register a method, a dataset of scans and a metric of a caller."""
     mvad.register_method(
         mvad.Method("small_floor", "Small floor", "distance to the mean picture", "none", "none", mvad.ModelConfig, SmallFloor)
     )
@@ -160,7 +160,7 @@ def registered() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("registered")
-def test_what_is_registered_from_outside_goes_the_whole_way(workspace: Path, tmp_path: Path) -> None:
+def test_registered_method_dataset_and_metric_work_from_rendering_to_report(workspace: Path, tmp_path: Path) -> None:
     from rich.console import Console
 
     from mvad.cli.tables import figures_tables
@@ -196,7 +196,7 @@ def test_other_processes_render_a_registered_dataset(workspace: Path, tmp_path: 
     assert (done.failed, done.rendered) == (0, 4)
 
 
-def test_a_detector_answers_for_raw_scans_as_for_packed_ones(workspace: Path, tmp_path: Path) -> None:
+def test_a_detector_scores_raw_scans_as_packed_ones(workspace: Path, tmp_path: Path) -> None:
     run = mvad.train(workspace / "shards" / "mvtec3d" / "gear", "padim", tmp_path / "padim", teacher="tiny", input__size=64)
     assert run.detector.device == torch.device("cpu")
     run = mvad.load_run(run.path, "cpu", workspace)
@@ -211,7 +211,7 @@ def test_a_detector_answers_for_raw_scans_as_for_packed_ones(workspace: Path, tm
         run.predict("nowhere")
 
 
-def test_a_device_is_refused_in_one_line(workspace: Path) -> None:
+def test_an_invalid_device_is_an_error_of_one_line(workspace: Path) -> None:
     shards = workspace / "shards" / "mvtec3d" / "gear"
     with pytest.raises(mvad.BadInput, match="--device tpu: choose auto, cpu, cuda"):
         mvad.train(shards, "padim", "nowhere", device="tpu")

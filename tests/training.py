@@ -1,4 +1,4 @@
-"""Small trainings for tests: a teacher of a few thousand weights, pictures of 64 pixels, a handful of steps."""
+"""Small training runs for tests: a teacher of a few thousand weights, images of 64 pixels, a few steps."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ TINY: dict[str, Any] = {
 
 
 class StopAfter(Silent):
-    """Interrupt as Ctrl-C does, after some steps."""
+    """Progress that raises KeyboardInterrupt after a number of steps."""
 
     def __init__(self, steps: int) -> None:
         self.left = steps
@@ -58,7 +58,7 @@ def train(run: Path, shards: Path, progress: Any = None, **changes: Any) -> bool
 
 
 def load(run: Path) -> Detector:
-    """Return a trained detector on the processor."""
+    """Return a trained detector on the CPU."""
     return RunFolder(run).load(NOWHERE, CPU)
 
 

@@ -1,4 +1,4 @@
-"""Slow and plain: what the compiled rasteriser must equal, written to be read."""
+"""Reference implementations in plain code, to which the compiled rasteriser is compared."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from mvad.render.surface import Surface
 
 
 def rays_of(rig: Rig, view: int, samples: int = 1) -> tuple[np.ndarray, np.ndarray]:
-    """A view's origin (3,) and directions (H * n, W * n, 3) through its samples, 1 long along the optical axis."""
+    """Return a view's origin (3,) and ray directions (H * n, W * n, 3) through its samples, of length 1 along the optical axis."""
     at = (np.arange(rig.size * samples) + 0.5) / samples
     k = rig.intrinsics[view]
     x, y = np.meshgrid((at - k[0, 2]) / k[0, 0], (at - k[1, 2]) / k[1, 1])
@@ -22,7 +22,7 @@ def drawn_faces(surface: Surface, rig: Rig, view: int) -> np.ndarray:
 
 
 def plain_faces(surface: Surface, rig: Rig, view: int, samples: int) -> np.ndarray:
-    """The nearest face of every sample, one face after the other, by the ray's meeting with the face's plane."""
+    """Return the nearest face of every sample, computed face by face from the intersection of ray and plane."""
     side = rig.size * samples
     origin, directions = rays_of(rig, view, samples)
     nearest, face_at = np.full((side, side), np.inf), np.full((side, side), -1, np.int32)
@@ -41,7 +41,7 @@ def plain_faces(surface: Surface, rig: Rig, view: int, samples: int) -> np.ndarr
 
 
 def embree_hits(surface: Surface, rig: Rig, view: int) -> tuple[np.ndarray, np.ndarray]:
-    """Depth (H, W) along the optical axis of what a ray caster hits, 0 for nothing, and the face it hits (-1)."""
+    """Return depth (H, W) along the optical axis and face (H, W) that a ray caster hits; 0 and -1 for none."""
     faces = drawn_faces(surface, rig, view)
     mesh = trimesh.Trimesh(surface.vertices.astype(np.float64), faces, process=False)
     origin, directions = rays_of(rig, view)
@@ -54,7 +54,7 @@ def embree_hits(surface: Surface, rig: Rig, view: int) -> tuple[np.ndarray, np.n
 
 
 def supersampled(surface: Surface, rig: Rig, view: int, face_at: np.ndarray, samples: int) -> tuple[np.ndarray, np.ndarray]:
-    """Mean colour (H, W, 3) of a pixel's samples that see something, and how many do (H, W)."""
+    """Return the mean colour (H, W, 3) over a pixel's samples that see a surface, and their number (H, W)."""
     seen = face_at >= 0
     faces = surface.faces[face_at[seen]]
     origin, directions = rays_of(rig, view, samples)

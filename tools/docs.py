@@ -1,4 +1,4 @@
-"""Write docs/api.md, formats.md, keys.md, methods.md and shard-format.md from the code that defines them; --check only compares."""
+"""Generate docs/api.md, formats.md, keys.md, methods.md and shard-format.md from the code; --check only compares."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def formats() -> str:
     lines = [
         "# File formats",
         "",
-        "Generated from the code by `tools/docs.py`; `make test` fails where it is stale.",
+        "Generated from the code by `tools/docs.py`; `make test` fails if it is out of date.",
         "",
         "## Rendered folders",
         "",
@@ -50,20 +50,20 @@ def formats() -> str:
         "holds the SHA-256 of every input and output, the configuration, the counts of points, the audit of the ground truth,",
         "and `rig_shift_m`: metres to add to the positions of the rig's poses for this scan (0 unless `--center scan`).",
         "",
-        "| file, K the view | content |",
+        "| file, K is the view | content |",
         "|---|---|",
-        "| `rgb_K.png` | 8-bit colour of the sensor, unlit, mean of 3 x 3 samples per pixel; black where nothing is |",
-        "| `depth_K.png` | 16 bit: metres = offset_m + step_m * (value - 1), 0 is nothing; step and offset in the record |",
-        "| `normal_K.png` | 8 bit: n = value / 127.5 - 1 in the view's frame (x right, y down, z forward); (0, 0, 0) is nothing |",
-        "| `mask_K.png` | 255 on the defect, else 0: the ground truth at the pixel's scan point |",
-        "| `source_K.tiff` | int32 row * W + column of the raw scan, -1 where nothing is; zstd with predictor (tifffile, imagecodecs, libtiff 4.0.10) |",
+        "| `rgb_K.png` | 8-bit colour of the sensor, unlit, mean of 3 x 3 samples per pixel; black where nothing is seen |",
+        "| `depth_K.png` | 16 bit: metres = offset_m + step_m * (value - 1), 0 where nothing is seen; step and offset in the record |",
+        "| `normal_K.png` | 8 bit: n = value / 127.5 - 1 in the view's frame (x right, y down, z forward); (0, 0, 0) where nothing is seen |",
+        "| `mask_K.png` | 255 on the defect, else 0: ground truth of the scan point at the pixel |",
+        "| `source_K.tiff` | int32 row * W + column of the raw scan, -1 where nothing is seen; zstd with predictor (tifffile, imagecodecs, libtiff 4.0.10) |",
         "",
-        "Depth, normal, mask and source are those of the surface point at the pixel's centre; nothing is blended.",
+        "Depth, normal, mask and source are those of the surface point at the pixel's centre, without blending.",
         "",
         f"Beside the splits: `{layout.MANIFEST}` (the sorted union of the records, with the rig and the rasteriser's device),",
-        f"`{layout.RIG}`, `{layout.AUDIT}` (what became of the ground truth and what was removed as background, per view and scan),",
-        f"`{layout.FAILED}` (scans that failed, with reasons), `{layout.TIMINGS}` (seconds by stage; a log, so that everything else",
-        "is the same bytes in every run).",
+        f"`{layout.RIG}`, `{layout.AUDIT}` (visibility of the ground truth and points removed as background, per view and scan),",
+        f"`{layout.FAILED}` (scans that failed, with reasons), `{layout.TIMINGS}` (seconds by stage; in a separate log, so that all other",
+        "files are the same bytes in every run).",
         "",
         "JSON files of mvad have a member `seal`: the SHA-256 of the file's text with the seal's 64 digits as zeros. Lines of",
         "logs (`*.jsonl`) have a member `crc32`, of the line's JSON without it, keys sorted.",
@@ -93,8 +93,8 @@ with h5py.File("test-00000.h5") as file:
 
 
 def _levels(chosen: Filter) -> str:
-    others = ", ".join(f"{level} for {name}" for name, level in chosen.field_levels.items())
-    return str(chosen.default_level) + (f" ({others})" if others else "")
+    by_field = ", ".join(f"{level} for {name}" for name, level in chosen.field_levels.items())
+    return str(chosen.default_level) + (f" ({by_field})" if by_field else "")
 
 
 def shard_format() -> str:
@@ -103,11 +103,11 @@ def shard_format() -> str:
     lines = [
         f"# Shards: `{SCHEMA}` {SCHEMA_VERSION}",
         "",
-        "Generated from the code by `tools/docs.py`; `make test` fails where it is stale, and runs the lines below.",
+        "Generated from the code by `tools/docs.py`; `make test` fails if it is out of date, and runs the code below.",
         "",
-        "One HDF5 file holds some samples of a split of a category: `shards/<dataset>/<category>/<split>-00000.h5`. Beside the",
-        f"files lie `{MANIFEST}` (counts, sizes and SHA-256 of each, configuration, audit of the ground truth) and `{CARD}`, the",
-        "dataset card. `mvad inspect FILE` prints a file and draws a contact sheet; `mvad verify` checks every byte.",
+        "One HDF5 file holds some samples of a split of a category: `shards/<dataset>/<category>/<split>-00000.h5`. The folder also",
+        f"holds `{MANIFEST}` (counts, sizes and SHA-256 of each file, configuration, audit of the ground truth) and `{CARD}`, the",
+        "dataset card. `mvad inspect FILE` prints the content and draws a contact sheet; `mvad verify` checks every byte.",
         "",
         "## Read it without mvad",
         "",
@@ -121,8 +121,8 @@ def shard_format() -> str:
         "",
         "## Fields",
         "",
-        "N samples, V views, H x W pixels. All but those for renders only are in every file, except that a file may have been",
-        f"packed with some of {', '.join(MODALITIES)} and source alone; one of {', '.join(MODALITIES)} at least is there.",
+        "N samples, V views, H x W pixels. Every file has all fields but those of renders only; of",
+        f"{', '.join(MODALITIES)} and source a file may have been packed with some only, at least one of {', '.join(MODALITIES)}.",
         "",
         "| dataset | shape | dtype | unit | meaning |",
         "|---|---|---|---|---|",
@@ -139,18 +139,18 @@ def shard_format() -> str:
         "|---|---|",
         *(f"| `{name}` | {meaning} |" for name, meaning in ROOT_ATTRIBUTES.items()),
         "",
-        "Texts are fixed-length UTF-8 (h5py gives them as `bytes`).",
+        "Texts are fixed-length UTF-8 (h5py returns them as `bytes`).",
         "",
         "## Invariants",
         "",
-        "A mask lies only in views that are present and labelled; a labelled view belongs to a labelled sample; a sample whose",
-        "defect is `good` is not labelled; all of a view that is not present is 0; `seen`, `depth > 0`, `normal != 0` and",
-        "`source >= 0` are the same pixels. A sample may be labelled and show its defect in no view.",
+        "Only views that are present and labelled anomalous have a mask; a sample with such a view is labelled anomalous; a",
+        "sample whose defect is `good` is not; all pixels of a missing view are 0; `seen`, `depth > 0`, `normal != 0` and",
+        "`source >= 0` are the same pixels. A sample may be labelled anomalous although no view shows its defect.",
         "",
         "## Storage",
         "",
-        f"{', '.join(f'`{name}`' for name in IMAGES)} have one chunk a sample, (1, V, H, W, ...), and the chunks of a sample lie",
-        "side by side; each other dataset is one chunk. The filters of a dataset are one of",
+        f"{', '.join(f'`{name}`' for name in IMAGES)} have one chunk per sample, (1, V, H, W, ...), and the chunks of a sample are",
+        "adjacent; each other dataset is one chunk. The filters of a dataset are one of",
         "",
         "| `--filter` | HDF5 filters, in order | level |",
         "|---|---|---|",
@@ -159,21 +159,21 @@ def shard_format() -> str:
             for pipeline, f in ((pipeline, FILTERS[name]) for pipeline, name in PIPELINES.items())
         ),
         "",
-        "1 is deflate, 3 fletcher32, 32004 lz4, 32015 zstd. There is a fletcher32 sum over every chunk as stored. No time is",
-        "stored, and the file format is bounded to HDF5 1.10, so equal inputs give equal bytes.",
+        "1 is deflate, 3 fletcher32, 32004 lz4, 32015 zstd. Every chunk has a fletcher32 checksum of its stored bytes. No times are",
+        "stored, and the file format is limited to HDF5 1.10, so equal inputs give equal bytes.",
         "",
-        "## What a reader of mvad refuses",
+        "## What the reader of mvad rejects",
         "",
         "Links (external, soft), external storage, virtual, contiguous and compact datasets, references, variable-length,",
         "compound, enumerated and committed types, other filters or chunks, chunks that skip their filters or are missing,",
         f"chunks over {MAX_CHUNK_BYTES >> 20} MiB, more than {MAX_SAMPLES} samples, {MAX_VIEWS} views or {MAX_SIDE} pixels a side, attributes",
-        f"over {MAX_ATTRIBUTE_BYTES >> 20} MiB, unknown fields, attributes and versions: all before a pixel is read.",
+        f"over {MAX_ATTRIBUTE_BYTES >> 20} MiB, unknown fields, attributes and versions. All of this is checked before a pixel is read.",
         "",
-        "The HDF5 library itself has had memory errors on crafted files. A file whose SHA-256 a manifest of ours lists is parsed",
-        "in process; any other in a child process without plugins and with limits on memory, time and files. A manifest proves",
-        "that nothing changed since it was written, not who wrote it: meet shards from strangers with `mvad verify --untrusted`,",
-        "which parses each in such a child. Pixels never pass through the HDF5 library: mvad reads a chunk's bytes from its place in the",
-        "file, compares the sum, and gives the codec exactly the room that the shape says.",
+        "The HDF5 library itself has had memory errors on crafted files. A file whose SHA-256 is in a manifest is parsed in",
+        "process; any other in a child process without plugins and with limits on memory, time and files. A manifest proves that",
+        "nothing changed since it was written, not who wrote it: check shards from other sources with `mvad verify --untrusted`,",
+        "which parses each in such a child. Pixels are not read by the HDF5 library: mvad reads the bytes of a chunk from the file,",
+        "compares the checksum, and decodes into a buffer of exactly the size that the shape requires.",
     ]
     return "\n".join(lines) + "\n"
 
@@ -183,19 +183,19 @@ def keys() -> str:
     lines = [
         "# Keys",
         "",
-        "Generated from the code by `tools/docs.py`; `make test` fails where it is stale. `--set key=value` reaches the keys of",
-        "rendering and training, `mvad.train(..., input__size=128)` those of training; those of packing are options of `mvad pack`.",
+        "Generated from the code by `tools/docs.py`; `make test` fails if it is out of date. `--set key=value` sets keys of",
+        "rendering and training, `mvad.train(..., input__size=128)` keys of training; keys of packing are options of `mvad pack`.",
         "",
     ]
     groups: dict[str, Mapping[str, KeyInfo]] = {
         "Rendering": describe(RenderOptions), "Packing": describe(PackOptions), "Training": all_keys(),
     }  # fmt: skip
     for title, group in groups.items():
-        lines += [f"## {title}", "", "| key | default | why |", "|---|---|---|"]
+        lines += [f"## {title}", "", "| key | default | meaning or reason |", "|---|---|---|"]
         lines += [f"| `{info.name}` | {_default(info.default)} | {_cell(info.why)} |" for info in group.values()]
         lines.append("")
     lines += [
-        "What the paper says of a key of training, and what else could be chosen; `mvad explain KEY` shows it, too.",
+        "What the paper says about each key of training, and alternatives; `mvad explain KEY` shows the same.",
         "",
         "| key | the paper | alternatives |",
         "|---|---|---|",
@@ -203,19 +203,19 @@ def keys() -> str:
         "",
         "## Presets",
         "",
-        "What a preset sets for IDIF; another method takes those of the keys that it has, and its own below.",
+        "Keys that each preset sets for IDIF. Other methods use those that they have, and their own, which are listed below.",
         "",
     ]
     for name in PRESETS:
         shown = methods()["idif"].preset(name)
         lines += [f"`{name}`: " + (", ".join(f"{k}={v}" for k, v in shown.items()) or "the defaults"), ""]
-    own = [
+    other_presets = [
         f"`{name}`, {method.name}: " + ", ".join(f"{k}={v}" for k, v in method.presets[name].items())
         for method in methods().values()
         for name in method.presets
         if "idif" not in method.config.__module__ and "missing" not in method.config.__module__
     ]
-    lines += [line for each in own for line in (each, "")]
+    lines += [line for text in other_presets for line in (text, "")]
     lines += ["## Renamed keys", "", "The old names are accepted, with a notice, until the next version.", ""]
     lines += ["| before | now |", "|---|---|", *(f"| `{before}` | `{now}` |" for before, now in RENAMED.items())]
     return "\n".join(lines).rstrip() + "\n"
@@ -234,10 +234,10 @@ def methods_page() -> str:
     lines = [
         "# Methods",
         "",
-        "Generated from their declarations by `tools/docs.py`; `make test` fails where it is stale. [training.md](training.md) tells",
-        "more.",
+        "Generated from the declarations by `tools/docs.py`; `make test` fails if it is out of date. See also",
+        "[training.md](training.md).",
         "",
-        "| `--model` | method | what it does | published in | backbone there | trained |",
+        "| `--model` | method | principle | publication | backbone of the publication | training |",
         "|---|---|---|---|---|---|",
     ]
     for m in methods().values():
@@ -255,7 +255,7 @@ def api() -> str:
     lines = [
         "# API",
         "",
-        "Generated from the docstrings by `tools/docs.py`; `make test` fails where it is stale, and runs every example.",
+        "Generated from the docstrings by `tools/docs.py`; `make test` fails if it is out of date, and runs every example.",
         "",
         remarks,
         "",
@@ -274,7 +274,7 @@ def api() -> str:
     described |= {"Run.evaluate": mvad.Run.evaluate, "Run.predict": mvad.Run.predict}
     for name, function in described.items():
         lines += [f"## `mvad.{name}`", "", "```python", _signature(name, function), "```", "", *_described(function), ""]
-    lines += ["## Types", "", "| name | what it is |", "|---|---|"]
+    lines += ["## Types", "", "| name | description |", "|---|---|"]
     for name in mvad.__all__:
         if inspect.isclass(getattr(mvad, name)):
             lines.append(f"| `mvad.{name}` | {_cell((getattr(mvad, name).__doc__ or '').strip().splitlines()[0])} |")
@@ -282,13 +282,15 @@ def api() -> str:
 
 
 def _signature(name: str, function: Any) -> str:
-    given = inspect.signature(function)
-    parts = [str(p) for p in given.parameters.values() if p.name != "self"]
-    return f"{name}({', '.join(parts)}) -> {given.return_annotation}".replace("'", "").replace(" -> <class inspect._empty>", "")
+    signature = inspect.signature(function)
+    parts = [str(p) for p in signature.parameters.values() if p.name != "self"]
+    return f"{name}({', '.join(parts)}) -> {signature.return_annotation}".replace("'", "").replace(
+        " -> <class inspect._empty>", ""
+    )
 
 
 def _described(function: Any) -> list[str]:
-    """Return a numpy docstring as Markdown: sections in bold, definitions as a list, the example as code."""
+    """Convert a numpy docstring to Markdown lines: sections in bold, definitions as a list, the example as code."""
     lines: list[str] = []
     text = inspect.getdoc(function) or ""
     body, _, example = text.partition("Examples\n--------\n")
@@ -310,14 +312,14 @@ def _described(function: Any) -> list[str]:
 
 
 def main() -> int:
-    """Write or check the pages."""
+    """Write the pages, or compare them with ``--check``; return the number of pages that are out of date."""
     pages = {
         "api.md": api(), "formats.md": formats(), "keys.md": keys(), "methods.md": methods_page(), "shard-format.md": shard_format(),
     }  # fmt: skip
     if "--check" in sys.argv:
         stale = [name for name, text in pages.items() if not (DOCS / name).exists() or (DOCS / name).read_text() != text]
         if stale:
-            print(f"stale: {', '.join(stale)}; run tools/docs.py")
+            print(f"out of date: {', '.join(stale)}; run tools/docs.py")
         return len(stale)
     DOCS.mkdir(exist_ok=True)
     for name, text in pages.items():

@@ -1,7 +1,7 @@
-"""Resolved configuration: preset < file < option, with the origin of every key.
+"""Resolution of configurations from layers (preset < file < option), with the origin of each key's value.
 
-A configuration is a frozen dataclass, possibly of frozen dataclasses; its keys are dotted names
-(``bottleneck.channels``). Unknown keys and values of a wrong type are refused.
+A configuration is a frozen dataclass, whose fields may be frozen dataclasses; its keys are dotted names
+(``bottleneck.channels``). Unknown keys and values of a wrong type raise ``BadInput``.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ RENAMED: dict[str, str] = {
     "score.top": "score.top_k",
     "stn.collapse": "stn.depth_reduction",
 }
-"""Keys that had another name in version 0.1: the old name is accepted, with a notice, until the next version."""
+"""Current names of keys by their name in version 0.1, which is accepted with a warning until the next version."""
 
 
 class RenamedKey(FutureWarning):
@@ -50,31 +50,31 @@ def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
 def resolve(
     kind: type[Config], layers: Iterable[tuple[str, Mapping[str, Any]]], others: Collection[str] = ()
 ) -> tuple[Config, dict[str, str]]:
-    """Build a configuration from layers of dotted keys; later layers win.
+    """Build a configuration from layers of dotted keys; later layers take precedence.
 
     Parameters
     ----------
     kind
-        The frozen dataclass; its own defaults are the lowest layer.
+        The frozen dataclass; its defaults are the lowest layer.
     layers
-        (origin, {dotted key: value}) from weakest to strongest, e.g. ``("preset small", {...})``.
+        Pairs (origin, {dotted key: value}) from lowest to highest precedence, such as ``("preset small", {...})``.
     others
-        Keys that exist, but not in this configuration (those of other methods): they are passed over.
+        Keys of other configurations (those of other methods), which are ignored.
 
     Returns
     -------
     tuple
-        The configuration, and for every dotted key where its value came from.
+        The configuration, and the origin of the value of each dotted key.
 
     Raises
     ------
     BadInput
-        If a key is unknown (the nearest real one is named) or a value has the wrong type.
+        If a key is unknown (the message names the most similar one) or a value has the wrong type.
     """
     values = {key: ("default", value) for key, value in flatten(kind()).items()}
     for origin, layer in layers:
-        for given, value in layer.items():
-            name = _current_name(origin, given)
+        for written, value in layer.items():
+            name = _current_name(origin, written)
             if name in values:
                 values[name] = (origin, value)
             elif name not in others:
@@ -87,12 +87,12 @@ def resolve(
 
 
 def _current_name(origin: str, name: str) -> str:
-    """Return a key's name today; whoever typed an old one is told."""
+    """Return the current name of a key; warn about an old name unless it was read from a record."""
     if name not in RENAMED:
         return name
     if origin != RECORDED:
         warnings.warn(
-            f"{origin}: {name} is called {RENAMED[name]} now; the old name goes with the next version",
+            f"{origin}: {name} was renamed to {RENAMED[name]}; the old name will be removed in the next version",
             RenamedKey,
             stacklevel=3,
         )
@@ -100,22 +100,22 @@ def _current_name(origin: str, name: str) -> str:
 
 
 RECORDED = "recorded"
-"""Origin of keys that were read from a file of ours: old names are nobody's mistake there."""
+"""Origin of keys that were read from a record of mvad, in which old names are accepted without a warning."""
 
 
 def key(default: Any, why: str, *, paper: str = "", alternatives: str = "") -> Any:
-    """Declare a key of a configuration: a dataclass field that carries all that is known of it.
+    """Declare a key of a configuration: a dataclass field with its documentation as metadata.
 
     Parameters
     ----------
     default
-        Its default, immutable.
+        Default, immutable.
     why
-        What it is, or the reason for the default: a noun phrase or a sentence that stands alone.
+        Meaning of the key, or the reason for the default: a noun phrase or a sentence that stands alone.
     paper
-        What the method's paper says of it, or that the paper is silent.
+        What the method's paper says about it, or that the paper is silent.
     alternatives
-        What else could be chosen, with what is known of it; empty where the allowed values say it all.
+        Other values and what is known about them; empty where the allowed values say enough.
 
     Examples
     --------
@@ -132,18 +132,18 @@ def key(default: Any, why: str, *, paper: str = "", alternatives: str = "") -> A
 
 @dataclass(frozen=True)
 class KeyInfo:
-    """What ``key`` was told, and what follows from the field.
+    """Documentation of a key.
 
     Attributes
     ----------
     name
         The dotted key.
     default
-        Its default.
+        Default.
     why, paper, alternatives
         See ``key``.
     allowed
-        The values it may have; empty where its type alone decides.
+        Allowed values; empty where only the type is checked.
     """
 
     name: str
@@ -155,18 +155,18 @@ class KeyInfo:
 
 
 def describe(kind: Any, prefix: str = "") -> dict[str, KeyInfo]:
-    """Return what is known of every key of a configuration dataclass, by dotted key, in the order of declaration."""
-    found: dict[str, KeyInfo] = {}
+    """Return the documentation of all keys of a configuration dataclass, by dotted key, in the order of declaration."""
+    infos: dict[str, KeyInfo] = {}
     hints = typing.get_type_hints(kind)
     for field in dataclasses.fields(kind):
         name, hint = prefix + field.name, hints[field.name]
         if dataclasses.is_dataclass(hint):
-            found |= describe(hint, f"{name}.")
+            infos |= describe(hint, f"{name}.")
             continue
         default = list(field.default) if isinstance(field.default, tuple) else field.default
         why, paper, alternatives = (str(field.metadata.get(part, "")) for part in ("why", "paper", "alternatives"))
-        found[name] = KeyInfo(name, default, why, paper, alternatives, _allowed(hint))
-    return found
+        infos[name] = KeyInfo(name, default, why, paper, alternatives, _allowed(hint))
+    return infos
 
 
 def _allowed(hint: Any) -> tuple[str, ...]:
@@ -181,7 +181,7 @@ def read_toml(path: Path) -> dict[str, Any]:
     Raises
     ------
     BadInput
-        If the file is missing or is no TOML.
+        If the file is missing or not valid TOML.
     """
     try:
         return dict(_dotted(tomllib.loads(path.read_text(encoding="utf-8")), ""))
@@ -192,7 +192,13 @@ def read_toml(path: Path) -> dict[str, Any]:
 
 
 def parse_assignments(assignments: Iterable[str]) -> dict[str, Any]:
-    """Read ``key=value`` pairs; values are TOML (``3``, ``0.1``, ``true``), a bare word is text."""
+    """Return the values of ``key=value`` texts by key; values are TOML (``3``, ``0.1``, ``true``), a bare word is text.
+
+    Raises
+    ------
+    BadInput
+        If a text has no ``=``.
+    """
     pairs: dict[str, Any] = {}
     for assignment in assignments:
         key, sign, text = assignment.partition("=")

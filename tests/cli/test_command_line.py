@@ -1,4 +1,4 @@
-"""The command line: quick, honest exit codes, every example in its help runs."""
+"""Command line: start-up time, exit codes, examples in the help, interruption."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def example(verb: str) -> str:
     return found[1]
 
 
-def test_help_loads_no_heavy_library() -> None:
+def test_help_does_not_import_large_libraries() -> None:
     code = (
         "import sys\nsys.argv = ['mvad', '--help']\nfrom mvad.cli.main import run\n"
         "try:\n    run()\nexcept SystemExit:\n    pass\n"
@@ -48,7 +48,7 @@ def test_help_loads_no_heavy_library() -> None:
 
 
 def test_the_examples_of_the_help_run_one_after_the_other(workspace: Path, tmp_path: Path) -> None:
-    """The examples, in the order of the work, in an empty folder with a download beside it."""
+    """Runs the examples in the order of a workflow, in an empty folder with a dataset beside it."""
     shutil.copytree(workspace / "raw" / "mvtec3d" / "gear", tmp_path / "downloads" / "mvtec3d" / "cable_gland")
     for verb in (
         "render",
@@ -78,7 +78,7 @@ def test_the_examples_of_the_help_run_one_after_the_other(workspace: Path, tmp_p
 
 
 def random_maps(exported: Path, maps: Path) -> None:
-    """What another tool might make of an export."""
+    """Write random maps of an export, as another tool might."""
     for view in ("view_0", "view_1", "view_2", "view_3", "view_4"):
         for row in read_table(exported, view):
             if row["split"] == "test":
@@ -119,14 +119,14 @@ CASES = {
     "unknown field": (["pack", "--raw", "{raw}", "--fields", "rgb,thermal"], 3),
     "nothing to export": (["export"], 3),
     "unknown layout": (["export", "--workspace", "{ws}", "--layout", "coco", "--out", "exports"], 3),
-    "a name that is a way": (["import", "nowhere", "maps", "--name", "../x"], 3),
+    "a name that is a path": (["import", "nowhere", "maps", "--name", "../x"], 3),
     "no export": (["import", "nowhere", "maps", "--name", "x"], 3),
     "no shard": (["inspect", "nowhere.h5"], 3),
 }
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_a_mistake_is_one_line_and_the_right_exit_code(
+def test_an_error_is_one_line_with_the_right_exit_code(
     name: str, workspace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for variable in HIDDEN:
@@ -146,10 +146,10 @@ def test_a_mistake_is_one_line_and_the_right_exit_code(
     if code != 2:
         assert error.startswith("mvad: ")
         assert error.count("\n") == 1
-    assert not (workspace / "runs" / "never").exists(), "nothing is written before everything is there"
+    assert not (workspace / "runs" / "never").exists(), "nothing is written if a component is missing"
 
 
-def test_one_category_that_cannot_be_packed_costs_one_category(workspace: Path, tmp_path: Path) -> None:
+def test_other_categories_are_packed_if_one_cannot_be(workspace: Path, tmp_path: Path) -> None:
     shutil.copytree(workspace / "renders", tmp_path / "mvad-data" / "renders")
     next((tmp_path / "mvad-data" / "renders" / "eyecandies").rglob("rgb_2.png")).write_bytes(b"")
     done = mvad("pack", "--raw", str(workspace / "raw" / "realiad"), "--size", "64", cwd=tmp_path)
@@ -165,7 +165,7 @@ def test_a_renamed_key_is_told_in_one_line(workspace: Path, tmp_path: Path) -> N
     words = ["--workspace", str(workspace), "--category", "gear", "--offline", "--name", "never", "--teacher", "resnet18"]
     done = mvad("train", "--set", "score.top=50", *words, cwd=tmp_path)
     assert done.returncode == 5
-    assert done.stderr.splitlines()[0].startswith("mvad: notice: --set: score.top is called score.top_k now")
+    assert done.stderr.splitlines()[0].startswith("mvad: notice: --set: score.top was renamed to score.top_k")
     assert done.stderr.count("\n") == 2
 
 
@@ -185,7 +185,7 @@ def test_debug_shows_the_traceback(tmp_path: Path) -> None:
     assert "Traceback" in done.stderr
 
 
-def test_a_bad_scan_ends_in_partly_done(workspace: Path, tmp_path: Path) -> None:
+def test_a_damaged_scan_gives_the_exit_code_of_partly_done(workspace: Path, tmp_path: Path) -> None:
     shutil.copytree(workspace / "raw" / "mvtec3d", tmp_path / "raw")
     next((tmp_path / "raw" / "gear" / "test" / "hole" / "rgb").iterdir()).write_bytes(b"")
     done = mvad("render", "mvtec3d", "--raw", "raw", "--size", "64", cwd=tmp_path)
@@ -195,7 +195,9 @@ def test_a_bad_scan_ends_in_partly_done(workspace: Path, tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_an_interruption_leaves_a_manifest_and_can_be_continued(number: int, code: int, workspace: Path, tmp_path: Path) -> None:
+def test_an_interrupted_render_has_a_manifest_and_can_be_continued(
+    number: int, code: int, workspace: Path, tmp_path: Path
+) -> None:
     shutil.copytree(workspace / "raw" / "mvtec3d", tmp_path / "raw")
     for copy in range(6):
         for kind, suffix in (("xyz", "tiff"), ("rgb", "png")):
@@ -224,7 +226,7 @@ def wait_for_a_sample(folder: Path) -> None:
         time.sleep(0.02)
 
 
-def test_two_runs_on_one_output_do_not_mix(workspace: Path, tmp_path: Path) -> None:
+def test_two_processes_do_not_write_the_same_output(workspace: Path, tmp_path: Path) -> None:
     from mvad import files
 
     with files.locked(tmp_path / "mvad-data" / "renders" / "mvtec3d" / "gear"):
@@ -233,7 +235,9 @@ def test_two_runs_on_one_output_do_not_mix(workspace: Path, tmp_path: Path) -> N
     assert "another mvad" in done.stderr
 
 
-def test_other_cameras_and_centred_scans_are_rendered_packed_and_refused_over_old_output(workspace: Path, tmp_path: Path) -> None:
+def test_other_cameras_and_centred_scans_are_rendered_packed_and_not_mixed_with_old_output(
+    workspace: Path, tmp_path: Path
+) -> None:
     shutil.copytree(workspace / "raw" / "mvtec3d", tmp_path / "raw")
     text = re.findall(r"```toml\n(.*?)```", (ROOT / "docs" / "rigs.md").read_text(), re.S)[0]
     (tmp_path / "rig.toml").write_text(text.replace("size = 256", "size = 96").replace(", 128]", ", 48]").replace("2000", "700"))
@@ -250,7 +254,7 @@ def test_other_cameras_and_centred_scans_are_rendered_packed_and_refused_over_ol
     assert "--overwrite" in again.stderr
     both = mvad(*render, "--rig", "rig.toml", "--views", "3", cwd=tmp_path)
     assert both.returncode == 3
-    assert "--rig brings its own" in both.stderr
+    assert "--rig defines views" in both.stderr
     centred = mvad(*render, "--split", "train", "--center", "scan", "--size", "96", "--overwrite", cwd=tmp_path)
     assert centred.returncode == 0, centred.stderr
     for path in folder.glob("*/*/*/record.json"):
@@ -266,7 +270,7 @@ def test_other_cameras_and_centred_scans_are_rendered_packed_and_refused_over_ol
 
 
 @pytest.mark.egl
-def test_a_missing_driver_or_device_is_exit_5_with_the_way_out(workspace: Path, tmp_path: Path) -> None:
+def test_a_missing_driver_or_device_is_exit_5_with_a_remedy(workspace: Path, tmp_path: Path) -> None:
     raw = str(workspace / "raw" / "mvtec3d")
     wrong = mvad("render", "mvtec3d", "--raw", raw, "--backend", "egl", "--device", "99", cwd=tmp_path)
     assert wrong.returncode == 5
@@ -278,13 +282,13 @@ def test_a_missing_driver_or_device_is_exit_5_with_the_way_out(workspace: Path, 
     assert "libegl1" in without.stderr
     assert "--backend cpu" in without.stderr
     assert without.stderr.count("\n") == 1
-    assert not (tmp_path / "mvad-data").exists(), "nothing is written before everything is there"
+    assert not (tmp_path / "mvad-data").exists(), "nothing is written if a component is missing"
     cpu = subprocess.run([*command, "--backend", "cpu"], capture_output=True, text=True, cwd=tmp_path, env=hidden)
     assert cpu.returncode == 0, cpu.stderr
 
 
 def test_ctrl_c_stops_workers_without_a_traceback_and_is_resumed(workspace: Path, tmp_path: Path) -> None:
-    """The terminal sends Ctrl-C to the whole group, workers included."""
+    """A terminal sends Ctrl-C to the process group, workers included."""
     shutil.copytree(workspace / "raw" / "mvtec3d", tmp_path / "raw")
     for copy in range(14):
         for kind, suffix in (("xyz", "tiff"), ("rgb", "png")):
@@ -304,7 +308,7 @@ def test_ctrl_c_stops_workers_without_a_traceback_and_is_resumed(workspace: Path
     assert not list(folder.rglob("*.part-*"))
 
 
-def test_a_render_ends_with_what_became_of_points_and_ground_truth(workspace: Path, tmp_path: Path) -> None:
+def test_a_render_prints_the_audit_of_points_and_ground_truth(workspace: Path, tmp_path: Path) -> None:
     done = mvad("render", "mvtec3d", "--raw", str(workspace / "raw" / "mvtec3d"), "--size", "64", cwd=tmp_path)
     assert done.returncode == 0
     audit = json.loads((tmp_path / "mvad-data" / "renders" / "mvtec3d" / "gear" / "audit.json").read_text())["summary"]

@@ -1,4 +1,4 @@
-"""``mvad verify``: says what is wrong, and with --repair makes that again and nothing else."""
+"""``mvad verify``: reports faults, and with --repair rebuilds damaged files only."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from mvad.progress import Silent
 
 @pytest.fixture
 def ws(workspace: Path, tmp_path: Path) -> Path:
-    """A workspace of the generated MVTec category, to be damaged."""
+    """Return a workspace of the generated MVTec category, to be damaged."""
     for folder in ("raw", "renders", "shards"):
         shutil.copytree(workspace / folder / "mvtec3d", tmp_path / "ws" / folder / "mvtec3d")
     return tmp_path / "ws"
@@ -32,7 +32,7 @@ def ws(workspace: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def whole_run(workspace: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a run that was trained and evaluated on the shards of that category."""
+    """Return the folder of a run that was trained and evaluated on the shards of that category."""
     place = tmp_path_factory.mktemp("whole") / "runs" / "gear"
     keys = {"input.modalities": ("rgb",), "train.head_steps": 2, "train.batch": 2, "train.keep_checkpoints": 3}
     train(place, workspace / "shards" / "mvtec3d" / "gear", **keys)
@@ -42,12 +42,12 @@ def whole_run(workspace: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
 
 @pytest.fixture
 def run(ws: Path, whole_run: Path) -> Path:
-    """A copy of the trained run in the workspace to be damaged."""
+    """Return a copy of the trained run in the workspace, to be damaged."""
     return Path(shutil.copytree(whole_run, ws / "runs" / "gear"))
 
 
 def verify(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> tuple[int, str]:
-    """Run the verb in this process; returns exit code and everything it said."""
+    """Run the command in this process; return the exit code and the output."""
     before, sys.argv = sys.argv, ["mvad", "verify", *map(str, arguments)]
     try:
         with pytest.raises(SystemExit) as left:
@@ -96,9 +96,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str, int]] = {
 
 
 @pytest.mark.parametrize("name", DAMAGE)
-def test_what_is_damaged_is_named_and_made_again_and_nothing_else(
-    name: str, ws: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_damaged_files_are_reported_and_only_they_are_rebuilt(name: str, ws: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = state(ws)
     assert verify(capsys, "--workspace", ws)[0] == 0
     corrupted, named, most = DAMAGE[name]
@@ -116,7 +114,7 @@ def test_what_is_damaged_is_named_and_made_again_and_nothing_else(
     assert len(written) <= most, written
 
 
-def test_without_the_scans_nothing_is_lost_and_the_way_out_is_named(ws: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_without_raw_scans_nothing_is_removed_and_the_remedy_is_given(ws: Path, capsys: pytest.CaptureFixture[str]) -> None:
     flip(one(ws / "renders", "test/*/*/normal_3.png"))
     shutil.move(ws / "raw", ws.parent / "elsewhere")
     before = state(ws)
@@ -127,17 +125,17 @@ def test_without_the_scans_nothing_is_lost_and_the_way_out_is_named(ws: Path, ca
     assert verify(capsys, "--workspace", ws, "--repair", "--raw", ws.parent / "elsewhere")[0] == 0
 
 
-def test_a_changed_scan_is_named_when_raw_is_given(ws: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_changed_scan_is_reported_with_raw(ws: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert verify(capsys, "--workspace", ws, "--raw", ws / "raw")[0] == 0
     scan = one(ws / "raw", "test/*/rgb/*.png")
     flip(scan)
-    assert verify(capsys, "--workspace", ws)[0] == 0, "unasked, scans are not read"
+    assert verify(capsys, "--workspace", ws)[0] == 0, "scans are read with --raw only"
     code, said = verify(capsys, "--workspace", ws, "--raw", ws / "raw")
     assert code == 3
     assert f"{scan}: is not what it was when it was rendered" in said
 
 
-def test_a_run_is_mended_from_its_records(run: Path, ws: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_run_is_repaired_from_its_records(run: Path, ws: Path, capsys: pytest.CaptureFixture[str]) -> None:
     evaluate_run(run, ws / "shards", NOWHERE, Silent(), [0, 3])
     whole = {path: path.read_bytes() for path in sorted(run.rglob("*")) if path.is_file()}
     assert verify(capsys, "--workspace", ws, "--offline")[0] == 0
@@ -149,7 +147,7 @@ def test_a_run_is_mended_from_its_records(run: Path, ws: Path, capsys: pytest.Ca
         assert str(name) in said
         code, said = verify(capsys, "--workspace", ws, "--repair", "--offline")
         assert code == 0, said
-        if not Path(name).match("results*.json"):  # it has seconds in it
+        if not Path(name).match("results*.json"):  # the file holds times
             assert (run / name).read_bytes() == whole[run / name], name
     last = one(run, "checkpoints/step-6.safetensors")
     flip(last)
@@ -157,14 +155,14 @@ def test_a_run_is_mended_from_its_records(run: Path, ws: Path, capsys: pytest.Ca
     assert code == 0, said
     assert not last.exists()
     assert not last.with_suffix(".json").exists()
-    assert one(run, "checkpoints/step-4.safetensors").exists(), "the one before is kept"
+    assert one(run, "checkpoints/step-4.safetensors").exists(), "the earlier checkpoint is kept"
 
 
-def test_what_was_carried_back_to_scans_is_checked_and_mended(run: Path, ws: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_maps_on_scans_are_checked_and_repaired(run: Path, ws: Path, capsys: pytest.CaptureFixture[str]) -> None:
     record = RunFolder(run).record
     scans = RawScans(record.dataset, ws / "raw" / record.dataset, record.category)
     evaluate_run(run, ws / "shards", NOWHERE, Silent(), callbacks=[ScanEvaluator(run, scans, ("max", "mean"))])
-    floor = run.with_name("floor")  # every subset of views costs, so of a cheap detector
+    floor = run.with_name("floor")  # a fast detector, since every subset of views is evaluated
     train(floor, ws / "shards" / "mvtec3d" / "gear", model="mean_feature")
     evaluate_run(floor, ws / "shards", NOWHERE, Silent())
     evaluate_missing_views(floor, ws / "shards", NOWHERE, Silent())
@@ -179,15 +177,17 @@ def test_what_was_carried_back_to_scans_is_checked_and_mended(run: Path, ws: Pat
         code, said = verify(capsys, "--workspace", ws, "--repair", "--offline")
         assert code == 0, said
         assert path.read_bytes() == whole
-        assert files.read_sealed_json(run / "results.json", "x", "y")["scan"]["rule"] == "max", "by the rules of before"
+        assert files.read_sealed_json(run / "results.json", "x", "y")["scan"]["rule"] == "max", (
+            "with the rules of the earlier evaluation"
+        )
     flip(floor / "missing-views.json")
     code, said = verify(capsys, "--workspace", ws, "--offline")
     assert code == 3
     assert "missing-views.json" in said
 
 
-def test_a_contradiction_is_found_behind_matching_hashes(ws: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Somebody edits a shard with h5py and writes its new hash into the manifest: sums are right, and it is still wrong."""
+def test_contradicting_fields_are_found_although_hashes_match(ws: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A shard is edited with h5py and its new hash written to the manifest, so that all checksums are right."""
     shard = one(ws / "shards", "test-*.h5")
     with h5py.File(shard, "r+") as file:
         labels = file["view_label"][:]
@@ -205,14 +205,16 @@ def test_a_contradiction_is_found_behind_matching_hashes(ws: Path, capsys: pytes
     assert "has a mask and is labelled normal; pack again" in said
 
 
-def test_a_shard_on_its_own_and_a_stranger_are_looked_at(ws: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_a_shard_without_manifest_and_an_unlisted_shard_are_checked(
+    ws: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
     alone = tmp_path / "alone.h5"
     shutil.copy(one(ws / "shards", "test-*.h5"), alone)
     assert verify(capsys, alone)[0] == 0
-    shutil.copy(alone, one(ws / "shards", "test-*.h5").with_name("stranger-00000.h5"))
+    shutil.copy(alone, one(ws / "shards", "test-*.h5").with_name("unlisted-00000.h5"))
     code, said = verify(capsys, ws / "shards")
     assert code == 3
-    assert "stranger-00000.h5: is not in manifest.json" in said
+    assert "unlisted-00000.h5: is not in manifest.json" in said
     with h5py.File(alone, "r+") as file:
         del file["mask"]
         file["mask"] = h5py.ExternalLink("/etc/hostname", "/x")

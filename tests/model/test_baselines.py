@@ -1,4 +1,4 @@
-"""Baselines against plain twins of the formulas in their papers."""
+"""Baselines compared with plain implementations of the formulas in their papers."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def gear(workspace: Path) -> Path:
     return workspace / "shards" / "mvtec3d" / "gear"
 
 
-def test_padim_is_the_mahalanobis_distance_of_each_position(gear: Path, tmp_path: Path) -> None:
+def test_padim_maps_are_mahalanobis_distances_by_position(gear: Path, tmp_path: Path) -> None:
     train(tmp_path / "run", gear, model="padim", **{"input.modalities": "rgb", "padim.sigma": 0.01})
     detector = load(tmp_path / "run")
     assert isinstance(detector, PaDiM)
@@ -47,7 +47,7 @@ def test_padim_is_the_mahalanobis_distance_of_each_position(gear: Path, tmp_path
     assert float((detector.tensors["0.rgb.whitening"][index] @ offset).norm()) == pytest.approx(expected, rel=0.02)
 
 
-def test_a_small_bank_is_not_cut_below_its_least() -> None:
+def test_a_memory_bank_is_not_reduced_below_min_patches() -> None:
     bank = object.__new__(PatchCore)
     bank.config = type("C", (), {"patchcore": PatchCoreKeys(coreset=0.1, min_patches=40), "seed": 0})()  # type: ignore[assignment]
     patches = torch.randn(100, 8)
@@ -66,7 +66,7 @@ def test_a_small_bank_is_not_cut_below_its_least() -> None:
         ("uniad", {"uniad.epochs": 25, "uniad.lr": 3e-3}),
     ],
 )
-def test_learning_lowers_a_rivals_loss_and_resumes_bit_for_bit(
+def test_training_lowers_a_baselines_loss_and_resumes_bit_identically(
     model: str, keys: dict[str, float], gear: Path, tmp_path: Path
 ) -> None:
     import json
@@ -84,7 +84,7 @@ def test_learning_lowers_a_rivals_loss_and_resumes_bit_for_bit(
     assert all(torch.equal(one[name], two[name]) for name in one)
 
 
-def test_reverse_distillations_map_is_the_sum_of_three_levels(gear: Path, tmp_path: Path) -> None:
+def test_reverse_distillation_maps_are_sums_over_three_levels(gear: Path, tmp_path: Path) -> None:
     train(
         tmp_path / "run",
         gear,
@@ -107,7 +107,7 @@ def test_reverse_distillations_map_is_the_sum_of_three_levels(gear: Path, tmp_pa
     assert torch.allclose(scores, total.amax(dim=(1, 2)), rtol=1e-2)
 
 
-def test_simplenet_tells_noise_from_normal_after_learning(gear: Path, tmp_path: Path) -> None:
+def test_trained_simplenet_separates_noisy_from_normal_features(gear: Path, tmp_path: Path) -> None:
     keys = {"input.modalities": "rgb", "simplenet.epochs": 12, "simplenet.noise": 0.5, "simplenet.discriminator_lr": 3e-3}
     train(tmp_path / "run", gear, model="simplenet", **keys)
     detector = load(tmp_path / "run")
@@ -122,14 +122,14 @@ def test_simplenet_tells_noise_from_normal_after_learning(gear: Path, tmp_path: 
     assert gap > 0.3
 
 
-def test_uniads_tokens_do_not_look_at_their_neighbours() -> None:
+def test_uniad_tokens_do_not_attend_to_their_neighbours() -> None:
     allowed = neighbour_mask(8, 7)
     at = 3 * 8 + 4
     for token in range(64):
         near = abs(token // 8 - 3) <= 3 and abs(token % 8 - 4) <= 3
         assert bool(allowed[at, token]) != near
     tiny = neighbour_mask(4, 7)
-    assert tiny.any(dim=1).all(), "a token always has somewhere to look"
+    assert tiny.any(dim=1).all(), "every token may attend to at least one token"
     assert not tiny.diagonal().any()
     torch.manual_seed(0)
     network = Reconstructor(6, 8, UniADKeys(width=8, layers=1, heads=2)).eval()
@@ -138,10 +138,10 @@ def test_uniads_tokens_do_not_look_at_their_neighbours() -> None:
     out[0, at].pow(2).sum().backward()
     assert memory.grad is not None
     seen = memory.grad[0].abs().sum(dim=1) > 0
-    assert torch.equal(seen, allowed[at]), "what is near cannot be copied"
+    assert torch.equal(seen, allowed[at]), "neighbouring tokens have no influence"
 
 
-def test_levels_meet_at_one_size() -> None:
+def test_levels_are_concatenated_at_one_size() -> None:
     levels = [torch.randn(2, 3, 16, 16), torch.randn(2, 4, 8, 8), torch.randn(2, 5, 4, 4)]
     joined = concatenated(levels, 8)
     assert joined.shape == (2, 12, 8, 8)
@@ -149,7 +149,7 @@ def test_levels_meet_at_one_size() -> None:
     assert torch.equal(joined[:, 3:7], levels[1])
 
 
-def test_smoothing_keeps_a_constant_and_spreads_a_spot() -> None:
+def test_smoothing_keeps_constants_and_spreads_a_spot() -> None:
     assert torch.allclose(smooth_upsample(torch.ones(1, 8, 8), 32, 2.0), torch.ones(1, 32, 32), atol=1e-5)
     spot = torch.zeros(1, 32, 32)
     spot[0, 16, 16] = 1
@@ -158,7 +158,7 @@ def test_smoothing_keeps_a_constant_and_spreads_a_spot() -> None:
     assert float(smoothed.max()) == pytest.approx(1 / (2 * np.pi * 4), rel=0.05)
 
 
-def test_the_heads_window_holds_the_object_and_says_when_it_does_not() -> None:
+def test_the_heads_window_contains_the_object_or_reports_that_it_does_not() -> None:
     seen = torch.zeros(3, 64, 64, dtype=torch.bool)
     seen[0, 10:30, 20:40] = True
     seen[1, 0:12, 50:64] = True
@@ -182,7 +182,7 @@ def test_the_heads_window_holds_the_object_and_says_when_it_does_not() -> None:
     assert Window(16, 16).whole
 
 
-def test_an_object_larger_than_any_in_training_is_seen_whole(gear: Path, tmp_path: Path) -> None:
+def test_an_object_larger_than_any_in_training_gets_the_whole_image(gear: Path, tmp_path: Path) -> None:
     from dataclasses import replace
 
     train(tmp_path / "run", gear, **{"input.modalities": "rgb"})

@@ -1,4 +1,4 @@
-"""With one view and everything multi-view taken out, our network is DeSTSeg: features, losses, one step of each phase."""
+"""With one view and no multi-view module the network equals DeSTSeg: features, losses, one step of each phase."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def renamed(name: str) -> str:
 
 @pytest.fixture
 def pair() -> tuple[Idif, twin.DeSTSeg]:
-    """Ours at preset destseg with one view, and the twin with the same weights."""
+    """Return our network at preset destseg with one view, and the reference implementation with the same weights."""
     teacher = untrained_teacher()
     keys = {
         "input.size": SIZE,
@@ -73,7 +73,7 @@ def compare_weights(ours: Idif, theirs: twin.DeSTSeg, part: str) -> None:
             assert torch.allclose(tensor, after[renamed(name)], atol=1e-5, rtol=1e-4), name
 
 
-def test_student_features_loss_and_one_step_are_destsegs(pair: tuple[Idif, twin.DeSTSeg]) -> None:
+def test_student_features_loss_and_one_step_equal_destseg(pair: tuple[Idif, twin.DeSTSeg]) -> None:
     ours, theirs = pair
     clean, corrupted, mask = pictures()
     views, changed = in_our_shape(clean, corrupted, mask)
@@ -85,7 +85,7 @@ def test_student_features_loss_and_one_step_are_destsegs(pair: tuple[Idif, twin.
     ours.network.train()
     features = tuple(level[:, None] for level in ours.teacher.features(clean))
     optimizers = student_optimizers(ours.network, ours.config.optimizer, 1.0, 10)
-    assert len(optimizers.parts) == 1, "nothing but convolutions is left"
+    assert len(optimizers.parts) == 1, "all parameters are convolutions"
     figures = ours.training_steps.student_step(views, changed, features, optimizers, 0, torch.Generator().manual_seed(0))
     expected = twin.student_step(theirs, twin.student_optimizer(theirs, 1e-3), corrupted, clean, mask)
     assert figures["loss"] == pytest.approx(float(expected), rel=1e-5)
@@ -93,7 +93,7 @@ def test_student_features_loss_and_one_step_are_destsegs(pair: tuple[Idif, twin.
     compare_weights(ours, theirs, "network")
 
 
-def test_head_map_loss_and_one_step_are_destsegs(pair: tuple[Idif, twin.DeSTSeg]) -> None:
+def test_head_map_loss_and_one_step_equal_destseg(pair: tuple[Idif, twin.DeSTSeg]) -> None:
     ours, theirs = pair
     clean, corrupted, mask = pictures()
     views, changed = in_our_shape(clean, corrupted, mask)

@@ -1,4 +1,4 @@
-"""Conformance of every method, and training that survives anything."""
+"""Conformance of all methods to the detector protocol, and robustness of training."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def gear(workspace: Path) -> Path:
 
 
 @pytest.mark.parametrize("model", METHODS)
-def test_a_method_trains_saves_loads_and_scores_alike(model: str, gear: Path, trained: Callable[[str, str], Path]) -> None:
+def test_a_loaded_detector_scores_as_the_trained_one(model: str, gear: Path, trained: Callable[[str, str], Path]) -> None:
     run = trained(model, "mvtec3d")
     assert not train(run, gear, model=model), "trained already"
     detector = load(run)
@@ -46,7 +46,9 @@ def test_a_method_trains_saves_loads_and_scores_alike(model: str, gear: Path, tr
     assert torch.isfinite(together.maps).all()
     assert torch.allclose(together.sample_scores, together.view_scores.amax(dim=1))
     alone = detector.score(data.batch([1]))
-    assert torch.allclose(alone.sample_scores, together.sample_scores[1:2], rtol=2e-2, atol=1e-3), "not of its batch"
+    assert torch.allclose(alone.sample_scores, together.sample_scores[1:2], rtol=2e-2, atol=1e-3), (
+        "scores do not depend on the batch"
+    )
     again = load(run)
     assert torch.equal(again.score(data.batch([1])).maps, alone.maps)
     assert detector.planned_seconds(10) > 0
@@ -88,7 +90,7 @@ def test_the_score_of_a_sample_follows_score_sample(model: str, gear: Path, trai
 
 
 @pytest.mark.parametrize("model", ["patchcore", "mean_feature", "simplenet"])
-def test_a_black_background_changes_what_a_baseline_sees(model: str, gear: Path, trained: Callable[[str, str], Path]) -> None:
+def test_a_black_background_changes_a_baselines_scores(model: str, gear: Path, trained: Callable[[str, str], Path]) -> None:
     detector = load(trained(model, "mvtec3d"))
     batch = ShardSet(gear, "test").batch([0])
     before = detector.score(batch).view_scores
@@ -113,7 +115,7 @@ def test_a_method_does_on_a_gpu_what_it_does_on_the_processor(model: str, gear: 
 
 
 def change_score(detector: Any, **changes: Any) -> Any:
-    """Give a detector (and what it is made of) another score section."""
+    """Replace the keys ``score.*`` of a detector and its parts."""
     for part in (detector, getattr(detector, "base", None)):
         if part is not None:
             part.config = replace(part.config, score=replace(part.config.score, **changes))
@@ -122,7 +124,7 @@ def change_score(detector: Any, **changes: Any) -> Any:
 
 @pytest.mark.parametrize("kind", ["adamw", "destseg"])
 @pytest.mark.parametrize("stop", [1, 3, 4, 6])
-def test_stopping_at_any_step_and_resuming_gives_the_same_weights_bit_for_bit(
+def test_interrupting_at_any_step_and_resuming_gives_bit_identical_weights(
     stop: int, kind: str, gear: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     torch.use_deterministic_algorithms(True, warn_only=True)
@@ -146,7 +148,7 @@ def test_stopping_at_any_step_and_resuming_gives_the_same_weights_bit_for_bit(
     assert len(logs[0]) == 7
 
 
-def test_training_moves_the_angles_and_lowers_the_loss(gear: Path, tmp_path: Path) -> None:
+def test_training_changes_the_angles_and_lowers_the_loss(gear: Path, tmp_path: Path) -> None:
     train(tmp_path / "run", gear, **{"train.student_steps": 30, "train.head_steps": 2})
     losses = [
         json.loads(line)["distill"] for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines() if "distill" in line
@@ -158,25 +160,25 @@ def test_training_moves_the_angles_and_lowers_the_loss(gear: Path, tmp_path: Pat
     assert (state["network.fusion.spatial_transformer.angles"] - start).abs().max() > 1e-4
 
 
-def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_checkpoint(gear: Path, tmp_path: Path) -> None:
+def test_a_loss_that_is_not_finite_stops_training_and_keeps_the_last_checkpoint(gear: Path, tmp_path: Path) -> None:
     with pytest.raises(BadInput, match=r"the loss is (nan|inf).*the last checkpoint is step \d+"):
         train(tmp_path / "run", gear, **{"optimizer.student_lr": 1e25, "train.student_steps": 40, "train.checkpoint_every": 1})
     assert not RunFolder(tmp_path / "run").is_trained
     assert list((tmp_path / "run" / "checkpoints").glob("*.safetensors"))
 
 
-def test_a_number_that_is_none_is_refused() -> None:
+def test_a_configuration_value_that_is_not_finite_is_rejected() -> None:
     with pytest.raises(BadInput, match="must be finite"):
         resolve(IdifConfig, [("--set", {"loss.alpha": float("nan")})])
 
 
-def test_another_configuration_over_an_old_run_is_refused_by_name(gear: Path, tmp_path: Path) -> None:
+def test_another_configuration_in_an_existing_run_is_rejected_with_the_key(gear: Path, tmp_path: Path) -> None:
     train(tmp_path / "run", gear, model="mean_feature")
     with pytest.raises(BadInput, match=r"score\.top_k = 100, this run asks for 50"):
         train(tmp_path / "run", gear, model="mean_feature", **{"score.top_k": 50})
 
 
-def test_damaged_weights_are_named_and_not_used(gear: Path, tmp_path: Path) -> None:
+def test_damaged_weights_are_reported_and_not_used(gear: Path, tmp_path: Path) -> None:
     train(tmp_path / "run", gear, model="mean_feature")
     path = tmp_path / "run" / "model.safetensors"
     data = bytearray(path.read_bytes())
@@ -186,7 +188,7 @@ def test_damaged_weights_are_named_and_not_used(gear: Path, tmp_path: Path) -> N
         load(tmp_path / "run")
 
 
-def test_evaluation_writes_figures_and_a_picture_for_every_sample(workspace: Path, tmp_path: Path) -> None:
+def test_evaluation_writes_figures_and_one_picture_per_sample(workspace: Path, tmp_path: Path) -> None:
     train(tmp_path / "run", workspace / "shards" / "eyecandies" / "dome", model="mean_feature")
     results = evaluate_run(tmp_path / "run", workspace / "shards", NOWHERE, Silent())
     assert results == RunFolder(tmp_path / "run").results()
@@ -198,7 +200,7 @@ def test_evaluation_writes_figures_and_a_picture_for_every_sample(workspace: Pat
         assert sample.score == max(score for score in sample.view_scores if score is not None)
 
 
-def test_a_run_is_not_judged_on_other_data(workspace: Path, tmp_path: Path) -> None:
+def test_a_run_is_not_evaluated_on_other_data(workspace: Path, tmp_path: Path) -> None:
     shutil.copytree(workspace / "shards", tmp_path / "shards")
     shards = tmp_path / "shards" / "mvtec3d" / "gear"
     train(tmp_path / "run", shards, model="mean_feature")

@@ -1,4 +1,4 @@
-"""Evaluation: maps back on the scan, other tools' maps there, missing views, ADEval's format, what runs are worth side by side."""
+"""Evaluation: maps projected to scans, imported maps, missing views, ADEval's format, comparison of runs, the paper's tables."""
 
 from __future__ import annotations
 
@@ -42,19 +42,19 @@ GEAR = Path("mvtec3d") / "gear"
 
 @pytest.fixture(scope="module")
 def floor_run(workspace: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A trained run that costs nothing."""
+    """Return a trained run of the fastest method."""
     run = tmp_path_factory.mktemp("evaluation") / "runs" / "floor"
     train(run, workspace / "shards" / GEAR, model="mean_feature")
     return run
 
 
-def knows_the_masks(batch: Batch) -> AnomalyMaps:
+def maps_from_masks(batch: Batch) -> AnomalyMaps:
     maps = batch.mask.float()
     scores = torch.where(batch.present, maps.amax(dim=(2, 3)), -torch.inf)
     return AnomalyMaps(maps, scores, scores.amax(dim=1))
 
 
-def test_views_meet_on_the_grid_by_the_rule_that_was_chosen() -> None:
+def test_views_are_fused_on_the_grid_by_the_chosen_rule() -> None:
     source = np.array([[[0, 1], [1, -1]], [[1, 2], [-1, -1]]], np.int32)
     maps = np.array([[[4, 1], [2, 9]], [[6, 5], [9, 9]]], np.float32)
     facing = np.array([[[1, 1], [1, 1]], [[0.5, 1], [1, 1]]], np.float32)
@@ -63,7 +63,7 @@ def test_views_meet_on_the_grid_by_the_rule_that_was_chosen() -> None:
     assert fuse(maps, source, (1, 8), "visibility", facing).values[0, 1] == pytest.approx((1 + 2 + 3) / 2.5)
     mean = fuse(maps, source, (1, 8), "mean")
     assert mean.known[0].tolist() == [True] * 6 + [False] * 2, "three cells beyond what is seen take the nearest value"
-    assert mean.values[0].tolist() == [4, 3, 5, 5, 5, 5, 3, 3], "further away the lowest stands"
+    assert mean.values[0].tolist() == [4, 3, 5, 5, 5, 5, 3, 3], "further away it is the lowest value"
     nothing = fuse(maps, np.full_like(source, -1), (1, 8), "mean")
     assert not nothing.known.any()
     with pytest.raises(BadInput, match="shows grid point 2, the scan has 2"):
@@ -78,17 +78,19 @@ def facts(dataset: str = "mvtec3d", category: str = "gear") -> RunRecord:
 
 
 @pytest.mark.parametrize(("dataset", "category"), [("mvtec3d", "gear"), ("eyecandies", "dome")])
-def test_maps_that_know_the_views_know_the_scan(dataset: str, category: str, workspace: Path, tmp_path: Path) -> None:
+def test_maps_that_equal_the_view_masks_give_perfect_figures_on_scans(
+    dataset: str, category: str, workspace: Path, tmp_path: Path
+) -> None:
     data = ShardSet(workspace / "shards" / dataset / category, "test", ["rgb", "normal", "source"])
     scans = RawScans(dataset, workspace / "raw" / dataset, category)
     evaluate = ScanEvaluator(tmp_path, scans, RULES)
     results = evaluate_split(
-        tmp_path, data, knows_the_masks, facts(dataset, category), TrainedOn(), Silent(), callbacks=[evaluate]
+        tmp_path, data, maps_from_masks, facts(dataset, category), TrainedOn(), Silent(), callbacks=[evaluate]
     )
     for rule in RULES:
         found = results.scan.figures[rule]
         assert found["i_auroc"] == 1.0
-        assert 0.85 < found["p_auroc"] <= 1.0, "what no view shows is lost"
+        assert 0.85 < found["p_auroc"] <= 1.0, "defects that no view shows are missed"
         assert found["aupro_30"] > 0.7
         assert found.intervals["p_auroc"][0] <= found["p_auroc"] <= found.intervals["p_auroc"][1]
     maps, truth = [], []
@@ -108,7 +110,7 @@ def test_maps_that_know_the_views_know_the_scan(dataset: str, category: str, wor
     assert results.scan.figures["mean"]["p_auroc"] == pytest.approx(exact, abs=1e-6)
 
 
-def test_what_was_found_on_scans_holds_as_long_as_the_model_does(floor_run: Path, workspace: Path, tmp_path: Path) -> None:
+def test_results_on_scans_are_kept_while_the_model_is_unchanged(floor_run: Path, workspace: Path, tmp_path: Path) -> None:
     run = tmp_path / "runs" / "floor"
     shutil.copytree(floor_run, run)
     evaluate = ScanEvaluator(run, RawScans("mvtec3d", workspace / "raw" / "mvtec3d", "gear"))
@@ -120,7 +122,7 @@ def test_what_was_found_on_scans_holds_as_long_as_the_model_does(floor_run: Path
     assert evaluate_run(run, workspace / "shards", NOWHERE, Silent()).scan is None
 
 
-def test_scans_of_another_category_are_refused(workspace: Path, tmp_path: Path) -> None:
+def test_scans_of_another_category_are_rejected(workspace: Path, tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="not found; give --raw"):
         RawScans("mvtec3d", workspace / "raw" / "mvtec3d", "bagel")
     with pytest.raises(BadInput, match="holds no scan gear/test/good/999"):
@@ -129,7 +131,7 @@ def test_scans_of_another_category_are_refused(workspace: Path, tmp_path: Path) 
         read_ply(b"ply\nformat ascii 1.0\nend_header\n")
 
 
-def test_another_tools_maps_are_judged_on_the_scan(workspace: Path, tmp_path: Path) -> None:
+def test_imported_maps_are_evaluated_on_the_scan(workspace: Path, tmp_path: Path) -> None:
     scans = RawScans("mvtec3d", workspace / "raw" / "mvtec3d", "gear")
     maps, random = tmp_path / "maps", np.random.default_rng(0)
     for k, ref in enumerate(scans.of_split("test")):
@@ -147,11 +149,13 @@ def test_another_tools_maps_are_judged_on_the_scan(workspace: Path, tmp_path: Pa
     assert results.protocol == "scan"
     assert results.figures["p_auroc"] == results.figures["s_auroc"] == 1.0
     assert results.figures["aupro_30"] > 0.99
-    assert evaluate_scan_maps(run, "M3DM", maps / "gear", scans, Silent()).figures == results.figures, "its own folder, too"
+    assert evaluate_scan_maps(run, "M3DM", maps / "gear", scans, Silent()).figures == results.figures, (
+        "the category's folder is accepted, too"
+    )
     (maps / "scores.csv").write_text(
         "key,score\n" + "".join(f"{ref.key},{float(ref.defect == 'good')}\n" for ref in scans.of_split("test"))
     )
-    assert evaluate_scan_maps(run, "M3DM", maps, scans, Silent()).figures["s_auroc"] == 0.0, "its own scores win"
+    assert evaluate_scan_maps(run, "M3DM", maps, scans, Silent()).figures["s_auroc"] == 0.0, "scores.csv takes precedence"
     (maps / "scores.csv").write_text("key,score\nx,nan\n")
     with pytest.raises(BadInput, match="not finite"):
         evaluate_scan_maps(run, "M3DM", maps, scans, Silent())
@@ -164,7 +168,7 @@ def test_another_tools_maps_are_judged_on_the_scan(workspace: Path, tmp_path: Pa
 
 
 class Canary:
-    """Leaves a file behind where it is unpickled."""
+    """Object that writes a file when it is unpickled."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -173,7 +177,7 @@ class Canary:
         return (Path.touch, (self.path,))
 
 
-def test_a_pickle_is_refused_and_never_loaded(workspace: Path, tmp_path: Path) -> None:
+def test_a_pickle_is_rejected_without_loading_it(workspace: Path, tmp_path: Path) -> None:
     import pickle
 
     path = tmp_path / "anomaps.pkl"
@@ -186,11 +190,11 @@ def test_a_pickle_is_refused_and_never_loaded(workspace: Path, tmp_path: Path) -
             evaluate_scan_maps(tmp_path / "run", "x", each, scans, Silent())
     assert not (tmp_path / "unpickled").exists()
     pickle.loads(path.read_bytes())
-    assert (tmp_path / "unpickled").exists(), "it would have been noticed"
+    assert (tmp_path / "unpickled").exists(), "unpickling would have been detected"
 
 
-def test_adeval_reads_what_is_written_and_agrees(workspace: Path, tmp_path: Path) -> None:
-    """Its own command line, in a process of its own; 1.1.0 was written for numpy 1, which had ``trapz``."""
+def test_adeval_reads_the_exported_maps_and_gives_the_same_figures(workspace: Path, tmp_path: Path) -> None:
+    """Runs ADEval's command line in a separate process; 1.1.0 was written for numpy 1, which had ``trapz``."""
     data = ShardSet(workspace / "shards" / GEAR, "test")
     random = torch.Generator().manual_seed(0)
 
@@ -225,14 +229,16 @@ def test_adeval_reads_what_is_written_and_agrees(workspace: Path, tmp_path: Path
         assert said[theirs] == pytest.approx(found[ours], abs=1e-4), theirs
 
 
-def test_shares_of_views_add_up() -> None:
+def test_shapley_values_of_views_add_up_to_the_figure() -> None:
     figures = {s: 0.5 + 0.1 * (0 in s) + 0.05 * (1 in s and 2 in s) for s in subsets_of(3)}
     shares = shapley(figures, 3)
     assert shares == pytest.approx([0.1, 0.025, 0.025])
     assert shapley(dict(list(figures.items())[:-1]), 3) is None, "not every subset was evaluated"
 
 
-def test_missing_views_go_on_where_they_stopped(floor_run: Path, workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_evaluation_of_missing_views_continues_after_an_interruption(
+    floor_run: Path, workspace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with pytest.raises(KeyboardInterrupt):
         evaluate_missing_views(
             floor_run, workspace / "shards", NOWHERE, StopAfter(4 * len(ShardSet(workspace / "shards" / GEAR, "test")))
@@ -287,7 +293,7 @@ def test_every_auroc_has_an_interval(evaluated: Results) -> None:
     assert evaluated.curves["sample"][-1] == [found.samples - found.anomalous, found.anomalous]
 
 
-def test_the_kept_map_is_the_map(evaluated: Results, floor_run: Path) -> None:
+def test_the_stored_picture_of_a_map_equals_the_map(evaluated: Results, floor_run: Path) -> None:
     import imagecodecs
 
     for sample in evaluated.samples:
@@ -300,12 +306,12 @@ def test_the_kept_map_is_the_map(evaluated: Results, floor_run: Path) -> None:
 
 
 def shifted(result: Results, by: float, seed: int) -> Results:
-    """The same run under another seed, in which anomalous samples score higher."""
+    """Return the results under another seed, with higher scores of anomalous samples."""
     samples = [replace(s, score=s.score + by * s.label) for s in result.samples]
     return replace(result, samples=samples, seed=seed, config={**result.config, "seed": seed})
 
 
-def test_runs_are_joined_by_key_never_by_order(evaluated: Results) -> None:
+def test_samples_of_runs_are_joined_by_key_not_by_order(evaluated: Results) -> None:
     turned = replace(evaluated, samples=evaluated.samples[::-1])
     assert np.array_equal(scored([evaluated, turned]).scores[0], scored([evaluated, turned]).scores[1])
     better = shifted(evaluated, 1e6, 1)
@@ -321,7 +327,7 @@ def test_runs_are_joined_by_key_never_by_order(evaluated: Results) -> None:
 
 
 def as_category(result: Results, dataset: str, category: str, model: str, by: float = 0.0) -> Results:
-    """The run's results as if they were of another category and method."""
+    """Return the run's results with another category and method."""
     return replace(evaluate_again(shifted(result, by, 0)), dataset=dataset, category=category, model=model)
 
 
@@ -337,7 +343,7 @@ def evaluate_again(result: Results) -> Results:
     return replace(result, figures=replace(result.figures, values=values, intervals=bounds))
 
 
-def test_table_2_stands_beside_the_paper(evaluated: Results, tmp_path: Path) -> None:
+def test_table_2_has_our_figures_and_the_papers(evaluated: Results, tmp_path: Path) -> None:
     perfect = as_category(evaluated, "mvtec3d", "bagel", "patchcore", 1e6)
     poor = as_category(evaluated, "mvtec3d", "tire", "patchcore", -1e6)
     found = {
@@ -353,7 +359,7 @@ def test_table_2_stands_beside_the_paper(evaluated: Results, tmp_path: Path) -> 
     bagel, tire = rows["bagel", "PatchCore"], rows["tire", "PatchCore"]
     assert (bagel.ours, bagel.paper, bagel.source) == (100.0, 91.8, "trained")
     assert bagel.difference == pytest.approx(8.2)
-    assert bagel.verdict == "not separated", "five bad samples do not tell 100 from 91.8"
+    assert bagel.verdict == "not separated", "with five anomalous samples 100 does not differ significantly from 91.8"
     assert (tire.ours, tire.verdict, tire.seeds, tire.deviation) == (0.0, "below", 2, 0.0)
     mean = rows["mean of 2", "PatchCore"]
     assert (mean.ours, mean.paper) == (50.0, pytest.approx((91.8 + 88.6) / 2)), "the paper's mean over the same categories"
@@ -366,7 +372,7 @@ def test_table_2_stands_beside_the_paper(evaluated: Results, tmp_path: Path) -> 
     assert all(row.dataset == "mvtec3d" for row in rows.values()), "nothing was run on Eyecandies"
 
 
-def test_tables_know_what_they_need_and_what_is_missing(workspace: Path) -> None:
+def test_plans_and_notes_of_tables_list_runs_and_missing_categories(workspace: Path) -> None:
     folder = workspace / "shards" / GEAR
     table = TABLES["table3"]
     listed = plan(table, [folder], None, [0, 1])
@@ -378,12 +384,12 @@ def test_tables_know_what_they_need_and_what_is_missing(workspace: Path) -> None
         plan(table, [folder], ["uniad"], [0])
     with pytest.raises(BadInput, match="--dataset mvtec3d: Table 1"):
         plan(TABLES["table1"], [folder], None, [0])
-    told = notes(TABLES["table2"], [Plan(Path("shards/mvtec3d/bagel"), "idif", 0)])
-    assert any("run on bagel; not packed or not asked for: cable_gland" in line for line in told)
-    assert any("eyecandies: run on nothing" in line for line in told)
+    remarks = notes(TABLES["table2"], [Plan(Path("shards/mvtec3d/bagel"), "idif", 0)])
+    assert any("run on bagel; not packed or not requested: cable_gland" in line for line in remarks)
+    assert any("eyecandies: run on nothing" in line for line in remarks)
 
 
-def test_table_3_and_figure_4_stand_beside_the_paper(evaluated: Results, floor_run: Path, workspace: Path) -> None:
+def test_table_3_and_figure_4_have_our_figures_and_the_papers(evaluated: Results, floor_run: Path, workspace: Path) -> None:
     found = {("mvtec3d", "gear", "idif"): [as_category(evaluated, "mvtec3d", "gear", "idif", 1e6)]}
     rows = {row.method: row for row in ablation_rows(found, "demo")}
     assert rows["DKD + IVC + CB"].ours == 100.0
@@ -405,7 +411,7 @@ def test_table_3_and_figure_4_stand_beside_the_paper(evaluated: Results, floor_r
     assert "(96.4 - 94.0) / 4 = 0.60" in arithmetic()
 
 
-def test_the_papers_tables_are_whole() -> None:
+def test_the_papers_tables_are_complete() -> None:
     assert len(main_table("realiad")) == 31 * 7
     assert main_table("realiad")["mean", "IDIF"].p_auroc == 98.9
     assert ablation_table()["conv3d"] == ("DKD + 3DConv", 95.8)
@@ -420,7 +426,7 @@ def test_the_papers_tables_are_whole() -> None:
             assert np.mean(each) == pytest.approx(table["mean", method].s_auroc, abs=slack), f"{dataset} {method}"
 
 
-def test_reproducing_trains_what_is_missing_and_nothing_twice(workspace: Path, tmp_path: Path) -> None:
+def test_reproduction_trains_missing_runs_only(workspace: Path, tmp_path: Path) -> None:
     shutil.copytree(workspace / "shards", tmp_path / "ws" / "shards")
     words = [
         "reproduce", "table2", "--model", "patchcore", "--dataset", "mvtec3d", "--preset", "demo", "--teacher", "tiny", "--workspace",
@@ -441,11 +447,11 @@ def test_reproducing_trains_what_is_missing_and_nothing_twice(workspace: Path, t
     assert mvad("reproduce", "table9").returncode == 3
 
 
-def test_a_view_that_is_not_there_is_no_row_of_the_judge(workspace: Path, tmp_path: Path) -> None:
+def test_a_missing_view_is_not_evaluated(workspace: Path, tmp_path: Path) -> None:
     data = ShardSet(workspace / "shards" / GEAR, "test")
 
     def blind_in_view_1(batch: Batch) -> AnomalyMaps:
-        return knows_the_masks(replace(batch, present=batch.present & (torch.arange(5) != 1)))
+        return maps_from_masks(replace(batch, present=batch.present & (torch.arange(5) != 1)))
 
     results = evaluate_split(tmp_path, data, blind_in_view_1, facts(), TrainedOn(), Silent(), [0, 2])
     assert results.samples_without_these_views == 0

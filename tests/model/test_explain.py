@@ -1,4 +1,4 @@
-"""Every key has a provenance; every allowed value of a structural key builds, trains and keeps the laws."""
+"""Documentation of keys, and training with every allowed value of the structural keys."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def teacher() -> Teacher:
     return untrained_teacher()
 
 
-def test_every_key_says_what_the_paper_says_and_why() -> None:
+def test_every_key_has_a_reason_and_a_statement_on_the_paper() -> None:
     for info in all_keys().values():
         assert info.why, f"{info.name} has no reason"
         assert info.paper, f"{info.name} does not say what the paper says"
@@ -48,22 +48,22 @@ def test_presets_and_methods_set_keys_that_exist() -> None:
             configure(preset, method.name, [])
 
 
-def test_a_renamed_key_is_accepted_with_a_notice() -> None:
-    with pytest.warns(RenamedKey, match=r"--set: score\.top is called score\.top_k now"):
+def test_a_renamed_key_is_accepted_with_a_warning() -> None:
+    with pytest.warns(RenamedKey, match=r"--set: score\.top was renamed to score\.top_k"):
         config, origins = configure("small", "padim", [("--set", {"score.top": 7})])
     assert (config.score.top_k, origins["score.top_k"]) == (7, "--set")
     assert set(RENAMED.values()) <= set(all_keys())
     assert recorded_config({"model": "patchcore", "patchcore.least": 5}).patchcore.min_patches == 5  # type: ignore[attr-defined]
 
 
-def test_a_key_of_another_method_is_passed_over_and_an_unknown_one_is_not() -> None:
+def test_a_key_of_another_method_is_ignored_and_an_unknown_one_is_rejected() -> None:
     config, _ = configure("small", "padim", [("--set", {"uniad.width": 7})])
     assert "uniad.width" not in flatten(config)
     with pytest.raises(BadInput, match=r"unknown key 'uniad\.wdth'; did you mean uniad\.width"):
         configure("small", "padim", [("--set", {"uniad.wdth": 7})])
 
 
-def test_explain_names_who_changes_a_key_and_what_is_allowed() -> None:
+def test_explain_lists_presets_methods_and_allowed_values() -> None:
     found = explain("bottleneck.kind")
     assert found.default == "variational"
     assert found.allowed == ("variational", "none")
@@ -74,19 +74,19 @@ def test_explain_names_who_changes_a_key_and_what_is_allowed() -> None:
         explain("bottleneck.kin")
 
 
-def test_the_command_explains_and_refuses() -> None:
+def test_the_command_explains_keys_and_rejects_unknown_ones() -> None:
     def run(*words: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run([sys.executable, "-m", "mvad.cli", "explain", *words], capture_output=True, text=True)
 
-    told = run("encoder.init")
-    assert told.returncode == 0
-    assert "imagenet, scratch" in told.stdout
-    assert "DeSTSeg's student starts from scratch" in told.stdout
+    explained = run("encoder.init")
+    assert explained.returncode == 0
+    assert "imagenet, scratch" in explained.stdout
+    assert "DeSTSeg's student starts from scratch" in explained.stdout
     assert run("encoder.nit").returncode == 3
     assert "voxel.patch" in run().stdout
 
 
-def test_a_method_is_a_preset_with_keys_and_the_command_line_wins() -> None:
+def test_command_line_keys_take_precedence_over_method_and_preset() -> None:
     config, origins = configure("small", "destseg", [("--set", {"dropout.p": 0.5})])
     assert config.model == "destseg"
     assert config.encoder.share == config.head.share == "view"
@@ -99,7 +99,7 @@ def test_a_method_is_a_preset_with_keys_and_the_command_line_wins() -> None:
         configure("large", "idif", [])
 
 
-def test_every_row_names_its_backbone_beside_the_papers() -> None:
+def test_every_row_of_tables_has_its_backbone_and_the_papers() -> None:
     assert backbone_label("patchcore", "efficientnet_lite0") == "efficientnet_lite0 (paper: WideResNet-50)"
     assert backbone_label("uniad", "resnet18") == "resnet18 (paper: EfficientNet-B4)"
     assert backbone_label("idif", "resnet18") == "resnet18 (paper: ResNet-18)"
@@ -139,7 +139,7 @@ def test_every_structure_has_gradients_everywhere_and_no_influence_of_a_missing_
     for first, second in zip(network(one, present).levels, network(two, present).levels, strict=True):
         assert torch.equal(first[present], second[present])
     alone = network(one[:1], ALL[:1]).levels[2]
-    assert torch.allclose(alone, network(one, ALL).levels[2][:1], atol=1e-4), "not of its batch"
+    assert torch.allclose(alone, network(one, ALL).levels[2][:1], atol=1e-4), "scores do not depend on the batch"
 
 
 def test_sampling_at_test_does_not_depend_on_the_batch(teacher: Teacher) -> None:

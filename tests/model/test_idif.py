@@ -1,4 +1,4 @@
-"""Laws of IDIF (method.md, section 7) and of each of its modules."""
+"""Invariants of IDIF (method.md, section 7) and of each of its modules."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def test_common_features_do_not_depend_on_the_order_of_views() -> None:
     assert torch.allclose(bottleneck(encoded, ALL, None)[0], bottleneck(encoded[:, turned], ALL, None)[0], atol=1e-6)
 
 
-def test_the_bottleneck_learns_to_explain_the_views() -> None:
+def test_the_bottleneck_learns_to_reconstruct_the_views() -> None:
     torch.manual_seed(0)
     bottleneck = ConsistencyBottleneck(8, VIEWS, BottleneckConfig(channels=3))
     shared = torch.randn(4, 1, 8, 4, 4)
@@ -109,7 +109,7 @@ def test_the_bottleneck_learns_to_explain_the_views() -> None:
     assert between > 2 * within, "two samples differ more than one sample from two subsets of its views"
 
 
-def test_a_dropped_view_has_no_influence_bit_for_bit(network: Network) -> None:
+def test_a_dropped_view_has_exactly_no_influence(network: Network) -> None:
     present = ALL.clone()
     present[:, 1] = False
     for training in (False, True):
@@ -127,7 +127,7 @@ def test_a_dropped_view_has_no_influence_bit_for_bit(network: Network) -> None:
 
 
 def test_a_present_view_has_influence_on_the_others(network: Network) -> None:
-    """The counterpart that makes the law above worth something."""
+    """Counterpart of the test above, which a network without any fusion would pass."""
     network.eval()
     one, two = pictures(), pictures()
     two[:, 1] = torch.rand_like(two[:, 1]) * 255
@@ -181,7 +181,7 @@ def test_permuting_views_with_all_that_belongs_to_them_permutes_the_outputs(netw
         assert torch.allclose(one[:, order], two, atol=1e-5)
 
 
-def test_rotating_there_and_back_returns_the_voxel_inside_the_sphere() -> None:
+def test_a_rotation_and_its_inverse_return_the_voxel_inside_the_sphere() -> None:
     size = 24
     line = (torch.arange(size) + 0.5) / size * 2 - 1
     z, y, x = torch.meshgrid(line, line, line, indexing="ij")
@@ -193,7 +193,7 @@ def test_rotating_there_and_back_returns_the_voxel_inside_the_sphere() -> None:
     assert torch.allclose(rotate_voxel(voxel, torch.eye(3)[None]), voxel, atol=1e-5)
 
 
-def test_euler_angles_turn_as_scipy_says() -> None:
+def test_euler_angles_agree_with_scipy() -> None:
     from scipy.spatial.transform import Rotation
 
     angles = np.random.default_rng(0).uniform(-1, 1, (5, 3))
@@ -221,7 +221,7 @@ def test_freezing_keeps_weights_and_statistics(teacher: Teacher) -> None:
     assert all(p.grad is None for module in network.encoder.backbones[0].early() for p in module.parameters())
 
 
-def test_one_batch_can_be_learned_by_heart(teacher: Teacher) -> None:
+def test_the_network_can_overfit_one_batch(teacher: Teacher) -> None:
     torch.manual_seed(0)
     config = tiny(**{"decoder.widths": (48, 32, 32), "encoder.channels": 32, "voxel.size": 4})
     network = Network(config, spec(), teacher).train()
@@ -240,7 +240,7 @@ def test_one_batch_can_be_learned_by_heart(teacher: Teacher) -> None:
     assert loss.item() < 0.1, f"{loss.item():.4f} over three levels"
 
 
-def test_a_perfect_student_leaves_the_head_nothing_to_see() -> None:
+def test_a_perfect_student_gives_a_constant_head_input() -> None:
     features = [torch.randn(2, c, s, s) for c, s in ((4, 16), (8, 8), (16, 4))]
     products = head_input(features, features)
     assert torch.allclose(products.sum(dim=1), torch.full((2, 16, 16), -3.0), atol=0.2)
@@ -248,14 +248,14 @@ def test_a_perfect_student_leaves_the_head_nothing_to_see() -> None:
     assert SegmentationHead(28, 8).eval()(products).shape == (2, 16, 16)
 
 
-def test_the_distillation_loss_is_the_mean_over_what_counts() -> None:
+def test_the_distillation_loss_is_the_mean_over_pixels_that_count() -> None:
     maps = [torch.tensor([[[0.2, 0.8], [0.0, 0.0]]])]
     weight = torch.zeros(1, 4, 4)
     weight[:, :2, 2:] = 1
     assert float(distillation_loss(maps, weight)) == pytest.approx(0.8)
     assert float(distillation_loss(maps, weight, views=3)) == pytest.approx(2.4), "eq. 1 adds the views"
     half = distillation_loss(maps, weight, total=lambda count: 2 * count)
-    assert float(half) == pytest.approx(0.4), "a rank's share, where another has as much"
+    assert float(half) == pytest.approx(0.4), "a rank's share, where another rank has as many"
 
 
 def test_the_head_loss_is_focal_plus_l1() -> None:
@@ -267,7 +267,7 @@ def test_the_head_loss_is_focal_plus_l1() -> None:
     assert float(head_loss(logits, mask, torch.ones(1, 2, 2), 4.0)) == pytest.approx(float(expected), rel=1e-5)
 
 
-def test_view_dropout_draws_one_mask_for_the_batch_and_never_drops_all() -> None:
+def test_view_dropout_draws_one_mask_per_batch_and_never_drops_all_views() -> None:
     generator = torch.Generator().manual_seed(0)
     present = torch.ones(4, 5, dtype=torch.bool)
     draws = torch.stack([draw_present(present, DropoutConfig(0.2), generator) for _ in range(2000)])
@@ -280,7 +280,7 @@ def test_view_dropout_draws_one_mask_for_the_batch_and_never_drops_all() -> None
     assert draw_present(lonely, DropoutConfig(0.99), generator).tolist() == [[True, False, False]]
 
 
-def test_fusion_reads_the_views() -> None:
+def test_fusion_depends_on_the_views() -> None:
     torch.manual_seed(0)
     fusion = VoxelFusion(
         8, 4, torch.eye(3).expand(VIEWS, 3, 3), VoxelConfig(4, 4, 1, 16), FusionConfig(blocks=2, self_layers=2, heads=2)

@@ -53,7 +53,7 @@ def maps_with_regions(count: int = 12, side: int = 64, seed: int = 0) -> tuple[n
 
 
 def pro_by_definition(maps: np.ndarray, masks: np.ndarray, limit: float) -> float:
-    """Threshold by threshold: share of each region found, share of normal pixels found, trapezoids up to the limit."""
+    """Compute AUPRO threshold by threshold: shares of each region and of normal pixels, trapezoids up to the limit."""
     regions = []
     for k, mask in enumerate(masks):
         labelled, count = ndimage.label(mask, structure=np.ones((3, 3)))
@@ -70,7 +70,7 @@ def pro_by_definition(maps: np.ndarray, masks: np.ndarray, limit: float) -> floa
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_counting_by_bits_gives_the_area_that_sorting_gives(kind: str) -> None:
+def test_histogram_auroc_equals_auroc_by_sorting(kind: str) -> None:
     scores, labels = scores_of(kind, 400_000)
     histogram = ScoreHistogram()
     for part in np.array_split(np.arange(400_000), 7):
@@ -84,8 +84,8 @@ def test_counting_by_bits_gives_the_area_that_sorting_gives(kind: str) -> None:
     assert curve.best_f1()[0] == pytest.approx((2 * precision * recall / (precision + recall + 1e-300)).max(), abs=1e-4)
 
 
-def test_the_bound_holds_where_a_bin_is_as_bad_as_can_be() -> None:
-    """All positives just above all negatives, within one bin: ties to the histogram."""
+def test_the_error_bound_holds_in_the_worst_case() -> None:
+    """All positives are just above all negatives within one bin, so that they are ties in the histogram."""
     low = lowest_of(np.array([3_000_000]))[0]
     negative = np.full(50, low, np.float32)
     positive = np.nextafter(negative, np.float32(np.inf))
@@ -98,7 +98,7 @@ def test_the_bound_holds_where_a_bin_is_as_bad_as_can_be() -> None:
 
 @settings(max_examples=80, deadline=None)
 @given(st.lists(st.floats(width=32, allow_nan=False, allow_infinity=False), min_size=2, max_size=50))
-def test_bins_sort_like_numbers(values: list[float]) -> None:
+def test_bins_have_the_order_of_their_numbers(values: list[float]) -> None:
     numbers = np.array(sorted(values), np.float32)
     histogram = ScoreHistogram()
     histogram.add(numbers, np.zeros(len(numbers), bool))
@@ -110,18 +110,20 @@ def test_bins_sort_like_numbers(values: list[float]) -> None:
 
 
 @pytest.mark.parametrize("limit", LIMITS)
-def test_aupro_is_what_its_definition_says(limit: float) -> None:
+def test_aupro_equals_its_definition(limit: float) -> None:
     maps, masks = maps_with_regions()
     pixels = PixelScores()
     for k in range(0, len(maps), 3):
         pixels.add(str(k), maps[k : k + 3], masks[k : k + 3])
     found = pixels.figures()
-    assert found.aupro[limit] == pytest.approx(pro_by_definition(maps, masks, limit), abs=3e-5), "few pixels: a bin weighs more"
+    assert found.aupro[limit] == pytest.approx(pro_by_definition(maps, masks, limit), abs=3e-5), (
+        "with few pixels a bin has more weight"
+    )
     assert found.regions == sum(ndimage.label(mask, structure=np.ones((3, 3)))[1] for mask in masks)
     assert found.auroc.value == pytest.approx(sk.roc_auc_score(masks.ravel(), maps.ravel()), abs=1e-6)
 
 
-def test_aupro_of_many_maps_is_that_of_an_exact_sort() -> None:
+def test_aupro_of_many_maps_equals_an_exact_sort() -> None:
     maps, masks = maps_with_regions(100, 256)
     pixels = PixelScores()
     weights = np.zeros(maps.shape)
@@ -154,7 +156,7 @@ def test_adeval_agrees(monkeypatch: pytest.MonkeyPatch) -> None:
     assert found.aupro[0.3] == pytest.approx(float(pro), abs=1e-4)
 
 
-def test_regions_touch_at_corners() -> None:
+def test_regions_are_connected_at_corners() -> None:
     mask = np.zeros((6, 6), bool)
     mask[1, 1] = mask[2, 2] = mask[5, 0] = True
     regions, share = regions_of(mask)
@@ -185,11 +187,11 @@ def test_degenerate_cases_are_defined() -> None:
     assert np.isnan(auroc_interval(np.array([1.0, 2.0]), np.array([True, True])).low)
     one_sided = auroc_interval(np.arange(20.0), np.arange(20) >= 10)
     assert one_sided.value == one_sided.high == 1.0
-    assert 0.6 < one_sided.low < 0.75, "ten of ten leave room for a quarter"
+    assert 0.6 < one_sided.low < 0.75, "the lower bound for ten of ten"
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-def test_what_cannot_be_ranked_is_refused(value: float) -> None:
+def test_scores_that_cannot_be_ranked_are_rejected(value: float) -> None:
     maps, mask = np.zeros((1, 8, 8), np.float32), np.zeros((1, 8, 8), bool)
     maps[0, 3, 3] = value
     for truth in (mask, ~mask):
@@ -201,7 +203,7 @@ def test_what_cannot_be_ranked_is_refused(value: float) -> None:
         PixelScores().add("a", maps, np.zeros((1, 8, 9), bool))
 
 
-def test_parts_of_several_processes_make_the_whole() -> None:
+def test_merged_parts_of_several_processes_equal_one_process() -> None:
     maps, masks = maps_with_regions()
     whole, parts = PixelScores(), [PixelScores() for _ in range(3)]
     for k, (one, mask) in enumerate(zip(maps, masks, strict=True)):
@@ -220,14 +222,14 @@ def test_parts_of_several_processes_make_the_whole() -> None:
     )
     assert list(ours.aupro.values()) == pytest.approx(list(theirs.aupro.values()), abs=1e-12)
     assert sorted(merged.samples) == sorted(whole.samples)
-    assert len(pickle.dumps(whole)) < 3_000_000, "what is not in use does not travel"
+    assert len(pickle.dumps(whole)) < 3_000_000, "unused bins are not pickled"
     with pytest.raises(ValueError, match="s1: is in both parts"):
         merged.merge(parts[1])
     with pytest.raises(ValueError, match="s0: was evaluated before"):
         whole.add("s0", maps[:1], masks[:1])
 
 
-def test_threads_count_what_one_thread_counts() -> None:
+def test_several_threads_count_the_same_as_one() -> None:
     scores, labels = scores_of("sigmoid", 100_000)
     one, three = ScoreHistogram(), ScoreHistogram()
     one.add(scores, labels, threads=1)
@@ -264,13 +266,13 @@ print(count, peak, found.auroc.value, found.regions)
 
 
 def delong_by_definition(scores: np.ndarray, labels: np.ndarray) -> float:
-    """The variance of DeLong et al. 1988, by the table of all pairs."""
+    """Compute the variance of DeLong et al. 1988 from all pairs."""
     bad, good = scores[labels], scores[~labels]
     table = (bad[:, None] > good) + 0.5 * (bad[:, None] == good)
     return float(table.mean(axis=1).var(ddof=1) / len(bad) + table.mean(axis=0).var(ddof=1) / len(good))
 
 
-def test_the_interval_is_delongs() -> None:
+def test_the_interval_equals_delongs() -> None:
     rng = np.random.default_rng(1)
     labels = rng.random(120) < 0.7
     scores = np.round(rng.standard_normal(120) + labels, 1)
@@ -282,8 +284,8 @@ def test_the_interval_is_delongs() -> None:
     assert logit[1] - logit[0] == pytest.approx(expected, rel=1e-6)
 
 
-def test_nineteen_of_twenty_intervals_hold_the_truth() -> None:
-    """28 good and 88 bad scans, an area of 0.92; and the same with views of samples that go together."""
+def test_95_percent_of_intervals_contain_the_true_value() -> None:
+    """For 28 good and 88 bad scans with an AUROC of 0.92, and for correlated views of samples."""
     rng = np.random.default_rng(0)
     truth = 0.921350396  # of normal scores two deviations apart: Phi(2 / sqrt 2)
     labels = np.repeat([False, True], [28, 88])
@@ -297,11 +299,11 @@ def test_nineteen_of_twenty_intervals_hold_the_truth() -> None:
         blind += auroc_interval(views, labels[owners]).contains(truth)
     assert 0.92 <= alone / 400 <= 0.98
     assert 0.92 <= clustered / 400 <= 0.98
-    assert blind / 400 < 0.8, "views taken as independent would promise too much"
+    assert blind / 400 < 0.8, "intervals are too narrow if views are taken as independent"
 
 
-def test_clusters_with_both_labels_have_the_width_that_drawing_clusters_anew_gives() -> None:
-    """Views of a defective sample that do not show the defect go up and down with those that do."""
+def test_intervals_of_clusters_with_both_labels_have_the_width_of_a_cluster_bootstrap() -> None:
+    """Scores of views of one sample are correlated, whether they show its defect or not."""
     rng = np.random.default_rng(5)
     owners = np.repeat(np.arange(150), 6)
     labels = np.tile([False, False, False, True, True, True], 150)
@@ -338,7 +340,7 @@ def test_pixels_of_a_sample_are_one_cluster() -> None:
     assert found.high - found.low > 2 * (naive.high - naive.low)
 
 
-def test_a_mean_of_categories_is_surer_than_each() -> None:
+def test_the_interval_of_a_mean_over_categories_is_narrower() -> None:
     rng = np.random.default_rng(3)
     labels = np.repeat([False, True], [28, 88])
     categories = [Scored(rng.standard_normal((2, 116)) + 2 * labels, labels) for _ in range(10)]
@@ -366,7 +368,7 @@ def test_differences_of_means_are_paired() -> None:
     assert found.verdict == "above"
     alone, other = mean_interval(better), mean_interval(plain)
     assert alone.low < other.high, "their own intervals overlap"
-    assert found.high - found.low < 0.5 * (alone.high - alone.low), "what both share falls out"
+    assert found.high - found.low < 0.5 * (alone.high - alone.low), "differences that both have in common cancel out"
     with pytest.raises(ValueError, match="same samples"):
         paired_difference_of_means(better, [Scored(c.scores, ~labels) for c in plain])
     assert verdict(0.8, 0.9, 0.85) == "not separated"
@@ -374,7 +376,7 @@ def test_differences_of_means_are_paired() -> None:
     assert verdict(0.8, 0.9, 0.75) == "above"
 
 
-def test_a_thinned_curve_keeps_its_ends_and_its_area() -> None:
+def test_a_subsampled_curve_keeps_its_ends_and_its_area() -> None:
     scores, labels = scores_of("distance", 50_000)
     curve = exact_curve(scores, labels)
     thin = curve.thinned(200)

@@ -1,4 +1,4 @@
-"""Views that are missing: evaluation with any subset, both label rules, fillers, what each module is worth."""
+"""Missing views: evaluation with subsets of views, both label rules, fillers, effects of modules."""
 
 from __future__ import annotations
 
@@ -37,14 +37,14 @@ def gear_run(workspace: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return run
 
 
-def test_subsets_are_all_or_some_of_each_size() -> None:
+def test_subsets_of_views_are_all_or_a_number_of_each_size() -> None:
     assert len(subsets_of(5)) == 31
     some = subsets_of(5, 3)
     assert [sum(len(s) == n for s in some) for n in range(1, 6)] == [3, 3, 3, 3, 1]
     assert some[0] == (0, 1, 2, 3, 4)
 
 
-def test_evaluation_of_some_views_does_not_look_at_the_others(gear_run: Path, workspace: Path) -> None:
+def test_evaluation_of_some_views_does_not_depend_on_the_others(gear_run: Path, workspace: Path) -> None:
     results = evaluate_run(gear_run, workspace / "shards", NOWHERE, Silent(), [0, 3])
     assert list(results.views) == [0, 3]
     assert (gear_run / "results-views-0-3.json").exists()
@@ -63,7 +63,7 @@ def test_evaluation_of_some_views_does_not_look_at_the_others(gear_run: Path, wo
 
 
 class Oracle:
-    """Knows the labels of the views it is shown."""
+    """Detector that returns the labels of the present views."""
 
     def score(self, batch):  # type: ignore[no-untyped-def]
         from mvad.model.detector import AnomalyMaps
@@ -72,12 +72,12 @@ class Oracle:
         return AnomalyMaps(torch.zeros(batch.mask.shape), scores, scores.amax(dim=1))
 
 
-def test_both_label_rules_and_the_oracles_ceiling(workspace: Path) -> None:
+def test_both_label_rules_and_the_oracle(workspace: Path) -> None:
     data = ShardSet(workspace / "shards" / "mvtec3d" / "gear", "test")
     rows = evaluate_subsets(Oracle().score, data, subsets_of(len(data.views)), Silent())
     assert len(rows) == 31
     for row in rows:
-        assert row.s_auroc_visible in (None, 1.0), "the oracle makes no mistake about what it sees"
+        assert row.s_auroc_visible in (None, 1.0), "the oracle is perfect under the label of the present views"
         assert row.s_auroc_full == row.oracle_full
         shown = torch.zeros(len(data.views), dtype=torch.bool)
         shown[list(row.views)] = True
@@ -86,12 +86,12 @@ def test_both_label_rules_and_the_oracles_ceiling(workspace: Path) -> None:
         assert row.oracle_full == pytest.approx(1 - float(hidden) / 2)
 
 
-def test_the_loss_a_missing_view_is_a_slope() -> None:
+def test_the_loss_per_missing_view_is_a_slope() -> None:
     figures = {tuple(range(5 - m)): 0.9 - 0.02 * m for m in range(5)}
     assert loss_per_missing_view(figures, 5) == pytest.approx(-0.02)
 
 
-def test_retrieval_finds_a_training_sample_again(gear_run: Path, workspace: Path) -> None:
+def test_retrieval_finds_the_same_training_sample(gear_run: Path, workspace: Path) -> None:
     detector = load(gear_run)
     assert isinstance(detector, Idif)
     data = ShardSet(workspace / "shards" / "mvtec3d" / "gear", "train")
@@ -102,7 +102,7 @@ def test_retrieval_finds_a_training_sample_again(gear_run: Path, workspace: Path
     part = detector.images(with_views(data.batch([2]), [1, 4]))
     filled = filler.fill(part)
     assert filled.present.all()
-    assert (filled.images - whole.images).abs().max() <= 0.5, "its own views, to the nearest level"
+    assert (filled.images - whole.images).abs().max() <= 0.5, "the same views, up to rounding to grey levels"
     assert torch.equal(filled.seen, whole.seen)
     assert torch.equal(filled.images[:, [1, 4]], part.images[:, [1, 4]])
     complete = FilledDetector(detector, filler)
@@ -113,7 +113,7 @@ def test_retrieval_finds_a_training_sample_again(gear_run: Path, workspace: Path
     )
 
 
-def test_retrieval_without_a_whole_training_sample_is_one_line(gear_run: Path, workspace: Path, tmp_path: Path) -> None:
+def test_retrieval_without_a_complete_training_sample_is_an_error(gear_run: Path, workspace: Path, tmp_path: Path) -> None:
     detector = load(gear_run)
     assert isinstance(detector, Idif)
     data = ShardSet(workspace / "shards" / "mvtec3d" / "gear", "train")
@@ -123,7 +123,7 @@ def test_retrieval_without_a_whole_training_sample_is_one_line(gear_run: Path, w
         filler.fit(data, FitContext(tmp_path, Silent(), lambda figures: None))
 
 
-def test_the_painter_draws_better_than_grey(gear_run: Path, workspace: Path) -> None:
+def test_generated_views_are_better_than_grey(gear_run: Path, workspace: Path) -> None:
     detector = load(gear_run)
     assert isinstance(detector, Idif)
     config, _ = configure(
@@ -141,7 +141,7 @@ def test_the_painter_draws_better_than_grey(gear_run: Path, workspace: Path) -> 
     assert (filled.images[:, 4] - truth).abs().mean() < 0.9 * grey
 
 
-def test_taking_a_module_out_of_a_trained_network_costs_something(gear_run: Path, workspace: Path) -> None:
+def test_replacing_a_modules_output_raises_the_distillation_loss(gear_run: Path, workspace: Path) -> None:
     detector = load(gear_run)
     assert isinstance(detector, Idif)
     before = {name: tensor.clone() for name, tensor in detector.state().items()}
@@ -151,10 +151,10 @@ def test_taking_a_module_out_of_a_trained_network_costs_something(gear_run: Path
     assert losses["view conditions shuffled"] != losses["as trained"]
     assert losses["angles moved"] > 0
     after = detector.state()
-    assert all(torch.equal(before[name], after[name]) for name in before), "put back as it was"
+    assert all(torch.equal(before[name], after[name]) for name in before), "the network is restored"
 
 
-def test_a_bootstrap_separates_what_is_separate_and_nothing_else() -> None:
+def test_the_bootstrap_separates_different_scores_only() -> None:
     rng = np.random.default_rng(0)
     labels = np.repeat([False, True], 60)
     strong = rng.standard_normal((3, 120)) + 3 * labels

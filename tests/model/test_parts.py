@@ -41,7 +41,7 @@ def generator(seed: int = 0) -> torch.Generator:
 
 
 @pytest.mark.parametrize("name", ["random", "tiny", "efficientnet_lite0"])
-def test_a_teacher_gives_strides_4_8_16_without_gradients(name: str) -> None:
+def test_a_teacher_returns_strides_4_8_16_without_gradients(name: str) -> None:
     teacher, notice = choose_teacher(name, OFFLINE, 0)
     assert name in notice
     images = torch.rand(2, 3, 64, 64) * 255
@@ -62,7 +62,7 @@ def test_a_teacher_gives_strides_4_8_16_without_gradients(name: str) -> None:
         assert deep.deepest(third).shape == (2, deep.deep_channels, 2, 2)
 
 
-def test_the_imagenet_teacher_is_the_pinned_one() -> None:
+def test_the_imagenet_teacher_has_the_pinned_hash() -> None:
     path = find_lite0()
     assert path is not None, "make setup installs the extra teacher"
     assert len(load_pinned(path, LITE0_SHA256)) == 296
@@ -81,7 +81,7 @@ def test_resnet18_has_torchvisions_names_and_shapes() -> None:
     assert not any(name.startswith(("layer4", "fc")) for name in names)
 
 
-def test_resnet18_without_weights_lists_the_ways_out(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_resnet18_without_weights_is_an_error_with_remedies(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     with pytest.raises(MissingComponent, match=r"--teacher-weights.*efficientnet_lite0"):
         choose_teacher("resnet18", OFFLINE, 0)
@@ -97,7 +97,7 @@ class Payload:
         return os.system, ("touch /tmp/mvad-was-here",)
 
 
-def test_a_pickle_is_refused_before_it_is_opened(tmp_path: Path) -> None:
+def test_a_pickle_is_rejected_before_it_is_opened(tmp_path: Path) -> None:
     path = tmp_path / "resnet18-f37072fd.pth"
     path.write_bytes(pickle.dumps(Payload()))
     with pytest.raises(BadInput, match="not loaded"):
@@ -126,7 +126,7 @@ def fake_views(modalities: int = 2, size: int = 64) -> ViewImages:
 
 
 @pytest.mark.parametrize("modalities", [("rgb",), ("rgb", "depth"), ("rgb", "normal")])
-def test_synthesis_anomalies_change_the_object_under_the_mask_and_nothing_else(modalities: tuple[str, ...]) -> None:
+def test_pseudo_anomalies_change_only_the_object_under_the_mask(modalities: tuple[str, ...]) -> None:
     views = fake_views(len(modalities))
     spec = InputSpec(3, modalities, torch.zeros(3, 3), (0.65, 0.03))
     corrupted = corrupt(views, spec, ProceduralTextures(), PseudoConfig(), generator(4))
@@ -141,7 +141,7 @@ def test_synthesis_anomalies_change_the_object_under_the_mask_and_nothing_else(m
         assert not all(alike), "some views change in one modality only"
 
 
-def test_depth_bumps_have_the_height_that_is_asked_for() -> None:
+def test_depth_bumps_have_the_configured_height() -> None:
     views = fake_views(1)
     spec = InputSpec(3, ("depth",), torch.zeros(3, 3), (0.65, 0.03))
     corrupted = corrupt(views, spec, ProceduralTextures(), PseudoConfig(bump_mm=(1.0, 2.0)), generator(1))
@@ -152,7 +152,7 @@ def test_depth_bumps_have_the_height_that_is_asked_for() -> None:
     assert (peaks < 0.00201).all()
 
 
-def test_textures_are_found_or_asked_for_but_never_silently_procedural(no_textures: None, tmp_path: Path) -> None:
+def test_procedural_textures_are_used_on_request_only(no_textures: None, tmp_path: Path) -> None:
     with pytest.raises(MissingComponent, match="--textures procedural"):
         locate_textures("", tmp_path / "none")
     assert load_textures(locate_textures("procedural", tmp_path)).name == "procedural"
@@ -189,7 +189,7 @@ def test_views_are_averaged_over_the_object_and_filled_elsewhere(workspace: Path
         view_images(batch, ("rgb",), 48, (0.0, 0.0, 0.0), None)
 
 
-def test_scores_see_a_spot_and_ignore_the_background() -> None:
+def test_scores_depend_on_a_spot_and_not_on_the_background() -> None:
     config = ScoreConfig(pool_px=1)
     maps = torch.zeros(1, 2, 1, 256, 256)
     seen = torch.zeros(1, 2, 256, 256, dtype=torch.bool)
@@ -205,7 +205,7 @@ def test_scores_see_a_spot_and_ignore_the_background() -> None:
 
 
 def test_a_constant_added_to_all_maps_and_scores_changes_no_figure() -> None:
-    """Baselines once wrote 0 off the object, which outranks every map of a method whose values are negative."""
+    """Baselines once wrote 0 off the object, which is higher than all values of a method whose maps are negative."""
     draw = torch.Generator().manual_seed(0)
     seen = torch.rand(6, 3, 32, 32, generator=draw) > 0.4
     present = torch.ones(6, 3, dtype=torch.bool)
@@ -235,7 +235,7 @@ def test_auroc_equals_scikit_learns_ties_included(pairs: list[tuple[int, bool]])
     assert auroc(scores, labels) == pytest.approx(roc_auc_score(labels, scores), abs=1e-12)
 
 
-def test_patchcore_finds_the_patch_that_no_normal_view_has(workspace: Path, tmp_path: Path) -> None:
+def test_patchcore_scores_a_patch_that_no_normal_view_has_highest(workspace: Path, tmp_path: Path) -> None:
     from mvad.model.training.context import FitContext
     from mvad.progress import Silent
 
@@ -261,7 +261,7 @@ def test_patchcore_finds_the_patch_that_no_normal_view_has(workspace: Path, tmp_
     assert all(torch.equal(again.banks[name], bank) for name, bank in method.banks.items()), "seeded"
 
 
-def test_the_greedy_coreset_covers_better_than_chance() -> None:
+def test_the_greedy_coreset_covers_better_than_a_random_one() -> None:
     teacher, _ = choose_teacher("random", OFFLINE, 0)
     config, _ = resolve(PatchCoreConfig, [("test", {"model": "patchcore", "patchcore.coreset": 0.02})])
     method = PatchCore(config, InputSpec(1, ("rgb",), torch.zeros(1, 3), None), teacher, CPU)

@@ -1,4 +1,4 @@
-"""New samples: thresholds and what they promise, raw scans rendered on the fly, one file for other runtimes."""
+"""New samples: thresholds and their guarantees, raw scans rendered on the fly, export to ONNX."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ GEAR = Path("mvtec3d") / "gear"
 METHODS = tuple(methods())
 
 
-def test_a_threshold_promises_what_it_keeps() -> None:
+def test_a_threshold_keeps_the_guaranteed_share_of_false_alarms() -> None:
     rng = np.random.default_rng(0)
     alarms = []
     for _ in range(2000):
@@ -52,7 +52,7 @@ def test_a_threshold_promises_what_it_keeps() -> None:
 
 @pytest.fixture(scope="module")
 def place(workspace: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A workspace with a trained run of the gear."""
+    """Return a workspace with a trained run of the category gear."""
     root = tmp_path_factory.mktemp("predict")
     for name in ("raw", "renders", "shards"):
         (root / name).symlink_to(workspace / name)
@@ -65,11 +65,11 @@ def rows(path: Path) -> dict[str, dict[str, str]]:
     return {row["key"].split("/")[-1]: row for row in csv.DictReader(path.read_text().splitlines())}
 
 
-def test_scans_on_the_fly_score_as_packed_ones(place: Path, tmp_path: Path) -> None:
+def test_scans_rendered_on_the_fly_score_as_packed_ones(place: Path, tmp_path: Path) -> None:
     run, out = str(place / "runs" / "floor"), tmp_path / "raw"
     done = mvad("predict", run, str(place / "raw" / GEAR / "test"), "--workspace", str(place), "--out", str(out))
     assert done.returncode == 0, done.stderr
-    assert "1 validation normals; 5 % cannot be promised by so few" in done.stdout
+    assert "1 validation normals; 5 % cannot be guaranteed with so few" in done.stdout
     assert "ms to score" in done.stdout
     packed = tmp_path / "packed"
     assert mvad("predict", run, str(place / "shards" / GEAR), "--workspace", str(place), "--out", str(packed)).returncode == 0
@@ -78,8 +78,8 @@ def test_scans_on_the_fly_score_as_packed_ones(place: Path, tmp_path: Path) -> N
     assert len(found) == len(by_key) == len(ShardSet(place / "shards" / GEAR, "test"))
     for row in found:
         defect, name = row["key"].split("/")[-1].split("-")
-        twin = by_key[f"gear/test/{defect}/{name}"]
-        assert float(row["score"]) == pytest.approx(float(twin["score"]), rel=1e-4)
+        packed = by_key[f"gear/test/{defect}/{name}"]
+        assert float(row["score"]) == pytest.approx(float(packed["score"]), rel=1e-4)
         assert row["anomalous"] == str(int(float(row["score"]) > float(row["threshold"])))
     maps = tifffile.imread(next((out / "maps").glob("*.tiff")))
     assert maps.shape == (5, 64, 64)
@@ -89,7 +89,7 @@ def test_scans_on_the_fly_score_as_packed_ones(place: Path, tmp_path: Path) -> N
     assert (out / "predictions.csv").read_bytes() == before, "nothing is scored twice, seconds included"
 
 
-def test_a_scan_that_cannot_be_read_costs_that_scan(place: Path, tmp_path: Path) -> None:
+def test_a_scan_that_cannot_be_read_is_skipped_and_reported(place: Path, tmp_path: Path) -> None:
     folder = tmp_path / "new"
     shutil.copytree(place / "raw" / GEAR / "test" / "good", folder)
     broken = sorted((folder / "xyz").glob("*.tiff"))[0]
@@ -125,7 +125,7 @@ def test_a_scan_that_cannot_be_read_costs_that_scan(place: Path, tmp_path: Path)
     assert after[one]["score"] == before[other]["score"], "a file that changed is scored again"
 
 
-def test_what_a_run_cannot_score_is_refused(place: Path, tmp_path: Path) -> None:
+def test_samples_that_a_run_cannot_score_are_rejected(place: Path, tmp_path: Path) -> None:
     run = str(place / "runs" / "floor")
     nothing = mvad("predict", run, str(tmp_path), "--workspace", str(place))
     assert nothing.returncode == 3
@@ -134,7 +134,7 @@ def test_what_a_run_cannot_score_is_refused(place: Path, tmp_path: Path) -> None
     foreign = place / "shards" / "realiad" / "plate"
     words = ["--workspace", str(place), "--out", str(tmp_path / "out"), "--threshold", "1"]
     plates = mvad("predict", str(place / "runs" / "idif"), str(foreign), *words)
-    assert plates.returncode == 6, "they lack what the run was trained on"
+    assert plates.returncode == 6, "they lack a modality of the run"
     assert "which the run was trained on" in files.read_lines(tmp_path / "out" / "failed.jsonl")[0]["reason"]
     detector = load(place / "runs" / "floor")
     with pytest.raises(BadInput, match="no validation split"):
@@ -162,7 +162,7 @@ def test_seconds_are_taken_when_the_device_is_done(place: Path, tmp_path: Path, 
     assert len(found.rows) == 2
 
 
-def test_a_sample_alone_is_the_sample_of_the_split(workspace: Path) -> None:
+def test_a_sample_as_a_batch_of_one_equals_the_sample_of_the_split(workspace: Path) -> None:
     data = ShardSet(workspace / "shards" / GEAR, "test", ["rgb", "depth", "normal", "source"])
     shard = open_shard(workspace / "shards" / GEAR / "test-00000.h5")
     one, other = batch_of(shard.sample(1), shard.coding), data.batch([1])
@@ -171,7 +171,7 @@ def test_a_sample_alone_is_the_sample_of_the_split(workspace: Path) -> None:
     assert (one.keys, one.coding) == (other.keys, other.coding)
 
 
-def test_one_file_answers_as_the_detector_does(place: Path, workspace: Path, tmp_path: Path) -> None:
+def test_an_exported_file_gives_the_detectors_outputs(place: Path, workspace: Path, tmp_path: Path) -> None:
     import onnxruntime
 
     about = export_onnx(place / "runs" / "idif", workspace / "shards", tmp_path / "m.onnx", NOWHERE, Silent())
@@ -193,12 +193,12 @@ def test_one_file_answers_as_the_detector_does(place: Path, workspace: Path, tmp
         assert np.abs(maps - expected.maps.numpy()).max() < 1e-3 * np.abs(expected.maps.numpy()).max()
         assert np.allclose(views, expected.view_scores.numpy(), rtol=1e-3, atol=1e-3)
         answers.append(sample)
-    assert answers[0] != answers[1], "nothing of the traced sample is left in the file"
+    assert answers[0] != answers[1], "the file does not depend on the traced sample"
     assert files.read_sealed_json(tmp_path / "m.onnx.json", "x", "y")["inputs"]["rgb"]["shape"] == [1, 5, 64, 64, 3]
 
 
 @pytest.mark.parametrize("model", METHODS)
-def test_every_method_exports_to_a_file_that_answers_alike(
+def test_every_method_exports_to_a_file_with_the_same_outputs(
     model: str, workspace: Path, tmp_path: Path, trained: Callable[[str, str], Path]
 ) -> None:
     about = export_onnx(trained(model, "mvtec3d"), workspace / "shards", tmp_path / "m.onnx", NOWHERE, Silent())
@@ -206,7 +206,7 @@ def test_every_method_exports_to_a_file_that_answers_alike(
     assert files.read_sealed_json(tmp_path / "m.onnx.json", "x", "y")["model"] == model
 
 
-def test_an_export_is_in_float32_whatever_the_training_was(workspace: Path, tmp_path: Path) -> None:
+def test_an_export_is_in_float32_for_any_training_precision(workspace: Path, tmp_path: Path) -> None:
     train(tmp_path / "run", workspace / "shards" / GEAR, model="destseg", **{"train.precision": "bfloat16"})
     about = export_onnx(tmp_path / "run", workspace / "shards", tmp_path / "m.onnx", NOWHERE, Silent())
     assert about.checked["largest_difference"] < 1e-4
@@ -214,7 +214,7 @@ def test_an_export_is_in_float32_whatever_the_training_was(workspace: Path, tmp_
 
 
 class ThroughAWindow(torch.nn.Module):
-    """What the window shows, put back where it was."""
+    """Cut the window out, and paste it back."""
 
     window = Window(8, 16)
 
@@ -223,7 +223,7 @@ class ThroughAWindow(torch.nn.Module):
         return self.window.paste(self.window.cut(planes, places)[:, 0], places, -1.0), fits
 
 
-def test_the_window_moves_with_the_object_in_the_file_too(tmp_path: Path) -> None:
+def test_the_window_follows_the_object_in_an_exported_file(tmp_path: Path) -> None:
     import warnings
 
     import onnxruntime
@@ -254,11 +254,11 @@ def test_the_window_moves_with_the_object_in_the_file_too(tmp_path: Path) -> Non
     assert torch.equal(expected[0][shown], planes[0, 0][shown])
 
 
-def test_a_file_that_answers_otherwise_is_not_written(
+def test_a_file_with_other_outputs_is_not_written(
     place: Path, workspace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(onnx_export, "TOLERANCE", 0.0)
-    with pytest.raises(BadInput, match="answers differently as ONNX"):
+    with pytest.raises(BadInput, match="gives other outputs as ONNX"):
         export_onnx(place / "runs" / "idif", workspace / "shards", tmp_path / "m.onnx", NOWHERE, Silent())
     assert not (tmp_path / "m.onnx").exists()
     assert mvad("export", "--format", "onnx").returncode == 3

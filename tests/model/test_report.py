@@ -1,4 +1,4 @@
-"""The page: what it says, that it stays small and safe, and that it works in a browser."""
+"""Page of the report: content, size, escaping of names, controls in a browser."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shuti
 
 @pytest.fixture(scope="module")
 def runs(workspace: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    """Three evaluated runs, carried back to scans, two of them seeds of one method."""
+    """Return three runs evaluated on views and scans, two of them seeds of one method."""
     root = tmp_path_factory.mktemp("report") / "runs"
     found = []
     for name, model, seed in (("floor", "mean_feature", 0), ("padim0", "padim", 0), ("padim1", "padim", 1)):
@@ -41,7 +41,7 @@ def runs(workspace: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Path
     return found
 
 
-def test_the_page_says_what_was_judged(runs: list[Path]) -> None:
+def test_the_page_lists_the_evaluated_runs(runs: list[Path]) -> None:
     page = build_page(runs)
     rows = re.findall(r"<tr><td>gear.*?</tr>", page)
     assert [re.findall(r"(\d) seed", row)[0] for row in rows] == ["1", "2"], "seeds of a method are one row"
@@ -58,7 +58,7 @@ def test_the_page_says_what_was_judged(runs: list[Path]) -> None:
 
 
 def test_a_page_on_many_pictures_stays_below_15_mb(runs: list[Path], tmp_path: Path) -> None:
-    """400 samples whose pictures do not compress."""
+    """With 400 samples whose pictures cannot be compressed."""
     run = tmp_path / "large"
     (run / "maps").mkdir(parents=True)
     noise = np.random.default_rng(0)
@@ -108,7 +108,7 @@ def browser() -> Iterator[Any]:
 
 @pytest.fixture
 def opened(browser: Any, runs: list[Path], tmp_path: Path) -> Iterator[Any]:
-    """The page in a browser; nothing may be said on the console, nothing asked of the network."""
+    """Yield the page in a browser; check that there are no console messages and no network requests."""
     target = tmp_path / "report.html"
     target.write_text(build_page(runs))
     tab = browser.new_page(viewport={"width": 1280, "height": 900})
@@ -171,7 +171,7 @@ def test_the_maps_slider_marks_pixels(opened: Any) -> None:
 
 
 @pytest.mark.browser
-def test_the_cloud_turns_zooms_and_changes_scans(opened: Any, tmp_path: Path) -> None:
+def test_the_cloud_can_be_turned_zoomed_and_changed(opened: Any, tmp_path: Path) -> None:
     cloud = opened.locator(".cloud").first
     canvas = cloud.locator("canvas")
     canvas.scroll_into_view_if_needed()
@@ -209,7 +209,7 @@ def test_light_and_dark(opened: Any) -> None:
     assert max(shade) < 60
 
 
-def test_clouds_are_thinned_and_hold_the_map(runs: list[Path]) -> None:
+def test_clouds_are_subsampled_and_hold_the_map(runs: list[Path]) -> None:
     page = build_page(runs[:1])
     for packed in re.findall(r'data-points="([^"]*)"', page):
         points = np.frombuffer(base64.b64decode(packed), "<i2").reshape(-1, 4)

@@ -122,7 +122,7 @@ def run_corrupt(
 
 
 def learns(module: torch.nn.Module, out: Tensor) -> None:
-    """Gradients of an output reach every parameter of the component."""
+    """Check that gradients of an output reach all parameters of the component."""
     out.pow(2).mean().backward()
     without = [name for name, p in module.named_parameters() if p.grad is None or not p.grad.any()]
     assert not without, without
@@ -151,8 +151,8 @@ def test_voxel_fusion(position: str, present: Tensor) -> None:
     learns(module, out)
 
 
-def test_geometric_places_agree_where_a_views_cell_lies() -> None:
-    """A cell on a view's plane has the code of the voxel's cell that the spatial transformer shows there."""
+def test_geometric_positions_of_a_views_cells_agree_with_the_voxels() -> None:
+    """A cell on a view's plane has the encoding of the voxel cell that the spatial transformer projects there."""
     from mvad.model.idif.voxel_fusion import coordinate_encoding, lattice
 
     turn = euler_to_matrix(torch.tensor([[0.0, 0.0, torch.pi / 2]]))

@@ -1,4 +1,4 @@
-"""Pseudo anomalies: noise against a plain twin, parts of a batch, patches on the scan that all views see."""
+"""Pseudo anomalies: noise compared with a plain implementation, parts of a batch, patches on the scan in all views."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def generator(seed: int = 0) -> torch.Generator:
 
 
 def plain_noise(scales: tuple[int, int], angles: np.ndarray, size: int) -> np.ndarray:
-    """Perlin's noise on a lattice, pixel by pixel, written to be read."""
+    """Compute Perlin noise on a lattice pixel by pixel, in readable code."""
     out = np.zeros((size, size))
     for i in range(size):
         for j in range(size):
@@ -49,7 +49,7 @@ def plain_noise(scales: tuple[int, int], angles: np.ndarray, size: int) -> np.nd
     return out
 
 
-def test_noise_is_perlins() -> None:
+def test_noise_equals_perlin_noise() -> None:
     numbers = draw_perlin(6, 4, generator(5))
     numbers = replace(numbers, turns=torch.zeros(6))
     made = make_perlin(numbers, 32)
@@ -58,7 +58,7 @@ def test_noise_is_perlins() -> None:
         assert np.abs(made[k].numpy() - expected).max() < 1e-4, numbers.scales[k]
 
 
-def test_noise_is_turned() -> None:
+def test_noise_is_rotated() -> None:
     numbers = draw_perlin(1, 4, generator(1))
     straight = make_perlin(replace(numbers, turns=torch.zeros(1)), 32)
     quarter = make_perlin(replace(numbers, turns=torch.tensor([math.pi / 2])), 32)
@@ -67,7 +67,7 @@ def test_noise_is_turned() -> None:
     )
 
 
-def test_large_maps_are_the_small_ones_enlarged() -> None:
+def test_large_maps_are_enlarged_small_maps() -> None:
     numbers = draw_perlin(3, 6, generator(2))
     small = torch.nn.functional.avg_pool2d(make_perlin(numbers, 256)[:, None], 2)[:, 0]
     assert (small - make_perlin(numbers, 128)).abs().max() < 0.15
@@ -79,7 +79,7 @@ def views_of(samples: int, modalities: int) -> ViewImages:
 
 
 @pytest.mark.parametrize("modalities", [("rgb",), ("rgb", "depth")])
-def test_ranks_make_the_parts_of_what_one_process_makes(modalities: tuple[str, ...]) -> None:
+def test_ranks_generate_the_parts_of_one_process(modalities: tuple[str, ...]) -> None:
     spec = InputSpec(3, modalities, torch.zeros(3, 3), (0.65, 0.03))
     whole = views_of(4, len(modalities))
     expected = corrupt(whole, spec, ProceduralTextures(), PseudoConfig(), generator(3))
@@ -92,7 +92,7 @@ def test_ranks_make_the_parts_of_what_one_process_makes(modalities: tuple[str, .
 
 
 @pytest.mark.parametrize("modalities", [("depth",), ("normal",)])
-def test_textures_can_be_had_everywhere_but_are_no_defect_of_depth(modalities: tuple[str, ...]) -> None:
+def test_textures_in_depth_are_used_on_request_only(modalities: tuple[str, ...]) -> None:
     spec = InputSpec(3, modalities, torch.zeros(3, 3), (0.65, 0.03))
     views = views_of(2, 1)
     native = corrupt(views, spec, ProceduralTextures(), PseudoConfig(), generator(4))
@@ -107,7 +107,7 @@ def test_the_width_of_scans_is_read_from_source(dataset: str, category: str, wor
     assert scan_width(ShardSet(workspace / "shards" / dataset / category, "train")) == 160
 
 
-def test_photographs_have_no_scan(workspace: Path) -> None:
+def test_photographs_have_no_scan_width(workspace: Path) -> None:
     data = ShardSet(workspace / "shards" / "realiad" / "plate", "train")
     config, _ = resolve(TexturedConfig, [("test", {"pseudo.views": "consistent"})])
     with pytest.raises(BadInput, match="has no source"):
@@ -119,7 +119,7 @@ def test_photographs_have_no_scan(workspace: Path) -> None:
 
 
 def test_a_consistent_patch_lies_on_the_scan(workspace: Path) -> None:
-    """Two views that see the same point of the scan agree on whether it is corrupted, but for pixels at the patch's rim."""
+    """Views that see the same point of the scan agree on whether it is corrupted, except for pixels at the patch's edge."""
     data = ShardSet(workspace / "shards" / "mvtec3d" / "gear", "train", fields=["rgb", "source"])
     config, _ = resolve(TexturedConfig, [("test", {"pseudo.views": "consistent", "input.modalities": "rgb"})])
     spec = input_spec_of(data, config)
@@ -138,7 +138,7 @@ def test_a_consistent_patch_lies_on_the_scan(workspace: Path) -> None:
                 agree += [seen[0][point] == seen[v][point] for point in shared]
                 hurt_points += sum(seen[0][point] for point in shared)
     assert hurt_points > 100
-    assert np.mean(agree) == 1, "the same point of the scan, the same answer"
+    assert np.mean(agree) == 1, "views agree at the same point of the scan"
     independent = corrupt(views, spec, ProceduralTextures(), PseudoConfig(), generator(0))
     assert not torch.equal(independent.mask[:, 0], independent.mask[:, 1])
 

@@ -1,4 +1,4 @@
-"""The engine: several ranks, signals, samples that break it, logs."""
+"""Training engine: several ranks, signals, losses that are not finite, logs."""
 
 from __future__ import annotations
 
@@ -50,8 +50,8 @@ def launch(words: list[str], ranks: int) -> subprocess.Popen[str]:
 
 
 @pytest.mark.parametrize(("dataset", "model"), [("realiad", "idif"), ("realiad", "destseg")])
-def test_two_ranks_do_what_one_process_does(dataset: str, model: str, workspace: Path, tmp_path: Path) -> None:
-    """Real-IAD's samples lack views: ranks then have different views. SGD, since Adam turns rounding into steps."""
+def test_two_ranks_give_the_result_of_one_process(dataset: str, model: str, workspace: Path, tmp_path: Path) -> None:
+    """Samples of Real-IAD lack views, so that ranks have different views. With SGD, since Adam amplifies rounding."""
     place = tmp_path / "workspace"
     place.mkdir()
     (place / "shards").symlink_to(workspace / "shards")
@@ -66,7 +66,7 @@ def test_two_ranks_do_what_one_process_does(dataset: str, model: str, workspace:
         output = done.communicate(timeout=240)[0]
         assert done.returncode == 0, output
     one, two = (losses(place / "runs" / f"ranks{ranks}") for ranks in (1, 2))
-    assert len(one) == len(two) == 7, "one line a step, from one rank"
+    assert len(one) == len(two) == 7, "one line per step, from one rank"
     assert one[0] == pytest.approx(two[0], rel=1e-5)
     assert one == pytest.approx(two, rel=1e-3)
     weights = [safetensors.torch.load((place / "runs" / f"ranks{r}" / "model.safetensors").read_bytes()) for r in (1, 2)]
@@ -77,14 +77,16 @@ def test_two_ranks_do_what_one_process_does(dataset: str, model: str, workspace:
     assert worst < 2e-3
 
 
-def test_a_batch_that_ranks_cannot_share_is_refused(workspace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_batch_size_that_ranks_do_not_divide_is_rejected(
+    workspace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     data = ShardSet(workspace / "shards" / "mvtec3d" / "gear", "train")
     ready, origins = prepared(data, "mean_feature", **{"train.batch": 3})
     with pytest.raises(BadInput, match=r"train\.batch = 3 cannot be shared by 2 processes"):
         fit_run(tmp_path / "run", data, ready, origins, Silent(), ProcessGroup(0, 2))
 
 
-def test_sigterm_ends_the_step_saves_and_exits_143_and_the_same_command_goes_on(workspace: Path, tmp_path: Path) -> None:
+def test_sigterm_finishes_the_step_saves_and_exits_143_and_the_command_resumes(workspace: Path, tmp_path: Path) -> None:
     place = tmp_path / "workspace"
     place.mkdir()
     (place / "shards").symlink_to(workspace / "shards")
@@ -112,8 +114,8 @@ def test_sigterm_ends_the_step_saves_and_exits_143_and_the_same_command_goes_on(
     assert all(torch.equal(one[name], two[name]) for name in one), "bit for bit"
 
 
-def test_a_run_that_one_process_began_is_ended_by_two(workspace: Path, tmp_path: Path) -> None:
-    """Elastic: the number of ranks may change between checkpoints."""
+def test_two_processes_can_finish_a_run_of_one(workspace: Path, tmp_path: Path) -> None:
+    """The number of ranks may change between checkpoints."""
     place = tmp_path / "workspace"
     place.mkdir()
     (place / "shards").symlink_to(workspace / "shards")
@@ -143,7 +145,7 @@ def context(run: Path, lines: list[Mapping[str, float]]) -> FitContext:
     return FitContext(run, Silent(), lines.append)
 
 
-def test_a_signal_waits_for_the_end_of_a_step(tmp_path: Path) -> None:
+def test_a_signal_is_handled_after_the_step(tmp_path: Path) -> None:
     weights = torch.zeros(2)
 
     def step(k: int) -> Mapping[str, float]:
@@ -161,7 +163,7 @@ def test_a_signal_waits_for_the_end_of_a_step(tmp_path: Path) -> None:
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
-def test_a_step_that_was_broken_off_is_not_saved(tmp_path: Path) -> None:
+def test_an_interrupted_step_is_not_saved(tmp_path: Path) -> None:
     def step(k: int) -> Mapping[str, float]:
         if k == 2:
             raise KeyboardInterrupt
@@ -172,7 +174,7 @@ def test_a_step_that_was_broken_off_is_not_saved(tmp_path: Path) -> None:
     assert not list(tmp_path.glob("checkpoints/*"))
 
 
-def test_a_loss_that_is_not_finite_names_step_and_samples(tmp_path: Path) -> None:
+def test_a_loss_that_is_not_finite_is_reported_with_step_and_samples(tmp_path: Path) -> None:
     def step(k: int) -> Mapping[str, float]:
         return {"loss": float("nan") if k == 1 else 1.0}
 
@@ -190,7 +192,7 @@ def test_only_the_last_checkpoints_are_kept(tmp_path: Path) -> None:
     assert kept == [f"step-{n}.{ending}" for n in (3, 4, 5) for ending in ("json", "safetensors")]
 
 
-def test_throughput_is_logged_and_tensorboard_says_how_to_get_it(
+def test_throughput_is_logged_and_missing_tensorboard_is_an_error_with_a_remedy(
     workspace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     gear = workspace / "shards" / "mvtec3d" / "gear"
@@ -203,7 +205,7 @@ def test_throughput_is_logged_and_tensorboard_says_how_to_get_it(
 
 
 class Board:
-    """What torch's SummaryWriter looks like from here."""
+    """Replacement of torch's SummaryWriter."""
 
     lines: list[tuple[str, float, int]] = []  # noqa: RUF012
 
@@ -217,20 +219,20 @@ class Board:
         self.lines.append(("closed", 0, 0))
 
 
-def test_tensorboard_gets_every_figure(workspace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_all_figures_are_written_for_tensorboard(workspace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import types
 
     module = types.ModuleType("torch.utils.tensorboard")
     module.SummaryWriter = Board  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", module)
     train(tmp_path / "run", workspace / "shards" / "mvtec3d" / "gear", **{"train.tensorboard": True})
-    told = {(name, step): value for name, value, step in Board.lines}
+    written = {(name, step): value for name, value, step in Board.lines}
     for line in files.read_lines(tmp_path / "run" / "metrics.jsonl"):
-        assert told["loss", line["step"]] == line["loss"]
+        assert written["loss", line["step"]] == line["loss"]
     assert Board.lines[-1][0] == "closed"
 
 
-def test_shared_batch_norm_alone_is_batch_norm(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_shared_batch_norm_in_one_process_equals_batch_norm(monkeypatch: pytest.MonkeyPatch) -> None:
     import mvad.model.training.parallel as parallel
 
     monkeypatch.setattr(parallel, "all_reduce", lambda x: x)

@@ -1,1 +1,1 @@
-"""Typer verbs: parse, call one library function, show progress, exit."""
+"""Command line: each module defines one command, which parses options, calls the library and shows progress."""

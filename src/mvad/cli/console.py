@@ -1,4 +1,4 @@
-"""What the terminal shows: a progress bar where there is a terminal, a line now and then where there is none."""
+"""Progress reports on the console: a progress bar in a terminal, else one line every 15 seconds."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _LINE_EVERY_S = 15.0
 
 
 class Bars:
-    """``mvad.progress.Progress`` with rich."""
+    """Implementation of ``mvad.progress.Progress`` with rich."""
 
     def __init__(self) -> None:
         self.console = Console(highlight=False)
@@ -24,7 +24,7 @@ class Bars:
         )  # fmt: skip
         self._task: TaskID | None = None
         self._label, self._total, self._done, self._from = "", 0, 0, 0
-        self._began = self._told = time.monotonic()
+        self._began = self._reported = time.monotonic()
 
     def __enter__(self) -> Bars:
         self._bars.start()
@@ -38,7 +38,7 @@ class Bars:
         """See ``Progress.start``."""
         self._finish()
         self._label, self._total, self._done, self._from = label, total, done, done
-        self._began = self._told = time.monotonic()
+        self._began = self._reported = time.monotonic()
         self._task = self._bars.add_task(label, total=total, completed=done, figures="")
 
     def advance(self, steps: int = 1, **figures: float) -> None:
@@ -50,8 +50,8 @@ class Bars:
         text = "  ".join(f"{name} {value:.3g}" for name, value in shown.items())
         if self._task is not None:
             self._bars.update(self._task, advance=steps, figures=text)
-        if not self.console.is_terminal and now - self._told > _LINE_EVERY_S:
-            self._told = now
+        if not self.console.is_terminal and now - self._reported > _LINE_EVERY_S:
+            self._reported = now
             left = (self._total - self._done) / max(rate, 1e-9)
             self.say(f"{self._label}: {self._done}/{self._total}  {text}  {left:.0f} s left")
 

@@ -1,4 +1,4 @@
-"""``mvad doctor``: what works on this machine, a line each, with the remedy where something does not."""
+"""``mvad doctor``: check which components work on this machine, one line per component, with a remedy where one does not."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from mvad.pipeline.workspace import Workspace
 
 
 def register(app: typer.Typer) -> None:
-    """Add the verb."""
+    """Add the command."""
     app.command("doctor", epilog="Example: mvad doctor --workspace mvad-data")(doctor)
 
 

@@ -15,29 +15,29 @@ if TYPE_CHECKING:
 
 
 def register(app: typer.Typer) -> None:
-    """Add the verb."""
+    """Add the command."""
     app.command("evaluate", epilog="Example: mvad evaluate --project-to-scan --raw downloads/mvtec3d")(evaluate)
 
 
-def evaluate(
+def evaluate(  # more than 60 lines: one parameter per option
     runs: Annotated[list[Path] | None, typer.Argument(help="Run folders. Default: all finished runs of the workspace.")] = None,
     workspace: WorkspaceFolder = DEFAULT_WORKSPACE,
     teacher_weights: TeacherWeights = None,
     offline: Offline = False,
     device: Device = "auto",
     views: Annotated[
-        str | None, typer.Option(help="Comma-separated view numbers: show only these, the others count as missing. Default: all.")
+        str | None, typer.Option(help="Comma-separated view numbers: use only these, the others count as missing. Default: all.")
     ] = None,
     project_to_scan: Annotated[
         bool,
         typer.Option(
-            "--project-to-scan", help="Carry the maps back to the raw scans, evaluate them there, write TIFF maps and PLY clouds."
+            "--project-to-scan", help="Project the maps to the raw scans, evaluate them there, write TIFF maps and PLY clouds."
         ),
     ] = False,
     fuse: Annotated[
         list[str] | None,
         typer.Option(
-            help="How views meet on the scan: mean, max or visibility; repeatable, the first is written. Default: mean."
+            help="Rule to fuse the views on the scan: mean, max or visibility; repeatable, the first is written. Default: mean."
         ),
     ] = None,
     raw: Annotated[
@@ -45,7 +45,8 @@ def evaluate(
         typer.Option("--raw", help="Folder of the raw categories of one dataset. Default: raw/DATASET in the workspace."),
     ] = None,
     missing_views: Annotated[
-        bool, typer.Option("--missing-views", help="Evaluate every subset of views, too: what missing views cost.")
+        bool,
+        typer.Option("--missing-views", help="Also evaluate every subset of the views, to measure the effect of missing views."),
     ] = False,
     maps: Annotated[
         Path | None,
@@ -53,15 +54,15 @@ def evaluate(
             "--maps", help="Evaluate another tool's maps on the scan grid instead; with --dataset, --category, --model."
         ),
     ] = None,
-    dataset: Annotated[str, typer.Option(help="Of --maps: mvtec3d or eyecandies.")] = "mvtec3d",
+    dataset: Annotated[str, typer.Option(help="With --maps: mvtec3d or eyecandies.")] = "mvtec3d",
     category: Category = None,
-    model: Annotated[str, typer.Option(help="Of --maps: what to call the method in tables, such as M3DM.")] = "imported",
+    model: Annotated[str, typer.Option(help="With --maps: name of the method in tables, such as M3DM.")] = "imported",
     adeval: Annotated[
-        Path | None, typer.Option("--adeval", help="Write maps and masks for ADEval into DIR/RUN, too (anomaps.pkl).")
+        Path | None, typer.Option("--adeval", help="Also write maps and masks for ADEval to DIR/RUN (anomaps.pkl).")
     ] = None,
-    json_out: Annotated[Path | None, typer.Option("--json", help="Write all figures to this file, too.")] = None,
+    json_out: Annotated[Path | None, typer.Option("--json", help="Also write all figures to this file.")] = None,
 ) -> None:
-    """Score the test split: AUROC of samples, images and pixels with 95 % intervals, AP, F1, AUPRO; maps as pictures."""
+    """Evaluate on the test split: AUROC of samples, images and pixels with 95 % intervals, AP, F1, AUPRO; maps as pictures."""
     from mvad import files
     from mvad.cli.console import Bars
     from mvad.cli.tables import figures_tables, missing_tables, scan_table
@@ -71,7 +72,7 @@ def evaluate(
     from mvad.pipeline.evaluation import EvaluationPlan, evaluate_maps_of
 
     if project_to_scan and views:
-        raise BadInput("--project-to-scan carries back all views; leave out --views")
+        raise BadInput("--project-to-scan projects all views; leave out --views")
     places = Workspace(workspace)
     results: list[Results] = []
     missing = []

@@ -1,4 +1,4 @@
-"""``mvad explain``: what the paper says of a key, what we chose, why, and what else there is."""
+"""``mvad explain``: documentation of a configuration key."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ import typer
 
 
 def register(app: typer.Typer) -> None:
-    """Add the verb."""
+    """Add the command."""
     app.command("explain", epilog="Example: mvad explain bottleneck.channels")(explain)
 
 
-def explain(key: Annotated[str | None, typer.Argument(help="A key of training; none lists all.")] = None) -> None:
-    """Explain a choice: the paper's words, the default and its reason, the alternatives, who changes it."""
+def explain(key: Annotated[str | None, typer.Argument(help="A key of training. Default: list all keys.")] = None) -> None:
+    """Explain a key: what the paper says, the default and its reason, alternatives, presets and methods that change it."""
     from rich.console import Console
 
     from mvad.cli.tables import choices_table
@@ -25,12 +25,12 @@ def explain(key: Annotated[str | None, typer.Argument(help="A key of training; n
     if key is None:
         console.print(choices_table([explanation_of(name) for name in (*all_keys(), *FIXED)]))
         return
-    found = explanation_of(key)
-    lines = [("paper", found.paper), ("default", _shown(found.default)), ("why", found.why)]
-    lines += [("allowed", ", ".join(found.allowed)), ("else", found.alternatives)]
-    lines += [(who, _shown(value)) for who, value in found.set_by.items()]
+    explanation = explanation_of(key)
+    lines = [("paper", explanation.paper), ("default", _shown(explanation.default)), ("why", explanation.why)]
+    lines += [("allowed", ", ".join(explanation.allowed)), ("else", explanation.alternatives)]
+    lines += [(origin, _shown(value)) for origin, value in explanation.set_by.items()]
     width = max(len(name) for name, _ in lines)
-    console.print(found.name, style="bold", markup=False)
+    console.print(explanation.name, style="bold", markup=False)
     for name, text in lines:
         if text:
             console.print(f"  {name.ljust(width)}  {text}", markup=False, soft_wrap=True)

@@ -1,4 +1,4 @@
-"""``mvad export``: views as folders of pictures, for other tools."""
+"""``mvad export``: write views as folders of pictures for other tools, or a detector as an ONNX file."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ if TYPE_CHECKING:
 
 
 def register(app: typer.Typer) -> None:
-    """Add the verb."""
+    """Add the command."""
     app.command("export", epilog="Example: mvad export --layout anomalib --category cable_gland --out exports")(export)
 
 
 def export(
-    run: Annotated[Path | None, typer.Argument(help="With --format onnx: the trained run.")] = None,
+    run: Annotated[Path | None, typer.Argument(help="With --format onnx: folder of the trained run.")] = None,
     format_: Annotated[str, typer.Option("--format", help="pictures, or onnx: a trained detector as one file.")] = "pictures",
     layout: Annotated[str, typer.Option(help="mvtec-ad or anomalib; see docs/exchange.md.")] = "mvtec-ad",
-    modality: Annotated[str, typer.Option(help="rgb, normal or depth (8 bits, near bright).")] = "rgb",
+    modality: Annotated[str, typer.Option(help="rgb, normal or depth (8 bits, near is bright).")] = "rgb",
     dataset: Annotated[list[str] | None, typer.Option("--dataset", help="Only this dataset; repeatable.")] = None,
     category: Category = None,
     workspace: WorkspaceFolder = DEFAULT_WORKSPACE,
     source: Annotated[
         list[Path] | None,
-        typer.Option("--from", help="A folder of a packed or rendered category; repeatable. Default: the shards."),
+        typer.Option("--from", help="Folder of a packed or rendered category; repeatable. Default: the shards."),
     ] = None,
     out: Annotated[
         Path | None, typer.Option("--out", help="Default: exports/LAYOUT-MODALITY in the workspace, or RUN/model.onnx.")
@@ -38,7 +38,7 @@ def export(
     teacher_weights: TeacherWeights = None,
     offline: Offline = False,
 ) -> None:
-    """Write one tree of pictures a view, so that any detector runs on them; or (--format onnx) a run's detector."""
+    """Write one folder of pictures per view, for detectors of other tools; or (--format onnx) a run's detector."""
     from mvad.cli.console import Bars
     from mvad.datasets.export import export as write
     from mvad.datasets.export import source_of

@@ -1,4 +1,4 @@
-"""``mvad import``: another tool's anomaly maps of an export, evaluated as our own."""
+"""``mvad import``: evaluate another tool's anomaly maps of an export."""
 
 from __future__ import annotations
 
@@ -12,18 +12,20 @@ from mvad.pipeline.workspace import Workspace
 
 
 def register(app: typer.Typer) -> None:
-    """Add the verb."""
+    """Add the command."""
     app.command("import", epilog="Example: mvad import exports/mvtec3d/cable_gland maps --name padim --model padim")(import_maps)
 
 
 def import_maps(
-    exported: Annotated[Path, typer.Argument(help="The exported category, OUT/DATASET/CATEGORY.")],
-    maps: Annotated[Path, typer.Argument(help="Maps (.npy, .tiff, .png) in the export's tree; see docs/exchange.md.")],
+    exported: Annotated[Path, typer.Argument(help="Folder of the exported category, OUT/DATASET/CATEGORY.")],
+    maps: Annotated[
+        Path, typer.Argument(help="Folder of maps (.npy, .tiff, .png) in the layout of the export; see docs/exchange.md.")
+    ],
     name: Annotated[str, typer.Option(help="Name of the run.")],
-    model: Annotated[str, typer.Option(help="What to call the method in tables.")] = "imported",
+    model: Annotated[str, typer.Option(help="Name of the method in tables.")] = "imported",
     workspace: WorkspaceFolder = DEFAULT_WORKSPACE,
 ) -> None:
-    """Evaluate the maps against the shards' masks and labels, and keep figures and pictures as a run for the report."""
+    """Evaluate the maps with the shards' masks and labels, and store figures and pictures as a run for the report."""
     from mvad.cli.console import Bars
     from mvad.cli.tables import figures_tables
     from mvad.errors import BadInput

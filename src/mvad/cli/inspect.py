@@ -1,4 +1,4 @@
-"""``mvad inspect``: what a shard holds, and a contact sheet of it."""
+"""``mvad inspect``: print the content of a shard, and draw a contact sheet."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import typer
 
 
 def register(app: typer.Typer) -> None:
-    """Add the verb."""
+    """Add the command."""
     app.command("inspect", epilog="Example: mvad inspect mvad-data/shards/mvtec3d/cable_gland/test-00000.h5 --sheet sheet.png")(
         inspect
     )
@@ -17,11 +17,14 @@ def register(app: typer.Typer) -> None:
 
 def inspect(
     shard: Annotated[Path, typer.Argument(help="A shard (.h5).")],
-    sheet: Annotated[Path | None, typer.Option("--sheet", help="PNG to draw into. Default: CATEGORY-FILE.png here.")] = None,
+    sheet: Annotated[
+        Path | None,
+        typer.Option("--sheet", help="PNG file of the contact sheet. Default: CATEGORY-FILE.png in the current folder."),
+    ] = None,
     untrusted: Annotated[
-        bool, typer.Option("--untrusted", help="The file comes from somebody else: parse it in a process of its own.")
+        bool, typer.Option("--untrusted", help="The file is from another source: parse it in a separate process.")
     ] = False,
-    samples: Annotated[int, typer.Option(min=1, max=64, help="Samples on the sheet, evenly spread.")] = 8,
+    samples: Annotated[int, typer.Option(min=1, max=64, help="Number of samples on the sheet, evenly spread.")] = 8,
 ) -> None:
     """Print a shard's attributes and fields, and draw a contact sheet: views, then geometry, masks in red."""
     from mvad import files
@@ -33,7 +36,7 @@ def inspect(
     with Bars() as bars:
         opened = open_shard(shard, not untrusted)
         if not opened.verified:
-            bars.say(f"notice: nothing vouches for {shard.name}; its structure was read in a process of its own")
+            bars.say(f"notice: no manifest lists {shard.name}; its structure was read in a separate process")
         for table in shard_tables(attribute_rows(opened), field_rows(opened), sample_rows(opened)):
             bars.show(table)
         target = sheet or Path(f"{Path(opened.layout.attributes['category']).name}-{shard.stem}.png")

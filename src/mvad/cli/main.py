@@ -1,4 +1,4 @@
-"""The command ``mvad``: its verbs, and the only place that turns errors into lines and exit codes."""
+"""The program ``mvad``: its commands, and the conversion of errors to messages and exit codes."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
-    epilog="Example: mvad synth mvtec3d, then mvad render mvtec3d, mvad pack, mvad train --textures procedural, mvad evaluate, mvad report. Each verb has its own --help.",
+    epilog="Example: mvad synth mvtec3d, then mvad render mvtec3d, mvad pack, mvad train --textures procedural, mvad evaluate, mvad report. Each command has its own --help.",
 )
 for verb in (
     synth,
@@ -63,8 +63,8 @@ _INTERRUPTED = 130
 _state = {"debug": False, "terminated": False}
 
 
-def _version(wanted: bool) -> None:
-    if wanted:
+def _version(requested: bool) -> None:
+    if requested:
         from mvad import __version__
 
         typer.echo(f"mvad {__version__}")
@@ -80,7 +80,7 @@ def _options(
 
 
 def _terminate(number: int, frame: FrameType | None) -> None:
-    """Treat SIGTERM as an interruption with another exit code; a second one stops at once."""
+    """Handle SIGTERM as an interruption with another exit code; a second one ends the process at once."""
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     _state["terminated"] = True
     raise KeyboardInterrupt

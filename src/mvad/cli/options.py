@@ -1,4 +1,4 @@
-"""Options that several verbs share, written once."""
+"""Options that several commands share."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ WorkspaceFolder = Annotated[
 ]
 Category = Annotated[list[str] | None, typer.Option("--category", help="A category; repeat for more. Default: all found.")]
 Sets = Annotated[list[str] | None, typer.Option("--set", help="Set any key: --set train.batch=4. Repeatable.")]
-Config = Annotated[Path | None, typer.Option("--config", help="TOML file of keys; the command line wins over it.")]
+Config = Annotated[Path | None, typer.Option("--config", help="TOML file of keys; options of the command line take precedence.")]
 TeacherWeights = Annotated[
-    Path | None, typer.Option("--teacher-weights", envvar="MVAD_TEACHER_WEIGHTS", help="The file resnet18-f37072fd.pth.")
+    Path | None, typer.Option("--teacher-weights", envvar="MVAD_TEACHER_WEIGHTS", help="Path of the file resnet18-f37072fd.pth.")
 ]
 Device = Annotated[str, typer.Option("--device", help="auto (CUDA where there is one), cpu, cuda or cuda:N.")]
-Offline = Annotated[bool, typer.Option("--offline", envvar="MVAD_OFFLINE", help="Never ask the network.")]
+Offline = Annotated[bool, typer.Option("--offline", envvar="MVAD_OFFLINE", help="Do not use the network.")]
 
 
 def layers_of(config: Path | None, named: Mapping[str, Any], sets: list[str] | None) -> list[tuple[str, Mapping[str, Any]]]:
-    """Return the keys that the command line sets, for ``settings.resolve``: the file, then named options, then ``--set``.
+    """Return the layers of keys for ``settings.resolve``: the file, then named options, then ``--set``.
 
     Raises
     ------
     BadInput
-        If the file cannot be read, or an assignment is none.
+        If the file cannot be read, or an assignment is not ``key=value``.
     """
     from mvad.settings import parse_assignments, read_toml
 
@@ -38,12 +38,12 @@ def layers_of(config: Path | None, named: Mapping[str, Any], sets: list[str] | N
 
 
 def parse_views(text: str) -> list[int]:
-    """Read ``0,2,4``.
+    """Return the view numbers of a text such as ``0,2,4``.
 
     Raises
     ------
     BadInput
-        If it is not a list of numbers.
+        If the text is not a list of numbers.
     """
     from mvad.errors import BadInput
 

@@ -12,7 +12,7 @@ from mvad.pipeline.workspace import Workspace
 
 
 def register(app: typer.Typer) -> None:
-    """Add the verb."""
+    """Add the command."""
     app.command(
         "predict",
         epilog="Example: mvad predict mvad-data/runs/mvtec3d-cable_gland-patchcore-seed0 downloads/mvtec3d/cable_gland/test",
@@ -20,23 +20,27 @@ def register(app: typer.Typer) -> None:
 
 
 def predict(
-    run: Annotated[Path, typer.Argument(help="A trained run.")],
+    run: Annotated[Path, typer.Argument(help="Folder of a trained run.")],
     source: Annotated[
-        Path, typer.Argument(help="A folder of raw scans (any depth), the folder of a packed category, or a shard (.h5).")
+        Path, typer.Argument(help="Folder of raw scans (searched recursively), folder of a packed category, or a shard (.h5).")
     ],
-    out: Annotated[Path | None, typer.Option("--out", help="Default: predictions/NAME in the run's folder.")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Folder for the predictions. Default: predictions/NAME in the run's folder.")
+    ] = None,
     false_alarms: Annotated[
-        float, typer.Option(min=0.0, max=1.0, help="Share of normal samples that may be called anomalous.")
+        float, typer.Option(min=0.0, max=1.0, help="Largest share of normal samples above the threshold.")
     ] = 0.05,
-    threshold: Annotated[float | None, typer.Option(help="Use this score instead of one from validation normals.")] = None,
-    split: Annotated[str, typer.Option(help="Of a packed category: train, validation, test or private.")] = "test",
+    threshold: Annotated[
+        float | None, typer.Option(help="Use this threshold instead of one from the normal validation samples.")
+    ] = None,
+    split: Annotated[str, typer.Option(help="Split of a packed category: train, validation, test or private.")] = "test",
     light: Annotated[int, typer.Option(min=0, max=5, help="Eyecandies image number (4).")] = 4,
     workspace: WorkspaceFolder = DEFAULT_WORKSPACE,
     teacher_weights: TeacherWeights = None,
     offline: Offline = False,
     device: Device = "auto",
 ) -> None:
-    """Score samples: a CSV with a decision for each, maps, latency. Exit code 6 if some could not be scored."""
+    """Score samples: a CSV file with one decision per sample, maps, latency. Exit code 6 if some could not be scored."""
     from mvad.cli.console import Bars
     from mvad.errors import PartlyDone
     from mvad.model.backbones.weights import WeightsSource

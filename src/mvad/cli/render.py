@@ -1,4 +1,4 @@
-"""``mvad render``: raw scans to views."""
+"""``mvad render``: render raw scans to views."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from mvad.pipeline.workspace import Workspace
 
 
 def register(app: typer.Typer) -> None:
-    """Add the verb."""
+    """Add the command."""
     app.command("render", epilog="Example: mvad render mvtec3d --views 5 --raw downloads/mvtec3d --category cable_gland")(render)
 
 
-def render(
+def render(  # more than 60 lines: one parameter per option
     dataset: Annotated[str, typer.Argument(help="mvtec3d or eyecandies.")],
     category: Category = None,
     raw: Annotated[
@@ -27,20 +27,22 @@ def render(
     size: Annotated[int | None, typer.Option(min=64, max=1024, help="Side of a view in pixels (256).")] = None,
     tilt: Annotated[float | None, typer.Option(min=0, max=80, help="Tilt of views 1 to V-1, degrees (30).")] = None,
     light: Annotated[int | None, typer.Option(min=0, max=5, help="Eyecandies image number (4).")] = None,
-    center: Annotated[str | None, typer.Option(help="category (one fixed rig) or scan (shifted to each object).")] = None,
-    rig: Annotated[Path | None, typer.Option("--rig", help="TOML file of other cameras; see docs/rigs.md.")] = None,
+    center: Annotated[
+        str | None, typer.Option(help="category (one fixed rig) or scan (the rig is shifted to each object).")
+    ] = None,
+    rig: Annotated[Path | None, typer.Option("--rig", help="TOML file that defines the cameras; see docs/rigs.md.")] = None,
     backend: Annotated[str | None, typer.Option(help="auto, cpu or egl.")] = None,
     device: Annotated[int | None, typer.Option(min=0, help="EGL device; mvad doctor lists them. Default: the first GPU.")] = None,
     split: Annotated[list[str] | None, typer.Option(help="train, validation, test, private; repeatable.")] = None,
-    jobs: Annotated[int, typer.Option(min=0, help="Worker processes; 0 chooses.")] = 0,
-    threads: Annotated[int, typer.Option(min=1, help="Scans in flight in each process.")] = 1,
+    jobs: Annotated[int, typer.Option(min=0, help="Number of worker processes; 0: automatic.")] = 0,
+    threads: Annotated[int, typer.Option(min=1, help="Scans per process that are rendered at the same time.")] = 1,
     scheduler: Annotated[str, typer.Option(help="tcp://host:port of a running Dask scheduler; see docs/cluster.md.")] = "",
     recycle: Annotated[int, typer.Option(min=1, help="Scans after which a local worker process is replaced.")] = 1000,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Throw away renders of another configuration.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace renders of another configuration.")] = False,
     config: Config = None,
     sets: Sets = None,
 ) -> None:
-    """Render scans into views of RGB, depth, normals, masks and source maps. Run it again to continue."""
+    """Render scans to views of RGB, depth, normals, masks and source maps. Repeat the command to continue."""
     from mvad.cli.console import Bars
     from mvad.cli.tables import audit_tables, invisible_lines
     from mvad.datasets.registry import find_categories, reader_for
@@ -58,12 +60,12 @@ def render(
     }  # fmt: skip
     options, _ = resolve(RenderOptions, layers_of(config, named, sets))
     if rig is not None and (views, size, tilt) != (None, None, None):
-        raise BadInput("--rig brings its own views, size and tilt; leave --views, --size and --tilt away")
+        raise BadInput("--rig defines views, size and tilt; leave out --views, --size and --tilt")
     cameras = Rig.from_toml(rig) if rig is not None else None
     splits = split or ["train", "validation", "test"]
-    wrong = [name for name in splits if name not in SPLITS]
-    if wrong:
-        raise BadInput(f"--split {wrong[0]}: choose from {', '.join(SPLITS)}")
+    unknown = [name for name in splits if name not in SPLITS]
+    if unknown:
+        raise BadInput(f"--split {unknown[0]}: choose from {', '.join(SPLITS)}")
     reader = reader_for(dataset)
     folder = raw or Workspace(workspace).raw(dataset)
     failed = 0
@@ -71,7 +73,7 @@ def render(
         names = category or find_categories(reader, folder)
         for name in names:
             if name not in reader.known_categories:
-                bars.say(f"notice: {name} is no category of the published {dataset}; rendering it all the same")
+                bars.say(f"notice: {name} is not a published category of {dataset}; it is rendered nevertheless")
         renders, workers = Workspace(workspace).renders, Workers(jobs, threads, scheduler, recycle)
         audits = {}
         for done in render_categories(dataset, names, folder, renders, options, splits, workers, overwrite, bars, cameras):

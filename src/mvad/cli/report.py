@@ -1,4 +1,4 @@
-"""``mvad report``: one HTML page of evaluated runs."""
+"""``mvad report``: write one HTML page on evaluated runs."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from mvad.pipeline.workspace import Workspace
 
 
 def register(app: typer.Typer) -> None:
-    """Add the verb."""
+    """Add the command."""
     app.command("report", epilog="Example: mvad report --out report.html")(report)
 
 
 def report(
     runs: Annotated[list[Path] | None, typer.Argument(help="Run folders. Default: all evaluated runs of the workspace.")] = None,
     workspace: WorkspaceFolder = DEFAULT_WORKSPACE,
-    out: Annotated[Path | None, typer.Option("--out", help="Default: report.html in the workspace.")] = None,
+    out: Annotated[Path | None, typer.Option("--out", help="HTML file. Default: report.html in the workspace.")] = None,
 ) -> None:
-    """Write a self-contained page: figures beside the paper's, curves, a gallery of views with maps."""
+    """Write a self-contained page: figures with the paper's, curves, a gallery of views with maps."""
     from mvad import files
     from mvad.cli.console import Bars
     from mvad.errors import BadInput

@@ -1,4 +1,4 @@
-"""``mvad reproduce``: the paper's tables, ours beside them."""
+"""``mvad reproduce``: reproduce the paper's tables."""
 
 from __future__ import annotations
 
@@ -22,17 +22,18 @@ from mvad.pipeline.workspace import Workspace, packed_categories
 
 
 def register(app: typer.Typer) -> None:
-    """Add the verb."""
+    """Add the command."""
     app.command("reproduce", epilog="Example: mvad reproduce table2 --model patchcore --category cable_gland --seed 0")(reproduce)
 
 
-def reproduce(
+def reproduce(  # more than 60 lines: one parameter per option
     table: Annotated[str, typer.Argument(help="table1, table2, table3 or missing-views.")],
     model: Annotated[
-        list[str] | None, typer.Option("--model", help="Only this method; repeatable. Default: the table's.")
+        list[str] | None, typer.Option("--model", help="Only this method; repeatable. Default: all of the table.")
     ] = None,
     dataset: Annotated[
-        list[str] | None, typer.Option("--dataset", help="Repeatable. Default: the table's; another is run beyond the paper's.")
+        list[str] | None,
+        typer.Option("--dataset", help="Repeatable. Default: those of the table. table3 and missing-views accept others."),
     ] = None,
     category: Category = None,
     seed: Annotated[list[int] | None, typer.Option("--seed", help="Repeatable. Default: 0.")] = None,
@@ -46,7 +47,7 @@ def reproduce(
     offline: Offline = False,
     device: Device = "auto",
 ) -> None:
-    """Train and evaluate what a table of the paper needs, and print ours beside it. Run it again to continue."""
+    """Train and evaluate the runs of a table of the paper, and print our figures with the paper's. Repeat to continue."""
     from mvad.cli.console import Bars
     from mvad.cli.tables import figure_4_table, paper_tables
     from mvad.errors import BadInput
@@ -65,25 +66,25 @@ def reproduce(
     try:
         folders = packed_categories(places.shards, dataset or list(chosen.datasets), category)
     except BadInput:
-        if not foreign or category:  # maps that were imported stand beside the paper's without anything packed
+        if not foreign or category:  # imported maps can be compared with the paper's without any shards
             raise
         folders = []
     plans = work.plan(chosen, folders, model, seed or [0])
     layers = layers_of(config, {"teacher": teacher, "pseudo.textures": textures}, sets)
-    where = resolve_device(device)
+    chosen_device = resolve_device(device)
     weights = WeightsSource(teacher_weights, places.weights, offline)
-    recipe = Recipe(preset or default_preset(where), layers, places.textures, weights, where)
+    recipe = Recipe(preset or default_preset(chosen_device), layers, places.textures, weights, chosen_device)
     with Bars() as bars:
-        found = work.reproduce(chosen, plans, places.runs, places.shards, recipe, bars)
+        reproduced = work.reproduce(chosen, plans, places.runs, places.shards, recipe, bars)
         remarks = work.notes(chosen, plans)
         target = places.reports / f"reproduce-{chosen.name}"
         if chosen.name == "missing-views":
-            rows, curves = missing_rows(found.missing, recipe.preset)
+            rows, curves = missing_rows(reproduced.missing, recipe.preset)
             remarks = [arithmetic(), *remarks]
             bars.show(figure_4_table(rows, chosen.title))
             write_figure_4(target, chosen.title, rows, curves, remarks)
         else:
-            lines = work.rows_of(chosen, found.results, foreign, recipe.preset)
+            lines = work.rows_of(chosen, reproduced.results, foreign, recipe.preset)
             for shown in paper_tables(lines, chosen.title):
                 bars.show(shown)
             write_table(target, chosen.title, lines, remarks)

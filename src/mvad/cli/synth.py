@@ -1,4 +1,4 @@
-"""``mvad synth``: a small generated dataset in the true on-disk format."""
+"""``mvad synth``: generate a small dataset in the original file format."""
 
 from __future__ import annotations
 
@@ -12,23 +12,25 @@ from mvad.pipeline.workspace import Workspace
 
 
 def register(app: typer.Typer) -> None:
-    """Add the verb."""
+    """Add the command."""
     app.command("synth", epilog="Example: mvad synth mvtec3d --category gear --train 24 --seed 1")(synth)
 
 
 def synth(
     dataset: Annotated[str, typer.Argument(help="mvtec3d, eyecandies or realiad.")],
     category: Category = None,
-    raw: Annotated[Path | None, typer.Option("--raw", help="Where to write. Default: raw/DATASET in the workspace.")] = None,
+    raw: Annotated[
+        Path | None, typer.Option("--raw", help="Folder of the dataset. Default: raw/DATASET in the workspace.")
+    ] = None,
     workspace: WorkspaceFolder = DEFAULT_WORKSPACE,
-    seed: Annotated[int, typer.Option(help="Another seed, another dataset.")] = 0,
-    train: Annotated[int, typer.Option(help="Training samples a category.")] = 24,
-    validation: Annotated[int, typer.Option(help="Validation samples a category.")] = 4,
-    good: Annotated[int, typer.Option(help="Good test samples a category.")] = 12,
-    per_defect: Annotated[int, typer.Option(help="Test samples of each defect.")] = 3,
+    seed: Annotated[int, typer.Option(help="Seed of the dataset.")] = 0,
+    train: Annotated[int, typer.Option(help="Training samples per category.")] = 24,
+    validation: Annotated[int, typer.Option(help="Validation samples per category.")] = 4,
+    good: Annotated[int, typer.Option(help="Good test samples per category.")] = 12,
+    per_defect: Annotated[int, typer.Option(help="Test samples per defect.")] = 3,
     size: Annotated[int, typer.Option(min=64, max=1024, help="Side of a scan or photograph in pixels.")] = 256,
 ) -> None:
-    """Generate a small dataset (categories gear, plate, dome) in the true on-disk format."""
+    """Generate a small dataset (categories gear, plate, dome) in the original file format."""
     from mvad.cli.console import Bars
     from mvad.datasets.synth.generate import SynthOptions, generate
     from mvad.datasets.synth.shapes import SHAPES

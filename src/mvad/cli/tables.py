@@ -1,4 +1,4 @@
-"""Tables for the terminal."""
+"""Tables of results, audits and keys for the terminal."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ _SHARES = (("seen_any", "seen"), ("no_point", "missing"), ("removed", "removed")
 
 
 def figures_tables(results: Sequence[Results]) -> list[Table]:
-    """Return one table per teacher, since figures under different teachers do not compare.
+    """Return one table per teacher, since figures under different teachers are not comparable.
 
-    A row per run; below, a mean for each model and input that ran more than once.
+    A table has one row per run, and below a mean for each model and input with more than one run.
     """
     from mvad.model.evaluation.compare import mean_figures
     from mvad.model.metrics.table import metrics
@@ -68,14 +68,14 @@ def _row(figures: Figures) -> list[str]:
 
 
 def with_interval(value: float | None, bounds: Sequence[float] | None, between: str = " ", digits: int = 1) -> str:
-    """Return a share as percent, with its interval behind or below it."""
+    """Return a share in percent, followed by its interval."""
     if value is None:
         return "-"
     return f"{100 * value:.{digits}f}" + (f"{between}{100 * bounds[0]:.0f}-{100 * bounds[1]:.0f}" if bounds else "")
 
 
 def scan_table(results: Sequence[Results]) -> list[Table]:
-    """Return what the fused maps are worth on the scans, a row per rule of fusion; nothing where none was carried back."""
+    """Return a table of the figures on the raw scans, one row per run and rule of fusion; empty where no map was projected."""
     from mvad.model.metrics.table import metrics
 
     shown = [metric for metric in metrics() if metric.on_scans_title]
@@ -90,31 +90,31 @@ def scan_table(results: Sequence[Results]) -> list[Table]:
 
 
 def missing_tables(evaluated: Sequence[MissingViews]) -> list[Table]:
-    """Return what missing views cost each run: means by number missing under both label rules, and each view's share."""
+    """Return one table per run on missing views: means by number of missing views, loss per view, share of each view."""
     from mvad.model.evaluation.missing_views import FULL, VISIBLE
 
     tables = []
-    for found in evaluated:
+    for result in evaluated:
         text = "; ".join(
-            f"{name} {100 * found.loss_per_view[rule]['slope']:.2f} by slope, {100 * found.loss_per_view[rule]['ends']:.2f} by ends"
+            f"{name} {100 * result.loss_per_view[rule]['slope']:.2f} by slope, {100 * result.loss_per_view[rule]['ends']:.2f} by ends"
             for rule, name in ((VISIBLE, "label of the views left"), (FULL, "full label"))
-            if rule in found.loss_per_view
+            if rule in result.loss_per_view
         )
-        table = _table(f"Missing views of {found.run}: S-AUROC, percent. Points lost per view: {text}", "missing", "subsets")
+        table = _table(f"Missing views of {result.run}: S-AUROC, percent. Points lost per view: {text}", "missing", "subsets")
         for name in ("label of the views left", "full label", "full label, oracle"):
             table.add_column(name, justify="right")
-        for row in found.by_missing:
+        for row in result.by_missing:
             cells = [with_interval(value, None) for value in (row.s_auroc_visible, row.s_auroc_full, row.oracle_full)]
             table.add_row(str(row.missing), str(row.subsets), *cells)
-        shares = ", ".join(f"{k}: {100 * share:+.1f}" for k, share in enumerate(found.shares or ()))
-        table.caption = found.formula + (f"; shares of the views: {shares}" if shares else "")
+        shares = ", ".join(f"{k}: {100 * share:+.1f}" for k, share in enumerate(result.shares or ()))
+        table.caption = result.formula + (f"; shares of the views: {shares}" if shares else "")
         table.caption_justify = "left"
         tables.append(table)
     return tables
 
 
 def paper_tables(rows: Sequence[Row], title: str) -> list[Table]:
-    """Return a reproduced table, one a dataset: ours beside the paper's."""
+    """Return a reproduced table with our figures and the paper's, one table per dataset."""
     from mvad.pipeline.paper_files import main_cells
 
     tables = []
@@ -130,14 +130,14 @@ def paper_tables(rows: Sequence[Row], title: str) -> list[Table]:
         for row in rows:
             if row.dataset == dataset:
                 cells = main_cells(row)
-                pixels = cells[8:10] if any(each.paper_p_auroc is not None for each in rows) else []
+                pixels = cells[8:10] if any(other.paper_p_auroc is not None for other in rows) else []
                 table.add_row(*cells[1:8], *pixels, *cells[10:])
         tables.append(table)
     return tables
 
 
 def figure_4_table(rows: Sequence[MissingRow], title: str) -> Table:
-    """Return Figure 4 as a table: ours under both label rules beside the paper's."""
+    """Return Figure 4 as a table: our figures under both label rules, and the paper's."""
     from mvad.pipeline.paper_files import FIGURE_4_COLUMNS, figure_4_cells
 
     table = _table(title, *FIGURE_4_COLUMNS[:2])
@@ -151,9 +151,9 @@ def figure_4_table(rows: Sequence[MissingRow], title: str) -> Table:
 
 
 def audit_tables(audits: Mapping[str, Mapping[str, Any]]) -> list[Table]:
-    """Return what was removed from each rendered category, and what became of its ground truth, view by view.
+    """Return two tables on rendered categories: removed points, and visibility of the ground truth by view.
 
-    A part of the background that no category has is left out.
+    Kinds of background that no category has are left out.
     """
     backgrounds = {category: audit["background"] | audit["background"]["removed_as"] for category, audit in audits.items()}
     parts = dict.fromkeys(part for audit in audits.values() for part in audit["background"]["removed_as"])
@@ -187,7 +187,7 @@ def _table(title: str, *columns: str) -> Table:
 
 
 def contents_table(rows: Sequence[SplitCounts]) -> Table:
-    """Return what there is to pack; a number a view where that is known without opening images."""
+    """Return the splits to be packed; with counts per view where they are known without opening images."""
     views = list(dict.fromkeys(view for row in rows for view in row.anomalous_views))
     table = _table("To pack; bad: samples with a defect" + (", then views that show it" if views else ""), "category")
     table.add_column("split", no_wrap=True)
@@ -202,7 +202,7 @@ def contents_table(rows: Sequence[SplitCounts]) -> Table:
 def shard_tables(
     attributes: Sequence[tuple[str, str]], fields: Sequence[tuple[str, ...]], samples: Sequence[tuple[str, ...]]
 ) -> list[Table]:
-    """Return a shard's attributes, fields and counts."""
+    """Return tables of a shard's attributes, fields, their meanings, and its numbers of samples."""
     tables = [
         _table("Attributes", "name", "value"),
         _table("Fields", "name", "shape", "type", "filter", "on disk"),
@@ -220,14 +220,14 @@ def shard_tables(
 
 
 def choices_table(explanations: Sequence[Explanation]) -> Table:
-    """Return every key with its default and what the paper says."""
-    table = _table("Choices; mvad explain KEY tells the reason and the alternatives", "key", "default", "paper")
-    for found in explanations:
-        table.add_row(Text(found.name), Text(str(found.default)), Text(found.paper))
+    """Return a table of all keys with their defaults and what the paper says."""
+    table = _table("Keys; mvad explain KEY shows the reason and the alternatives", "key", "default", "paper")
+    for key in explanations:
+        table.add_row(Text(key.name), Text(str(key.default)), Text(key.paper))
     return table
 
 
 def invisible_lines(audit: Mapping[str, Any]) -> list[str]:
-    """Return a line that names the samples whose defect no view shows, or none."""
+    """Return one line that lists the samples whose defect no view shows, or no line."""
     missing = audit["invisible"]
     return [f"no view shows the defect of {', '.join(missing)}"] if missing else []

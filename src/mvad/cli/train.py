@@ -1,4 +1,4 @@
-"""``mvad train``: fit IDIF or a baseline on packed categories."""
+"""``mvad train``: train IDIF or a baseline on packed categories."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from mvad.pipeline.workspace import Workspace, packed_categories
 
 
 def register(app: typer.Typer) -> None:
-    """Add the verb."""
+    """Add the command."""
     app.command(
         "train", epilog="Example: mvad train --model patchcore --category cable_gland --modalities rgb --set input.size=256"
     )(train)
@@ -54,7 +54,7 @@ def train(
     offline: Offline = False,
     device: Device = "auto",
 ) -> None:
-    """Train one detector for each packed category. Run it again to continue or to find it done."""
+    """Train one detector per packed category. Repeat the command to continue; a finished run is not trained again."""
     from mvad.cli.console import Bars
     from mvad.datasets.shards.loader import ShardSet
     from mvad.errors import BadInput
@@ -68,7 +68,9 @@ def train(
     folders = packed_categories(places.shards, dataset, category)
     plans = [(folder, method, number) for folder in folders for method in model or ["idif"] for number in seed or [0]]
     if name and len(plans) > 1:
-        raise BadInput(f"--name {name} names one run, but {len(plans)} are asked for; leave it out, or name one category")
+        raise BadInput(
+            f"--name {name} is the name of one run, but {len(plans)} are requested; leave it out, or give one category"
+        )
     layers = layers_of(config, {"teacher": teacher, "pseudo.textures": textures, "input.modalities": modalities}, sets)
     weights = WeightsSource(teacher_weights, places.weights, offline)
     ranks = join_process_group()

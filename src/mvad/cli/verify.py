@@ -1,4 +1,4 @@
-"""``mvad verify``: check every stored byte, and rebuild what is damaged."""
+"""``mvad verify``: check the integrity of stored files, and rebuild damaged ones."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from mvad.pipeline.workspace import Workspace
 
 
 def register(app: typer.Typer) -> None:
-    """Add the verb."""
+    """Add the command."""
     app.command("verify", epilog="Example: mvad verify --workspace mvad-data")(verify)
 
 
@@ -21,13 +21,16 @@ def verify(
         list[Path] | None, typer.Argument(help="Folders of renders, shards or runs, or a file. Default: the workspace.")
     ] = None,
     workspace: WorkspaceFolder = DEFAULT_WORKSPACE,
-    repair: Annotated[bool, typer.Option("--repair", help="Rebuild what is damaged, and nothing else.")] = False,
+    repair: Annotated[bool, typer.Option("--repair", help="Rebuild damaged files.")] = False,
     raw: Annotated[
         Path | None,
-        typer.Option("--raw", help="Holds DATASET/CATEGORY: compare these files with what was rendered and packed from them."),
+        typer.Option(
+            "--raw",
+            help="Folder of DATASET/CATEGORY: also compare these raw files with the hashes taken when they were rendered or packed.",
+        ),
     ] = None,
     untrusted: Annotated[
-        bool, typer.Option("--untrusted", help="The files come from somebody else: parse each shard in a process of its own.")
+        bool, typer.Option("--untrusted", help="The files are from another source: parse each shard in a separate process.")
     ] = False,
     teacher_weights: TeacherWeights = None,
     offline: Offline = False,
@@ -43,7 +46,7 @@ def verify(
         for fault in faults:
             bars.say(fault.text)
         if not checked:
-            raise BadInput(f"{checked_paths[0]}: holds nothing that mvad wrote; give the folder of a workspace")
+            raise BadInput(f"{checked_paths[0]}: holds no files of mvad; give the folder of a workspace")
         bars.say(f"{checked} files checked, {len(faults)} faults")
         if faults and repair:
             from mvad.model.backbones.weights import WeightsSource
@@ -56,5 +59,5 @@ def verify(
                 bars.say(f"still: {fault.text}")
             bars.say(f"{checked} files checked again, {len(faults)} of {before} faults are left")
     if faults:
-        remedy = "the lines above say what rebuilds each" if repair else "--repair rebuilds what is damaged"
+        remedy = "the messages above say how to rebuild each" if repair else "--repair rebuilds damaged files"
         raise BadInput(f"{len(faults)} of {checked} files are not what was written; {remedy}")

@@ -1,9 +1,9 @@
-"""Our views as folders of PNG for other tools, and the table that leads back from each picture to its sample.
+"""Export of views as folders of PNG for other tools, with a table that maps each picture to its sample.
 
-Two layouts, both a folder tree a view, described in ``docs/exchange.md``:
+Two layouts, both with one folder per view, described in ``docs/exchange.md``:
 
     mvtec-ad    train/good, test/<defect>, ground_truth/<defect>/..._mask.png (MVTec AD, Bergmann et al. 2019)
-    anomalib    normal, normal_test, abnormal, mask: what its ``Folder`` takes; ``samples.csv`` is what its ``Tabular`` takes
+    anomalib    normal, normal_test, abnormal, mask: input of its ``Folder``; ``samples.csv`` is input of its ``Tabular``
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _SPLITS = {"train": "train", "validation": "val", "test": "test"}
 
 @dataclass(frozen=True)
 class _Place:
-    """Where one view of one sample goes, below its view's folder; ``mask`` is empty where the view shows no defect."""
+    """Paths of one view of a sample, relative to the view's folder; ``mask`` is empty where the view shows no defect."""
 
     image: str
     mask: str
@@ -55,7 +55,7 @@ LAYOUTS: dict[str, Callable[[str, str, bool, str], _Place]] = {"mvtec-ad": _mvte
 
 @dataclass(frozen=True)
 class ExportSource:
-    """A category to export: its samples one after the other, and hashes of where they come from."""
+    """A category to be exported: number and iterator of its samples, and hashes of the files they are read from."""
 
     dataset: str
     category: str
@@ -64,16 +64,16 @@ class ExportSource:
     samples: int
     origin: dict[str, str]
     each: Callable[[], Iterator[tuple[str, Sample]]]
-    """Yields (split, sample)."""
+    """Returns an iterator of (split, sample)."""
 
 
 def source_of(folder: Path) -> ExportSource:
-    """Return what a packed or a rendered category holds.
+    """Return the samples of a packed or rendered category as a source for ``export``.
 
     Raises
     ------
     BadInput
-        If the folder is neither, or damaged.
+        If the folder is not a packed or rendered category, or is damaged.
     """
     if (folder / RIG).exists():
         category = rendered_category(folder.parents[1], folder.parent.name, folder.name)
@@ -102,28 +102,28 @@ def source_of(folder: Path) -> ExportSource:
 
 
 def export(source: ExportSource, target: Path, layout: str, modality: str, progress: Progress) -> Path:
-    """Write a category below ``target/<dataset>/<category>``; complete or not at all.
+    """Write a category to ``target/<dataset>/<category>``; after an error or interruption the folder does not exist.
 
-    A view of a defective sample that does not show the defect counts as good there, as its label says. A view that is
-    missing is left out; so is what has no labels (Eyecandies' private split).
+    A view of a defective sample that does not show the defect is exported as good, by its view label. Missing views are left
+    out, and so is the split without labels (Eyecandies' private split).
 
     Parameters
     ----------
     source
-        From ``source_of``.
+        Category, see ``source_of``.
     target
-        Folder of exports.
+        Folder of the exports.
     layout
         mvtec-ad or anomalib.
     modality
-        rgb, normal, or depth (8 bits, near bright, over the category's coded range).
+        rgb, normal, or depth (8 bits, near is bright, over the category's coded range).
     progress
-        Is told of each sample.
+        Receives one step per sample.
 
     Raises
     ------
     BadInput
-        If the layout or the modality is not there, or the folder holds another export.
+        If the layout is unknown, the category does not have the modality, or the folder holds another export.
     """
     if layout not in LAYOUTS:
         raise BadInput(f"--layout {layout}: choose from {', '.join(LAYOUTS)}")

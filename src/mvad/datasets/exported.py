@@ -1,4 +1,4 @@
-"""The format of an export: the table of each view, and what the export records of itself (``docs/exchange.md``)."""
+"""Format of an export: one table per view, and a record of the export's options (``docs/exchange.md``)."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from mvad.errors import BadInput
 TABLE = "samples.csv"
 FACTS = "export.json"
 COLUMNS = ("image_path", "label_index", "split", "mask_path", "key", "view", "defect", "sample_label")
-"""The first four are what anomalib's ``Tabular`` reads; paths are relative to the view's folder."""
+"""Columns of the table; anomalib's ``Tabular`` reads the first four. Paths are relative to the view's folder."""
 
 
 def read_export(folder: Path) -> dict[str, Any]:
-    """Read what an export says of itself.
+    """Return the record of an export.
 
     Raises
     ------
     BadInput
-        If the folder is no export.
+        If the folder is not an export, or its record is damaged.
     """
     return files.read_sealed_json(folder / FACTS, 'an export; "mvad export" writes it', "remove the folder and export again")
 
 
 def read_table(folder: Path, view: str) -> list[dict[str, str]]:
-    """Return the rows of a view's table, or none where no sample has the view.
+    """Return the rows of a view's table; empty where no sample has the view.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""Eyecandies as downloaded (Bonfiglioli et al. 2022): six lights, 16-bit depth, normals, pose, masks.
+"""Reader of Eyecandies as downloaded (Bonfiglioli et al. 2022): six lights, 16-bit depth, normals, pose, masks.
 
     <Category>/{train,val,test_public,test_private}/data/<id>_<item>
 
@@ -40,16 +40,16 @@ class Eyecandies:
     )  # fmt: skip
 
     def categories(self, raw: Path) -> list[str]:
-        """Return the folders that look like a category."""
+        """Return the names of folders that hold a folder ``train/data``, sorted."""
         return sorted(folder.name for folder in raw.iterdir() if (folder / "train" / "data").is_dir())
 
     def refs(self, raw: Path, category: str, options: ReadOptions) -> list[ScanRef]:
-        """Return every scan of a category, sorted. The defect is the kind in ``metadata.yaml``.
+        """Return all scans of a category, sorted. The defect is the kind in ``metadata.yaml``.
 
         Raises
         ------
         BadInput
-            If the category is missing or a scan lacks its image under ``options.light``.
+            If the category is missing, has no scan, or no scan has an image of ``options.light``.
         """
         root = raw / category
         if not root.is_dir():
@@ -63,7 +63,7 @@ class Eyecandies:
                     paths["gt"] = mask
                 try:
                     defect = _defect(depth, number)
-                except BadInput:  # this scan's fault alone: ``load`` says it again
+                except BadInput:  # concerns this scan only; ``load`` raises it again
                     defect, paths["metadata"] = UNKNOWN, _metadata(depth, number)
                 found.append(ScanRef(self.name, category, split, defect, number, paths))
         if not found:
@@ -81,7 +81,7 @@ class Eyecandies:
         return sorted(found)
 
     def load(self, ref: ScanRef) -> Scan:
-        """Decode one scan: points from depth, normals and pose turned into the camera frame.
+        """Read one scan: points from depth, normals and pose converted to the camera frame.
 
         Raises
         ------
@@ -106,14 +106,14 @@ class Eyecandies:
 
 
 def _files_of(depth: Path, options: ReadOptions) -> tuple[str, dict[str, Path]]:
-    """Return a scan's number and what is read of it, by its depth map."""
+    """Return the number of a scan and the paths of its files, from the path of its depth map."""
     number = depth.name.removesuffix("_depth.png")
     kinds = {"rgb": f"image_{options.light}.png", "normals": "normals.png", "info": "info_depth.yaml", "pose": "pose.txt"}
     return number, {"depth": depth, **{kind: depth.with_name(f"{number}_{name}") for kind, name in kinds.items()}}
 
 
 def points_from_depth(depth: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return (H, W, 3) camera points of an (H, W) depth map along the optical axis, in its unit."""
+    """Return (H, W, 3) points in the camera frame of an (H, W) depth map along the optical axis, in its unit."""
     h, w = depth.shape
     focal = FOCAL_PX * w / FOCAL_WIDTH
     x = (np.arange(w) + 0.5 - w / 2) / focal
@@ -122,7 +122,7 @@ def points_from_depth(depth: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """Read a small mapping with the safe loader; aliases are refused, since they can expand without end.
+    """Read a small YAML mapping with the safe loader; aliases are rejected, since they can expand exponentially.
 
     Raises
     ------
@@ -171,12 +171,12 @@ def _depth_range(path: Path) -> tuple[float, float]:
     except (KeyError, TypeError, ValueError) as error:
         raise BadInput(f"{path}: expected normalization: {{max, min}} as numbers") from error
     if not (np.isfinite([near, far]).all() and 0 <= near < far < 1e6):
-        raise BadInput(f"{path}: depth range {near} to {far} makes no sense; expected 0 <= min < max")
+        raise BadInput(f"{path}: depth range {near} to {far} is invalid; expected 0 <= min < max")
     return near, far
 
 
 def _pose(path: Path) -> NDArray[np.float64]:
-    """Return camera (x right, y down, z forward) to world; the file's camera is OpenGL's."""
+    """Return the pose (4, 4) from the camera frame (x right, y down, z forward) to world; the file's frame is OpenGL's."""
     try:
         if path.stat().st_size > MAX_TEXT_BYTES:
             raise ValueError("too large")

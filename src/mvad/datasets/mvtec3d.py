@@ -1,4 +1,4 @@
-"""MVTec 3D-AD as downloaded (Bergmann et al. 2022): xyz TIFF, rgb PNG, gt PNG, paired by name.
+"""Reader of MVTec 3D-AD as downloaded (Bergmann et al. 2022): xyz TIFF, rgb PNG, gt PNG, paired by name.
 
 <category>/{train,validation}/good/{xyz/NNN.tiff, rgb/NNN.png}
 <category>/test/<defect>/{xyz/NNN.tiff, rgb/NNN.png, gt/NNN.png}
@@ -15,7 +15,7 @@ from mvad.datasets.scan import NEW, UNKNOWN, ReadOptions, Scan, ScanRef, new_id
 from mvad.errors import BadInput
 
 MIN_DISTANCE_M, MAX_DISTANCE_M = 1e-3, 100.0
-"""A structured-light sensor of this field measures 0.3 to 2 m; a point outside of this is a fault of the file."""
+"""Range of valid distances; structured-light sensors measure 0.3 to 2 m, so points outside of it are errors of the file."""
 
 
 class MVTec3D:
@@ -29,16 +29,16 @@ class MVTec3D:
     )  # fmt: skip
 
     def categories(self, raw: Path) -> list[str]:
-        """Return the folders that look like a category."""
+        """Return the names of folders that hold a folder ``train``, sorted."""
         return sorted(folder.name for folder in raw.iterdir() if (folder / "train").is_dir())
 
     def refs(self, raw: Path, category: str, options: ReadOptions) -> list[ScanRef]:
-        """Return every scan of a category, sorted; a scan whose files do not pair is an error.
+        """Return all scans of a category, sorted; files that are missing are reported by ``load``.
 
         Raises
         ------
         BadInput
-            If the category or one file of a pair is missing.
+            If the category is missing or has no scan.
         """
         root = raw / category
         if not root.is_dir():
@@ -66,16 +66,16 @@ class MVTec3D:
         return sorted(found)
 
     def load(self, ref: ScanRef) -> Scan:
-        """Decode one scan. Missing points are (0, 0, 0) or not finite; gt is anomalous where > 0.
+        """Read one scan. Missing points are (0, 0, 0) or not finite; ground truth is anomalous where > 0.
 
         Raises
         ------
         BadInput
-            If a file is missing, damaged, of another size, or has no usable point.
+            If a file is missing, damaged or of another size, or the scan has no valid point.
         """
         xyz = read_xyz(ref.paths["xyz"])
         shape = xyz.shape[:2]
-        # A comparison with what is not a number is false, so one test a channel says finite and near.
+        # A comparison with NaN is false, so one test per channel checks both finiteness and range.
         x, y, z = (np.abs(xyz[..., k]) < MAX_DISTANCE_M for k in range(3))
         valid = x & y & z & (xyz[..., 2] > MIN_DISTANCE_M)
         if not valid.any():

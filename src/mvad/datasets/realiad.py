@@ -1,4 +1,4 @@
-"""Real-IAD (Wang et al. 2024): photographed samples of five views, listed in JSON splits.
+"""Reader of Real-IAD (Wang et al. 2024): photographed samples of five views, listed in JSON splits.
 
     realiad_jsons/<category>.json   and   realiad_{256,512,1024,raw}/<category>/{OK/Sdddd, NG/<class>/Sdddd}/...
 
@@ -18,7 +18,7 @@ from mvad.files import inside, read_json
 NAME = "realiad"
 LICENCE = "CC BY-NC-SA 4.0, Real-IAD authors"
 MODALITIES = ("rgb",)
-"""Its default inputs."""
+"""Default inputs."""
 KNOWN_CATEGORIES = (
     "audiojack", "bottle_cap", "button_battery", "end_cap", "eraser", "fire_hood", "mint", "mounts", "pcb",
     "phone_battery", "plastic_nut", "plastic_plug", "porcelain_doll", "regulator", "rolled_strip_base",
@@ -42,26 +42,26 @@ def categories(raw: Path, splits: str = JSON_FOLDERS[0]) -> list[str]:
     BadInput
         If the folder of split files is missing or empty.
     """
-    found = sorted(path.stem for path in (raw / splits).glob("*.json"))
-    if not found:
+    names = sorted(path.stem for path in (raw / splits).glob("*.json"))
+    if not names:
         raise BadInput(f"{raw / splits}: no split file; --raw must hold {splits}/<category>.json")
-    return found
+    return names
 
 
 def image_root(raw: Path) -> Path | None:
-    """Return the folder of images to use: the smallest downloaded size, or None where there is none."""
+    """Return the folder with the smallest size of images that was downloaded, or None where there is none."""
     return next((raw / name for name in IMAGE_FOLDERS if (raw / name).is_dir()), None)
 
 
 def refs(raw: Path, category: str, splits: str = JSON_FOLDERS[0]) -> list[SampleRef]:
-    """Return every sample of a category from its JSON alone, sorted; no image is opened.
+    """Return all samples of a category from its JSON file, sorted; no image is opened.
 
-    Paths are below ``image_root(raw)``, or below ``raw`` where no images were downloaded.
+    Paths lie in ``image_root(raw)``, or in ``raw`` where no images were downloaded.
 
     Raises
     ------
     BadInput
-        If the file is no Real-IAD split, names a path twice, or a name leads out of its folder.
+        If the file is no Real-IAD split, lists a path twice, or a name points outside of the folder.
     """
     path = raw / splits / f"{category}.json"
     if path.exists() and path.stat().st_size > MAX_JSON_BYTES:
@@ -116,9 +116,9 @@ def _sample(category: str, split: str, folder: str, views: list[ImageRef], path:
 
 
 def _below(base: Path, name: str) -> Path:
-    """Refuse names that climb, without a system call a name: links are checked when a file is opened."""
+    """Return ``base / name`` if the name stays below the folder; without a system call, links are checked on opening."""
     if name.startswith(("/", "\\")) or ".." in name.split("/") or "\0" in name:
-        raise BadInput(f"{base}: the name {name!r} leads out of this folder; the split file is not to be trusted")
+        raise BadInput(f"{base}: the name {name!r} points outside of this folder; do not trust the split file")
     return base / name
 
 

@@ -1,4 +1,4 @@
-"""Datasets by name: reader, licence and default inputs of each stand in its reader; those of a caller can be registered."""
+"""Registry of datasets: readers with licence and default inputs by name; callers can register their own."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ SCAN_READERS: dict[str, ScanReader] = {reader.name: reader for reader in (MVTec3
 """Datasets of scans by name; ``register_dataset`` adds to them."""
 
 GENERATED = "generated.json"
-"""Beside raw data that ``mvad synth`` made; such data carry the project's licence."""
+"""Name of the file that marks raw data made by ``mvad synth``, which have the project's licence."""
 
 
 def register_dataset(reader: ScanReader) -> None:
-    """Add a dataset of organised scans, so that every command and function takes its name.
+    """Add a dataset of organised scans, so that all commands and functions accept its name.
 
     Parameters
     ----------
     reader
-        Its reader, which also names the licence and the default inputs.
+        Reader of the dataset, which also defines its name, licence and default inputs.
 
     Raises
     ------
@@ -45,12 +45,12 @@ def register_dataset(reader: ScanReader) -> None:
 
 
 def unregister_dataset(name: str) -> None:
-    """Take a registered dataset out again."""
+    """Remove a registered dataset."""
     SCAN_READERS.pop(name, None)
 
 
 def licence_of(dataset: str, raw: Path) -> str:
-    """Return the licence text that goes with everything made from these raw data.
+    """Return the licence of raw data and of everything made from them.
 
     Raises
     ------
@@ -63,7 +63,7 @@ def licence_of(dataset: str, raw: Path) -> str:
 
 
 def default_modalities(dataset: str) -> tuple[str, ...]:
-    """Return the inputs that a dataset is used with by default (the IDIF paper's, section Set-up); none for unknown names."""
+    """Return the default inputs of a dataset (those of the IDIF paper, section Set-up); empty for unknown names."""
     if dataset == realiad.NAME:
         return realiad.MODALITIES
     return SCAN_READERS[dataset].modalities if dataset in SCAN_READERS else ()
@@ -75,7 +75,7 @@ def reader_for(dataset: str) -> ScanReader:
     Raises
     ------
     BadInput
-        If there is none of that name; the known ones are listed.
+        If there is no dataset of that name; the message lists the known ones.
     """
     if dataset not in SCAN_READERS:
         raise BadInput(f"{dataset}: no dataset of scans has this name; choose from {', '.join(SCAN_READERS)}")
@@ -83,7 +83,7 @@ def reader_for(dataset: str) -> ScanReader:
 
 
 def find_categories(reader: ScanReader, raw: Path) -> list[str]:
-    """Return the categories under ``raw``.
+    """Return the categories in the folder ``raw``.
 
     Raises
     ------
@@ -92,19 +92,19 @@ def find_categories(reader: ScanReader, raw: Path) -> list[str]:
     """
     if not raw.is_dir():
         raise BadInput(f"{raw}: not found; give --raw the folder that holds the {reader.name} categories")
-    found = reader.categories(raw)
-    if not found:
+    names = reader.categories(raw)
+    if not names:
         raise BadInput(f"{raw}: holds no {reader.name} category; expected <category>/train/...")
-    return found
+    return names
 
 
 class RawScans:
-    """The scans of a category, by key.
+    """Raw scans of a category, by key.
 
     Raises
     ------
     BadInput
-        If the dataset is none of scans, or the category is not there.
+        If there is no dataset of scans of that name, or the category is missing.
     """
 
     def __init__(self, dataset: str, raw: Path, category: str) -> None:
@@ -119,12 +119,12 @@ class RawScans:
         return [ref for ref in self._refs.values() if ref.split == split]
 
     def load(self, key: str) -> Scan:
-        """Decode one scan.
+        """Read one scan.
 
         Raises
         ------
         BadInput
-            If there is none of that key.
+            If there is no scan of that key, or it cannot be read.
         """
         if key not in self._refs:
             raise BadInput(f"{self.raw}: holds no scan {key}; give --raw the scans that were rendered")

@@ -1,4 +1,4 @@
-"""The nouns of the raw side: a light reference to a scan, the scan itself, and a multi-view sample."""
+"""Types of raw data: reference to a scan, scan, reader of a dataset, photographed multi-view sample."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ SPLITS = ("train", "validation", "test", "private")
 """Splits in reading order. ``private`` has no labels (Eyecandies' test_private)."""
 
 NEW = "new"
-"""What scans belong to that are no part of a dataset (``mvad predict``)."""
+"""Split of scans that are not part of a dataset (``mvad predict``)."""
 
 GOOD = "good"
 UNKNOWN = "unknown"
@@ -22,9 +22,9 @@ UNKNOWN = "unknown"
 
 @dataclass(frozen=True, order=True)
 class ScanRef:
-    """Where one scan is and what is known about it without opening its arrays.
+    """Reference to a scan, without its arrays.
 
-    ``paths`` maps a kind (``xyz``, ``rgb``, ``gt``, ...) to a file; it does not take part in ordering.
+    ``paths`` maps a kind (``xyz``, ``rgb``, ``gt``, ...) to a file; it is ignored in comparisons.
     """
 
     dataset: str
@@ -36,7 +36,7 @@ class ScanRef:
 
     @property
     def key(self) -> str:
-        """``category/split/defect/id``: unique in a dataset, and the scan's folder among the renders."""
+        """``category/split/defect/id``, unique in a dataset; also the path of the scan's folder in the renders."""
         return f"{self.category}/{self.split}/{self.defect}/{self.id}"
 
 
@@ -55,7 +55,7 @@ class Scan:
     gt
         (H, W) bool, true on the defect, or None where no ground truth exists.
     normals
-        (H, W, 3) float32 unit vectors in the camera frame, turned to the sensor, or None.
+        (H, W, 3) float32 unit vectors in the camera frame, pointing to the sensor, or None.
     pose_camera_to_world
         (4, 4) float64 from the camera frame above to the dataset's world, or None.
     """
@@ -70,29 +70,29 @@ class Scan:
 
 @dataclass(frozen=True)
 class ReadOptions:
-    """What a reader may be told. ``light`` is the Eyecandies image number (M3DM and successors use 4)."""
+    """Options of readers. ``light`` is the Eyecandies image number (M3DM and successors use 4)."""
 
     light: int = 4
 
 
 def new_id(folder: Path, name: str) -> str:
-    """Return the id of a new scan: its place below the folder that was given, as one name."""
+    """Return the id of a new scan: its path relative to the given folder, joined by hyphens."""
     return "-".join((*folder.parts, name))
 
 
 class ScanReader(Protocol):
-    """A dataset of organised scans.
+    """Reader of a dataset of organised scans.
 
     Attributes
     ----------
     name
-        What commands call it; also the folder of its renders and shards.
+        Name of the dataset in commands, and of the folder of its renders and shards.
     licence
-        Licence text that goes with everything made from it.
+        Licence of the dataset and of everything made from it.
     modalities
-        Inputs that detectors take by default, of rgb, depth and normal.
+        Default inputs of detectors, of rgb, depth and normal.
     known_categories
-        Published categories; another one is rendered all the same, with a notice. Empty: any.
+        Published categories; others are rendered with a notice. Empty: any.
     """
 
     name: str
@@ -101,20 +101,20 @@ class ScanReader(Protocol):
     known_categories: tuple[str, ...]
 
     def categories(self, raw: Path) -> list[str]:
-        """Return the categories found under ``raw``, sorted."""
+        """Return the categories in the folder ``raw``, sorted."""
 
     def refs(self, raw: Path, category: str, options: ReadOptions) -> list[ScanRef]:
-        """Return every scan of a category, sorted by key."""
+        """Return all scans of a category, sorted by key."""
 
     def new_refs(self, folder: Path, category: str, options: ReadOptions) -> list[ScanRef]:
-        """Return every scan anywhere below a folder, sorted: new ones, of split ``new``, of which nothing else is known."""
+        """Return all scans in a folder (searched recursively), sorted, as new scans of split ``new`` without labels."""
 
     def load(self, ref: ScanRef) -> Scan:
-        """Decode one scan."""
+        """Read one scan."""
 
 
 class ScanSource(Protocol):
-    """The raw scans of one category, by key; ``registry.RawScans`` is one."""
+    """Raw scans of a category, by key; implemented by ``registry.RawScans``."""
 
     dataset: str
     category: str
@@ -123,12 +123,12 @@ class ScanSource(Protocol):
         """Return the scans of a split, sorted by key."""
 
     def load(self, key: str) -> Scan:
-        """Decode one scan."""
+        """Read one scan."""
 
 
 @dataclass(frozen=True)
 class ImageRef:
-    """One view of a photographed sample: its camera from the file's name, never from its place in a list."""
+    """One view of a photographed sample; the camera is taken from the file name, not from the position in a list."""
 
     camera: str
     image: Path
@@ -138,7 +138,7 @@ class ImageRef:
 
 @dataclass(frozen=True, order=True)
 class SampleRef:
-    """A photographed multi-view sample (Real-IAD): a folder of views that share one object."""
+    """A photographed multi-view sample (Real-IAD): a folder of views of one object."""
 
     dataset: str
     category: str
@@ -149,5 +149,5 @@ class SampleRef:
 
     @property
     def key(self) -> str:
-        """``category/split/defect/id``, the id being the sample's folder, as numbers repeat across classes."""
+        """``category/split/defect/id``; the id is the sample's folder, since numbers repeat across classes."""
         return f"{self.category}/{self.split}/{self.defect}/{self.id}"

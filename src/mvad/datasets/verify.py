@@ -1,4 +1,4 @@
-"""Check what was written against what was recorded: renders, shards, exports, and whatever other packages add rules for."""
+"""Verification of stored files against their records: renders, shards, exports, and files of packages that add rules."""
 
 from __future__ import annotations
 
@@ -19,23 +19,23 @@ from mvad.errors import BadInput
 from mvad.progress import Progress
 
 Kind = Literal["render", "renders", "shards", "run", "other"]
-"""Which repair a fault takes: a rendered sample, a rendered category's lists, a packed category, a run, none."""
+"""Target of a repair: a rendered sample, the lists of a rendered category, a packed category, a run, or none."""
 
 
 @dataclass(frozen=True)
 class Fault:
-    """Something that is not what was written.
+    """A file that differs from its record.
 
     Attributes
     ----------
     text
-        One line: which file, what, and what mends it.
+        One line: the file, what is wrong, and the remedy.
     path
         The file.
     kind
-        Which repair it takes.
+        Kind of the repair.
     place
-        The folder that repair works on.
+        The folder to be repaired.
     """
 
     text: str
@@ -46,14 +46,14 @@ class Fault:
 
 @dataclass(frozen=True)
 class FilePattern:
-    """Files that a package wrote, and how one of them is checked.
+    """A kind of files, and how they are checked.
 
     Attributes
     ----------
     matches
-        Whether a path is one of them.
+        Returns whether a path is of this kind.
     check
-        Looks at the file and reports faults to the ``Check``; a ``BadInput`` that it raises is a fault, too.
+        Checks a file and reports faults to the ``Check``; a ``BadInput`` that it raises is reported as a fault, too.
     """
 
     matches: Callable[[Path], bool]
@@ -62,14 +62,14 @@ class FilePattern:
 
 @dataclass(frozen=True)
 class FileRules:
-    """What a package hands to verification.
+    """Rules for the files that a package writes.
 
     Attributes
     ----------
     patterns
-        Its files; files that are checked with another are not among them.
+        Kinds of its files, except those that are checked together with another file.
     repair_of
-        Returns which repair a damaged file takes, and the folder it works on; None if the file is not the package's.
+        Returns the kind of repair of a damaged file and the folder to be repaired; None if the file is not the package's.
     """
 
     patterns: Sequence[FilePattern]
@@ -77,14 +77,16 @@ class FileRules:
 
 
 class Check:
-    """What was found so far. A file that several others list is counted once.
+    """State of a verification. A file that several records list is counted once.
 
     Attributes
     ----------
     trusted
         Whether shards may be parsed in this process.
     seen, faults
-        Files that were checked, and what is wrong.
+        Files that were checked, and the faults found.
+    listed
+        Keys of the samples that a category's manifest lists, by folder.
     """
 
     def __init__(self, trusted: bool, rules: Sequence[FileRules]) -> None:
@@ -96,7 +98,7 @@ class Check:
         self._manifests: dict[Path, dict[str, Any] | None] = {}
 
     def pattern_of(self, path: Path) -> FilePattern | None:
-        """Return how a file is checked, or None if it is checked with another, or is not ours."""
+        """Return how a file is checked, or None if it is checked together with another file or unknown."""
         return next((pattern for rules in self._rules for pattern in rules.patterns if pattern.matches(path)), None)
 
     def fault(self, path: Path, text: str) -> None:
@@ -118,7 +120,7 @@ class Check:
             self.fault(path, f"{path}: {reason}; {remedy}")
 
     def manifest_of(self, folder: Path) -> dict[str, Any]:
-        """Return a category's manifest, read once; empty if it could not be read."""
+        """Return a category's manifest, which is read once; empty on later calls if it could not be read."""
         if folder not in self._manifests:
             self._manifests[folder] = None
             remedy = "run mvad render or mvad pack again"
@@ -128,13 +130,13 @@ class Check:
 
 
 def check_sealed(check: Check, path: Path) -> None:
-    """Check a JSON file of ours by its seal."""
+    """Check a JSON file by its seal."""
     files.read_sealed_json(path, "JSON of mvad", "run the command that wrote it again")
     check.seen.add(path)
 
 
 def check_log(check: Check, path: Path) -> None:
-    """Check every line of a log by its sum."""
+    """Check every line of a log by its checksum."""
     check.seen.add(path)
     damaged = files.damaged_lines(path)
     if damaged:
@@ -145,18 +147,18 @@ def check_log(check: Check, path: Path) -> None:
 def verify_tree(
     paths: Sequence[Path], progress: Progress, trusted: bool = True, rules: Sequence[FileRules] | None = None
 ) -> tuple[int, list[Fault]]:
-    """Check every file of ours below some folders, or single files.
+    """Check all files of mvad in some folders, or single files.
 
     Parameters
     ----------
     paths
         Folders or files.
     progress
-        Is told of each file.
+        Receives one step per file.
     trusted
-        False where the files come from somebody else: shards are then parsed in processes of their own, manifest or not.
+        False for files from other sources: each shard is then parsed in a separate process, even if a manifest lists it.
     rules
-        What files there are; None: those of renders, shards and exports.
+        Rules for the files; None: those of renders, shards and exports.
 
     Returns
     -------
@@ -169,20 +171,25 @@ def verify_tree(
         If a path does not exist.
     """
     check = Check(trusted, (DATA_RULES,) if rules is None else rules)
-    found: list[tuple[Path, FilePattern]] = []
+    matched: list[tuple[Path, FilePattern]] = []
     for root in paths:
         if not root.exists():
             raise BadInput(f"{root}: not found; give a folder of renders, shards or runs")
         candidates = [root] if root.is_file() else sorted(path for path in root.rglob("*") if path.is_file())
         candidates = [path for path in candidates if ".part-" not in str(path.relative_to(root.parent))]
-        found += [(path, pattern) for path in candidates if (pattern := check.pattern_of(path)) is not None]
-    progress.start("verify", len(found))
-    for path, pattern in found:
+        matched += [(path, pattern) for path in candidates if (pattern := check.pattern_of(path)) is not None]
+    progress.start("verify", len(matched))
+    for path, pattern in matched:
         try:
             pattern.check(check, path)
         except BadInput as error:
             check.fault(path, str(error))
-        except (LookupError, TypeError, AttributeError, ValueError) as error:  # sealed, but by whom?
+        except (
+            LookupError,
+            TypeError,
+            AttributeError,
+            ValueError,
+        ) as error:  # an intact seal does not prove that mvad wrote the content
             what = " ".join(f"{type(error).__name__}: {error}".split())[:120]
             check.fault(path, f"{path}: does not have the form that mvad writes ({what}); make it again with --overwrite")
         progress.advance()
@@ -222,7 +229,7 @@ def _record(check: Check, path: Path) -> None:
 
 
 def _shard(check: Check, path: Path) -> None:
-    """Hash first where a manifest speaks of the file, structure next, then every chunk and the laws between fields."""
+    """Check a shard: hash if the manifest lists it, structure, checksum of every chunk, invariants between fields."""
     manifest = check.manifest_of(path.parent) if (path.parent / MANIFEST).exists() else {}
     listed = next((entry["sha256"] for entry in manifest.get("shards", []) if entry["file"] == path.name), None)
     if manifest and listed is None:
@@ -233,7 +240,7 @@ def _shard(check: Check, path: Path) -> None:
         check.fault(path, f"{path}: {wrong}; pack again")
     keys = shard.texts("key")
     if len(set(keys)) != len(keys):
-        check.fault(path, f"{path}: a key is there twice; pack again")
+        check.fault(path, f"{path}: a key occurs twice; pack again")
     for row in range(len(shard)):
         wrong = contradiction(shard.sample(row))
         if wrong:
@@ -241,13 +248,13 @@ def _shard(check: Check, path: Path) -> None:
 
 
 def _rig_faults(shard: ShardFile) -> list[str]:
-    """Return what is wrong with a shard's cameras: poses must be rigid, intrinsics a pinhole's."""
+    """Return the faults of a shard's cameras: poses must be rigid, intrinsics those of a pinhole camera."""
     if "rig/poses" not in shard.layout.fields or "rig/intrinsics" not in shard.layout.fields:
         return []
     poses, intrinsics = shard.read("rig/poses"), shard.read("rig/intrinsics")
-    turned = poses[:, :3, :3]
+    rotations = poses[:, :3, :3]
     faults = []
-    rigid = np.allclose(turned @ turned.transpose(0, 2, 1), np.eye(3), atol=1e-6) and (np.linalg.det(turned) > 0).all()
+    rigid = np.allclose(rotations @ rotations.transpose(0, 2, 1), np.eye(3), atol=1e-6) and (np.linalg.det(rotations) > 0).all()
     if not np.isfinite(poses).all() or not rigid or not np.array_equal(poses[:, 3], np.tile([0.0, 0, 0, 1], (len(poses), 1))):
         faults.append("rig/poses are not rigid")
     if not np.isfinite(intrinsics).all() or not (intrinsics[:, [0, 1], [0, 1]] > 0).all():
@@ -256,7 +263,7 @@ def _rig_faults(shard: ShardFile) -> list[str]:
 
 
 def _repair_of(path: Path) -> tuple[Kind, Path] | None:
-    """Return from a file's name and place which repair it takes."""
+    """Return the repair of a file by its name and folder."""
     if path.name in (FAILED, TIMINGS):
         return "other", path
     for folder in path.parents:
@@ -270,7 +277,7 @@ def _repair_of(path: Path) -> tuple[Kind, Path] | None:
 
 
 def named(*names: str) -> Callable[[Path], bool]:
-    """Return whether a path has one of some names, as a function."""
+    """Return a function that tests whether a path has one of the given names."""
     return lambda path: path.name in names
 
 
@@ -285,4 +292,4 @@ DATA_RULES = FileRules(
     ),
     _repair_of,
 )
-"""Renders, shards and exports."""
+"""Rules for the files of renders, shards and exports."""

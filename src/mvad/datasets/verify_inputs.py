@@ -1,4 +1,4 @@
-"""Compare raw data with the hashes that were taken when they were rendered or packed."""
+"""Verification of raw data against the hashes that were taken when they were rendered or packed."""
 
 from __future__ import annotations
 
@@ -26,13 +26,20 @@ def verify_inputs(renders: Path, shards: Path, raw: Path, progress: Progress) ->
     renders, shards
         Folders of a workspace.
     raw
-        Holds a folder of raw data for each dataset; categories that are not there are left out.
+        Folder with one folder of raw data per dataset; categories without raw data are skipped.
 
     Returns
     -------
     tuple
         Number of files or photographed samples compared, and the faults.
     """
+    rendered, render_faults = _rendered_inputs(renders, raw, progress)
+    packed, pack_faults = _photographs(shards, raw, progress)
+    return rendered + packed, render_faults + pack_faults
+
+
+def _rendered_inputs(renders: Path, raw: Path, progress: Progress) -> tuple[int, list[Fault]]:
+    """Compare the files of raw scans with the records of their renders."""
     compared, faults = 0, []
     for path in sorted(renders.glob(f"*/*/{MANIFEST}")):
         manifest = read_renders_manifest(path.parent)
@@ -46,28 +53,28 @@ def verify_inputs(renders: Path, shards: Path, raw: Path, progress: Progress) ->
             ref = refs.get(sample["key"])
             for kind, listed in read_record(folder)["inputs"].items():
                 compared += 1
-                place = ref.paths.get(kind) if ref else None
-                wrong = _difference(place, listed["sha256"])
-                if wrong:
-                    where = place or raw / dataset / sample["key"]
-                    faults.append(
-                        Fault(
-                            f"{where}: {wrong} it was rendered; restore it, or render again with --overwrite",
-                            where,
-                            "other",
-                            folder,
-                        )
-                    )
+                raw_file = ref.paths.get(kind) if ref else None
+                difference = _difference(raw_file, listed["sha256"])
+                if difference:
+                    shown = raw_file or raw / dataset / sample["key"]
+                    text = f"{shown}: {difference} it was rendered; restore it, or render again with --overwrite"
+                    faults.append(Fault(text, shown, "other", folder))
             progress.advance()
+    return compared, faults
+
+
+def _photographs(shards: Path, raw: Path, progress: Progress) -> tuple[int, list[Fault]]:
+    """Compare the photographs and split files of Real-IAD with the records of their shards."""
+    compared, faults = 0, []
     for path in sorted(shards.glob(f"{realiad.NAME}/*/{MANIFEST}")):
         manifest, root = read_manifest(path.parent), raw / realiad.NAME
         category = str(manifest["category"])
         if realiad.image_root(root) is None or not (root / realiad.JSON_FOLDERS[0] / f"{category}.json").exists():
             continue
-        there = photographed_category(root, category, int(manifest["packing"]["size"]))
-        found = {source.key: source for source in there.sources}
+        raw_category = photographed_category(root, category, int(manifest["packing"]["size"]))
+        sources = {source.key: source for source in raw_category.sources}
         compared += 1
-        if there.config["split_file_sha256"] != manifest["config"]["split_file_sha256"]:
+        if raw_category.config["split_file_sha256"] != manifest["config"]["split_file_sha256"]:
             split = root / realiad.JSON_FOLDERS[0] / f"{category}.json"
             text = f"{split}: is not what it was when it was packed; restore it, or pack again with --overwrite"
             faults.append(Fault(text, split, "other", path))
@@ -77,7 +84,7 @@ def verify_inputs(renders: Path, shards: Path, raw: Path, progress: Progress) ->
             for key, listed in zip(shard.texts("key"), shard.texts("made_from"), strict=True):
                 compared += 1
                 try:
-                    same = key in found and found[key].sha256() == listed
+                    same = key in sources and sources[key].sha256() == listed
                     text = f"{root}: the photographs of {key} are not those that were packed"
                 except BadInput as error:
                     same, text = False, str(error)

@@ -1,1 +1,1 @@
-"""From a batch to a verdict: IDIF, its baselines, training, metrics, evaluation, report."""
+"""Anomaly detection on batches of samples: IDIF, baselines, training, metrics, evaluation, report."""

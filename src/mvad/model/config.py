@@ -1,7 +1,7 @@
-"""Keys that every method has, and the presets. A method's own keys stand beside the method (``model/registry.py``).
+"""Keys that every method has, and the presets. A method's own keys are declared beside the method (``model/registry.py``).
 
-A key is one field: ``settings.key`` gives it default, reason, what the paper says, and alternatives. Presets change keys by
-name and nothing else; ``--set key=value`` reaches any of them. "Silent" means that the paper (IDIF, AAAI-25) does not say;
+A key is one field: ``settings.key`` holds its default, the reason, what the paper says, and alternatives. A preset is a set of
+values by key; ``--set key=value`` changes any key. "Silent" means that the paper (IDIF, AAAI-25) does not say;
 DeSTSeg is apple/ml-destseg, on which it builds.
 """
 
@@ -19,19 +19,19 @@ OURS = "not in the paper: ours"
 
 @dataclass(frozen=True)
 class InputConfig:
-    """What the network sees."""
+    """Input of the network."""
 
     size: int = key(
         256,
-        "Side in pixels; stored views are averaged down to it (it must divide their side).",
+        "Side of a view in pixels; stored views are averaged down to it (it must divide their side).",
         paper="256",
         alternatives="128 in small: a quarter of the cost",
     )
     modalities: tuple[str, ...] = key(
         (),
-        "Inputs of each view: rgb, depth, normal; empty: the paper's for the dataset, else what the shards hold.",
+        "Modalities of each view: rgb, depth, normal; empty: the paper's for the dataset, else all that the shards hold.",
         paper="Real-IAD RGB; MVTec 3D-AD RGB and depth; Eyecandies RGB and normals; how two modalities enter is silent",
-        alternatives="2V inputs with an embedding each is built; six channels, or two models, are not",
+        alternatives="2V inputs with one embedding each is implemented; six channels, or two models, are not",
     )
     background: Literal["mean", "black"] = key(
         "mean", "Colour of the background: mean is what the teacher's normalisation maps to zero.", paper=SILENT
@@ -40,7 +40,7 @@ class InputConfig:
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """How long, and on what arithmetic."""
+    """Length of training, arithmetic, checkpoints."""
 
     batch: int = key(8, "Samples per step, each of V views.", paper="8 samples")
     student_steps: int = key(
@@ -52,56 +52,58 @@ class TrainConfig:
     precision: Literal["auto", "float32", "bfloat16"] = key(
         "auto", "auto: bfloat16 where the processor multiplies it natively; losses and norms stay float32.", paper=SILENT
     )
-    compile: bool = key(False, "torch.compile of network and head; it gained nothing on a processor.", paper=SILENT)
-    deterministic: bool = key(False, "Only torch's deterministic algorithms; always so on a processor.", paper=SILENT)
+    compile: bool = key(False, "Compile network and head with torch.compile; no faster on a processor.", paper=SILENT)
+    deterministic: bool = key(False, "Use torch's deterministic algorithms only; a processor always does.", paper=SILENT)
     checkpoint_every: int = key(100, "Steps between checkpoints.", paper=OURS)
     keep_checkpoints: int = key(2, "Number of checkpoints that are kept.", paper=OURS)
-    workers: int = key(0, "Processes that read shards; 0 reads ahead on threads of this process.", paper=OURS)
-    threads: int = key(0, "Torch threads; 0 leaves torch's choice.", paper=OURS)
-    tensorboard: bool = key(False, "Write loss and throughput for TensorBoard, too (extra mvad[tensorboard]).", paper=OURS)
+    workers: int = key(0, "Processes that read shards; 0: threads of this process read ahead.", paper=OURS)
+    threads: int = key(0, "Torch threads; 0: torch's default.", paper=OURS)
+    tensorboard: bool = key(False, "Also write loss and throughput for TensorBoard (extra mvad[tensorboard]).", paper=OURS)
 
 
 @dataclass(frozen=True)
 class ScoreConfig:
-    """From maps to scores."""
+    """Scores from anomaly maps."""
 
     map: Literal["head", "cosine", "both"] = key(
         "head",
-        "head: the segmentation head; cosine: the three levels' 1 - cos added; both: mean of the two, calibrated.",
+        "head: output of the segmentation head; cosine: sum of 1 - cos over the three levels; both: mean of the two, calibrated.",
         paper='a segmentation head "for the final map"',
     )
     sample: Literal["max", "mean"] = key(
-        "max", "How the scores of the present views become the sample's score.", paper="maximum over views, in Table 3's ensemble"
+        "max",
+        "How the scores of the present views are combined to the sample's score.",
+        paper="maximum over views, in Table 3's ensemble",
     )
-    pool_px: int = key(5, "Maps are averaged over this many pixels first.", paper=SILENT, alternatives="1")
+    pool_px: int = key(5, "Side in pixels of the window over which maps are averaged first.", paper=SILENT, alternatives="1")
     top_k: int = key(
         100,
-        "An image's score is the mean of its highest pixels at 256 x 256; scaled with the map's area.",
+        "An image's score is the mean of this many highest pixels at 256 x 256; the number is scaled with the map's area.",
         paper="silent; DeSTSeg 100",
     )
     region: Literal["object", "image"] = key(
         "object",
-        "Which pixels count in maps and scores; with image the object's rim against the background dominates.",
+        "Pixels that count in maps and scores; with image the object's edge against the background dominates.",
         paper="silent; DeSTSeg the whole image",
     )
     calibrate: bool = key(
         False,
-        "Standardise each view's and modality's map by the mean and deviation of its scores on the training samples, so that a maximum over views and modalities compares like with like. Chosen on generated data.",
+        "Standardise the map of each view and modality by the mean and standard deviation of its scores on the training samples, so that a maximum over views and modalities compares values on one scale. Chosen on generated data.",
         paper=SILENT,
     )
 
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """A run: what every method has. A method's own configuration adds its sections."""
+    """Configuration of a run with the keys that every method has; a method's configuration derives from it and adds sections."""
 
     model: str = key("idif", "Name of the method.", paper="IDIF; Table 1 to 3 and Figure 4 name the baselines")
     seed: int = key(0, "Seed of every random number.", paper=SILENT, alternatives="any; report several")
     teacher: str = key(
         "auto",
-        "auto: the paper's resnet18 where its weights are, else efficientnet_lite0.",
+        "auto: the paper's resnet18 where its weights are available, else efficientnet_lite0.",
         paper="ResNet-18, ImageNet, blocks 1 to 3",
-        alternatives="efficientnet_lite0 where ResNet-18's weights cannot be had; random for tests",
+        alternatives="efficientnet_lite0 where ResNet-18's weights are not available; random for tests",
     )
     input: InputConfig = field(default_factory=InputConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
@@ -114,44 +116,46 @@ class PseudoConfig:
 
     probability: float = key(
         1.0,
-        "How many images are corrupted; those without a mask stay normal in any case.",
+        "Share of images that are corrupted; images whose mask is empty stay normal in any case.",
         paper='pseudo anomalies "following DeSTSeg": 1.0',
     )
     max_scale: int = key(
-        6, "Perlin scales are 2^k with k below this on each axis.", paper='pseudo anomalies "following DeSTSeg": 2^0 to 2^5'
+        6,
+        "The scale of the Perlin noise is 2^k on each axis, with k below this.",
+        paper='pseudo anomalies "following DeSTSeg": 2^0 to 2^5',
     )
-    threshold: float = key(0.5, "Noise above this is the mask.", paper='pseudo anomalies "following DeSTSeg": 0.5')
+    threshold: float = key(0.5, "The mask is where the noise exceeds this.", paper='pseudo anomalies "following DeSTSeg": 0.5')
     max_opacity: float = key(
         0.8,
-        "beta of beta * image + (1 - beta) * texture is uniform up to this.",
+        "beta in beta * image + (1 - beta) * texture is drawn uniformly from 0 up to this.",
         paper='pseudo anomalies "following DeSTSeg": 0.8',
     )
     region: Literal["object", "image"] = key(
         "object",
-        "Where pseudo anomalies may lie: most of a view is background, where they teach nothing.",
+        "Where pseudo anomalies may lie: most of a view is background, where nothing is learnt from them.",
         paper="silent; DeSTSeg the whole image",
     )
     views: Literal["independent", "consistent"] = key(
         "independent",
-        "Each view its own mask and texture; consistent: a patch on the scan, seen by all views, through source.",
+        "independent: each view has its own mask and texture; consistent: one patch on the scan, mapped to all views by source.",
         paper=SILENT,
-        alternatives="consistent: a defect that several views see, as real ones",
+        alternatives="consistent: several views see the defect, as with real defects",
     )
     modality: Literal["native", "texture"] = key(
         "native",
-        "Depth gets bumps and normals turn, as a texture in a depth map is no defect; texture: textures everywhere.",
+        "native: bumps in depth and turned normals, since a texture in a depth map is no defect; texture: textures in every modality.",
         paper=SILENT,
     )
     bump_mm: tuple[float, ...] = key(
         (0.5, 3.0),
-        "Depth: a bump or dent of this height in the mask; scaled by the rig's range where units are not metres.",
+        "Range of the height of a bump or dent in depth, in millimetres; scaled by the rig's range where units are not metres.",
         paper=SILENT,
     )
     textures: str = key(
         "",
-        "Folder of texture pictures, or procedural; set by --textures and stamped.",
+        "Folder of texture images, or procedural; set by --textures and recorded with the run.",
         paper="DTD (Cimpoi et al. 2014)",
-        alternatives="procedural: for machines without DTD, never unasked",
+        alternatives="procedural: for machines without DTD; only on request",
     )
 
 
@@ -177,5 +181,5 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
         "train.head_steps": 60,
     },
 }  # fmt: skip
-"""paper: as the paper and DeSTSeg say. destseg: DeSTSeg as published, one model per view. small: figures on two CPU cores.
-demo: minutes; never for claims. A method's declaration adds what a preset means for its own keys."""
+"""Presets by name. paper: the values of the paper and DeSTSeg. destseg: DeSTSeg as published, one model per view. small:
+experiments on two CPU cores. demo: takes minutes; not for comparisons. A method's declaration adds values for its own keys."""

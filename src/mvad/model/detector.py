@@ -1,4 +1,4 @@
-"""The protocol of all methods: fitted on normal samples, asked for anomaly maps, saved and loaded alike."""
+"""Protocol of all methods: fit to normal samples, return anomaly maps, save and load."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from mvad.model.training.context import FitContext
 
 @dataclass(frozen=True)
 class AnomalyMaps:
-    """A detector's answer for B samples of V views.
+    """Anomaly maps and scores of B samples of V views.
 
     Attributes
     ----------
@@ -35,14 +35,14 @@ class AnomalyMaps:
 
 
 class Detector(Protocol):
-    """A method. Derive from this class to inherit ``modules`` and ``fits``.
+    """Detector of a method. Derive from this class to inherit ``modules`` and ``fits``.
 
     Attributes
     ----------
     config, spec
-        What it was made with.
+        Configuration and input spec that the detector was made with.
     device
-        Where it computes; answers are on the processor.
+        Device of its computations; results are on the CPU.
     """
 
     config: ModelConfig
@@ -50,28 +50,28 @@ class Detector(Protocol):
     device: torch.device
 
     def fit(self, train: ShardSet, context: FitContext) -> None:
-        """Learn from normal samples. Continues from the run's last checkpoint where there is one."""
+        """Train on normal samples, from the run's last checkpoint where there is one."""
 
     def score(self, batch: Batch) -> AnomalyMaps:
-        """Score samples; a sample's answer does not depend on the batch it is in."""
+        """Score samples; the maps and scores of a sample do not depend on the other samples of the batch."""
 
     def state(self) -> dict[str, Tensor]:
         """Return everything that ``score`` needs, as tensors."""
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
-        """Take back what ``state`` returned."""
+        """Restore what ``state`` returned."""
 
     def planned_seconds(self, samples: int) -> float:
-        """Estimate how long ``fit`` takes on this machine; measured on a small piece of the work."""
+        """Estimate how many seconds ``fit`` takes for ``samples`` training samples on this machine, from a few timed steps."""
 
     def modules(self) -> Sequence[nn.Module]:
-        """Return the networks that ``score`` runs, the teacher's backbone among them; an export freezes them."""
+        """Return the networks that ``score`` runs, including the teacher's backbone; an export freezes them."""
         return ()
 
     def fits(self, seen: Tensor) -> Tensor | None:
-        """Return for outlines (B, V, S, S) whether each sample (B,) is scored whole; None where that is always so.
+        """Return for outlines (B, V, S, S) bool whether each sample (B,) lies in the detector's window; None: without a window.
 
-        A detector that looks through a window of fixed size answers for a part of a larger object once it is exported, since
-        an exported graph cannot branch.
+        An exported detector scores only the part of a larger object that lies in its window of fixed size, since an exported
+        graph cannot branch.
         """
         return None

@@ -1,4 +1,4 @@
-"""Devices by name, and which arithmetic they are good at."""
+"""Torch devices by name, and the arithmetic that they support natively."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _float32_only: ContextVar[bool] = ContextVar("float32_only", default=False)
 
 
 def resolve_device(name: str | torch.device = "auto") -> torch.device:
-    """Return a torch device: ``auto`` is the current CUDA device where there is one, else the processor.
+    """Return a torch device: ``auto`` is the current CUDA device where there is one, else the CPU.
 
     Parameters
     ----------
@@ -27,9 +27,9 @@ def resolve_device(name: str | torch.device = "auto") -> torch.device:
     Raises
     ------
     BadInput
-        If it is no device that detectors run on.
+        If detectors do not run on this type of device.
     MissingComponent
-        If there is no such CUDA device here.
+        If this machine has no such CUDA device.
 
     Examples
     --------
@@ -50,32 +50,32 @@ def resolve_device(name: str | torch.device = "auto") -> torch.device:
 
 
 def synchronise(device: torch.device) -> None:
-    """Wait until a device has done what it was given; times taken without it are launch times."""
+    """Wait until a device has finished its queued work; without it, only kernel launches are timed."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
 
 @cache
 def has_native_bfloat16(device_type: str) -> bool:
-    """Return whether bfloat16 products are native; emulated ones are slower than float32."""
+    """Return whether the hardware multiplies bfloat16 natively; emulation is slower than float32."""
     if device_type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    described = Path("/proc/cpuinfo")
-    words = described.read_text().split() if described.exists() else []
-    return "avx512_bf16" in words or "bf16" in words
+    cpuinfo = Path("/proc/cpuinfo")
+    flags = cpuinfo.read_text().split() if cpuinfo.exists() else []
+    return "avx512_bf16" in flags or "bf16" in flags
 
 
 def autocast(device: torch.device, precision: str) -> AbstractContextManager[None]:
     """Return torch's autocast to bfloat16, or a context that does nothing (``train.precision``)."""
-    wanted = precision == "bfloat16" or (precision == "auto" and has_native_bfloat16(device.type))
-    if not wanted or _float32_only.get():
+    enabled = precision == "bfloat16" or (precision == "auto" and has_native_bfloat16(device.type))
+    if not enabled or _float32_only.get():
         return contextlib.nullcontext()
     return torch.autocast(device.type, dtype=torch.bfloat16)
 
 
 @contextlib.contextmanager
 def float32_only() -> Iterator[None]:
-    """Compute in float32 whatever ``train.precision`` says: what is exported must not hold casts."""
+    """Compute in float32 whatever ``train.precision`` says, since an exported graph must not hold casts."""
     token = _float32_only.set(True)
     try:
         yield

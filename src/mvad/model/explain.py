@@ -1,4 +1,4 @@
-"""What is known of a key: the paper's words, the default and its reason, the alternatives, who changes it. No torch here."""
+"""Documentation of a key: default, reason, statement of the paper, alternatives, presets and methods. Does not import torch."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ FIXED = {
     info.name: info
     for info in (
         KeyInfo(
-            "label.missing", "fixed", "", '"same missing cases for fairness" decides nothing',
+            "label.missing", "fixed", "", '"same missing cases for fairness" does not decide it',
             "both rules are reported when views are left out: the sample's full label, and the label of the views that are left", (),
         ),
         KeyInfo(
@@ -23,27 +23,27 @@ FIXED = {
         ),
         KeyInfo(
             "head.input", "fixed", "", "silent; DeSTSeg -t * s of three levels at stride 4, from the corrupted image",
-            "not a key: nothing else is built", (),
+            "not a key: nothing else is implemented", (),
         ),
     )
 }  # fmt: skip
-"""Choices that are part of the code, not keys."""
+"""Choices that are fixed in the code, in the form of keys."""
 
 
 @dataclass(frozen=True)
 class Explanation(KeyInfo):
-    """All that is known of a key; ``set_by`` has the presets and methods that change it, with their values."""
+    """Documentation of a key; ``set_by`` maps the presets and methods that change it to their values."""
 
     set_by: dict[str, Any]
 
 
 def explain(name: str) -> Explanation:
-    """Explain a key.
+    """Return the documentation of a key.
 
     Raises
     ------
     BadInput
-        If there is no such key; the nearest ones are named.
+        If there is no such key; the message lists similar ones.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""Teacher features of every view, patches of them, and maps from patches: what the baselines share."""
+"""Teacher features of views, patches of features, and maps from patches: shared by the baselines."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from mvad.model.input_spec import InputSpec
 
 
 class ViewFeatures:
-    """Teacher features of the inputs (views times modalities) of a batch."""
+    """Feature extractor: the frozen teacher, applied to the inputs (views times modalities) of a batch."""
 
     def __init__(self, config: ModelConfig, spec: InputSpec, teacher: Teacher, device: torch.device) -> None:
         self.config, self.spec, self.teacher, self.device = config, spec, teacher, device
@@ -29,28 +29,28 @@ class ViewFeatures:
         return view_images(batch.to(self.device), self.spec.modalities, self.config.input.size, fill, self.spec.depth_range)
 
     def levels(self, views: ViewImages) -> tuple[Tensor, ...]:
-        """Return three maps (B, V, M, C_l, h_l, w_l) float32."""
+        """Return features at strides 4, 8, 16: (B, V, M, C_l, h_l, w_l) float32 each."""
         b, v, m = views.images.shape[:3]
         levels = self.features(views.images.flatten(0, 2))
         return tuple(level.view(b, v, m, *level.shape[1:]) for level in levels)
 
     def features(self, images: Tensor) -> tuple[Tensor, ...]:
-        """Return three maps (N, C_l, h_l, w_l) float32 of images (N, 3, S, S)."""
+        """Return features at strides 4, 8, 16, (N, C_l, h_l, w_l) float32 each, of images (N, 3, S, S) in 0..255."""
         with torch.no_grad(), autocast(self.device, self.config.train.precision):
             levels = self.teacher.features(images.contiguous(memory_format=torch.channels_last))
         return tuple(level.float() for level in levels)
 
     def patches(self, views: ViewImages) -> tuple[Tensor, Tensor]:
-        """Return PatchCore's patches (B, V, M, s, s, C) at stride 8, and which of them count (B, V, s, s).
+        """Return PatchCore's patches (B, V, M, s, s, C) at stride 8, and which of them count (B, V, s, s) bool.
 
-        Levels 2 and 3, 3x3 average neighbourhoods, concatenated at level 2's size.
+        Patches are levels 2 and 3 (strides 8 and 16), averaged over 3x3 neighbourhoods and concatenated at level 2's size.
         """
         patches = neighbourhoods(self.features(views.images.flatten(0, 2)))
         side = patches.shape[1]
         return patches.reshape(*views.images.shape[:3], side, side, -1), self.counts(views, side)
 
     def pooled(self, views: ViewImages) -> Tensor:
-        """Return (B, V, M, C) means over the pixels that show the object, all levels side by side."""
+        """Return (B, V, M, C): mean features over the pixels that show the object, all levels concatenated."""
         seen, pooled = views.seen.float(), []
         for level in self.levels(views):
             weight = functional.adaptive_avg_pool2d(seen, (int(level.shape[-2]), int(level.shape[-1])))[:, :, None, None]
@@ -58,7 +58,7 @@ class ViewFeatures:
         return torch.cat(pooled, dim=-1)
 
     def counts(self, views: ViewImages, side: int) -> Tensor:
-        """Return which cells (B, V, side, side) of present views show the object (score.region)."""
+        """Return which cells (B, V, side, side) count: of present views, more than half on the object (``score.region``)."""
         share = averaged(views.seen.float(), side)
         counts = share > 0.5 if self.config.score.region == "object" else torch.ones_like(share, dtype=torch.bool)
         return counts & views.present[:, :, None, None]
@@ -72,19 +72,19 @@ def neighbourhoods(levels: Sequence[Tensor]) -> Tensor:
 
 
 def smooth_upsample(planes: Tensor, size: int, sigma: float) -> Tensor:
-    """Return (N, size, size) of (N, h, w): bilinear, then a Gaussian of ``sigma`` pixels."""
+    """Resize maps (N, h, w) bilinearly to (N, size, size), then smooth them by a Gaussian of ``sigma`` pixels."""
     large = functional.interpolate(planes[:, None], size=size, mode="bilinear", align_corners=False)
-    reach = max(1, round(3 * sigma))
-    line = torch.exp(-0.5 * (torch.arange(-reach, reach + 1, device=planes.device) / sigma) ** 2)
-    line = line / line.sum()
-    padded = functional.pad(large, (reach, reach, reach, reach), mode="reflect")
-    return functional.conv2d(functional.conv2d(padded, line.view(1, 1, 1, -1)), line.view(1, 1, -1, 1))[:, 0]
+    radius = max(1, round(3 * sigma))
+    kernel = torch.exp(-0.5 * (torch.arange(-radius, radius + 1, device=planes.device) / sigma) ** 2)
+    kernel = kernel / kernel.sum()
+    padded = functional.pad(large, (radius, radius, radius, radius), mode="reflect")
+    return functional.conv2d(functional.conv2d(padded, kernel.view(1, 1, 1, -1)), kernel.view(1, 1, -1, 1))[:, 0]
 
 
 def averaged(planes: Tensor, side: int) -> Tensor:
-    """Return the means (N, C, side, side) of blocks of planes (N, C, S, S), where side divides S, else of near ones.
+    """Average planes (N, C, S, S) down to (N, C, side, side): over blocks where side divides S, else by adaptive pooling.
 
-    Sizes are read as numbers, so that an exported graph has plain average pooling.
+    Sizes are converted to int, so that an exported graph holds plain average pooling.
     """
     size = int(planes.shape[-1])
     if size % int(side):
@@ -93,9 +93,9 @@ def averaged(planes: Tensor, side: int) -> Tensor:
 
 
 def concatenated(levels: Sequence[Tensor], side: int) -> Tensor:
-    """Return levels (N, C_l, h_l, w_l) side by side at one size: (N, C, side, side).
+    """Return levels (N, C_l, h_l, w_l) concatenated at one size: (N, C, side, side).
 
-    Finer levels are averaged down, coarser ones grow bilinearly.
+    Finer levels are averaged down, coarser ones are resized bilinearly.
     """
     resized = [
         averaged(level, side)

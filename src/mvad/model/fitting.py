@@ -1,4 +1,4 @@
-"""A training in a run's folder: checked against what is there, logged, and written when it is finished."""
+"""Training in a run's folder: compare with the run that the folder holds, train, log, write the model."""
 
 from __future__ import annotations
 
@@ -34,16 +34,16 @@ from mvad.settings import flatten
 
 @dataclass(frozen=True)
 class Prepared:
-    """A detector that is ready to be trained.
+    """A detector ready for training.
 
     Attributes
     ----------
     config
-        With every key decided.
+        Configuration in which ``auto`` and empty keys are resolved.
     detector, teacher
         The unfitted detector and its teacher.
     notice
-        One line on the teacher.
+        One line that says which teacher is used and why.
     """
 
     config: ModelConfig
@@ -55,7 +55,7 @@ class Prepared:
 def prepare(
     data: ShardSet, config: ModelConfig, textures_folder: Path, weights: WeightsSource, device: torch.device
 ) -> Prepared:  # fmt: skip
-    """Resolve what ``auto`` and empty keys mean for these data, and make the detector on a device.
+    """Resolve ``auto`` and empty keys for a training split, and make the detector on a device.
 
     Raises
     ------
@@ -67,7 +67,7 @@ def prepare(
     config = replace(config, teacher=teacher.name, input=replace(config.input, modalities=spec.modalities))
     if isinstance(config, TexturedConfig):
         located = locate_textures(config.pseudo.textures, textures_folder)
-        load_textures(located)  # an unusable folder is found here, before anything is written
+        load_textures(located)  # raises for an unusable folder before anything is written
         config = replace(config, pseudo=replace(config.pseudo, textures=located))
     return Prepared(config, make_detector(config, spec, teacher, device), teacher, notice)
 
@@ -80,14 +80,29 @@ def fit_run(
     progress: Progress,
     ranks: ProcessGroup | None = None,
 ) -> bool:
-    """Train a detector into a run's folder; returns False if it was trained already.
+    """Train a detector in a run's folder; return False if the run was finished before.
 
-    Where several ranks train together, the first one checks and writes, and methods that do not share batches are its alone.
+    Where several processes train together, rank 0 checks and writes; methods that do not share batches train on rank 0 only.
+
+    Parameters
+    ----------
+    run
+        The run's folder; created if need be.
+    data
+        The training split.
+    prepared
+        See ``prepare``.
+    origins
+        Where the value of each key came from, recorded with the run.
+    progress
+        Receives the steps of the training.
+    ranks
+        The processes that train together; default: this process alone.
 
     Raises
     ------
     BadInput
-        If the folder holds a run of another configuration or other data, or the ranks cannot share the batch.
+        If the folder holds a run of another configuration or other data, or the ranks do not divide the batch.
     """
     ranks, config, detector, folder = ranks or ProcessGroup(), prepared.config, prepared.detector, RunFolder(run)
     if config.train.batch % ranks.size:
@@ -95,12 +110,12 @@ def fit_run(
             f"train.batch = {config.train.batch} cannot be shared by {ranks.size} processes; choose a multiple (--set train.batch=...)"
         )
     shares_batches = method_named(config.model).shares_batches
-    wanted = _record(data, prepared, origins)
-    with contextlib.ExitStack() as held:
+    record = _record(data, prepared, origins)
+    with contextlib.ExitStack() as stack:
         if ranks.rank == 0:
-            held.enter_context(files.locked(run))
-            _check_same(run, wanted)
-            files.write_sealed_json(run / CONFIG, wanted.to_json())
+            stack.enter_context(files.locked(run))
+            _check_same(run, record)
+            files.write_sealed_json(run / CONFIG, record.to_json())
             if not folder.is_trained:
                 _cut_metrics(run)
         ranks.wait()
@@ -114,17 +129,21 @@ def fit_run(
             with _logs(run, config, ranks) as log, _determinism(config.train.deterministic):
                 detector.fit(data.select(fields), FitContext(run, progress, log, group))
         if ranks.rank == 0:
-            tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in sorted(detector.state().items())}
-            content = safetensors.torch.save(tensors)
-            files.write_bytes(run / MODEL, content)
-            files.write_sealed_json(run / MODEL_FACTS, {"sha256": files.sha256_bytes(content), "mvad_version": __version__})
+            _write_model(run, detector)
         ranks.wait()
     return True
 
 
+def _write_model(run: Path, detector: Detector) -> None:
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in sorted(detector.state().items())}
+    content = safetensors.torch.save(tensors)
+    files.write_bytes(run / MODEL, content)
+    files.write_sealed_json(run / MODEL_FACTS, {"sha256": files.sha256_bytes(content), "mvad_version": __version__})
+
+
 @contextlib.contextmanager
 def _logs(run: Path, config: ModelConfig, ranks: ProcessGroup) -> Iterator[Callable[[Mapping[str, float]], None]]:
-    """Give what writes a step's figures: to metrics.jsonl, and to TensorBoard where that is wanted; rank 0 only."""
+    """Yield a function that logs a step's figures to metrics.jsonl and, if configured, to TensorBoard; rank 0 only."""
     if ranks.rank:
         yield lambda figures: None
         return
@@ -154,10 +173,10 @@ def _tensorboard(run: Path) -> Any:
 
 
 @contextlib.contextmanager
-def _determinism(wanted: bool) -> Iterator[None]:
-    """Use deterministic algorithms only (``train.deterministic``); those that have no such version warn."""
+def _determinism(deterministic: bool) -> Iterator[None]:
+    """Use deterministic algorithms only (``train.deterministic``); operations that have none give a warning."""
     before = torch.are_deterministic_algorithms_enabled()
-    if wanted:
+    if deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True, warn_only=True)
     try:
@@ -174,24 +193,24 @@ def _record(data: ShardSet, prepared: Prepared, origins: Mapping[str, str]) -> R
     )  # fmt: skip
 
 
-def _check_same(run: Path, wanted: RunRecord) -> None:
+def _check_same(run: Path, record: RunRecord) -> None:
     if not (run / CONFIG).exists():
         return
-    found = RunFolder(run).record
-    recorded = flatten(recorded_config(found.config))
-    for name, value in json.loads(json.dumps(wanted.config)).items():
+    existing = RunFolder(run).record
+    recorded = flatten(recorded_config(existing.config))
+    for name, value in json.loads(json.dumps(record.config)).items():
         if recorded.get(name) != value:
             raise BadInput(
                 f"{run} was made with {name} = {recorded.get(name)}, this run asks for {value}. "
                 "Give --name another, or delete the folder."
             )
-    same_teacher = (found.teacher, found.teacher_sha256) == (wanted.teacher, wanted.teacher_sha256)
-    if found.shards != wanted.shards or not same_teacher:
+    same_teacher = (existing.teacher, existing.teacher_sha256) == (record.teacher, record.teacher_sha256)
+    if existing.shards != record.shards or not same_teacher:
         raise BadInput(f"{run} was made from other shards or another teacher. Give --name another, or delete the folder.")
 
 
 def _cut_metrics(run: Path) -> None:
-    """Drop log lines of steps that will be done again, so that the log has each step once."""
+    """Remove the log lines of steps after the last checkpoint, which will be repeated, so that the log has each step once."""
     saved = last_checkpoint(run)
     step = saved.step if saved else 0
     kept = [line for line in files.read_lines(run / METRICS) if line["step"] <= step]

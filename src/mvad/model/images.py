@@ -1,4 +1,4 @@
-"""Coded samples as a backbone takes them: float images in 0..255, one for each view and modality."""
+"""Input of a backbone: float images in 0..255, one per view and modality."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from mvad.model.config import InputConfig
 
 @dataclass(frozen=True)
 class ViewImages:
-    """B samples, V views, M modalities.
+    """Images of B samples of V views and M modalities.
 
     Attributes
     ----------
     images
-        (B, V, M, 3, S, S) float32 in 0..255; the teacher's fill colour where nothing is seen.
+        (B, V, M, 3, S, S) float32 in 0..255; the fill colour where no object is seen.
     seen
-        (B, V, S, S) bool.
+        (B, V, S, S) bool, pixels that show the object.
     present
-        (B, V) bool.
+        (B, V) bool, views that the sample has.
     source
-        (B, V, S, S) int32, -1 where nothing; or None where it was not read.
+        (B, V, S, S) int32, row * W + column of the raw scan, -1 where nothing is seen; None where it was not read.
     """
 
     images: Tensor
@@ -44,7 +44,20 @@ def view_images(
     batch: Batch, modalities: tuple[str, ...], size: int, fill: tuple[float, float, float],
     depth_range: tuple[float, float] | None,
 ) -> ViewImages:  # fmt: skip
-    """Average views down to ``size`` over the pixels that show the object, and fill the rest.
+    """Average views down to ``size`` pixels a side over the pixels that show the object, and fill the rest.
+
+    Parameters
+    ----------
+    batch
+        Samples as the shards hold them.
+    modalities
+        Inputs of each view, in order.
+    size
+        Side of the images in pixels.
+    fill
+        Colour of pixels that show no object, 0..255.
+    depth_range
+        Middle and half width of the depths (metres), which map to 0..255, near is bright; None without depth.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""What a detector must know of its data: views, inputs, camera angles, depths."""
+"""Properties of the data that a detector is made for: views, modalities, camera angles, depths."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ _REALIAD_TILT_DEG = 45.0
 _NARROWEST, _WIDEST = 64, 2048
 _FEWEST_STEPS, _STEPS, _SAMPLES = 500, 20_000, 4
 _OUTLIER = 0.25
-"""Steps over an edge are of any size: none counts for more than this share."""
+"""Upper bound of one step's remainder as a share of the width, since steps across an edge can have any size."""
 
 
 @dataclass(frozen=True)
 class InputSpec:
-    """What a detector is made for.
+    """Properties of the data that a detector is made for.
 
     Attributes
     ----------
@@ -33,11 +33,11 @@ class InputSpec:
     modalities
         Inputs of each view, in order.
     angles
-        (V, 3) float32 tensor, Euler angles xyz of each camera relative to the first, radians.
+        (V, 3) float32, Euler angles xyz of each camera relative to the first, radians.
     depth_range
         Middle and half width of the object's depths (metres), or None without depth.
     scan_width
-        Columns of the raw scans that ``source`` counts in, or None where it was not asked for.
+        Number of columns of the raw scans, to which ``source`` refers; None where it is not needed.
     """
 
     views: int
@@ -58,13 +58,13 @@ class InputSpec:
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> InputSpec:
-        """Take back what ``to_json`` returned."""
+        """Restore an input spec from what ``to_json`` returned."""
         depth_range = (float(value["depth_range"][0]), float(value["depth_range"][1])) if value["depth_range"] else None
         return cls(value["views"], tuple(value["modalities"]), torch.tensor(value["angles"]), depth_range, value["scan_width"])
 
 
 def uses_source(config: ModelConfig) -> bool:
-    """Return whether a configuration needs ``source``: pseudo anomalies that are consistent over views do."""
+    """Return whether a configuration reads ``source``, as pseudo anomalies do that are consistent over views."""
     return isinstance(config, TexturedConfig) and config.pseudo.views == "consistent"
 
 
@@ -74,7 +74,7 @@ def input_spec_of(data: ShardSet, config: ModelConfig) -> InputSpec:
     Raises
     ------
     BadInput
-        If a modality is asked for that the shards do not have.
+        If the configuration names a modality that the shards do not have.
     """
     modalities = config.input.modalities or tuple(name for name in MODALITIES if name in data.stored)
     missing = [name for name in modalities if name not in data.stored]
@@ -85,41 +85,43 @@ def input_spec_of(data: ShardSet, config: ModelConfig) -> InputSpec:
     depth_range = None
     if data.coding is not None:
         near, far = data.coding.offset_m, data.coding.offset_m + data.coding.step_m * 65534
-        # The coded range is one and a half radii either side of the object's centre.
+        # The coded range is 1.5 times the object's radius on either side of its centre.
         depth_range = ((near + far) / 2, (far - near) / 3)
     width = scan_width(data) if uses_source(config) else None
     return InputSpec(len(data.views), tuple(modalities), _angles(data), depth_range, width)
 
 
 def scan_width(data: ShardSet) -> int:
-    """Return the columns of the raw scans, which shards do not record, from ``source``, which is row * W + column.
+    """Estimate the number W of columns of the raw scans, which shards do not record, from ``source`` = row * W + column.
 
-    From a pixel to its neighbour, ``source`` changes by some rows and a few columns: nearly a multiple of W. Of all widths the
-    true one leaves the least rest, as a share of itself; its divisors leave more of it, and its multiples do not fit the
-    steps of one row that tilted views have.
+    From a pixel to its neighbour, ``source`` changes by some rows and a few columns, that is by nearly a multiple of W. Among
+    all widths the true one leaves the smallest remainder as a share of the width: the same remainder is a larger share of a
+    divisor of W, and multiples of W do not fit the steps of one row that tilted views have.
 
     Raises
     ------
     BadInput
-        If the shards have no ``source``, or views show too little.
+        If the shards have no ``source``, or the views show too few pixels.
     """
     if "source" not in data.stored:
         raise BadInput(f"{data.folder}: has no source, which pseudo.views = consistent needs; pack renders with it")
     chosen = np.linspace(0, len(data) - 1, min(len(data), _SAMPLES)).round().astype(int)
-    found = data.select(["source"]).batch([int(row) for row in np.unique(chosen)]).source
-    assert found is not None
-    source = found.numpy().astype(np.int64)
+    stored = data.select(["source"]).batch([int(row) for row in np.unique(chosen)]).source
+    assert stored is not None
+    source = stored.numpy().astype(np.int64)
     steps = []
     for first, second in ((source[..., :-1, :], source[..., 1:, :]), (source[..., :-1], source[..., 1:])):
         step = np.abs(second - first)[(first >= 0) & (second >= 0)]
         steps.append(step[step >= _NARROWEST // 2])
-    every = np.concatenate(steps)
-    if len(every) < _FEWEST_STEPS:
-        raise BadInput(f"{data.folder}: views show too little to tell the scans' width; take pseudo.views = independent")
-    every = every[:: max(1, len(every) // _STEPS)]
+    steps_used = np.concatenate(steps)
+    if len(steps_used) < _FEWEST_STEPS:
+        raise BadInput(
+            f"{data.folder}: the views show too few pixels to find the width of the scans; take pseudo.views = independent"
+        )
+    steps_used = steps_used[:: max(1, len(steps_used) // _STEPS)]
     widths = np.arange(_NARROWEST, _WIDEST + 1)
-    rest = [np.minimum(np.abs((every + w // 2) % w - w // 2) / w, _OUTLIER).mean() for w in widths]
-    return int(widths[int(np.argmin(rest))])
+    remainders = [np.minimum(np.abs((steps_used + w // 2) % w - w // 2) / w, _OUTLIER).mean() for w in widths]
+    return int(widths[int(np.argmin(remainders))])
 
 
 def _angles(data: ShardSet) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""What a method says of itself, without torch: names, keys and presets are listed without loading a detector."""
+"""Declaration of a method. It does not import torch: names, keys and presets are listed without loading a detector."""
 
 from __future__ import annotations
 
@@ -13,36 +13,36 @@ if TYPE_CHECKING:
     from mvad.model.detector import Detector
 
     DetectorFactory = Callable[..., Detector]
-    """Makes an unfitted detector of (config, spec, teacher, device)."""
+    """Returns an unfitted detector for (config, spec, teacher, device)."""
 
 
 @dataclass(frozen=True)
 class Method:
-    """The declaration of a method; one stands in each folder of ``model/baselines`` and in ``model/idif/methods.py``.
+    """Declaration of a method: one per folder of ``model/baselines``; IDIF's are in ``idif/methods.py`` and ``missing/methods.py``.
 
     Attributes
     ----------
     name
-        What ``--model`` takes, and what tables show.
+        Value of ``--model``, and name in tables.
     title, summary
-        Its full name, and what it does in half a sentence.
+        Full name, and a phrase that says what the method does.
     paper, paper_backbone
-        Where it was published, and the backbone that the authors used.
+        Publication, and the backbone that its authors used.
     config
-        Its configuration: a frozen dataclass derived from ``ModelConfig`` (``TexturedConfig`` where it learns from pseudo
-        anomalies).
+        Class of its configuration: a frozen dataclass derived from ``ModelConfig``, or from ``TexturedConfig`` if it is trained
+        with pseudo anomalies.
     detector
-        Makes the detector: a callable, or ``module:name`` of one, which is imported when it is needed.
+        Factory of the detector: a callable, or ``module:name`` of one, which is imported when it is needed.
     keys
-        Keys that it sets above the preset.
+        Keys that the method sets; they take precedence over the preset.
     presets
-        What presets mean for its own keys, by preset.
+        Values of its own keys, by preset.
     one_pass
-        Whether it learns in one pass over the training samples, without steps and checkpoints.
+        Whether it is fitted in one pass over the training samples, without steps and checkpoints.
     shares_batches
         Whether several processes can train it together (torchrun).
     paper_name
-        Its name in the tables of the IDIF paper, if it is in them.
+        Name in the tables of the IDIF paper; empty if it is not in them.
 
     Examples
     --------
@@ -66,7 +66,7 @@ class Method:
 
     @property
     def needs_textures(self) -> bool:
-        """Whether it learns from pseudo anomalies."""
+        """Whether the method is trained with pseudo anomalies, which need textures."""
         return issubclass(self.config, TexturedConfig)
 
     def preset(self, name: str) -> dict[str, Any]:
@@ -74,7 +74,7 @@ class Method:
         return {**PRESETS[name], **self.presets.get(name, {})}
 
     def factory(self) -> DetectorFactory:
-        """Return what makes the detector, importing it if need be."""
+        """Return the factory of the detector; imports its module if need be."""
         if not isinstance(self.detector, str):
             return self.detector
         module, _, name = self.detector.partition(":")

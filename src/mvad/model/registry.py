@@ -1,6 +1,6 @@
-"""Methods by name: those of this package, found by their declarations, and those that a caller registers.
+"""Registry of methods: those of this package, found by their declarations, and those that a caller registers.
 
-Nothing here imports torch; ``make_detector`` loads a detector's module when one is made.
+The module does not import torch; ``make_detector`` imports the module of a detector.
 """
 
 from __future__ import annotations
@@ -31,24 +31,24 @@ _registered: dict[str, Method] = {}
 
 @cache
 def _built_in() -> dict[str, Method]:
-    """Return IDIF with its variants, then every folder of ``model/baselines`` by its ``METHOD``."""
+    """Return IDIF with its variants, then the ``METHOD`` of each folder of ``model/baselines``, by name."""
     folders = sorted(module.name for module in pkgutil.iter_modules(baselines.__path__) if module.ispkg)
     declared = [importlib.import_module(f"{baselines.__name__}.{name}").METHOD for name in folders]
     return {method.name: method for method in (*IDIF_METHODS, *MISSING_VIEW_METHODS, *declared)}
 
 
 def methods() -> dict[str, Method]:
-    """Return every method by its name."""
+    """Return all methods by name."""
     return {**_built_in(), **_registered}
 
 
 def register_method(method: Method) -> None:
-    """Add a method, so that ``train``, ``evaluate``, ``--model`` and every table take it.
+    """Add a method, so that ``train``, ``evaluate``, ``--model`` and all tables accept it.
 
     Parameters
     ----------
     method
-        Its declaration; ``detector`` may be the class itself.
+        Declaration of the method; ``detector`` may be the class itself.
 
     Raises
     ------
@@ -71,7 +71,7 @@ def register_method(method: Method) -> None:
 
 
 def unregister_method(name: str) -> None:
-    """Take a registered method out again."""
+    """Remove a registered method."""
     _registered.pop(name, None)
     all_keys.cache_clear()
 
@@ -82,31 +82,31 @@ def method_named(name: str) -> Method:
     Raises
     ------
     BadInput
-        If there is no such method; the known ones are listed.
+        If there is no such method; the message lists the known ones.
     """
-    found = methods().get(name)
-    if found is None:
+    method = methods().get(name)
+    if method is None:
         raise BadInput(f"--model {name}: choose from {', '.join(methods())}")
-    return found
+    return method
 
 
 @cache
 def all_keys() -> dict[str, KeyInfo]:
-    """Return every key of every method, those that all have first."""
-    found = describe(ModelConfig)
+    """Return the keys of all methods, those that every method has first."""
+    keys = describe(ModelConfig)
     for method in methods().values():
-        found |= {name: info for name, info in describe(method.config).items() if name not in found}
-    return found
+        keys |= {name: info for name, info in describe(method.config).items() if name not in keys}
+    return keys
 
 
 def paper_backbone(model: str) -> str:
-    """Return the backbone of a method's own paper; of imported maps nothing is known."""
+    """Return the backbone of a method's own paper; it is not known for imported maps."""
     known = methods().get(model)
     return known.paper_backbone if known else "its own"
 
 
 def backbone_label(model: str, teacher: str) -> str:
-    """Return what stands beside every row of figures: the teacher used, and the backbone of the method's own paper."""
+    """Return the label of a row in tables: the teacher that was used, and the backbone of the method's own paper."""
     return f"{teacher} (paper: {paper_backbone(model)})"
 
 
@@ -116,23 +116,23 @@ def configure(preset: str, model: str, layers: Iterable[tuple[str, Mapping[str, 
     Raises
     ------
     BadInput
-        If preset, method or a key is unknown, or a value has the wrong type.
+        If the preset, the method or a key is unknown, or a value has the wrong type.
     """
     if preset not in PRESETS:
         raise BadInput(f"--preset {preset}: choose from {', '.join(PRESETS)}")
     method = method_named(model)
     fixed = {**method.keys, "model": model}
-    own_layers = [(f"preset {preset}", method.preset(preset)), (f"model {model}", fixed)]
-    return resolve(method.config, [*own_layers, *layers], all_keys())
+    base_layers = [(f"preset {preset}", method.preset(preset)), (f"model {model}", fixed)]
+    return resolve(method.config, [*base_layers, *layers], all_keys())
 
 
 def recorded_config(recorded: Mapping[str, Any]) -> ModelConfig:
-    """Return the configuration that a run's ``config.json`` holds as dotted keys.
+    """Return the configuration of the dotted keys in a run's ``config.json``.
 
     Raises
     ------
     BadInput
-        If its method is not known here, or a key is not one of it.
+        If its method is unknown, or the method has no such key.
     """
     method = method_named(str(recorded.get("model")))
     return resolve(method.config, [(RECORDED, recorded)], all_keys())[0]

@@ -1,4 +1,4 @@
-"""A run's folder: what was asked for, what it was made from, and the fitted detector."""
+"""Folder of a run: its configuration, the data it was trained on, and the trained detector."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ MODEL_FACTS = "model.json"
 METRICS = "metrics.jsonl"
 
 _OLD_PARTS = ((".trunks.", ".backbones."), ("decoders.of.", "decoders.per_input."), ("heads.of.", "heads.per_input."))
-"""Names of parameters in runs of version 0.1, and their names today."""
+"""Parts of parameter names in runs of version 0.1, and the current ones."""
 
 
 def run_name(dataset: str, category: str, model: str, seed: int) -> str:
@@ -40,22 +40,22 @@ def run_name(dataset: str, category: str, model: str, seed: int) -> str:
 
 @dataclass(frozen=True)
 class RunRecord:
-    """What ``config.json`` of a run holds.
+    """Content of a run's ``config.json``.
 
     Attributes
     ----------
     dataset, category
-        What it was trained on.
+        Data that the run was trained on.
     config, origins
-        Dotted keys, and where each value came from.
+        Values by dotted key, and where each value came from.
     teacher, teacher_sha256
         The teacher's name and the hash of its weights.
     shards
-        Hashes of the training split's files.
+        SHA-256 of each file of the training split.
     spec
         The detector's input spec as plain values; None for imported maps.
     machine
-        Versions and the kind of machine.
+        Versions of the software and kind of device, see ``machine``.
     """
 
     dataset: str
@@ -79,7 +79,7 @@ class RunRecord:
         return int(self.config["seed"])
 
     def to_json(self) -> dict[str, Any]:
-        """Return what ``config.json`` holds."""
+        """Return the content of ``config.json``."""
         same = {name: dict(getattr(self, name)) for name in ("config", "origins", "shards", "machine")}
         spec = {} if self.spec is None else {"spec": dict(self.spec)}
         teacher = {"name": self.teacher, "sha256": self.teacher_sha256}
@@ -87,7 +87,7 @@ class RunRecord:
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> RunRecord:
-        """Take back what ``to_json`` returned; version 0.1 called ``spec`` ``setting``."""
+        """Restore a record from what ``to_json`` returned; in version 0.1 ``spec`` was named ``setting``."""
         return cls(
             value["dataset"], value["category"], value["config"], value["origins"], value["teacher"]["name"],
             value["teacher"]["sha256"], value["shards"], value.get("spec", value.get("setting")), value["machine"],
@@ -95,7 +95,7 @@ class RunRecord:
 
 
 class RunFolder:
-    """A folder that ``mvad train`` or ``mvad import`` made; its records are read once.
+    """Folder of a run, made by ``mvad train`` or ``mvad import``; its record is read once.
 
     Parameters
     ----------
@@ -113,7 +113,7 @@ class RunFolder:
 
     @cached_property
     def record(self) -> RunRecord:
-        """What ``config.json`` holds.
+        """Content of ``config.json``.
 
         Raises
         ------
@@ -129,12 +129,12 @@ class RunFolder:
 
     @property
     def is_trained(self) -> bool:
-        """Whether training reached its end."""
+        """Whether training is finished."""
         return (self.path / MODEL_FACTS).exists()
 
     @property
     def model_sha256(self) -> str:
-        """The hash of the finished model.
+        """SHA-256 of the trained model.
 
         Raises
         ------
@@ -145,11 +145,11 @@ class RunFolder:
         return str(files.read_sealed_json(self.path / MODEL_FACTS, "a finished run", remedy)["sha256"])
 
     def category_folder(self, shards: Path) -> Path:
-        """Return where the run's category lies among packed shards."""
+        """Return the folder of the run's category in the workspace's shards."""
         return shards / self.record.dataset / self.record.category
 
     def results(self) -> Results | None:
-        """Return what its evaluation found, or None where it was not evaluated.
+        """Return the results of its evaluation, or None where it was not evaluated.
 
         Raises
         ------
@@ -164,9 +164,9 @@ class RunFolder:
         Raises
         ------
         BadInput
-            If the run is not finished, was changed, or its teacher is another one here.
+            If the run is not finished, its model was changed, or the teacher's weights on this machine are others.
         MissingComponent
-            If the teacher's weights are not here.
+            If the teacher's weights are not on this machine.
         """
         record = self.record
         if not self.is_trained:
@@ -200,12 +200,12 @@ def _current_names(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]
 
 
 def find_runs(runs: Path) -> list[Path]:
-    """Return the finished runs below a folder, sorted by name."""
+    """Return the folders of finished runs in a folder, sorted by name."""
     return sorted(path.parent for path in runs.glob(f"*/{CONFIG}") if RunFolder(path.parent).is_trained)
 
 
 def machine(device: torch.device = torch.device("cpu")) -> dict[str, Any]:  # immutable
-    """Return what a figure depends on besides the code: versions and the kind of device, no names or paths."""
+    """Return what a result depends on besides code and data: versions and the kind of device, no host names or paths."""
     return {
         "mvad": __version__,
         "python": platform.python_version(),
@@ -217,5 +217,5 @@ def machine(device: torch.device = torch.device("cpu")) -> dict[str, Any]:  # im
 
 
 def config_hash(config: Mapping[str, Any]) -> str:
-    """Return a short name of a configuration: the vector of choices."""
+    """Return a short hash that identifies a configuration, 12 hexadecimal digits."""
     return hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:12]

@@ -1,4 +1,4 @@
-"""From the maps of inputs to the maps and scores of views and samples: one rule for every method (``score.*``)."""
+"""Maps and scores of views and samples from the maps of inputs, the same for all methods (``score.*``)."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ _REFERENCE_PIXELS = 256 * 256
 
 
 def finish(maps: Tensor, views: ViewImages, config: ScoreConfig, scores: Tensor | None = None) -> AnomalyMaps:
-    """Return the answer of a detector from a map for each view and modality.
+    """Return the maps and scores of samples from one map per view and modality.
 
-    A view's map and score are those of its worst modality, a sample's score follows from its present views (``score.sample``).
+    A view's map and score are the maximum over its modalities; a sample's score combines its present views (``score.sample``).
     Pixels that do not count (off the object, unless ``score.region`` is ``image``; missing views) get the lowest value of
     their sample, whatever the method's scale: a constant added to all maps and scores changes no figure.
 
     Parameters
     ----------
     maps
-        (B, V, M, S, S) float32.
+        (B, V, M, S, S) float32, higher is more anomalous.
     views
-        What was scored.
+        The samples: outlines and presence of views.
     config
         ``score.*``.
     scores
-        (B, V, M) float32, where the method has its own; None takes the mean of the highest pixels (``image_scores``).
+        (B, V, M) float32, scores of images where the method computes its own; None: ``image_scores``.
     """
     counts = counted(views, config).to(maps.device)
     filled = fill_uncounted(maps, counts)
@@ -41,7 +41,7 @@ def finish(maps: Tensor, views: ViewImages, config: ScoreConfig, scores: Tensor 
 
 
 def counted(views: ViewImages, config: ScoreConfig) -> Tensor:
-    """Return which pixels (B, V, S, S) count: those of present views, on the object unless ``score.region`` is ``image``."""
+    """Return which pixels (B, V, S, S) bool count: those of present views, on the object unless ``score.region`` is ``image``."""
     seen = views.seen if config.region == "object" else torch.ones_like(views.seen)
     return seen & views.present[:, :, None, None]
 
@@ -59,7 +59,7 @@ def highest(maps: Tensor, counts: Tensor) -> Tensor:
 
 
 def smooth(maps: Tensor, seen: Tensor, config: ScoreConfig) -> Tensor:
-    """Average maps (..., S, S) over ``score.pool_px`` pixels, of those that show the object only; 0 elsewhere."""
+    """Average maps (..., S, S) over windows of ``score.pool_px`` pixels a side, over pixels on the object only; 0 elsewhere."""
     counts = seen.float() if config.region == "object" else torch.ones_like(maps)
     if config.pool_px > 1:
         flat, weight = (x.reshape(-1, 1, *maps.shape[-2:]) for x in (maps * counts, counts.expand_as(maps)))
@@ -70,14 +70,14 @@ def smooth(maps: Tensor, seen: Tensor, config: ScoreConfig) -> Tensor:
 
 
 def image_scores(maps: Tensor, config: ScoreConfig) -> Tensor:
-    """Return the mean of the highest pixels of (..., S, S): ``score.top_k`` at 256 x 256, in proportion elsewhere."""
+    """Return the means (...) of the highest pixels of maps (..., S, S): ``score.top_k`` of 256 x 256, scaled with the area."""
     flat = maps.flatten(-2)
     top = max(1, round(config.top_k * int(flat.shape[-1]) / _REFERENCE_PIXELS))
     return flat.topk(top, dim=-1).values.mean(dim=-1)
 
 
 def sample_scores(view_scores: Tensor, config: ScoreConfig) -> Tensor:
-    """Return (B,) of view scores (B, V), which are -inf where a view is missing."""
+    """Return sample scores (B,) from view scores (B, V), which are -inf where a view is missing (``score.sample``)."""
     if config.sample == "max":
         return view_scores.amax(dim=1)
     finite = torch.isfinite(view_scores)

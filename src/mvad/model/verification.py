@@ -1,4 +1,4 @@
-"""What verification must know of runs: which files they hold, and how each is checked."""
+"""Rules for the verification of runs: which files they hold, and how each is checked."""
 
 from __future__ import annotations
 
@@ -61,4 +61,4 @@ RUN_RULES = FileRules(
     ),
     _repair_of,
 )
-"""Runs and the reports made of them."""
+"""Rules for the files of runs and for the reports made of them."""

@@ -1,1 +1,1 @@
-"""What joins rendering, shards and models: workspaces, trainings, predictions, repair. The command line calls it."""
+"""Workflows across rendering, shards and models (workspaces, training, prediction, repair), used by API and command line."""

@@ -1,4 +1,4 @@
-"""Rendering and packing with what their callers rarely change filled in."""
+"""Rendering of single scans and categories, and packing, for the public API."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The checks of ``mvad doctor``. Libraries that can crash a process are tried in a child process."""
+"""Checks of ``mvad doctor``. Libraries that can crash a process are tested in a child process."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _LIBRARIES = "apt-get install libegl1 libgl1 libgles2 libgl1-mesa-dri libgomp1 l
 
 @dataclass(frozen=True)
 class Check:
-    """One line: ``ok``, ``note`` (works without) or ``missing``."""
+    """Result of a check: ``ok``, ``note`` (optional component is missing) or ``missing`` (required), and one line of text."""
 
     name: str
     state: Literal["ok", "note", "missing"]
@@ -35,7 +35,7 @@ class Check:
 
 
 def all_checks(workspace: Workspace, teacher_weights: Path | None, offline: bool) -> list[Check]:
-    """Run every check."""
+    """Run all checks."""
     return [
         Check("python", "ok", platform.python_version()),
         *_torch(),
@@ -69,11 +69,11 @@ def _child(name: str, code: str, otherwise: Literal["note", "missing"], remedy: 
 
 
 def _disk(root: Path) -> Check:
-    place = next(folder for folder in (root, *root.absolute().parents) if folder.exists())
-    free = shutil.disk_usage(place).free / 1e9
-    text = f"{free:.0f} GB free at {place}"
+    existing = next(folder for folder in (root, *root.absolute().parents) if folder.exists())
+    free = shutil.disk_usage(existing).free / 1e9
+    text = f"{free:.0f} GB free at {existing}"
     return Check(
-        "disk", "ok" if free > _NEEDED_GB else "note", text if free > _NEEDED_GB else f"{text}; a full dataset wants {_NEEDED_GB}"
+        "disk", "ok" if free > _NEEDED_GB else "note", text if free > _NEEDED_GB else f"{text}; a full dataset needs {_NEEDED_GB}"
     )
 
 
@@ -110,14 +110,14 @@ def _teachers(workspace: Workspace, teacher_weights: Path | None, offline: bool)
     from mvad.model.backbones.efficientnet_lite import PACKAGES
     from mvad.model.backbones.weights import RESNET18_FILE, WeightsSource, find_lite0, find_resnet18
 
-    found = find_resnet18(WeightsSource(teacher_weights, workspace.weights, offline), may_download=False)
+    resnet18 = find_resnet18(WeightsSource(teacher_weights, workspace.weights, offline), may_download=False)
     lite = find_lite0()
     missing = f"no weights; put {RESNET18_FILE} into {workspace.weights}, or name it with --teacher-weights"
     return [
-        Check("teacher resnet18", "ok" if found else "note", str(found) if found else missing),
+        Check("teacher resnet18", "ok" if resnet18 else "note", str(resnet18) if resnet18 else missing),
         Check(
             "teacher efficientnet_lite0",
-            "ok" if lite else "missing" if not found else "note",
+            "ok" if lite else "missing" if not resnet18 else "note",
             "its package is installed" if lite else PACKAGES,
         ),
     ]

@@ -1,4 +1,4 @@
-"""Evaluation of runs of a workspace: on views, on the raw scans, with missing views; and of another tool's maps on scans."""
+"""Evaluation of a workspace's runs on views, on the raw scans and with missing views, and of imported maps on the raw scans."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ from mvad.progress import Progress
 
 @dataclass(frozen=True)
 class EvaluationPlan:
-    """How runs are evaluated.
+    """Options for the evaluation of runs.
 
     Attributes
     ----------
     workspace, weights, device
-        Where shards and weights lie, and where detectors compute.
+        Workspace of the shards, location of the teacher's weights, device of the detectors.
     views
-        Only these are shown; empty: all.
+        Views that are used; empty: all.
     project_to_scan, fuse, raw
-        Whether maps are carried back to the raw scans; how views are fused there (the first rule is written; empty: the
-        mean); the folder of the raw categories (None: the workspace's).
+        Whether maps are projected to the raw scans; rules of fusion there (maps are written for the first; empty: mean);
+        folder of the raw categories (None: the workspace's).
     adeval
-        Folder that gets maps and masks for ADEval; None: they are not written.
+        Folder for maps and masks for ADEval; None: they are not written.
     """
 
     workspace: Workspace
@@ -49,17 +49,17 @@ class EvaluationPlan:
     adeval: Path | None = None
 
     def chosen(self, runs: Sequence[Path] | None) -> list[Path]:
-        """Return the runs that were named, or all finished ones of the workspace.
+        """Return the given runs, or all finished runs of the workspace.
 
         Raises
         ------
         BadInput
-            If there is none.
+            If there is no run.
         """
-        found = list(runs or find_runs(self.workspace.runs))
-        if not found:
+        folders = list(runs or find_runs(self.workspace.runs))
+        if not folders:
             raise BadInput(f"{self.workspace.runs}: no finished run; run mvad train first, or give --workspace")
-        return found
+        return folders
 
     def evaluate(self, run: Path, progress: Progress) -> Results:
         """Evaluate one run; see ``evaluate_run``."""
@@ -71,28 +71,28 @@ class EvaluationPlan:
         return evaluate_missing_views(run, self.workspace.shards, self.weights, progress, self.device)
 
     def _callbacks(self, run: Path, progress: Progress) -> list[EvaluationCallback]:
-        found: list[EvaluationCallback] = []
+        callbacks: list[EvaluationCallback] = []
         if self.project_to_scan:
             record = RunFolder(run).record
             if record.dataset not in SCAN_READERS:
                 raise BadInput(f"{run}: {record.dataset} has photographs, no scans; leave out --project-to-scan")
             raw = self.raw or self.workspace.raw(record.dataset)
             rules = fusion_rules(self.fuse)
-            found.append(ScanEvaluator(run, RawScans(record.dataset, raw, record.category), rules))
+            callbacks.append(ScanEvaluator(run, RawScans(record.dataset, raw, record.category), rules))
         if self.adeval:
             target = self.adeval / run.name
             progress.say(f'ADEval: python -m adeval {target / ANOMAPS} --evaluate_size 256 --sample_key_pat "{SAMPLE_PATTERN}"')
-            found.append(AdevalWriter(target))
-        return found
+            callbacks.append(AdevalWriter(target))
+        return callbacks
 
 
 def fusion_rules(names: Sequence[str]) -> list[Rule]:
-    """Return rules of fusion in the order of their names; the first rule where none is named.
+    """Return the rules of fusion by name, in the given order; the rule ``mean`` where no name is given.
 
     Raises
     ------
     BadInput
-        If there is no rule of a name.
+        If a name is not that of a rule.
     """
     unknown = set(names) - set(RULES)
     if unknown:
@@ -117,7 +117,7 @@ def evaluate_maps_of(
 
 
 def _categories_of(maps: Path) -> list[str]:
-    found = sorted(path.parent.name for path in maps.glob("*/test"))
-    if not found:
+    names = sorted(path.parent.name for path in maps.glob("*/test"))
+    if not names:
         raise BadInput(f"{maps}: holds no <category>/test folder of maps; give --category, see docs/exchange.md")
-    return found
+    return names

@@ -1,4 +1,4 @@
-"""Reproduced tables as files: Markdown for people, JSON for programs, an SVG of Figure 4."""
+"""Files of reproduced tables: Markdown, JSON, and an SVG of Figure 4."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ MAIN_COLUMNS = (
 
 
 def write_table(target: Path, title: str, rows: Sequence[Row], notes: Sequence[str]) -> None:
-    """Write ``target.md`` and ``target.json``."""
+    """Write a reproduced table to ``target.md`` and ``target.json``."""
     _markdown(target, title, MAIN_COLUMNS, [main_cells(row) for row in rows], notes)
     files.write_sealed_json(
         target.with_suffix(".json"), {"title": title, "rows": [asdict(row) for row in rows], "notes": list(notes)}
@@ -37,7 +37,7 @@ def write_table(target: Path, title: str, rows: Sequence[Row], notes: Sequence[s
 
 
 def write_figure_4(target: Path, title: str, rows: Sequence[MissingRow], curves: Curves, notes: Sequence[str]) -> None:
-    """Write ``target.md``, ``target.json`` and, where there is a curve, ``target.svg``."""
+    """Write Figure 4 to ``target.md``, ``target.json`` and, where there is a curve, ``target.svg``."""
     from mvad.model.report.charts import chart_of_points, standalone
 
     _markdown(target, title, FIGURE_4_COLUMNS, [figure_4_cells(row) for row in rows], notes)
@@ -63,7 +63,7 @@ FIGURE_4_COLUMNS = (
 
 
 def figure_4_cells(row: MissingRow) -> list[str]:
-    """Return a row of Figure 4 as text."""
+    """Return the cells of a row of Figure 4 as text."""
     digits = 2 if row.is_loss else 1
     ends = [number(value, 2) for value in (row.visible_by_ends, row.full_by_ends)] if row.is_loss else []
     return [
@@ -73,7 +73,7 @@ def figure_4_cells(row: MissingRow) -> list[str]:
 
 
 def main_cells(row: Row) -> list[str]:
-    """Return a row of Table 1, 2 or 3 as text."""
+    """Return the cells of a row of Table 1, 2 or 3 as text."""
     deviation = "" if row.deviation is None else f" +- {row.deviation:.1f}"
     ours = number(row.ours) + (f"{deviation} ({row.seeds} seed{'s' * (row.seeds > 1)})" if row.ours is not None else "")
     difference = "" if row.difference is None else f"{row.difference:+.1f}"
@@ -89,7 +89,7 @@ def _interval(bounds: tuple[float, float] | None) -> str:
 
 
 def number(value: float | None, digits: int = 1) -> str:
-    """Return a figure as text, a dash where there is none."""
+    """Return a figure as text, or a dash for None."""
     return "-" if value is None else f"{value:.{digits}f}"
 
 

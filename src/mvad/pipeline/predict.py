@@ -26,25 +26,25 @@ from mvad.render.scan_to_views import views_of, views_of_scan
 
 
 def samples_of(source: Path, run: RunFolder, workspace: Workspace, split: str = "test", light: int = 4) -> list[NewSample]:
-    """Return the samples that a path holds, to be read one by one.
+    """Return the samples in a folder or file; they are read one by one later.
 
     Parameters
     ----------
     source
-        A folder of raw scans (any depth), the folder of a packed category, or a shard (.h5).
+        Folder of raw scans (searched recursively), folder of a packed category, or a shard (.h5).
     run
-        The run that will score them: raw scans are rendered with the cameras of its category.
+        The run that will score them; raw scans are rendered with the cameras of its category.
     workspace
-        Holds the renders whose cameras are taken.
+        Workspace of the renders that record the cameras.
     split
-        Of a packed category.
+        Split of a packed category.
     light
-        Eyecandies image number.
+        Eyecandies image number of raw scans.
 
     Raises
     ------
     BadInput
-        If nothing that the run can score is found there.
+        If the source does not exist or holds no sample that the run can score.
     """
     if not source.exists():
         raise BadInput(f"{source}: not found; give a folder of scans, a packed category or a shard")
@@ -56,12 +56,12 @@ def samples_of(source: Path, run: RunFolder, workspace: Workspace, split: str = 
 
 
 def batches_of(source: Path, run: RunFolder, workspace: Workspace, detector: Detector) -> Iterator[Batch]:
-    """Read the samples that a path holds, each as a batch of one that fits the detector; see ``samples_of``.
+    """Read the samples in a folder or file as batches of one sample that fit the detector; see ``samples_of``.
 
     Raises
     ------
     BadInput
-        If a sample cannot be read or does not fit.
+        If a sample cannot be read or does not fit the detector.
     """
     for sample in samples_of(source, run, workspace):
         batch = batch_of(*sample.load())
@@ -70,12 +70,12 @@ def batches_of(source: Path, run: RunFolder, workspace: Workspace, detector: Det
 
 
 def batch_of_scan(scan: Scan, run: RunFolder, workspace: Workspace) -> Batch:
-    """Render a raw scan with the cameras of a run's category, as a batch of one.
+    """Render a raw scan with the cameras of a run's category to a batch of one sample.
 
     Raises
     ------
     BadInput
-        If the workspace has no such cameras, or the scan shows no object.
+        If the workspace has no renders of the category, or the scan shows no object.
     """
     options, rig = recorded_cameras(category_folder(workspace.renders, run.record.dataset, run.record.category))
     views, used = views_of_scan(scan, options, rig)
@@ -84,7 +84,7 @@ def batch_of_scan(scan: Scan, run: RunFolder, workspace: Workspace) -> Batch:
 
 
 def _of_shard(path: Path, trusted: bool = False) -> Iterator[NewSample]:
-    """Give the samples of one shard; one that no manifest lists is parsed in a process of its own."""
+    """Yield the samples of one shard; a shard that is not listed in a manifest is parsed in a separate process."""
     shard, sha256 = open_shard(path, trusted), sha256_file(path)
     for row, key in enumerate(shard.texts("key")):
         yield NewSample(key, sha256, lambda row=row: (shard.sample(row), shard.coding))  # type: ignore[misc]
@@ -99,7 +99,7 @@ def _of_category(folder: Path, split: str) -> Iterator[NewSample]:
 
 
 def _of_scans(source: Path, run: RunFolder, workspace: Workspace, light: int) -> Iterator[NewSample]:
-    """Give raw scans, rendered with the cameras of the run's category."""
+    """Yield raw scans, to be rendered with the cameras of the run's category."""
     dataset, category = run.record.dataset, run.record.category
     if dataset not in SCAN_READERS:
         raise BadInput(f"{source}: runs on {dataset} score packed samples; give a shard or a packed category")
@@ -118,5 +118,5 @@ def _rendered(ref: ScanRef, options: RenderOptions, rig: Rig) -> tuple[Sample, D
 
 
 def _hash_of(paths: dict[str, Path]) -> str:
-    """Hash the files of a scan; one that is missing is found when the scan is read."""
+    """Return a hash of the files of a scan; missing files are skipped here and reported when the scan is read."""
     return sha256_bytes("".join(sha256_file(path) for _, path in sorted(paths.items()) if path.exists()).encode())

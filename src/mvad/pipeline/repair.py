@@ -1,4 +1,4 @@
-"""What ``mvad verify --repair`` does about each kind of fault: run what made the thing, for that thing alone."""
+"""Repair of damaged files (``mvad verify --repair``): the command that made a file is repeated for this file only."""
 
 from __future__ import annotations
 
@@ -34,35 +34,35 @@ from mvad.render.options import RenderOptions
 from mvad.render.rig import Rig
 from mvad.settings import RECORDED, resolve
 
-_NO_LONGER = "its manifest is damaged too; run the verb that made it again, with --overwrite"
+_UNREADABLE = "the manifest is damaged, too; run mvad render again, with --overwrite"
 
 
 def repair(faults: Sequence[Fault], raw: Path, workspace: Workspace, weights: WeightsSource, progress: Progress) -> None:
-    """Rebuild what is damaged and nothing else; renders first, as shards are made from them, and runs from shards.
+    """Rebuild damaged files only: first renders, then shards, which are made from renders, then runs.
 
     Parameters
     ----------
     faults
-        What ``verify_workspace`` found.
+        Faults that ``verify_workspace`` returned.
     raw
-        Folder that holds a folder of raw data for each dataset.
+        Folder with one folder of raw data per dataset.
     workspace
-        Everything else.
+        Workspace of renders, shards and textures.
     weights
-        Where the teacher's weights may be.
+        Where the teacher's weights may be found.
     progress
-        Is told what cannot be mended, and why.
+        Receives messages on what was repaired, and on what could not be repaired and why.
     """
-    places = {(fault.kind, fault.place) for fault in faults}
-    rendered = {place.parents[2] for kind, place in places if kind == "render"} | {p for kind, p in places if kind == "renders"}
+    targets = {(fault.kind, fault.place) for fault in faults}
+    rendered = {place.parents[2] for kind, place in targets if kind == "render"} | {p for kind, p in targets if kind == "renders"}
     for category in sorted(rendered):
-        damaged = sorted(place for kind, place in places if kind == "render" and place.parents[2] == category)
+        damaged = sorted(place for kind, place in targets if kind == "render" and place.parents[2] == category)
         _try(category, progress, partial(_render, category, damaged, raw, progress))
-    for place in sorted(place for kind, place in places if kind == "shards"):
+    for place in sorted(place for kind, place in targets if kind == "shards"):
         _try(place, progress, partial(_pack, place, workspace.renders, raw, progress))
-    for place in sorted(place for kind, place in places if kind == "run"):
-        lost = [fault.path for fault in faults if fault.place == place]
-        _try(place, progress, partial(_run, RunFolder(place), lost, raw, workspace, weights, progress))
+    for place in sorted(place for kind, place in targets if kind == "run"):
+        damaged_files = [fault.path for fault in faults if fault.place == place]
+        _try(place, progress, partial(_run, RunFolder(place), damaged_files, raw, workspace, weights, progress))
     for fault in faults:
         if fault.kind == "other":
             progress.say(f"not repaired: {fault.text}")
@@ -76,16 +76,16 @@ def _try(place: Path, progress: Progress, action: Callable[[], None]) -> None:
 
 
 def _render(category: Path, damaged: Sequence[Path], raw: Path, progress: Progress) -> None:
-    """Render the damaged samples again, by the configuration and the rig that the category records."""
+    """Render the damaged samples again with the recorded configuration and rig of the category."""
     dataset = category.parent.name
     facts = _first_readable(category / RIG, category / MANIFEST)
     options, _ = resolve(RenderOptions, [(RECORDED, facts["config"])])
     refs = reader_for(dataset).refs(raw / dataset, category.name, ReadOptions(light=options.light))
     folders = {category / ref.split / ref.defect / ref.id for ref in refs}
-    missing = [folder for folder in damaged if folder not in folders]
-    if missing:
-        raise BadInput(f"{missing[0]}: its scan is not in {raw / dataset}; give --raw")
-    given = None if facts.get("training_scans", facts.get("rig_from_scans")) else Rig.from_json(facts["rig"])
+    without_scan = [folder for folder in damaged if folder not in folders]
+    if without_scan:
+        raise BadInput(f"{without_scan[0]}: its scan is not in {raw / dataset}; give --raw")
+    rig = None if facts.get("training_scans", facts.get("rig_from_scans")) else Rig.from_json(facts["rig"])
     splits = [split for split in SPLITS if (category / split).exists()]
     for folder in damaged:
         files.remove(folder)
@@ -93,13 +93,13 @@ def _render(category: Path, damaged: Sequence[Path], raw: Path, progress: Progre
         if (category / name).exists() and _first_readable(category / name, empty=True) is None:
             files.remove(category / name)
     done = render_category(
-        dataset, category.name, raw / dataset, category.parents[1], options, splits, Workers(), False, progress, given
+        dataset, category.name, raw / dataset, category.parents[1], options, splits, Workers(), False, progress, rig
     )
     progress.say(f"{category}: {done.rendered} rendered again")
 
 
 def _pack(folder: Path, renders: Path, raw: Path, progress: Progress) -> None:
-    """Pack again as before; shards that are whole are kept."""
+    """Pack a category again with its recorded options; undamaged shards are kept."""
     dataset, category = folder.parent.name, folder.name
     packing = recorded_packing(folder)
     options = PackOptions(**(packing | {"fields": tuple(packing["fields"])}))
@@ -111,19 +111,19 @@ def _pack(folder: Path, renders: Path, raw: Path, progress: Progress) -> None:
 
 
 def _run(
-    run: RunFolder, lost: Sequence[Path], raw: Path, workspace: Workspace, weights: WeightsSource, progress: Progress
+    run: RunFolder, damaged_files: Sequence[Path], raw: Path, workspace: Workspace, weights: WeightsSource, progress: Progress
 ) -> None:  # fmt: skip
-    """Drop a damaged checkpoint, and make a damaged model or result again from what the run records."""
-    for path in lost:
+    """Remove damaged checkpoints, and make a damaged model or results again with the recorded configuration."""
+    for path in damaged_files:
         if path.parent.name == CHECKPOINTS:
-            for half in (path.with_suffix(".json"), path.with_suffix(".safetensors")):
-                if half.exists():
-                    files.remove(half)
-    if {path.name for path in lost} & {MODEL, MODEL_FACTS}:
+            for part in (path.with_suffix(".json"), path.with_suffix(".safetensors")):
+                if part.exists():
+                    files.remove(part)
+    if {path.name for path in damaged_files} & {MODEL, MODEL_FACTS}:
         _train_again(run, workspace, weights, progress)
-    pictures = {path for path in lost if path.suffix in (".jpg", ".png")}
-    evaluated = {path for path in lost if path.match("results*.json")}
-    on_scans = {path for path in lost if path.parent.name == SCAN_MAPS}
+    pictures = {path for path in damaged_files if path.suffix in (".jpg", ".png")}
+    evaluated = {path for path in damaged_files if path.match("results*.json")}
+    on_scans = {path for path in damaged_files if path.parent.name == SCAN_MAPS}
     for views in sorted({shown_views(path) for path in pictures | evaluated} | ({()} if on_scans else set())):
         callbacks = [_scan_evaluator(run, raw)] if not views and (run.path / SCAN_MAPS).exists() else []
         evaluate_run(run.path, workspace.shards, weights, progress, views, callbacks)
@@ -131,7 +131,7 @@ def _run(
 
 
 def _train_again(run: RunFolder, workspace: Workspace, weights: WeightsSource, progress: Progress) -> None:
-    """Train from the last checkpoint to the end, on the processor, by the recorded configuration."""
+    """Train from the last checkpoint to the end with the recorded configuration, on the CPU."""
     if (run.path / MODEL_FACTS).exists():
         files.remove(run.path / MODEL_FACTS)
     data = ShardSet(run.category_folder(workspace.shards), "train")
@@ -142,7 +142,7 @@ def _train_again(run: RunFolder, workspace: Workspace, weights: WeightsSource, p
 
 
 def _scan_evaluator(run: RunFolder, raw: Path) -> ScanEvaluator:
-    """Carry maps back to the scans as before, by the same rules."""
+    """Return a callback that projects maps to the scans with the rules of the earlier evaluation."""
     try:
         results = run.results()
     except BadInput:
@@ -162,4 +162,4 @@ def _first_readable(*paths: Path, empty: bool = False) -> Any:
             continue
     if empty:
         return None
-    raise BadInput(f"{paths[0]}: {_NO_LONGER}")
+    raise BadInput(f"{paths[0]}: {_UNREADABLE}")

@@ -1,4 +1,4 @@
-"""The paper's tables with our figures beside them: what is not trained yet is trained, what is evaluated is reused."""
+"""Reproduction of the paper's tables: runs are trained and evaluated where they are missing, and reused otherwise."""
 
 from __future__ import annotations
 
@@ -28,28 +28,28 @@ class Plan:
 
     @property
     def dataset(self) -> str:
-        """Of the packed category."""
+        """Dataset of the packed category."""
         return self.folder.parent.name
 
 
 def plan(table: Table, folders: Sequence[Path], models: Sequence[str] | None, seeds: Sequence[int]) -> list[Plan]:
-    """Return the runs of a table, whole seeds first.
+    """Return the runs of a table, ordered by seed, category and method.
 
     Parameters
     ----------
     table
-        Which.
+        The table.
     folders
-        Packed categories; those of other datasets count only where they were named (Table 3 on another dataset).
+        Packed categories; those of other datasets than the table's are accepted by tables without rows per category.
     models
-        Some of the table's methods; None: all.
+        Methods of the table to be run; None: all.
     seeds
-        Of the runs.
+        Seeds of the runs.
 
     Raises
     ------
     BadInput
-        If a method is not in the table, or a dataset is not in one that has a row a category.
+        If a method is not in the table, or a dataset is not in a table that has one row per category.
     """
     others = sorted({folder.parent.name for folder in folders} - set(table.datasets))
     if others and table.by_category:
@@ -65,78 +65,78 @@ def plan(table: Table, folders: Sequence[Path], models: Sequence[str] | None, se
 
 @dataclass(frozen=True)
 class Reproduced:
-    """Evaluated runs of a table: by (dataset, category, method), and by method those with missing views."""
+    """Evaluated runs of a table by (dataset, category, method), and results on missing views by method."""
 
     results: Found
     missing: dict[str, list[tuple[Results, MissingViews]]]
 
 
 def reproduce(table: Table, plans: Sequence[Plan], runs: Path, shards: Path, recipe: Recipe, progress: Progress) -> Reproduced:
-    """Train and evaluate what is not there yet. Can be repeated.
+    """Train and evaluate the runs that are missing; can be repeated to continue.
 
     Raises
     ------
     BadInput, MissingComponent
-        As training and evaluation.
+        See ``Recipe.fit`` and ``evaluate_run``.
     """
-    found: dict[tuple[str, str, str], list[Results]] = {}
+    evaluated: dict[tuple[str, str, str], list[Results]] = {}
     missing: dict[str, list[tuple[Results, MissingViews]]] = {}
     suffix = "" if table.keys else "-dropped"
-    for number, each in enumerate(plans):
-        data = ShardSet(each.folder, "train")
-        name = f"paper-{data.dataset}-{data.category}-{each.model}{suffix}-seed{each.seed}"
+    for number, planned in enumerate(plans):
+        data = ShardSet(planned.folder, "train")
+        name = f"paper-{data.dataset}-{data.category}-{planned.model}{suffix}-seed{planned.seed}"
         progress.say(f"{table.name}, run {number + 1} of {len(plans)}: {name}")
-        run, _ = recipe.fit(runs, data, each.model, each.seed, progress, name, table.keys)
-        results = _evaluated(run, each.folder)
+        run, _ = recipe.fit(runs, data, planned.model, planned.seed, progress, name, table.keys)
+        results = _evaluated(run, planned.folder)
         if results is None:
             results = evaluate_run(run, shards, recipe.weights, progress, device=recipe.device)
         if table.name == "missing-views":
             lost = read_missing_views(RunFolder(run))
             if lost is None:
                 lost = evaluate_missing_views(run, shards, recipe.weights, progress, recipe.device)
-            missing.setdefault(each.model, []).append((results, lost))
-        found.setdefault((data.dataset, data.category, each.model), []).append(results)
-    return Reproduced(found, missing)
+            missing.setdefault(planned.model, []).append((results, lost))
+        evaluated.setdefault((data.dataset, data.category, planned.model), []).append(results)
+    return Reproduced(evaluated, missing)
 
 
 def rows_of(table: Table, found: Found, foreign: Found, preset: str) -> list[Row]:
-    """Return the rows of Table 1, 2 or 3."""
+    """Return the rows of Table 1, 2 or 3; see ``main_rows`` and ``ablation_rows``."""
     return ablation_rows(found, preset) if table.name == "table3" else main_rows(table, found, foreign, preset)
 
 
 def imported(runs: Path, table: Table) -> Found:
-    """Return evaluated maps of other tools that belong to a table's methods, by (dataset, category, method as the paper writes)."""
-    found: dict[tuple[str, str, str], list[Results]] = {}
+    """Return the results of imported maps of a table's methods by (dataset, category, the paper's name of the method)."""
+    by_method: dict[tuple[str, str, str], list[Results]] = {}
     if not table.by_category:
-        return found
+        return by_method
     names = {method.lower(): method for dataset in table.datasets for _, method in main_table(dataset)}
     for path in sorted(runs.glob(f"*/{RESULTS}")):
         results = Results.read(path)
         method = names.get(results.model.lower())
         if results.is_imported and results.dataset in table.datasets and method:
-            found.setdefault((results.dataset, results.category, method), []).append(results)
-    return found
+            by_method.setdefault((results.dataset, results.category, method), []).append(results)
+    return by_method
 
 
 def _evaluated(run: Path, packed: Path) -> Results | None:
-    """Return a run's results if they are of the shards that are there."""
+    """Return a run's results if they were made from the current shards and have intervals, else None."""
     results = RunFolder(run).results()
     same = results is not None and results.test_shards == ShardSet(packed, "test").sha256 and bool(results.figures.intervals)
     return results if same else None
 
 
 def notes(table: Table, plans: Sequence[Plan]) -> list[str]:
-    """Return what a reader must know: which categories were run, which data were missing, where the paper's figures are from."""
+    """Return remarks below a table: source of the paper's figures, categories that were run, categories that were not."""
     lines = [f"paper: {SOURCE}", f"protocol of the paper's figures: {PROTOCOL}"]
     for dataset in table.datasets:
-        there = {each.folder.name for each in plans if each.dataset == dataset}
+        run_here = {planned.folder.name for planned in plans if planned.dataset == dataset}
         known = [category for category in dict.fromkeys(c for c, _ in main_table(dataset)) if category != MEAN]
-        lacking = [category for category in known if category not in there]
+        not_run = [category for category in known if category not in run_here]
         lines.append(
-            f"{dataset}: run on {', '.join(sorted(there)) or 'nothing'}; not packed or not asked for: {', '.join(lacking) or 'none'}"
+            f"{dataset}: run on {', '.join(sorted(run_here)) or 'nothing'}; not packed or not requested: {', '.join(not_run) or 'none'}"
         )
-    others = sorted({f"{each.dataset}/{each.folder.name}" for each in plans if each.dataset not in table.datasets})
+    others = sorted({f"{planned.dataset}/{planned.folder.name}" for planned in plans if planned.dataset not in table.datasets})
     if others:
         lines.append(f"beyond the paper's data: {', '.join(others)}")
-    lines.append("figures under different protocols (teacher, size, data, preset) do not compare")
+    lines.append("figures under different protocols (teacher, size, data, preset) are not comparable")
     return lines

@@ -1,4 +1,4 @@
-"""How runs are trained: what does not differ between the runs of one command."""
+"""Training of runs with the settings that the runs of one command share."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ from mvad.progress import Progress
 
 @dataclass
 class Recipe:
-    """A preset and what was said on top of it.
+    """Settings that several runs share: preset, keys, textures, weights, device.
 
     Attributes
     ----------
     preset
-        Its name.
+        Name of the preset.
     layers
-        (origin, keys) above preset and method, the last one wins.
+        Pairs (origin, keys) with precedence over preset and method; later pairs take precedence.
     textures, weights
-        Where they are looked for.
+        Folder of the textures, and where the teacher's weights may be found.
     device
-        Where detectors compute.
+        Device of the detectors.
     ranks
         The processes that train together.
     """
@@ -49,7 +49,7 @@ class Recipe:
         self, runs: Path, data: ShardSet, model: str, seed: int, progress: Progress, name: str | None = None,
         keys: Mapping[str, Any] | None = None,
     ) -> tuple[Path, bool]:  # fmt: skip
-        """Train a run, or find it trained.
+        """Train a run if it is not finished.
 
         Parameters
         ----------
@@ -60,28 +60,28 @@ class Recipe:
         model, seed
             Method and seed.
         progress
-            Is told of steps, of the teacher (once), and how long it will take.
+            Receives the steps, and messages on the teacher (once) and the expected time.
         name
-            Of the run; None: made from dataset, category, method and seed.
+            Name of the run; None: made from dataset, category, method and seed.
         keys
-            More keys, below ``layers`` and above the method's.
+            More keys, with precedence over the method's but not over ``layers``.
 
         Returns
         -------
         tuple
-            The run's folder, and whether it was trained now.
+            The run's folder, and whether it was trained by this call.
 
         Raises
         ------
         BadInput, MissingComponent
-            As ``prepare`` and ``fit_run``.
+            See ``prepare`` and ``fit_run``.
         """
         inputs = default_modalities(data.dataset)
         defaults: dict[str, Any] = {"input.modalities": inputs} if inputs else {}
         layers = [(f"dataset {data.dataset}", defaults), ("table", keys or {}), ("option", {"seed": seed}), *self.layers]
-        asked, origins = configure(self.preset, model, layers)
-        run = runs / (name or run_name(data.dataset, data.category, asked.model, asked.seed))
-        prepared = prepare(data, asked, self.textures, self.weights, self.device)
+        config, origins = configure(self.preset, model, layers)
+        run = runs / (name or run_name(data.dataset, data.category, config.model, config.seed))
+        prepared = prepare(data, config, self.textures, self.weights, self.device)
         if prepared.notice not in self._notices:
             progress.say(prepared.notice)
             self._notices.add(prepared.notice)

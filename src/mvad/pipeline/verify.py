@@ -1,4 +1,4 @@
-"""Check every stored byte of a workspace: renders, shards, exports, runs."""
+"""Verification of all files of a workspace: renders, shards, exports, runs."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ def verify_workspace(
     Parameters
     ----------
     paths, progress, trusted
-        As for ``verify_tree``.
+        See ``verify_tree``.
     workspace, raw
-        Where both are given, raw data are compared with what was rendered and packed from them; ``raw`` holds a folder for
-        each dataset.
+        If both are given, raw files are also compared with the hashes taken when they were rendered or packed; ``raw`` holds
+        one folder per dataset.
 
     Returns
     -------

@@ -1,4 +1,4 @@
-"""Where a workspace keeps things."""
+"""Folders of a workspace."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ DEFAULT_WORKSPACE = Path("mvad-data")
 
 @dataclass(frozen=True)
 class Workspace:
-    """A folder for everything: raw data, renders, shards, runs, weights, textures, reports.
+    """Folder of raw data, renders, shards, runs, weights, textures and reports.
 
     Attributes
     ----------
@@ -23,56 +23,56 @@ class Workspace:
     root: Path
 
     def raw(self, dataset: str) -> Path:
-        """Return where a dataset's download is expected."""
+        """Return the folder in which the download of a dataset is expected."""
         return self.root / "raw" / dataset
 
     @property
     def renders(self) -> Path:
-        """Rendered scans."""
+        """Folder of rendered scans."""
         return self.root / "renders"
 
     @property
     def shards(self) -> Path:
-        """Packed samples."""
+        """Folder of packed samples."""
         return self.root / "shards"
 
     @property
     def runs(self) -> Path:
-        """Trained detectors."""
+        """Folder of trained detectors."""
         return self.root / "runs"
 
     @property
     def weights(self) -> Path:
-        """Teacher weights."""
+        """Folder of teacher weights."""
         return self.root / "weights"
 
     @property
     def textures(self) -> Path:
-        """DTD's images."""
+        """Folder of DTD's images."""
         return self.root / "textures" / "dtd" / "images"
 
     @property
     def reports(self) -> Path:
-        """Reproduced tables."""
+        """Folder of reproduced tables."""
         return self.root / "reports"
 
 
 def packed_categories(shards: Path, datasets: list[str] | None, categories: list[str] | None) -> list[Path]:
-    """Return the folders of packed categories that were asked for, or all.
+    """Return the folders of packed categories of the given datasets and names; None: all.
 
     Raises
     ------
     BadInput
-        If there is none, or one that was named is missing.
+        If there is none, or a given category is missing.
     """
-    found = sorted(path.parent for path in shards.glob("*/*/manifest.json"))
+    packed = sorted(path.parent for path in shards.glob("*/*/manifest.json"))
     chosen = [
         folder
-        for folder in found
+        for folder in packed
         if (not datasets or folder.parent.name in datasets) and (not categories or folder.name in categories)
     ]
     missing = set(categories or []) - {folder.name for folder in chosen}
     if missing or not chosen:
-        wanted = ", ".join(sorted(missing)) or "any category"
-        raise BadInput(f"{shards}: {wanted} is not packed; run mvad pack first, or give --workspace")
+        names = ", ".join(sorted(missing)) or "any category"
+        raise BadInput(f"{shards}: {names} is not packed; run mvad pack first, or give --workspace")
     return chosen

@@ -1,4 +1,4 @@
-"""Shards as torch samples: a batch is decoded by threads, straight into its tensors, and every chunk is checked."""
+"""Loader of shards: batches of tensors, decoded by threads directly into the tensors, with the checksum of every chunk."""
 
 from __future__ import annotations
 
@@ -25,24 +25,24 @@ from mvad.errors import BadInput
 
 @dataclass(frozen=True, repr=False)
 class Batch:
-    """B samples of V views, coded as in the shards; they travel to the device as small integers and become floats there.
+    """Batch of B samples of V views, coded as in the shards: small integers, which are converted to floats on the device.
 
     Attributes
     ----------
     rgb, normal
-        (B, V, H, W, 3) uint8, or None where the shards have none or they were not asked for.
+        (B, V, H, W, 3) uint8, or None where the shards have none or the field was not selected.
     depth_code
-        (B, V, H, W) uint16 under ``coding``, or None; ``depth`` gives metres.
+        (B, V, H, W) uint16 under ``coding``, or None; ``depth`` returns metres.
     mask
-        (B, V, H, W) uint8.
+        (B, V, H, W) uint8, not 0 on the defect.
     seen
-        (B, V, H, W) bool: the object is there; all true in the views of photographs.
+        (B, V, H, W) bool, pixels that show the object; all true in views of photographs.
     source
-        (B, V, H, W) int32, or None; only where it was asked for.
+        (B, V, H, W) int32, row * W + column of the raw scan, -1 where nothing is seen; or None where it was not selected.
     present, view_label
-        (B, V) bool.
+        (B, V) bool, views that the sample has, and views that show its defect.
     label
-        (B,) bool.
+        (B,) bool, whether the sample is anomalous.
     """
 
     keys: tuple[str, ...]
@@ -65,7 +65,7 @@ class Batch:
 
     @property
     def depth(self) -> Tensor | None:
-        """(B, V, H, W) float32 metres on the batch's device, 0 where nothing; or None."""
+        """(B, V, H, W) float32 metres on the batch's device, 0 where nothing is seen; or None."""
         if self.depth_code is None or self.coding is None:
             return None
         levels = self.depth_code.to(torch.int32)
@@ -78,7 +78,7 @@ class Batch:
         return int(self.mask.shape[-1])
 
     def to(self, device: torch.device) -> Batch:
-        """Return the batch on a device; a pinned batch is copied while the caller goes on."""
+        """Return the batch on a device; a batch in page-locked memory is copied asynchronously."""
         moved = {name: tensor.to(device, non_blocking=True) for name, tensor in self._tensors().items()}
         return replace(self, **moved)  # type: ignore[arg-type]
 
@@ -91,7 +91,7 @@ class Batch:
 
 
 def collate(batches: Sequence[Batch]) -> Batch:
-    """Put batches together; those with fewer views get views that are not present. A ``collate_fn`` for a DataLoader.
+    """Concatenate batches; those with fewer views are padded with missing views. A ``collate_fn`` for a DataLoader.
 
     Raises
     ------
@@ -124,14 +124,14 @@ def collate(batches: Sequence[Batch]) -> Batch:
 
 
 def batch_of(sample: Sample, coding: DepthCoding | None) -> Batch:
-    """Return one sample, from wherever it is, as a batch of one.
+    """Return a sample as a batch of one.
 
     Parameters
     ----------
     sample
-        Coded as in a shard.
+        The sample, coded as in a shard.
     coding
-        Of its depth.
+        Coding of its depth.
     """
 
     def tensor(array: Any) -> Tensor | None:
@@ -148,26 +148,25 @@ def batch_of(sample: Sample, coding: DepthCoding | None) -> Batch:
 
 
 class ShardSet(Dataset[Batch]):
-    """All samples of a split of a category, in the order of their keys.
+    """Dataset of the samples of a split of a category, in the order of their keys.
 
-    Files are opened when they are first read, once a process; a pickle, a fork and a spawned worker carry only where the
-    chunks lie.
+    Files are opened on first use, once per process; a pickled copy or a worker process gets only the positions of chunks.
 
     Parameters
     ----------
     folder
-        A packed category.
+        Folder of a packed category.
     split
         train, validation, test or private.
     fields
-        Which of rgb, depth, normal and source to read; None takes the modalities that are there. Masks always are.
+        Fields to read, of rgb, depth, normal and source; None: the modalities that are stored. Masks are always read.
     threads
-        Samples decoded at the same time; 0 takes the processor's.
+        Number of samples that are decoded at the same time; 0: the number of cores.
 
     Raises
     ------
     BadInput
-        If the manifest is missing, has no such split, or a file is not what the manifest lists.
+        If the manifest is missing, has no such split, or a file differs from the manifest.
 
     Examples
     --------
@@ -221,11 +220,11 @@ class ShardSet(Dataset[Batch]):
 
     @property
     def labels(self) -> Any:
-        """(N,) bool."""
+        """Labels of the samples, (N,) bool array."""
         return self._small["label"].astype(bool)
 
     def select(self, fields: Sequence[str]) -> ShardSet:
-        """Return the same samples with other fields; ``fields`` as for the constructor."""
+        """Return a dataset of the same samples with other fields; ``fields`` as for the constructor, but not None."""
         other = object.__new__(ShardSet)
         other.__dict__ |= self.__getstate__() | {"fields": self._chosen(fields)}
         if any(name not in other._memory for name in other._read_names()):
@@ -233,12 +232,12 @@ class ShardSet(Dataset[Batch]):
         return other
 
     def in_memory(self, limit_mb: int = 4096) -> ShardSet:
-        """Decode everything now, into memory that all workers share; afterwards nothing is read or checked again.
+        """Decode all samples into memory that worker processes share; afterwards no file is read or checked again.
 
         Raises
         ------
         BadInput
-            If it takes more than ``limit_mb``.
+            If the samples take more than ``limit_mb``.
         """
         needed = sum(self._bytes(name) for name in self._read_names()) * len(self) // 1_000_000
         if needed > limit_mb:
@@ -251,7 +250,7 @@ class ShardSet(Dataset[Batch]):
         return len(self._places)
 
     def __getitem__(self, index: int) -> Batch:
-        """Return one sample as a batch of one; ``collate`` puts several together."""
+        """Return one sample as a batch of one; ``collate`` joins several."""
         return self.batch([index])
 
     def __getstate__(self) -> dict[str, Any]:
@@ -263,7 +262,7 @@ class ShardSet(Dataset[Batch]):
         Raises
         ------
         BadInput
-            If a chunk fails its checksum; the file, the sample and the field are named.
+            If a chunk fails its checksum; the message names file, sample and field.
         """
         rows = [int(index) for index in indices]
         arrays = self._from_memory(rows) if self._memory else self._decode(rows)
@@ -279,13 +278,13 @@ class ShardSet(Dataset[Batch]):
             coding=self.coding if "depth" in arrays else None,
         )  # fmt: skip
 
-    def _chosen(self, wanted: Sequence[str] | None) -> list[str]:
-        if wanted is None:
+    def _chosen(self, fields: Sequence[str] | None) -> list[str]:
+        if fields is None:
             return [name for name in self.stored if name in MODALITIES]
-        missing = [name for name in wanted if name not in self.stored]
+        missing = [name for name in fields if name not in self.stored]
         if missing:
             raise BadInput(f"{self.folder}: has no {missing[0]}; choose from {', '.join(self.stored)}")
-        return list(wanted)
+        return list(fields)
 
     def _read_names(self) -> list[str]:
         return [*self.fields, *(name for name in ("mask", "seen") if name in self._shapes)]
@@ -297,7 +296,7 @@ class ShardSet(Dataset[Batch]):
     def _from_memory(self, rows: list[int]) -> dict[str, Tensor]:
         chosen = torch.tensor(rows)
         return {
-            # index_select is many times as fast as indexing with a list, but does not know uint16.
+            # index_select is many times as fast as indexing with a list, but does not support uint16.
             name: self._memory[name].view(torch.uint8).index_select(0, chosen).view(self._memory[name].dtype)
             for name in self._read_names()
         }
@@ -310,16 +309,16 @@ class ShardSet(Dataset[Batch]):
         for number in {self._places[row][0] for row in rows}:
             self._files[number].open()
 
-        def one(place: int) -> None:
-            number, row = self._places[rows[place]]
+        def decode(position: int) -> None:
+            number, row = self._places[rows[position]]
             for name in names:
-                self._files[number].read_into(name, row, outs[name][place])
+                self._files[number].read_into(name, row, outs[name][position])
 
         if self.threads == 1 or len(rows) == 1:
-            for place in range(len(rows)):
-                one(place)
+            for position in range(len(rows)):
+                decode(position)
         else:
-            for _ in self._decoders().map(one, range(len(rows))):
+            for _ in self._decoders().map(decode, range(len(rows))):
                 pass
         return {name: tensor for name, (tensor, _) in leased.items()}
 

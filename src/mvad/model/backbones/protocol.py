@@ -1,4 +1,4 @@
-"""A backbone gives three feature maps at strides 4, 8 and 16; frozen it is the teacher, trained the encoder."""
+"""Base class of backbones, with features at strides 4, 8 and 16; a frozen backbone is the teacher, a trained one the encoder."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from torch import Tensor, nn
 
 
 class Backbone(nn.Module):
-    """Base of backbones: what they share is their interface.
+    """Base class of backbones.
 
     Attributes
     ----------
     channels
         Channels at strides 4, 8, 16.
     deep_channels
-        Channels at stride 32, which only a deep backbone reaches.
+        Channels at stride 32, which only a deep backbone has.
     fill
-        (3,) colour in 0..255 that the normalisation maps to zero; views are filled with it where nothing is.
+        (3,) colour in 0..255 that the normalisation maps to zero; pixels of a view that show no object are filled with it.
     """
 
     channels: tuple[int, int, int]
@@ -27,34 +27,34 @@ class Backbone(nn.Module):
     fill: tuple[float, float, float]
 
     def early(self) -> list[nn.Module]:
-        """Return the modules up to stride 4: edges and colours, the same for every subject."""
+        """Return the modules up to stride 4, whose features (edges, colours) do not depend on the kind of image."""
         raise NotImplementedError
 
     def stages(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return features at strides 4, 8, 16 of (B, 3, H, W) float images in 0..255."""
+        """Return features at strides 4, 8, 16, (B, C_l, h_l, w_l) each, of (B, 3, H, W) float images in 0..255."""
         raise NotImplementedError
 
     def deepest(self, third: Tensor) -> Tensor:
-        """Return features at stride 32 from those at stride 16; only a deep backbone can."""
+        """Return features at stride 32 from those at stride 16; deep backbones only."""
         raise NotImplementedError
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Give the same as ``stages``."""
+        """Return the same as ``stages``."""
         return self.stages(images)
 
 
 @dataclass(frozen=True)
 class Teacher:
-    """A frozen backbone and where its weights come from.
+    """A frozen backbone and the origin of its weights.
 
     Attributes
     ----------
     name, sha256
-        Stamped into every checkpoint and result; the hash is of the weights file, or of the seed for ``random``.
+        Recorded with every run and result: SHA-256 of the weights file, or ``seed-N`` for an untrained teacher.
     backbone
-        In eval mode, without gradients.
+        In evaluation mode, without gradients.
     fresh
-        Makes another backbone with the same weights, to be trained as an encoder; deep if asked for, to stride 32.
+        Makes another backbone with the same weights, to be trained as an encoder; its argument says whether to stride 32 (deep).
     """
 
     name: str
@@ -69,7 +69,7 @@ class Teacher:
 
     @property
     def device(self) -> torch.device:
-        """Where the backbone is."""
+        """Device of the backbone."""
         return next(self.backbone.parameters()).device
 
     @property
@@ -78,12 +78,12 @@ class Teacher:
         return self.backbone.fill
 
     def features(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return features at strides 4, 8, 16 of (B, 3, H, W) float images in 0..255, without gradients."""
+        """Return features at strides 4, 8, 16, (B, C_l, h_l, w_l) each, of (B, 3, H, W) images in 0..255, without gradients."""
         with torch.no_grad():
             return self.backbone.stages(images)
 
 
 def frozen(name: str, sha256: str, fresh: Callable[[bool], Backbone]) -> Teacher:
-    """Make a teacher of a backbone's factory, which is told whether to go to stride 32."""
+    """Return a teacher from the factory of its backbone (see ``Teacher.fresh``)."""
     backbone = fresh(False).eval().requires_grad_(False)
     return Teacher(name, sha256, backbone, fresh)

@@ -1,4 +1,4 @@
-"""ResNet-18 (He et al. 2016) to block3 or block4, with torchvision's parameter names."""
+"""ResNet-18 (He et al. 2016) up to block3 or block4, with torchvision's parameter names."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class BasicBlock(nn.Module):
 
 
 class ResNet18(Backbone):
-    """The paper's teacher: 64 x H/4, 128 x H/8, 256 x H/16."""
+    """The paper's teacher: 64, 128 and 256 channels at strides 4, 8 and 16."""
 
     channels = (64, 128, 256)
     deep_channels = 512
@@ -70,9 +70,8 @@ class ResNet18(Backbone):
         return out
 
     def load_torchvision(self, state: dict[str, Tensor]) -> None:
-        """Load torchvision's state, of which the classifier (and block4 where the backbone is not deep) is not used."""
-        own = self.state_dict()
-        self.load_state_dict({name: state[name] for name in own}, strict=True)
+        """Load torchvision's state dict except for the classifier, and for block4 where the backbone is not deep."""
+        self.load_state_dict({name: state[name] for name in self.state_dict()}, strict=True)
 
 
 def _initialise(module: nn.Module) -> None:

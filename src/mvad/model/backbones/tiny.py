@@ -1,4 +1,4 @@
-"""A backbone of a few thousand weights, untrained: the machinery is tested with it in a fraction of ResNet-18's time."""
+"""Untrained backbone of a few thousand weights, for tests in a fraction of ResNet-18's time."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def _block(inputs: int, outputs: int, stride: int) -> nn.Sequential:
 
 
 class TinyBackbone(Backbone):
-    """8 x H/4, 16 x H/8, 32 x H/16."""
+    """Backbone with 8, 16 and 32 channels at strides 4, 8 and 16."""
 
     channels = (8, 16, 32)
     deep_channels = 64

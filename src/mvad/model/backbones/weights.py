@@ -1,4 +1,4 @@
-"""Find, download and check weights files. A foreign file is loaded only if its SHA-256 is the pinned one."""
+"""Find, download and check weights files. A file is loaded only if its SHA-256 is the pinned one."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ _TIMEOUT_S = 10
 
 @dataclass(frozen=True)
 class WeightsSource:
-    """Where weights may come from.
+    """Where weights may be found.
 
     Attributes
     ----------
     file
-        ``--teacher-weights`` or ``MVAD_TEACHER_WEIGHTS``, or None.
+        Value of ``--teacher-weights`` or ``MVAD_TEACHER_WEIGHTS``, or None.
     folder
         The workspace's ``weights`` folder; downloads go there.
     offline
-        Never ask the network.
+        Do not use the network.
     """
 
     file: Path | None
@@ -40,12 +40,12 @@ class WeightsSource:
 
 
 def find_resnet18(source: WeightsSource, may_download: bool) -> Path | None:
-    """Return a ResNet-18 weights file, or None where none is found and none may be downloaded.
+    """Return a ResNet-18 weights file, or None where none is found and none can be downloaded.
 
     Raises
     ------
     BadInput
-        If the file that was named does not exist.
+        If ``source.file`` does not exist, or the download is not the pinned file.
     """
     if source.file is not None:
         if not source.file.is_file():
@@ -78,7 +78,7 @@ def find_lite0() -> Path | None:
 
 
 def load_pinned(path: Path, sha256: str) -> dict[str, Tensor]:
-    """Load a foreign ``.pth`` after its hash was compared; no code in it can run.
+    """Load the tensors of a ``.pth`` file whose SHA-256 is the pinned one; no code in the file is run.
 
     Raises
     ------
@@ -89,8 +89,8 @@ def load_pinned(path: Path, sha256: str) -> dict[str, Tensor]:
     """
     if not path.is_file():
         raise MissingComponent(f"{path}: weights file not found; install it again")
-    found = files.sha256_file(path)
-    if found != sha256:
-        raise BadInput(f"{path}: SHA-256 is {found[:16]}..., expected {sha256[:16]}...; not loaded, get the file again")
+    actual = files.sha256_file(path)
+    if actual != sha256:
+        raise BadInput(f"{path}: SHA-256 is {actual[:16]}..., expected {sha256[:16]}...; not loaded, get the file again")
     state = torch.load(path, map_location="cpu", weights_only=True)
     return dict(state)

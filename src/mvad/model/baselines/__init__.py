@@ -1,1 +1,1 @@
-"""Methods that stand beside IDIF, behind the same protocol."""
+"""Baselines to which IDIF is compared, as detectors of the same protocol; one folder per method."""

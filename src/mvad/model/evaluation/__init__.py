@@ -1,1 +1,1 @@
-"""A trained detector on a test split: scores, figures of merit, pictures, thresholds, comparisons."""
+"""Evaluation of trained detectors: scores, figures of merit, pictures, thresholds, comparisons."""

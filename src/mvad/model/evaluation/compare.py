@@ -1,4 +1,4 @@
-"""Evaluated runs side by side: samples joined by key, seeds put together, differences with their intervals."""
+"""Comparison of evaluated runs: samples joined by key, means over seeds, differences with intervals."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def scored(results: Sequence[Results]) -> Scored:
 
 
 def s_auroc_of(results: Sequence[Results]) -> Interval:
-    """Return the mean S-AUROC of runs on one category with its interval: DeLong's for one run, else a bootstrap's."""
+    """Return the mean S-AUROC of runs on one category with its 95 % interval: DeLong's for one run, else a bootstrap's."""
     if len(results) == 1:
         return results[0].figures.interval(_SAMPLE_AUROC)
     together = scored(results)
@@ -43,12 +43,12 @@ def s_auroc_of(results: Sequence[Results]) -> Interval:
 
 
 def difference(one: Sequence[Results], other: Sequence[Results]) -> Difference | None:
-    """Return S-AUROC of some runs less that of others on the same samples, or None where a class is missing.
+    """Return the mean S-AUROC of ``one`` minus that of ``other`` on the same samples, or None where a class is missing.
 
     Raises
     ------
     BadInput
-        If they were evaluated on different samples.
+        If the runs were evaluated on different samples.
     """
     both = scored([*one, *other])
     if both.labels.all() or not both.labels.any():
@@ -57,17 +57,17 @@ def difference(one: Sequence[Results], other: Sequence[Results]) -> Difference |
 
 
 def mean_of(groups: Sequence[Sequence[Results]], name: str) -> Interval:
-    """Return the mean over categories of a figure that has an interval, each the mean over its runs.
+    """Return the mean over categories of a figure with its interval; the figure of a category is the mean over its runs.
 
-    Categories are independent; runs on the same samples are taken as moving together, so the interval is wide rather than
-    narrow. It is made of the single figures' intervals, which already take samples as clusters.
+    Categories are taken as independent, runs on the same samples as fully correlated, so that the interval is rather too wide
+    than too narrow. It is computed from the intervals of the single figures, in which samples are clusters.
 
     Parameters
     ----------
     groups
-        For each category its runs.
+        The runs of each category.
     name
-        Of the metric, such as ``image_auroc`` or ``p_auroc``.
+        Name of the metric, such as ``image_auroc`` or ``p_auroc``.
     """
     means, errors = [], []
     for group in groups:
@@ -88,7 +88,7 @@ def mean_of(groups: Sequence[Sequence[Results]], name: str) -> Interval:
 
 
 def mean_figures(results: Sequence[Results]) -> Figures:
-    """Return the mean of each figure over runs, of any categories, with intervals where it has them; None where none defines it."""
+    """Return the mean of each figure over runs of any categories, with intervals if it has them; None where it is undefined."""
     by_category: dict[tuple[str, str], list[Results]] = {}
     for result in results:
         by_category.setdefault((result.dataset, result.category), []).append(result)
@@ -101,13 +101,13 @@ def mean_figures(results: Sequence[Results]) -> Figures:
             area = s_auroc_over(groups) if name == _SAMPLE_AUROC else mean_of(groups, name)
             values[name], intervals[name] = defined(area.value), bounds_of(area)
         else:
-            found = [value for result in results if (value := result.figures[name]) is not None]
-            values[name] = float(np.mean(found)) if found else None
+            single = [value for result in results if (value := result.figures[name]) is not None]
+            values[name] = float(np.mean(single)) if single else None
     return Figures(values, intervals)
 
 
 def s_auroc_over(groups: Sequence[Sequence[Results]]) -> Interval:
-    """Return the mean S-AUROC over categories, each the mean over its runs; those in which a class is missing are left out."""
+    """Return the mean S-AUROC over categories, each the mean over its runs; categories without both classes are left out."""
     usable = [group for group in groups if group[0].figures[_SAMPLE_AUROC] is not None]
     if not usable:
         return UNDEFINED

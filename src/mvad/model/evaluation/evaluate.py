@@ -1,4 +1,4 @@
-"""Evaluate a run on the test split: scores, figures of merit, pictures."""
+"""Evaluation of a run on the test split: scores, figures of merit, pictures."""
 
 from __future__ import annotations
 
@@ -31,30 +31,30 @@ from mvad.progress import Progress
 MAPS = "maps"
 _VIEWS = "-views-"
 PIXELS = 256
-"""P-AUROC is taken over all present views at this size, masks by nearest neighbour (eval.pixels)."""
+"""Side at which pixels are evaluated, over all present views, masks by nearest neighbour (``eval.pixels``)."""
 
 
 class EvaluationCallback(Protocol):
-    """Is shown every sample of a split while it is evaluated, and adds to the results.
+    """Callback that is called for every sample of an evaluation, and adds fields to its results.
 
     Attributes
     ----------
     fields
-        What it reads of a batch, where shards have it.
+        Fields of a batch that it reads, where the shards have them.
     """
 
     fields: Sequence[str]
 
     def on_sample(self, batch: Batch, found: AnomalyMaps) -> None:
-        """Take a sample, a batch of one, with the detector's answer."""
+        """Process a batch of one sample with the detector's maps and scores."""
 
     def results(self) -> Mapping[str, Any]:
-        """Return fields of ``Results`` to set, when all samples were evaluated."""
+        """Return the fields of ``Results`` to set; called once, after all samples."""
 
 
 @dataclass(frozen=True)
 class TrainedOn:
-    """What a detector was trained on; imported maps know nothing of it."""
+    """Training data and model of a detector; empty for imported maps."""
 
     training_samples: int | None = None
     train_shards: Mapping[str, str] = field(default_factory=dict)
@@ -70,25 +70,25 @@ def evaluate_run(
     Parameters
     ----------
     run
-        The folder of a finished run.
+        Folder of a finished run.
     shards
-        The workspace's shards.
+        Folder of the workspace's shards.
     weights
-        Where the teacher's weights may be.
+        Where the teacher's weights may be found.
     progress
-        Is told of each sample.
+        Receives one step per sample.
     views
-        Only these views are shown to the detector, the others count as missing; ``results-views-0-2.json`` and
-        ``maps-views-0-2/`` are written then. Empty: all.
+        Views that the detector gets; the others count as missing, and the files written are ``results-views-0-2.json`` and
+        ``maps-views-0-2/``. Empty: all.
     callbacks
-        Are shown every sample with its maps, and add to the results.
+        Called for every sample with its maps; they add to the results.
     device
-        Where the detector computes.
+        Device on which the detector is loaded.
 
     Raises
     ------
     BadInput
-        If the run is not finished, the shards' training split is not the one it was trained on, or there is no such view.
+        If the run is not finished, was trained on another training split than that of the shards, or there is no such view.
     """
     folder = RunFolder(run)
     detector = folder.load(weights, device)
@@ -104,12 +104,12 @@ def evaluate_run(
 
 
 def check_training(run: RunFolder, packed: Path) -> ShardSet:
-    """Return the training split of a packed category, if a run was trained on it.
+    """Return the training split of a packed category after checking that a run was trained on it.
 
     Raises
     ------
     BadInput
-        If it was trained on other shards.
+        If the run was trained on other shards.
     """
     train = ShardSet(packed, "train")
     if train.sha256 != run.record.shards:
@@ -118,20 +118,20 @@ def check_training(run: RunFolder, packed: Path) -> ShardSet:
 
 
 def shown_fields(data: ShardSet, modalities: Sequence[str], also: Sequence[str] = ()) -> ShardSet:
-    """Return a split with what a detector reads, what the pictures show, and more: no more than that is decoded."""
-    wanted = {*modalities, *also, *({"rgb", "normal"} & set(data.stored))}
-    return data.select([name for name in data.stored if name in wanted])
+    """Return a split that decodes only the fields that a detector reads, that pictures show, or that are in ``also``."""
+    used = {*modalities, *also, *({"rgb", "normal"} & set(data.stored))}
+    return data.select([name for name in data.stored if name in used])
 
 
 def shown_views(path: Path) -> tuple[int, ...]:
-    """Return the views that a file of results or a picture of a map is about; empty: all."""
+    """Return the views to which a results file or a picture in a ``maps`` folder is restricted by its name; empty: all."""
     name = path.stem if path.suffix == ".json" else path.parent.name
-    _, marked, listed = name.partition(_VIEWS)
-    return tuple(map(int, listed.split("-"))) if marked else ()
+    _, marker, numbers = name.partition(_VIEWS)
+    return tuple(map(int, numbers.split("-"))) if marker else ()
 
 
 def with_views(batch: Batch, views: Sequence[int]) -> Batch:
-    """Return a batch in which all but some views count as missing. What is in the others' pixels stays, and must not matter."""
+    """Return a batch in which all other views count as missing. Their pixels stay in the batch; detectors must ignore them."""
     kept = torch.zeros_like(batch.present)
     kept[:, list(views)] = True
     return replace(batch, present=batch.present & kept)
@@ -139,7 +139,7 @@ def with_views(batch: Batch, views: Sequence[int]) -> Batch:
 
 @dataclass
 class _Evaluation:
-    """What was gathered of a split so far, and where pictures go."""
+    """Pixels and results of the samples evaluated so far; writes their pictures."""
 
     run: Path
     maps: str
@@ -148,7 +148,7 @@ class _Evaluation:
     samples: list[SampleResult] = field(default_factory=list)
 
     def add(self, batch: Batch, found: AnomalyMaps) -> None:
-        """Take one sample: its pixels, its pictures, its scores."""
+        """Add one sample: collect its pixels and scores, write its pictures."""
         maps, masks = at_pixels(batch, found)
         present = batch.present[0].numpy()
         self.pixels.add(batch.keys[0], maps[present], masks[present])
@@ -163,15 +163,15 @@ class _Evaluation:
         self.samples.append(
             SampleResult(
                 key=batch.keys[0], defect=batch.defects[0], label=bool(batch.label[0]), score=float(found.sample_scores[0]),
-                view_labels=[bool(label) if shown else None for label, shown in zip(labels, present_views, strict=True)],
-                view_scores=[float(score) if shown else None for score, shown in zip(scores, present_views, strict=True)],
+                view_labels=[bool(label) if is_present else None for label, is_present in zip(labels, present_views, strict=True)],
+                view_scores=[float(score) if is_present else None for score, is_present in zip(scores, present_views, strict=True)],
                 map_range=[low, high], **written,
             )
         )  # fmt: skip
 
 
 def write_pictures(run: Path, folder: str, key: str, picture: bytes, drawn: bytes) -> dict[str, str]:
-    """Write a sample's JPEG and the PNG of its maps; returns their names and hashes, as ``SampleResult`` has them."""
+    """Write a sample's picture (JPEG) and its maps (PNG); return their names and hashes by the fields of ``SampleResult``."""
     stem = f"{folder}/{file_stem(key)}"
     files.write_bytes(run / f"{stem}.jpg", picture)
     files.write_bytes(run / f"{stem}.png", drawn)
@@ -186,26 +186,26 @@ def evaluate_split(
     views: Sequence[int] = (), callbacks: Sequence[EvaluationCallback] = (),
     device: torch.device = torch.device("cpu"),  # immutable
 ) -> Results:  # fmt: skip
-    """Evaluate whatever answers with anomaly maps, and write ``results.json`` and ``maps/``.
+    """Evaluate any function that returns anomaly maps on a split, and write ``results.json`` and ``maps/``.
 
     Parameters
     ----------
     run
-        Folder to write.
+        Folder of the run; files are written there.
     data
         The test split.
     answer
-        Scores a batch of one sample.
+        Returns the maps and scores of a batch of one sample.
     record, trained
-        The run's record, and what it was trained on.
+        Record of the run, and its training data.
     progress
-        Is told of each sample.
+        Receives one step per sample.
     views
-        Only these are shown; empty: all. Samples that have none of them are left out and counted.
+        Views that ``answer`` gets; empty: all. Samples without any of them are left out and counted.
     callbacks
-        Are shown every sample with its maps, and add to the results.
+        Called for every sample with its maps; they add to the results.
     device
-        Where ``answer`` computes, so that its time is taken when it is done.
+        Device on which ``answer`` computes; it is synchronised before times are taken.
     """
     suffix = _VIEWS + "-".join(map(str, views)) if views else ""
     path = run / RESULTS.replace(".json", f"{suffix}.json")
@@ -241,14 +241,14 @@ def evaluate_split(
 
 
 def at_pixels(batch: Batch, found: AnomalyMaps) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-    """Return a sample's maps and masks, each (V, PIXELS, PIXELS), as pixels are evaluated (eval.pixels)."""
+    """Return a sample's maps and masks, each (V, PIXELS, PIXELS), at the size at which pixels are evaluated (``eval.pixels``)."""
     maps = functional.interpolate(found.maps.cpu(), size=PIXELS, mode="bilinear", align_corners=False)[0].numpy()
     masks = functional.interpolate(batch.mask.float(), size=PIXELS, mode="nearest")[0].numpy() > 0
     return maps, masks
 
 
 def _earlier_scan_results(path: Path, trained: TrainedOn, data: ShardSet) -> ScanResults | None:
-    """Return what an earlier evaluation of the same model on the same samples found on the scans: it still holds."""
+    """Return the results on scans of an earlier evaluation of the same model on the same samples, which are still valid."""
     if not path.exists():
         return None
     try:
@@ -260,5 +260,5 @@ def _earlier_scan_results(path: Path, trained: TrainedOn, data: ShardSet) -> Sca
 
 
 def file_stem(key: str) -> str:
-    """Return a sample's key as the name of a file."""
+    """Return a sample's key as a file name without suffix."""
     return key.replace("/", "_")

@@ -1,4 +1,4 @@
-"""Figures of merit and curves of evaluated samples: every row of the metrics' table."""
+"""Figures of merit and curves of evaluated samples, one figure per row of ``metrics/table.py``."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from mvad.model.metrics.pixels import PixelScores
 from mvad.model.metrics.table import Metric, Scores, metrics
 
 _DRAWN = 200
-"""Points of a curve that are kept."""
+"""Number of points of a curve in the results."""
 
 
 def figures_of(samples: Sequence[SampleResult], pixels: PixelScores) -> Figures:
-    """Return every figure of merit, and S-AUROC by defect.
+    """Return all figures of merit, and S-AUROC by defect.
 
-    ``s_auroc`` takes the sample's full label; ``s_auroc_visible`` that of the views that were shown (``label.missing``): with
-    all views the two differ only where no view shows a sample's defect. Intervals are DeLong's over samples; for images and
-    pixels samples are clusters.
+    ``s_auroc`` uses the sample's full label, ``s_auroc_visible`` the label of its present views (``label.missing``): with all
+    views present the two differ only where no view shows a sample's defect. Intervals are DeLong's over samples; for images
+    and pixels, samples are clusters.
     """
     scores = scores_of(samples, pixels)
     values, intervals = measure(scores, {metric.name: metric for metric in metrics()})
@@ -40,31 +40,39 @@ def figures_of(samples: Sequence[SampleResult], pixels: PixelScores) -> Figures:
 
 
 def scan_figures(scores: NDArray[np.float64], labels: NDArray[np.bool_], pixels: PixelScores) -> Figures:
-    """Return the figures of MVTec 3D-AD's protocol: every metric that is taken on scans, a scan being one image."""
-    owners, found = np.arange(len(scores)), pixels.figures()
-    every = Scores(scores, labels, labels, scores, labels, owners, found, pixels)
-    values, intervals = measure(every, {metric.on_scans: metric for metric in metrics() if metric.on_scans})
+    """Return the figures of MVTec 3D-AD's protocol: all metrics that are defined on scans, each scan being one image.
+
+    Parameters
+    ----------
+    scores, labels
+        (N,) of the scans.
+    pixels
+        Pixels of the scans' maps.
+    """
+    owners, pixel_figures = np.arange(len(scores)), pixels.figures()
+    inputs = Scores(scores, labels, labels, scores, labels, owners, pixel_figures, pixels)
+    values, intervals = measure(inputs, {metric.on_scans: metric for metric in metrics() if metric.on_scans})
     return Figures(
-        values, intervals, samples=len(scores), anomalous=int(labels.sum()), regions=found.regions,
-        pixel_threshold=defined(found.threshold), p_auroc_error_bound=defined(found.error_bound),
+        values, intervals, samples=len(scores), anomalous=int(labels.sum()), regions=pixel_figures.regions,
+        pixel_threshold=defined(pixel_figures.threshold), p_auroc_error_bound=defined(pixel_figures.error_bound),
     )  # fmt: skip
 
 
 def measure(scores: Scores, wanted: dict[str, Metric]) -> tuple[dict[str, float | None], dict[str, tuple[float, float] | None]]:
-    """Return values and 95 % bounds by the names in ``wanted``."""
+    """Return the values of the metrics in ``wanted`` by name, and 95 % bounds of those that have an interval."""
     values: dict[str, float | None] = {}
     intervals: dict[str, tuple[float, float] | None] = {}
     for name, metric in wanted.items():
-        found = metric.compute(scores)
-        if isinstance(found, Interval):
-            values[name], intervals[name] = defined(found.value), bounds_of(found)
+        figure = metric.compute(scores)
+        if isinstance(figure, Interval):
+            values[name], intervals[name] = defined(figure.value), bounds_of(figure)
         else:
-            values[name] = defined(found)
+            values[name] = defined(figure)
     return values, intervals
 
 
 def scores_of(samples: Sequence[SampleResult], pixels: PixelScores) -> Scores:
-    """Return what metrics are computed from."""
+    """Return the arrays from which metrics are computed."""
     images, image_labels, owners = image_table(samples)
     return Scores(
         np.array([sample.score for sample in samples], np.float64), np.array([sample.label for sample in samples], bool),
@@ -74,7 +82,7 @@ def scores_of(samples: Sequence[SampleResult], pixels: PixelScores) -> Scores:
 
 
 def image_table(samples: Sequence[SampleResult]) -> tuple[NDArray[np.float64], NDArray[np.bool_], NDArray[np.int64]]:
-    """Return scores, labels and sample number of every present view, each (views of all samples,)."""
+    """Return score, label and number of the sample of every present view, each (present views of all samples,)."""
     rows = [
         (score, bool(label), number)
         for number, sample in enumerate(samples)
@@ -86,9 +94,10 @@ def image_table(samples: Sequence[SampleResult]) -> tuple[NDArray[np.float64], N
 
 
 def curves_of(samples: Sequence[SampleResult], pixels: PixelScores) -> dict[str, Any]:
-    """Return what to draw: counts at falling thresholds of samples, images and pixels, and the share of each region found.
+    """Return curves over falling thresholds by ``sample``, ``image``, ``pixel`` and ``region``, to be drawn.
 
-    Each is a list of [false, true] from nothing to everything, as shares for pixels and regions.
+    A curve is a list of pairs [false positives, true positives], from none to all: counts of samples and images, shares of
+    pixels; for ``region`` the true positives are the mean share of each ground-truth region that is found.
     """
     scores, labels, _ = image_table(samples)
     by_sample = exact_curve(np.array([s.score for s in samples]), np.array([s.label for s in samples], bool))

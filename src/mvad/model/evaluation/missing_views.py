@@ -1,4 +1,4 @@
-"""What missing views cost: S-AUROC of a detector for subsets of views, under both label rules (``label.missing``)."""
+"""Effect of missing views: S-AUROC of a detector for subsets of the views, under both label rules (``label.missing``)."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ MISSING_VIEWS = "missing-views.json"
 _DONE = "missing-views.jsonl"
 _ALL_UP_TO = 6
 _EACH = 20
-"""With more views than six there are too many subsets: so many of each size are evaluated then."""
+"""Number of subsets of each size that are evaluated where there are more than ``_ALL_UP_TO`` views, and too many subsets."""
 
 FORMULA = (
     "loss per view: minus the slope of the least-squares line through the means at 0, 1, ... missing views; "
@@ -39,23 +39,23 @@ VISIBLE, FULL, ORACLE = "s_auroc_visible", "s_auroc_full", "oracle_full"
 RULES = (VISIBLE, FULL)
 
 BySubset = Mapping[tuple[int, ...], float | None]
-"""A figure for each subset of views that was evaluated; None where it is not defined."""
+"""A figure by subset of views; None where it is not defined."""
 
 
 @dataclass(frozen=True)
 class SubsetFigures:
-    """S-AUROC where only some views are shown; None where a class is missing.
+    """S-AUROC with a subset of the views; None where a class is missing.
 
     Attributes
     ----------
     views
-        Those that are shown.
+        Numbers of the views that are present.
     s_auroc_visible
-        Under the label of the views that are shown.
+        S-AUROC under the label of the present views.
     s_auroc_full
-        Under the sample's full label.
+        S-AUROC under the sample's full label.
     oracle_full
-        What a detector reaches under the full label that knows the labels of the shown views and nothing else.
+        S-AUROC under the full label of an oracle that returns the label of the present views.
     intervals
         95 % bounds of the first two.
     """
@@ -73,14 +73,14 @@ class SubsetFigures:
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> SubsetFigures:
-        """Take back what ``to_json`` returned."""
+        """Restore an object from what ``to_json`` returned."""
         bounds = {name: None if pair is None else (pair[0], pair[1]) for name, pair in value["intervals"].items()}
         return cls(tuple(value["views"]), value[VISIBLE], value[FULL], value[ORACLE], bounds)
 
 
 @dataclass(frozen=True)
 class ByMissing:
-    """Means over the subsets of one size."""
+    """Means over the subsets with a number of missing views; ``subsets`` is how many there are."""
 
     missing: int
     subsets: int
@@ -91,18 +91,18 @@ class ByMissing:
 
 @dataclass(frozen=True)
 class MissingViews:
-    """What ``missing-views.json`` holds.
+    """Content of ``missing-views.json``.
 
     Attributes
     ----------
     run, dataset, category, model, seed, model_sha256, test_shards
-        What was evaluated.
+        The run, and the hashes of its model and test split.
     subsets, by_missing
         Figures of each subset, and their means by number of missing views.
     loss_per_view
-        For each label rule the loss by ``slope`` and by ``ends`` (``formula``), in 0..1.
+        By label rule, the loss by ``slope`` and by ``ends`` (see ``formula``), in 0..1.
     shares
-        What each view contributes under the full label (``shapley``), or None.
+        Contribution of each view under the full label (``shapley``), or None.
     """
 
     run: str
@@ -128,7 +128,7 @@ class MissingViews:
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> MissingViews:
-        """Take back what ``to_json`` returned."""
+        """Restore an object from what ``to_json`` returned."""
         subsets = [SubsetFigures.from_json(row) for row in value["subsets"]]
         return cls(**{**value, "subsets": subsets, "by_missing": [ByMissing(**row) for row in value["by_missing"]]})
 
@@ -136,25 +136,27 @@ class MissingViews:
 def evaluate_missing_views(
     run: Path, shards: Path, weights: WeightsSource, progress: Progress, device: torch.device = torch.device("cpu")
 ) -> MissingViews:  # fmt: skip
-    """Evaluate a run for every subset of its views, and write ``missing-views.json``; continues where it stopped.
+    """Evaluate a run for subsets of its views, and write ``missing-views.json``; continues after an interruption.
+
+    All non-empty subsets for up to 6 views, else at most 20 of each size.
 
     Parameters
     ----------
     run
-        The folder of a finished run.
+        Folder of a finished run.
     shards
-        The workspace's shards.
+        Folder of the workspace's shards.
     weights
-        Where the teacher's weights may be.
+        Where the teacher's weights may be found.
     progress
-        Is told of each sample.
+        Receives one step per sample and subset.
     device
-        Where the detector computes.
+        Device on which the detector is loaded.
 
     Raises
     ------
     BadInput
-        If the run is not finished, or the shards' training split is not the one it was trained on.
+        If the run is not finished, or was trained on another training split than that of the shards.
     """
     folder = RunFolder(run)
     detector = folder.load(weights, device)
@@ -180,33 +182,33 @@ def evaluate_missing_views(
 
 
 def read_missing_views(run: RunFolder) -> MissingViews | None:
-    """Return what ``evaluate_missing_views`` wrote of the model that is there now, or None.
+    """Return what ``evaluate_missing_views`` wrote for the run's current model, or None.
 
     Raises
     ------
     BadInput
         If the file is damaged.
     """
-    path, again = run.path / MISSING_VIEWS, "run mvad evaluate --missing-views again"
+    path, remedy = run.path / MISSING_VIEWS, "run mvad evaluate --missing-views again"
     if not path.exists():
         return None
-    value = files.read_sealed_json(path, "missing views", again)
+    value = files.read_sealed_json(path, "missing views", remedy)
     try:
-        found = MissingViews.from_json(value)
+        loaded = MissingViews.from_json(value)
     except (KeyError, TypeError, AttributeError) as error:
-        raise BadInput(f"{path}: does not have the form of missing views; {again}") from error
-    return found if found.model_sha256 == run.model_sha256 else None
+        raise BadInput(f"{path}: does not have the form of missing views; {remedy}") from error
+    return loaded if loaded.model_sha256 == run.model_sha256 else None
 
 
 def subsets_of(views: int, each: int | None = None) -> list[tuple[int, ...]]:
-    """Return the non-empty subsets of views, largest first; at most ``each`` of a size, spread over their list."""
-    found: list[tuple[int, ...]] = []
+    """Return the non-empty subsets of views, largest first; at most ``each`` of each size, evenly spread over their list."""
+    subsets: list[tuple[int, ...]] = []
     for size in range(views, 0, -1):
-        every = list(combinations(range(views), size))
-        if each is not None and len(every) > each:
-            every = [every[int(k)] for k in np.linspace(0, len(every) - 1, each).round()]
-        found += every
-    return found
+        of_size = list(combinations(range(views), size))
+        if each is not None and len(of_size) > each:
+            of_size = [of_size[int(k)] for k in np.linspace(0, len(of_size) - 1, each).round()]
+        subsets += of_size
+    return subsets
 
 
 def evaluate_subsets(
@@ -214,20 +216,20 @@ def evaluate_subsets(
     label: str = "missing views", done: Mapping[tuple[int, ...], SubsetFigures] | None = None,
     keep: Callable[[SubsetFigures], None] | None = None,
 ) -> list[SubsetFigures]:  # fmt: skip
-    """Evaluate a split once for each subset of views.
+    """Evaluate a split once per subset of views.
 
     Parameters
     ----------
     answer
-        Scores a batch of one sample.
+        Returns the maps and scores of a batch of one sample.
     data, subsets
-        What is evaluated, and for which views.
+        The split, and the subsets of its views.
     progress, label
-        Is told of each sample, under this name.
+        Receives one step per sample and subset, under this label.
     done
-        Rows that are there already, by their views.
+        Figures of subsets that were evaluated before, by their views.
     keep
-        Is given each new row.
+        Called with the figures of each newly evaluated subset.
     """
     done = done or {}
     progress.start(label, len(subsets) * len(data), sum(views in done for views in subsets) * len(data))
@@ -261,7 +263,7 @@ def _subset(answer: Callable[[Batch], AnomalyMaps], data: ShardSet, views: tuple
 
 
 def summary(rows: Sequence[SubsetFigures], views: int, run: RunFolder, test_shards: Mapping[str, str]) -> MissingViews:
-    """Return rows with their means by number of missing views, the loss per view, and the share of each view."""
+    """Return the figures of all subsets with their means by number of missing views, loss per view and share of each view."""
     by_rule: dict[str, BySubset] = {rule: {row.views: getattr(row, rule) for row in rows} for rule in (*RULES, ORACLE)}
     means = {rule: means_by_missing(figures, views) for rule, figures in by_rule.items()}
     by_missing = [
@@ -283,7 +285,7 @@ def summary(rows: Sequence[SubsetFigures], views: int, run: RunFolder, test_shar
 
 
 def means_by_missing(figures: BySubset, views: int) -> dict[int, float]:
-    """Return the mean of a figure over the subsets of each number of missing views, where it is defined."""
+    """Return the mean of a figure over the subsets with each number of missing views, where it is defined."""
     gathered: dict[int, list[float]] = {}
     for subset, value in figures.items():
         if value is not None:
@@ -292,26 +294,26 @@ def means_by_missing(figures: BySubset, views: int) -> dict[int, float]:
 
 
 def loss_per_missing_view(figures: BySubset, views: int) -> float:
-    """Return the slope of a figure over the number of missing views, in its own unit, by least squares over the means.
+    """Return the slope of a figure over the number of missing views, in the figure's unit, by least squares on the means.
 
-    Negative where missing views cost something.
+    It is negative where the figure falls with missing views.
     """
     means = means_by_missing(figures, views)
     return float(np.polyfit(list(means), list(means.values()), 1)[0])
 
 
 def loss_by_ends(figures: BySubset, views: int) -> float:
-    """Return (figure with nothing missing - figure with most missing) / most missing, positive where it costs something."""
+    """Return (figure with no view missing - figure with most views missing) / most missing; positive where the figure falls."""
     means = means_by_missing(figures, views)
     first, last = min(means), max(means)
     return (means[first] - means[last]) / (last - first)
 
 
 def shapley(figures: BySubset, views: int) -> list[float] | None:
-    """Return the share of each view in a figure: what it adds to a set of others, averaged over all orders (Shapley 1953).
+    """Return the Shapley value of each view: what it adds to a figure, averaged over all orders of adding views (Shapley 1953).
 
-    The shares add up to the figure with all views less 0.5, which is what no view is worth. None where not every subset was
-    evaluated, or one of them is not defined.
+    The values add up to the figure with all views minus 0.5, the AUROC without any view. None where a subset was not evaluated
+    or its figure is not defined.
     """
     value: dict[frozenset[int], float] = {frozenset(): 0.5}
     value |= {frozenset(subset): figure for subset, figure in figures.items() if figure is not None}

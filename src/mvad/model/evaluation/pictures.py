@@ -1,4 +1,4 @@
-"""Pictures of a evaluated sample: a column a view; colour, geometry, ground truth, anomaly map."""
+"""Pictures of an evaluated sample: one column per view; rows of colour, geometry, ground truth and anomaly map."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _HEAT = np.array(
     [[0, 0, 4], [40, 11, 84], [101, 21, 110], [159, 42, 99], [212, 72, 66], [245, 125, 21], [250, 193, 39], [252, 255, 164]],
     dtype=np.float64,
 )  # fmt: skip
-"""Eight stops from black through red to yellow."""
+"""Colour map: eight stops from black through red to yellow."""
 
 
 _LEVELS = np.linspace(0, len(_HEAT) - 1, 256)
@@ -23,33 +23,33 @@ _TABLE = np.stack([np.interp(_LEVELS, np.arange(len(_HEAT)), _HEAT[:, k]) for k 
 
 
 def heat(values: NDArray[np.floating]) -> NDArray[np.uint8]:
-    """Colour (..., ) values in 0..1 as (..., 3) uint8."""
+    """Return the colours (..., 3) uint8 of values (...) in 0..1."""
     return np.asarray(_TABLE[np.round(np.clip(values, 0, 1) * 255).astype(np.uint8)])
 
 
 def grey_levels(maps: NDArray[np.floating]) -> tuple[NDArray[np.uint8], float, float]:
-    """Return the maps (V, S, S) of a sample as one grey picture, a view beside the other, and what black and white stand for."""
+    """Return the maps (V, S, S) of a sample as one grey picture with the views side by side, and the values of black and white."""
     low, high = float(maps.min()), float(maps.max())
-    small = np.concatenate([_fit(each[..., None])[..., 0] for each in np.asarray(maps, np.float32)], axis=1)
+    small = np.concatenate([_fit(view[..., None])[..., 0] for view in np.asarray(maps, np.float32)], axis=1)
     return np.round((small - low) / max(high - low, 1e-12) * 255).astype(np.uint8), low, high
 
 
 def strip(batch: Batch, levels: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Return one picture of the first sample of a batch.
+    """Return the picture of the first sample of a batch, (rows * SIDE, V * SIDE, 3).
 
     Parameters
     ----------
     batch
         The sample.
     levels
-        What ``grey_levels`` made of its maps.
+        Its maps as returned by ``grey_levels``.
     """
     pictures = [images[0].numpy() for images in (batch.rgb, batch.normal) if images is not None] or [_gray(batch)]
     return rows_of(pictures, batch.mask[0].numpy() > 0, levels)
 
 
 def rows_of(pictures: Sequence[NDArray[np.uint8]], masks: NDArray[np.bool_], levels: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Return rows of pictures (V, S, S, 3), then the first one with masks (V, S, S) in red, then maps (``grey_levels``)."""
+    """Return a picture of rows: each of ``pictures`` (V, S, S, 3), the first again with masks in red, the maps in colour."""
     rows = [np.concatenate([_fit(view) for view in views], axis=1).astype(np.uint8) for views in pictures]
     anomalous = np.concatenate([_fit(255 * mask[..., None]) > 127 for mask in masks], axis=1)
     rows.append(np.where(anomalous, np.array([230, 40, 40], np.uint8), rows[0] // 2))
@@ -58,7 +58,7 @@ def rows_of(pictures: Sequence[NDArray[np.uint8]], masks: NDArray[np.bool_], lev
 
 
 def square(image: NDArray[Any]) -> NDArray[Any]:
-    """Pad (H, W, C) to a square with its lowest value."""
+    """Pad an image (H, W, C) at the bottom or right to a square with its lowest value."""
     height, width = image.shape[:2]
     side = max(height, width)
     padding = ((0, side - height), (0, side - width), (0, 0))
@@ -66,7 +66,7 @@ def square(image: NDArray[Any]) -> NDArray[Any]:
 
 
 def _gray(batch: Batch) -> NDArray[np.uint8]:
-    """Return (V, H, W, 3): depth stretched over grey, near bright."""
+    """Return depth as grey (V, H, W, 3), stretched over its range, near is bright."""
     depth = batch.depth
     if depth is None:
         raise ValueError("a batch without rgb, normal and depth has no picture")
@@ -78,7 +78,7 @@ def _gray(batch: Batch) -> NDArray[np.uint8]:
 
 
 def _fit(image: NDArray[Any]) -> NDArray[np.float32]:
-    """Reduce (H, W, C) to the strip's side by averaging whole blocks, or repeat pixels of a smaller one."""
+    """Resize a square image (S, S, C) to SIDE: average whole blocks of a larger image, repeat the pixels of a smaller one."""
     side = image.shape[0]
     if side < SIDE:
         k = -(-SIDE // side)

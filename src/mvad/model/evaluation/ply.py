@@ -1,4 +1,4 @@
-"""Point clouds with an anomaly value per point, as binary PLY."""
+"""Point clouds with one anomaly value per point, as binary PLY."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def read_ply(content: bytes) -> NDArray[Any]:
     Raises
     ------
     BadInput
-        If it is another kind of PLY, or cut off.
+        If it is another kind of PLY, or truncated.
     MissingComponent
         If trimesh is not installed.
     """

@@ -1,4 +1,4 @@
-"""Scores of new samples, one after the other: each with its maps, and how long it took."""
+"""Prediction of new samples one by one: scores, maps and times."""
 
 from __future__ import annotations
 
@@ -35,16 +35,16 @@ MAPS = "maps"
 
 @dataclass(frozen=True)
 class NewSample:
-    """A sample still to be read.
+    """A new sample that has not been read yet.
 
     Attributes
     ----------
     key
-        Its name.
+        Name of the sample.
     made_from
-        Hash of what it is read from.
+        Hash of the files that it is read from.
     load
-        Returns it, coded as in a shard, and the coding of its depth.
+        Reads the sample; returns it coded as in a shard, and the coding of its depth.
     """
 
     key: str
@@ -59,13 +59,13 @@ class Prediction:
     Attributes
     ----------
     key
-        The sample's name.
+        Name of the sample.
     score, anomalous
-        Its score, and whether that is above the threshold.
+        Score of the sample, and whether it is above the threshold.
     view_scores
-        For each view; None where it is missing.
+        Score of each view; None where it is missing.
     load_seconds, score_seconds
-        How long reading (and rendering) and scoring took.
+        Seconds for reading (and rendering), and for scoring.
     """
 
     key: str
@@ -78,14 +78,14 @@ class Prediction:
 
 @dataclass(frozen=True)
 class Predictions:
-    """What came of new samples.
+    """Predictions of new samples.
 
     Attributes
     ----------
     rows
-        A prediction for each sample that could be scored.
+        One prediction per sample that was scored.
     failed
-        How many could not be scored; ``failed.jsonl`` has the reasons.
+        Number of samples that could not be scored; ``failed.jsonl`` has the reasons.
     """
 
     rows: Sequence[Prediction]
@@ -97,7 +97,7 @@ class Predictions:
         return float(np.median(values)) if values else 0.0
 
     def describe(self) -> str:
-        """Return one line: how many were scored and are anomalous, and how long a sample takes."""
+        """Return one line: number of scored and of anomalous samples, and median times per sample."""
         load, score = (1000 * self.latency(name) for name in ("load_seconds", "score_seconds"))
         anomalous = sum(row.anomalous for row in self.rows)
         return (
@@ -108,25 +108,25 @@ class Predictions:
 def predict(
     detector: Detector, model: str, threshold: Threshold, samples: Iterable[NewSample], count: int, out: Path, progress: Progress
 ) -> Predictions:
-    """Score samples; writes ``predictions.csv``, ``maps/KEY.tiff`` and ``maps/KEY.jpg``, and continues where it was stopped.
+    """Score samples, and write ``predictions.csv``, ``maps/KEY.tiff`` and ``maps/KEY.jpg``; continues after an interruption.
 
     Parameters
     ----------
     detector, model
-        The detector, and the hash of its model.
+        The detector, and the SHA-256 of its model.
     threshold
-        A sample is anomalous above it.
+        Samples with higher scores are anomalous.
     samples, count
-        What to score, and how many there are.
+        The samples, and how many there are.
     out
-        Folder to write.
+        Folder for the files.
     progress
-        Is told of each sample.
+        Receives one step per sample.
 
     Returns
     -------
     Predictions
-        A sample that cannot be read costs that sample, and is listed.
+        Samples that cannot be read are skipped; ``failed.jsonl`` lists them with the reason.
     """
     with files.locked(out):
         done = {row["key"]: row for row in files.read_lines(out / _DONE)}
@@ -135,7 +135,7 @@ def predict(
         for sample in samples:
             made_from = [model, sample.made_from]
             row = done.get(sample.key)
-            if row is None or row["made_from"] != made_from or not _maps_there(out, sample.key):
+            if row is None or row["made_from"] != made_from or not _maps_exist(out, sample.key):
                 try:
                     row = {"made_from": made_from, **_score(detector, sample, out)}
                     files.append_line(out / _DONE, row)
@@ -156,7 +156,7 @@ def predict(
 
 
 def check_fits(batch: Batch, views: int, modalities: Iterable[str]) -> None:
-    """Refuse a sample that a detector was not trained for.
+    """Check that a sample has the views and modalities that a detector was trained on.
 
     Raises
     ------
@@ -173,16 +173,16 @@ def check_fits(batch: Batch, views: int, modalities: Iterable[str]) -> None:
 
 def _score(detector: Detector, sample: NewSample, out: Path) -> dict[str, Any]:
     began = time.perf_counter()
-    read, coding = sample.load()
-    batch = batch_of(read, coding)
+    sample_read, coding = sample.load()
+    batch = batch_of(sample_read, coding)
     check_fits(batch, detector.spec.views, detector.spec.modalities)
     if not bool(batch.present.any()):
-        raise BadInput(f"{sample.key}: no view is there")
+        raise BadInput(f"{sample.key}: has no view; give at least one")
     loaded = time.perf_counter()
-    found = detector.score(batch)
+    scored = detector.score(batch)
     synchronise(detector.device)
-    scored = time.perf_counter()
-    maps = functional.interpolate(found.maps.cpu(), size=batch.size, mode="bilinear", align_corners=False)[0].numpy()
+    finished = time.perf_counter()
+    maps = functional.interpolate(scored.maps.cpu(), size=batch.size, mode="bilinear", align_corners=False)[0].numpy()
     target = io.BytesIO()
     tifffile.imwrite(target, maps, compression="zlib", metadata=None)
     stem = file_stem(sample.key)
@@ -190,14 +190,14 @@ def _score(detector: Detector, sample: NewSample, out: Path) -> dict[str, Any]:
     picture = imagecodecs.jpeg_encode(strip(batch, grey_levels(maps)[0]), level=88)
     files.write_bytes(out / MAPS / f"{stem}.jpg", bytes(picture))
     present = batch.present[0].tolist()
-    views = [score if there else None for score, there in zip(found.view_scores[0].tolist(), present, strict=True)]
+    views = [score if is_present else None for score, is_present in zip(scored.view_scores[0].tolist(), present, strict=True)]
     return {
-        "key": sample.key, "score": float(found.sample_scores[0]), "view_scores": views,
-        "load_seconds": round(loaded - began, 5), "score_seconds": round(scored - loaded, 5),
+        "key": sample.key, "score": float(scored.sample_scores[0]), "view_scores": views,
+        "load_seconds": round(loaded - began, 5), "score_seconds": round(finished - loaded, 5),
     }  # fmt: skip
 
 
-def _maps_there(out: Path, key: str) -> bool:
+def _maps_exist(out: Path, key: str) -> bool:
     return all((out / MAPS / f"{file_stem(key)}{suffix}").exists() for suffix in (".tiff", ".jpg"))
 
 

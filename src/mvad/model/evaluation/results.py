@@ -1,4 +1,4 @@
-"""What an evaluation found, typed; ``results.json`` is ``Results.to_json``."""
+"""Results of an evaluation as typed records; ``results.json`` holds ``Results.to_json``."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from mvad.model.metrics.intervals import UNDEFINED, Interval
 RESULTS = "results.json"
 SCAN_PROTOCOL = "scan"
 NOT_OURS = "not ours"
-"""Name of the teacher of imported maps."""
+"""Name of the teacher in the results of imported maps."""
 
 _KIND, _REMEDY = 'results; "mvad evaluate" writes them', "evaluate again"
 
 
 def defined(value: float) -> float | None:
-    """Return a figure for JSON: None where it is not defined."""
+    """Return a figure for JSON: None instead of NaN."""
     return None if math.isnan(value) else value
 
 
@@ -32,20 +32,20 @@ def bounds_of(area: Interval) -> tuple[float, float] | None:
 
 @dataclass(frozen=True)
 class Figures:
-    """Values in 0..1 by the name of their metric; None where a class is missing.
+    """Figures of merit in 0..1 by the name of their metric; None where a class is missing.
 
     Attributes
     ----------
     values
-        Every figure of merit.
+        Figures by name.
     intervals
         95 % bounds of those that have an interval.
     by_defect, by_defect_intervals
-        S-AUROC of each kind of defect against all good samples.
+        S-AUROC of each kind of defect against all good samples, and its 95 % bounds.
     samples, anomalous
-        How many samples were evaluated, and how many are anomalous.
+        Number of evaluated samples, and of anomalous samples among them.
     regions
-        Connected regions of ground truth.
+        Number of connected regions of ground truth.
     pixel_threshold, p_auroc_error_bound
         See ``PixelFigures``.
     """
@@ -61,7 +61,7 @@ class Figures:
     p_auroc_error_bound: float | None = None
 
     def __getitem__(self, name: str) -> float | None:
-        """Return a figure by its metric's name; None where it is not defined or was not taken."""
+        """Return a figure by its metric's name; None where it is not defined or was not computed."""
         return self.values.get(name)
 
     def interval(self, name: str) -> Interval:
@@ -70,7 +70,7 @@ class Figures:
         return UNDEFINED if value is None or bounds is None else Interval(value, *bounds)
 
     def to_json(self) -> dict[str, Any]:
-        """Return plain values: metrics beside each other, the rest by name."""
+        """Return plain values; the figures are at the top level, by metric."""
         return {
             **self.values,
             "intervals": {**_lists(self.intervals), "s_auroc_by_defect": _lists(self.by_defect_intervals)},
@@ -84,7 +84,7 @@ class Figures:
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Figures:
-        """Take back what ``to_json`` returned."""
+        """Restore an object from what ``to_json`` returned."""
         rest = dict(value)
         intervals = dict(rest.pop("intervals"))
         by_defect_intervals = _bounds(intervals.pop("s_auroc_by_defect", {}))
@@ -112,22 +112,22 @@ def _bounds(lists: Mapping[str, Sequence[float] | None]) -> dict[str, tuple[floa
 
 @dataclass(frozen=True)
 class SampleResult:
-    """One evaluated sample.
+    """Results of one sample.
 
     Attributes
     ----------
     key, defect, label
-        As in the shards.
+        Name, kind of defect and label, as in the shards.
     score
-        Of the sample, higher is more anomalous.
+        Score of the sample; higher is more anomalous.
     view_labels, view_scores
-        For each view; None where it is missing.
+        Label and score of each view; None where it is missing.
     picture, map
-        Files below the run's folder: a JPEG of the views, a PNG of the maps.
+        Names of files in the run's folder: a JPEG of the views, a PNG of the maps.
     picture_sha256, map_sha256
-        Their hashes.
+        SHA-256 of the files.
     map_range
-        What black and white of the map's picture stand for.
+        Map values of black and white in the PNG.
     """
 
     key: str
@@ -149,7 +149,7 @@ class SampleResult:
 
 @dataclass(frozen=True)
 class ScanFile:
-    """The fused map of one scan and its cloud: files below the run's folder with their hashes."""
+    """Names of the fused map and the point cloud of one scan in the run's folder, with their SHA-256."""
 
     key: str
     map: str
@@ -160,16 +160,16 @@ class ScanFile:
 
 @dataclass(frozen=True)
 class ScanResults:
-    """What maps are worth on the scans' own grid.
+    """Evaluation of maps on the grid of the raw scans.
 
     Attributes
     ----------
     rule
-        How the views of the written maps were fused.
+        Rule by which the views of the written maps were fused.
     figures
-        Figures for each rule.
+        Figures by rule.
     samples
-        What was written.
+        The files that were written.
     """
 
     rule: str
@@ -186,39 +186,39 @@ class ScanResults:
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> ScanResults:
-        """Take back what ``to_json`` returned."""
-        figures = {rule: Figures.from_json(found) for rule, found in value["figures"].items()}
+        """Restore an object from what ``to_json`` returned."""
+        figures = {rule: Figures.from_json(plain) for rule, plain in value["figures"].items()}
         return cls(value["rule"], figures, [ScanFile(**sample) for sample in value["samples"]])
 
 
 @dataclass(frozen=True)
 class Results:
-    """Everything that ``results.json`` holds.
+    """Content of ``results.json``.
 
     Attributes
     ----------
     run, dataset, category, model, seed
-        What was evaluated.
+        The run that was evaluated.
     config
-        The run's dotted keys.
+        Values of the run by dotted key.
     teacher, teacher_sha256, backbone
-        The teacher, and the label that stands beside figures.
+        The teacher, and the label of the run in tables (``backbone_label``).
     figures, curves
-        Figures of merit; counts at falling thresholds, to draw.
+        Figures of merit, and curves over falling thresholds (``curves_of``).
     samples
-        Every sample.
+        Results of each sample.
     test_shards, train_shards
-        Hashes of the shards.
+        SHA-256 of each file of the shards.
     training_samples, model_sha256
-        None for imported maps.
+        Number of training samples, and the model's hash; None for imported maps.
     views, samples_without_these_views
-        Views that were shown, where not all were, and how many samples had none of them.
+        Views that were used, empty for all, and the number of samples that have none of them.
     scan
-        What the maps are worth on the scans, if they were carried back.
+        Evaluation on the grid of the raw scans, if there was one.
     protocol
-        ``scan`` for maps that were made on the scans' grid, else empty.
+        ``scan`` for imported maps on the scans' grid, else empty.
     seconds, machine
-        How long it took, and on what.
+        Times in seconds, and the machine (``runs.machine``).
     """
 
     run: str
@@ -251,11 +251,11 @@ class Results:
 
     @property
     def input_name(self) -> str:
-        """How the input is written in tables: ``rgb+depth 128``."""
+        """Name of the input in tables, such as ``rgb+depth 128``."""
         return f"{'+'.join(self.config['input.modalities'])} {self.config['input.size']}"
 
     def to_json(self) -> dict[str, Any]:
-        """Return what ``results.json`` holds."""
+        """Return the content of ``results.json``."""
         plain = ("run", "dataset", "category", "model", "seed", "backbone", "curves", "training_samples")
         optional: dict[str, Any] = {}
         if self.model_sha256 is not None:
@@ -277,7 +277,7 @@ class Results:
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Results:
-        """Take back what ``to_json`` returned."""
+        """Restore an object from what ``to_json`` returned."""
         rest = dict(value)
         teacher, scan = rest.pop("teacher"), rest.pop("scan", None)
         return cls(
@@ -303,7 +303,7 @@ class Results:
         Raises
         ------
         BadInput
-            If it is missing, damaged, or of another form.
+            If the file is missing, damaged, or has another form.
         """
         value = files.read_sealed_json(path, _KIND, _REMEDY)
         try:

@@ -1,7 +1,7 @@
-"""Anomaly maps of views, carried back to the scan they were rendered from, and evaluated there by the datasets' own protocol.
+"""Projection of the views' anomaly maps to the raw scan, and evaluation there by the datasets' own protocol.
 
-MVTec 3D-AD (Bergmann et al. 2022) evaluates a map on the grid of the original scan: P-AUROC and AUPRO over all of its pixels,
-image AUROC by a score a scan. ``source`` says which grid point every pixel of a view shows, so nothing is guessed.
+MVTec 3D-AD (Bergmann et al. 2022) evaluates a map on the grid of the raw scan: P-AUROC and AUPRO over all pixels of the grid,
+image AUROC with one score per scan. ``source`` holds the grid point that each pixel of a view shows, so the projection is exact.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ Rule = Literal["mean", "max", "visibility"]
 RULES: tuple[Rule, ...] = get_args(Rule)
 SCAN_MAPS = "scan"
 _TOP = 0.999
-"""The share of a scan's values that the scale of colours reaches up to."""
+"""Quantile of a scan's values at which the colour scale ends."""
 _NEAR = 3.0
-"""A point that no pixel shows takes the value of the nearest one that is shown, up to so many grid cells away."""
+"""Grid cells up to which a point that no pixel shows takes the value of the nearest point that is shown."""
 _GRAZING = 0.05
-"""Least weight of a pixel under ``visibility``: the cosine between its normal and the way to the camera, not below this."""
+"""Lower bound of a pixel's weight under ``visibility``, which is the cosine between its normal and the viewing direction."""
 
 
 @dataclass(frozen=True)
@@ -48,9 +48,9 @@ class FusedMap:
     Attributes
     ----------
     values
-        (H, W) float32; the lowest value of the object where nothing of it is known, as off the object.
+        (H, W) float32; the lowest value on the object where ``known`` is false, as off the object.
     known
-        (H, W) bool: a view shows the point, or one next to it.
+        (H, W) bool, grid points that a view shows, or that are at most 3 cells away from one.
     """
 
     values: NDArray[np.float32]
@@ -66,58 +66,58 @@ def fuse(
     Parameters
     ----------
     maps
-        (V, S, S), of present views.
+        (V, S, S) float32, of present views.
     source
-        (V, S, S) the grid point, ``row * W + column``, that each pixel shows; -1: none.
+        (V, S, S) int32, the grid point ``row * W + column`` that each pixel shows; -1: none.
     shape
         (H, W) of the scan.
     rule
-        ``mean`` over all pixels that show a point, ``max``, or ``visibility``: a mean in which a pixel that looks at the
-        surface straight on counts more than a grazing one.
+        ``mean`` over all pixels that show a point, ``max``, or ``visibility``: a mean weighted by ``facing``, in which pixels
+        that see the surface frontally count more than grazing ones.
     facing
-        (V, S, S) cosine between normal and the way to the camera; needed for ``visibility``.
+        (V, S, S) float32, cosine between normal and viewing direction; needed for ``visibility``.
 
     Raises
     ------
     BadInput
-        If ``source`` leads out of the grid, or ``facing`` is missing.
+        If ``source`` lies outside of the grid, or ``facing`` is missing.
     """
     points = shape[0] * shape[1]
     shows = source >= 0
-    place, value = source[shows], maps[shows].astype(np.float64)
-    if len(place) and int(place.max()) >= points:
-        raise BadInput(f"a view shows grid point {int(place.max())}, the scan has {points}; render and pack this scan again")
+    index, value = source[shows], maps[shows].astype(np.float64)
+    if len(index) and int(index.max()) >= points:
+        raise BadInput(f"a view shows grid point {int(index.max())}, the scan has {points}; render and pack this scan again")
     if rule == "max":
         fused = np.full(points, -np.inf)
-        np.maximum.at(fused, place, value)
-        there = np.isfinite(fused)
+        np.maximum.at(fused, index, value)
+        shown = np.isfinite(fused)
     else:
         if rule == "visibility" and facing is None:
             raise BadInput("--fuse visibility needs normals; pack them, or take mean or max")
-        weight = np.ones(len(place)) if rule == "mean" or facing is None else np.maximum(facing[shows], _GRAZING)
-        total = np.bincount(place, weight, points)
-        there = total > 0
-        fused = np.bincount(place, weight * value, points) / np.where(there, total, 1)
-    grid, known = fused.reshape(shape), there.reshape(shape)
+        weight = np.ones(len(index)) if rule == "mean" or facing is None else np.maximum(facing[shows], _GRAZING)
+        total = np.bincount(index, weight, points)
+        shown = total > 0
+        fused = np.bincount(index, weight * value, points) / np.where(shown, total, 1)
+    grid, known = fused.reshape(shape), shown.reshape(shape)
     if not known.any():
         return FusedMap(np.zeros(shape, np.float32), known)
-    away, nearest = ndimage.distance_transform_edt(~known, return_indices=True)
-    near = away <= _NEAR
+    distance, nearest = ndimage.distance_transform_edt(~known, return_indices=True)
+    near = distance <= _NEAR
     filled = np.where(near, grid[tuple(nearest)], grid[known].min())
     return FusedMap(filled.astype(np.float32), near)
 
 
 class ScanEvaluator:
-    """Looks on while a split is evaluated, and evaluates the fused maps; a ``EvaluationCallback``.
+    """An ``EvaluationCallback`` that fuses the maps of each sample on its scan and evaluates the fused maps.
 
     Parameters
     ----------
     run
-        Folder that gets ``scan/KEY.tiff`` and ``scan/KEY.ply``.
+        Folder of the run; ``scan/KEY.tiff`` and ``scan/KEY.ply`` are written there.
     scans
         The category's raw scans.
     rules
-        How to fuse; maps and clouds are written for the first.
+        Rules of fusion; maps and clouds are written for the first.
     """
 
     fields: Sequence[str] = ("source", "normal")
@@ -129,10 +129,10 @@ class ScanEvaluator:
         self._range: list[tuple[float, float]] = []
 
     def on_sample(self, batch: Batch, found: AnomalyMaps) -> None:
-        """Fuse and evaluate one sample."""
+        """Fuse the maps of one sample, collect the pixels, and write the fused map."""
         key = batch.keys[0]
         if batch.source is None:
-            raise BadInput("maps can only be carried back to scans where shards have source; render and pack again")
+            raise BadInput("maps can only be projected to scans where shards have source; render and pack again")
         scan = self.scans.load(key)
         truth = np.zeros(scan.valid.shape, bool) if scan.gt is None else scan.gt
         present = batch.present[0]
@@ -150,13 +150,13 @@ class ScanEvaluator:
                 self._range.append((float(fused.values.min()), float(np.quantile(fused.values, _TOP))))
 
     def results(self) -> dict[str, Any]:
-        """Write the clouds and return what goes into the results."""
+        """Write the clouds; return the field ``scan`` of the results."""
         scores, labels = np.array([s[1] for s in self._samples], np.float64), np.array([s[2] for s in self._samples], bool)
         by_rule: dict[str, Figures] = {rule: scan_figures(scores, labels, self._pixels[rule]) for rule in self.rules}
         return {"scan": ScanResults(self.rules[0], by_rule, self._clouds())}
 
     def _clouds(self) -> list[ScanFile]:
-        """Write a cloud for each sample; all share one scale of colours, up to the highest value but for one in a thousand."""
+        """Write one cloud per sample, all with one colour scale, which ends at the largest 99.9 % quantile of a sample."""
         low = min((lowest for lowest, _ in self._range), default=0.0)
         high = max(max((top for _, top in self._range), default=1.0), low + 1e-12)
         written = []
@@ -174,7 +174,7 @@ class ScanEvaluator:
 
 
 def _tiff(values: NDArray[np.float32]) -> bytes:
-    """Return a float32 TIFF, as MVTec 3D-AD's evaluation reads them."""
+    """Return a float32 TIFF, as MVTec 3D-AD's evaluation reads it."""
     target = BytesIO()
     tifffile.imwrite(target, values, compression="zlib", metadata=None)
     return target.getvalue()

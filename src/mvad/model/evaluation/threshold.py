@@ -1,4 +1,4 @@
-"""The score above which a sample counts as anomalous, from normal samples that training did not see."""
+"""Decision threshold on a sample's score, from the scores of normal samples that were not in training."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ THRESHOLD = "threshold.json"
 
 @dataclass(frozen=True)
 class Threshold:
-    """A threshold, and what it promises.
+    """A decision threshold with the false alarm rate that it guarantees.
 
     Attributes
     ----------
     value
-        A sample is anomalous if its score is above it.
+        Samples with higher scores are anomalous.
     normals
-        How many normal samples it was taken from.
+        Number of normal samples from which it was computed.
     promised
-        At most this share of new normal samples is called anomalous, in the mean over draws of the normals (split conformal
-        prediction, Vovk et al. 2005); None: it was given, and promises nothing.
+        Upper bound of the share of new normal samples above it, in the mean over draws of the normals (split conformal
+        prediction, Vovk et al. 2005); None: the threshold was set by hand, without a guarantee.
     kept
-        Whether the share that was asked for is promised; with n normals none below 1 / (n + 1) can be.
+        Whether the requested share is guaranteed; with n normals no share below 1 / (n + 1) can be.
     """
 
     value: float
@@ -43,21 +43,21 @@ class Threshold:
     kept: bool
 
     def describe(self, asked: float) -> str:
-        """Return one line: the threshold, what it promises, and whether that is the share that was asked for."""
-        lack = "" if self.kept else f"; {100 * asked:.3g} % cannot be promised by so few"
+        """Return one line: the threshold, the share of false alarms it guarantees, and whether that is the requested share."""
+        lack = "" if self.kept else f"; {100 * asked:.3g} % cannot be guaranteed with so few"
         promise = f"at most {100 * (self.promised or 0):.3g} % false alarms expected, from {self.normals} validation normals"
         return f"threshold {self.value:.4g}: {promise}{lack}"
 
 
 def conformal(scores: Sequence[float], false_alarms: float) -> Threshold:
-    """Return the threshold that keeps false alarms at or below a share, or the best that so few normals can promise.
+    """Return the threshold that keeps the share of false alarms at or below a limit, as far as the number of normals allows.
 
     Parameters
     ----------
     scores
-        Of normal samples that training did not see.
+        Scores of normal samples that were not in training.
     false_alarms
-        Share in 0..1.
+        Largest share of normal samples above the threshold, in 0..1.
 
     Raises
     ------
@@ -66,30 +66,32 @@ def conformal(scores: Sequence[float], false_alarms: float) -> Threshold:
     """
     count = len(scores)
     if not count:
-        raise BadInput("a threshold needs normal samples that training did not see; give --threshold")
+        raise BadInput("a threshold needs normal samples that were not in training; give --threshold")
     rank = math.ceil((count + 1) * (1 - false_alarms) - 1e-9)
-    place = min(max(rank, 1), count)
-    return Threshold(float(np.sort(np.asarray(scores))[place - 1]), count, 1 - place / (count + 1), rank <= count)
+    position = min(max(rank, 1), count)
+    return Threshold(float(np.sort(np.asarray(scores))[position - 1]), count, 1 - position / (count + 1), rank <= count)
 
 
 def threshold_of(run: RunFolder, detector: Detector, packed: Path, false_alarms: float, progress: Progress) -> Threshold:
-    """Return a run's threshold from the validation normals of its packed category; their scores are kept in ``threshold.json``.
+    """Return a run's threshold from the normal validation samples of its packed category.
+
+    Their scores are stored in ``threshold.json`` and reused while model and shards stay the same.
 
     Parameters
     ----------
     run, detector
-        A finished run, and its detector.
+        The finished run, and its detector.
     packed
-        The packed category.
+        Folder of the packed category.
     false_alarms
         See ``conformal``.
     progress
-        Is told of each sample that is scored.
+        Receives one step per sample.
 
     Raises
     ------
     BadInput
-        If the category has no validation split, as Real-IAD, or it holds no normal sample.
+        If the category has no validation split (Real-IAD has none), or the split has no normal sample.
     """
     try:
         data = shown_fields(ShardSet(packed, "validation"), detector.spec.modalities)
@@ -98,8 +100,8 @@ def threshold_of(run: RunFolder, detector: Detector, packed: Path, false_alarms:
             f"{packed}: no validation split to take a threshold from; give --threshold, or pack validation scans"
         ) from error
     made_from, path = {"model_sha256": run.model_sha256, "shards": data.sha256}, run.path / THRESHOLD
-    kept = files.read_sealed_json(path, "a threshold", "delete it") if path.exists() else {}
-    if kept.get("made_from") != made_from:
+    stored = files.read_sealed_json(path, "a threshold", "delete it") if path.exists() else {}
+    if stored.get("made_from") != made_from:
         progress.start(f"threshold of {run.name}", len(data))
         scores = []
         for index in range(len(data)):
@@ -107,6 +109,6 @@ def threshold_of(run: RunFolder, detector: Detector, packed: Path, false_alarms:
             if not bool(batch.label[0]) and bool(batch.present.any()):
                 scores.append(float(detector.score(batch).sample_scores[0]))
             progress.advance()
-        kept = {"made_from": made_from, "scores": scores}
-        files.write_sealed_json(path, kept)
-    return conformal(kept["scores"], false_alarms)
+        stored = {"made_from": made_from, "scores": scores}
+        files.write_sealed_json(path, stored)
+    return conformal(stored["scores"], false_alarms)

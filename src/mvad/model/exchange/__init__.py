@@ -1,1 +1,1 @@
-"""Detectors and anomaly maps to and from other tools: ONNX, imported maps, ADEval."""
+"""Exchange with other tools: export of detectors to ONNX, import of anomaly maps, export of maps for ADEval."""

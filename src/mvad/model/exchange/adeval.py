@@ -1,6 +1,7 @@
-"""Anomaly maps as ADEval (the Real-IAD authors' evaluation) reads them. Written, never read: its format is a pickle.
+"""Export of anomaly maps for ADEval (the evaluation of Real-IAD's authors), whose format is a pickle.
 
-A pickle is a program that runs when it is loaded. Maps of other tools are taken as .npy, .tiff or .png (``docs/exchange.md``).
+Pickles are written but never read, since loading one can run code. Maps of other tools are imported as .npy, .tiff or .png
+(``docs/exchange.md``).
 """
 
 from __future__ import annotations
@@ -22,13 +23,13 @@ from mvad.model.evaluation.evaluate import at_pixels, file_stem
 
 ANOMAPS = "anomaps.pkl"
 SAMPLE_PATTERN = "(.+)_C[0-9]+"
-"""What ADEval's ``--sample_key_pat`` needs to join the views of a sample."""
+"""Value of ADEval's ``--sample_key_pat`` that joins the views of a sample."""
 
 
 class AdevalWriter:
-    """An ``EvaluationCallback`` that writes ``anomaps.pkl`` and the masks it names.
+    """An ``EvaluationCallback`` that writes ``anomaps.pkl`` and the masks to which it refers.
 
-    The pickle holds a dict from ``<sample>_C<view>`` to (map float32, score, path of the mask or None), as ADEval 1.1 says.
+    The pickle holds a dict from ``<sample>_C<view>`` to (map float32, score, path of the mask or None), the format of ADEval 1.1.
     """
 
     fields: Sequence[str] = ()
@@ -38,7 +39,7 @@ class AdevalWriter:
         self._maps: dict[str, tuple[NDArray[np.float32], float, str | None]] = {}
 
     def on_sample(self, batch: Batch, found: AnomalyMaps) -> None:
-        """Take the maps of one sample."""
+        """Collect the maps of one sample, and write its masks."""
         maps, masks = at_pixels(batch, found)
         for view in np.flatnonzero(batch.present[0].numpy()):
             name = f"{file_stem(batch.keys[0])}_C{view + 1}"
@@ -50,18 +51,18 @@ class AdevalWriter:
             self._maps[name] = (maps[view].copy(), float(found.view_scores[0, view]), path)
 
     def results(self) -> dict[str, Any]:
-        """Write the pickle; nothing is added to the results."""
+        """Write the pickle; return no fields."""
         files.write_bytes(self.folder / ANOMAPS, pickle.dumps(self._maps, protocol=4))
         return {}
 
 
 def refuse_pickle(path: Path) -> None:
-    """Refuse a file that only unpickling could read.
+    """Raise for a file that is a pickle.
 
     Raises
     ------
     BadInput
-        If it is one by its name or its first byte.
+        If its suffix or its first byte is that of a pickle.
     """
     pickled = path.suffix in (".pkl", ".pickle")
     if not pickled and path.is_file():

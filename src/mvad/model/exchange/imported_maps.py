@@ -1,4 +1,4 @@
-"""Anomaly maps that another tool made for an export, read back and evaluated as our own (``docs/exchange.md``)."""
+"""Evaluation of anomaly maps that another tool made, on an export or on the raw scans (``docs/exchange.md``)."""
 
 from __future__ import annotations
 
@@ -41,23 +41,24 @@ _MAX_SIDE = 8192
 
 
 def evaluate_imported_maps(run: Path, name: str, export: Path, maps: Path, shards: Path, progress: Progress) -> Results:
-    """Evaluate another tool's maps of a test split; writes ``config.json``, ``results.json`` and pictures into a run's folder.
+    """Evaluate another tool's maps of a test split; write ``config.json``, ``results.json`` and pictures to a run's folder.
 
     Parameters
     ----------
     run
-        Folder to write.
+        Folder of the run; files are written there.
     name
-        What to call the method in tables.
+        Name of the method in tables.
     export
-        The exported category (``target/<dataset>/<category>``).
+        Folder of the exported category (``target/<dataset>/<category>``).
     maps
-        Mirrors the export: ``<view>/<image_path>`` with another suffix, (H, W) numbers, higher is more anomalous.
-        ``<view>/scores.csv`` (``image_path,score``) may give view scores; else the mean of the highest pixels is taken.
+        Folder of maps in the layout of the export: ``<view>/<image_path>`` with another suffix, (H, W) numbers, higher is more
+        anomalous. ``<view>/scores.csv`` (``image_path,score``) may hold view scores; the default is the mean of the highest
+        pixels.
     shards
-        The workspace's shards; they hold masks and labels.
+        Folder of the workspace's shards, which hold masks and labels.
     progress
-        Is told of each sample.
+        Receives one step per sample.
 
     Raises
     ------
@@ -82,18 +83,18 @@ def _record_of(dataset: str, category: str, name: str, modalities: list[str], si
 
 
 def evaluate_scan_maps(run: Path, name: str, maps: Path, scans: ScanSource, progress: Progress) -> Results:
-    """Evaluate another tool's maps on the scans' own grid, by the datasets' protocol; writes a run's folder as ``evaluate_imported_maps``.
+    """Evaluate another tool's maps on the grid of the raw scans by the datasets' protocol; see ``evaluate_imported_maps``.
 
     Parameters
     ----------
     run, name, progress
         As for ``evaluate_imported_maps``.
     maps
-        ``<category>/test/<defect>/<id>.tiff`` (or without the category), or .npy or .png: MVTec 3D-AD's layout of submissions.
-        (H, W) numbers, higher is more anomalous; another size is resized to the scan's. ``scores.csv`` (``key,score``)
-        may give a score to every scan; else it is the map's highest value.
+        Folder of ``<category>/test/<defect>/<id>.tiff`` (or without the category; or .npy, .png), MVTec 3D-AD's layout of
+        submissions. (H, W) numbers, higher is more anomalous; resized to the scan's grid. ``scores.csv`` (``key,score``) may
+        hold a score per scan; the default is the map's highest value.
     scans
-        The category's raw scans; they hold labels and ground truth.
+        The category's raw scans, which hold labels and ground truth.
 
     Raises
     ------
@@ -105,7 +106,7 @@ def evaluate_scan_maps(run: Path, name: str, maps: Path, scans: ScanSource, prog
     if not refs:
         raise BadInput(f"{scans.dataset}/{scans.category}: has no test split to evaluate maps on")
     root = maps if (maps / scans.category).is_dir() else maps.parent if maps.name == scans.category else None
-    given = _table(maps / SCORES, "key")
+    score_by_key = _table(maps / SCORES, "key")
     record = _record_of(scans.dataset, scans.category, name, ["scan"], 0)
     with files.locked(run):
         _claim(run, record)
@@ -114,11 +115,11 @@ def evaluate_scan_maps(run: Path, name: str, maps: Path, scans: ScanSource, prog
         for ref in refs:
             scan, label = scans.load(ref.key), ref.defect != GOOD
             inner = ref.key.removeprefix(f"{scans.category}/")
-            found = read_map(*((root, f"{ref.key}.tiff") if root else (maps, f"{inner}.tiff")))
-            values = _resized(found, scan.valid.shape)
+            stored_map = read_map(*((root, f"{ref.key}.tiff") if root else (maps, f"{inner}.tiff")))
+            values = _resized(stored_map, scan.valid.shape)
             truth = np.zeros(values.shape, bool) if scan.gt is None else scan.gt
             pixels.add(ref.key, [values], [truth])
-            score = given.get(ref.key, given.get(inner, float(values.max())))
+            score = score_by_key.get(ref.key, score_by_key.get(inner, float(values.max())))
             samples.append(keep_pictures(run, ref.key, ref.defect, label, score, scan.rgb, truth, values))
             progress.advance()
         results = Results(
@@ -135,7 +136,7 @@ def keep_pictures(
     run: Path, key: str, defect: str, label: bool, score: float, rgb: NDArray[np.uint8], truth: NDArray[np.bool_],
     values: NDArray[np.float32],
 ) -> SampleResult:  # fmt: skip
-    """Write the pictures of a evaluated scan, as ``evaluate_split`` does of views: colour, ground truth, map."""
+    """Write the pictures of an evaluated scan (colour, ground truth, map), and return its results."""
     shown = square(rgb), square(np.repeat(truth[..., None], 3, axis=2)), square(values[..., None])[..., 0]
     levels, low, high = grey_levels(shown[2][None])
     picture = bytes(imagecodecs.jpeg_encode(rows_of([shown[0][None]], shown[1][None, ..., 0] > 0, levels), level=88))
@@ -153,10 +154,10 @@ def keep_pictures(
     )
 
 
-def _resized(found: NDArray[np.float32], shape: tuple[int, ...]) -> NDArray[np.float32]:
-    if found.shape == shape:
-        return found
-    large = functional.interpolate(torch.from_numpy(found)[None, None], size=shape, mode="bilinear", align_corners=False)
+def _resized(values: NDArray[np.float32], shape: tuple[int, ...]) -> NDArray[np.float32]:
+    if values.shape == shape:
+        return values
+    large = functional.interpolate(torch.from_numpy(values)[None, None], size=shape, mode="bilinear", align_corners=False)
     return np.asarray(large[0, 0].numpy())
 
 
@@ -173,12 +174,12 @@ def _plain(value: Mapping[str, Any]) -> Any:
 
 
 def _paths(export: Path, views: list[str]) -> dict[tuple[str, str], str]:
-    """Return the exported picture of each (key, view)."""
+    """Return the path of the exported picture by (key, view)."""
     return {(row["key"], view): row["image_path"] for view in views for row in read_table(export, view)}
 
 
 def _scores(maps: Path, views: list[str]) -> dict[tuple[str, str], float]:
-    """Return the score of each (view, picture) that the other tool gave."""
+    """Return the scores in the other tool's tables by (view, picture)."""
     return {
         (view, picture): score
         for view in views
@@ -187,12 +188,12 @@ def _scores(maps: Path, views: list[str]) -> dict[tuple[str, str], float]:
 
 
 def _table(path: Path, key: str) -> dict[str, float]:
-    """Return the scores of a table, or none where there is no table.
+    """Return the scores of a CSV file by its column ``key``; empty where there is no file.
 
     Raises
     ------
     BadInput
-        If it has other columns, or a score is not a finite number.
+        If the file has other columns, or a score is not a finite number.
     """
     if not path.exists():
         return {}
@@ -207,6 +208,8 @@ def _table(path: Path, key: str) -> dict[str, float]:
 
 @dataclass(frozen=True)
 class _Maps:
+    """Reader of the other tool's maps and scores."""
+
     folder: Path
     pictures: dict[tuple[str, str], str]
     scores: dict[tuple[str, str], float]
@@ -222,20 +225,20 @@ class _Maps:
             picture = self.pictures.get((key, view))
             if picture is None:
                 raise BadInput(f"{self.folder}: {key} of {view} is not in the export; export again")
-            found = torch.from_numpy(read_map(self.folder / view, picture))[None, None]
-            maps[0, k] = functional.interpolate(found, size=size, mode="bilinear", align_corners=False)[0, 0]
-            given = self.scores.get((view, picture))
-            scores[0, k] = image_scores(maps[0, k], ScoreConfig()) if given is None else given
+            stored = torch.from_numpy(read_map(self.folder / view, picture))[None, None]
+            maps[0, k] = functional.interpolate(stored, size=size, mode="bilinear", align_corners=False)[0, 0]
+            score = self.scores.get((view, picture))
+            scores[0, k] = image_scores(maps[0, k], ScoreConfig()) if score is None else score
         return AnomalyMaps(maps, scores, scores.amax(dim=1))
 
 
 def read_map(folder: Path, picture: str) -> NDArray[np.float32]:
-    """Return the (H, W) float32 map that belongs to an exported picture.
+    """Return the map (H, W) float32 of an exported picture.
 
     Raises
     ------
     BadInput
-        If there is none, or it is not a finite map of one channel.
+        If there is no map, or it is not one channel of finite numbers.
     """
     stem = files.inside(folder, picture).with_suffix("")
     path = next((p for suffix in SUFFIXES if (p := stem.with_name(stem.name + suffix)).exists()), None)
@@ -243,18 +246,18 @@ def read_map(folder: Path, picture: str) -> NDArray[np.float32]:
         raise BadInput(f"{stem}.npy: not found, nor {', '.join(SUFFIXES[1:])}; every test picture needs a map")
     try:
         if path.suffix == ".npy":
-            found = np.load(path, allow_pickle=False, mmap_mode="r")
+            array = np.load(path, allow_pickle=False, mmap_mode="r")
         elif path.suffix == ".png":
-            found = imagecodecs.png_decode(path.read_bytes())
+            array = imagecodecs.png_decode(path.read_bytes())
         else:
-            found = tifffile.imread(path)
+            array = tifffile.imread(path)
     except Exception as error:  # numpy and the codecs raise many kinds
         raise BadInput(f"{path}: not readable as a map ({' '.join(str(error).split())[:80]})") from error
-    if found.ndim == 3 and 1 in (found.shape[0], found.shape[-1]):
-        found = found[0] if found.shape[0] == 1 else found[..., 0]
-    if found.ndim != 2 or found.dtype.kind not in "fiu" or not 1 <= min(found.shape) <= max(found.shape) <= _MAX_SIDE:
-        raise BadInput(f"{path}: expected a map (H, W) of numbers, found {found.shape} {found.dtype}")
-    values = np.array(found, dtype=np.float32)
+    if array.ndim == 3 and 1 in (array.shape[0], array.shape[-1]):
+        array = array[0] if array.shape[0] == 1 else array[..., 0]
+    if array.ndim != 2 or array.dtype.kind not in "fiu" or not 1 <= min(array.shape) <= max(array.shape) <= _MAX_SIDE:
+        raise BadInput(f"{path}: expected a map (H, W) of numbers, found {array.shape} {array.dtype}")
+    values = np.array(array, dtype=np.float32)
     if not np.isfinite(values).all():
         raise BadInput(f"{path}: holds a value that is not finite; give every pixel a number")
     return values

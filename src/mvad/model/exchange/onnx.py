@@ -1,4 +1,4 @@
-"""A trained detector as one ONNX file, checked against itself: what onnxruntime answers is what torch answers."""
+"""Export of a trained detector to one ONNX file, whose outputs in onnxruntime are compared with those of torch."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ from mvad.model.runs import RunFolder
 from mvad.progress import Progress
 
 OPSET = 20
-"""The first with GridSample in three dimensions, which the spatial transformer rotates the voxel by."""
+"""The first opset with three-dimensional GridSample, which the spatial transformer uses to rotate the voxel."""
 
 TOLERANCE = 2e-3
-"""Largest difference, as a share of the range of what torch answered, at which a file is written. Float32 sums in another
-order are all that differs: about 1e-5."""
+"""Largest difference between onnxruntime and torch, as a share of the largest absolute output, at which a file is written.
+Sums in another order in float32 give about 1e-5."""
 
 _CHECKED = 8
 _FIELDS = {"rgb": "rgb", "normal": "normal", "depth": "depth_code"}
@@ -37,24 +37,24 @@ _FIELDS = {"rgb": "rgb", "normal": "normal", "depth": "depth_code"}
 
 @dataclass(frozen=True)
 class OnnxExport:
-    """What goes into an exported file and comes out of it; written beside it as JSON.
+    """Description of an exported file and its inputs and outputs; written beside it as JSON.
 
     Attributes
     ----------
     run, model, model_sha256
-        What was exported.
+        The run, its method, and the SHA-256 of its model.
     onnx_sha256, opset, mvad_version, torch
-        The file, and what made it.
+        SHA-256 of the file, and the versions that made it.
     views, size
         Number of views, and their side in pixels.
     inputs
-        For each input its ``shape`` and ``dtype``.
+        ``shape`` and ``dtype`` of each input, by name.
     outputs
-        Names, in order.
+        Names of the outputs, in order.
     depth_metres
-        How depth codes become metres, or None.
+        Formula from depth codes to metres, or None.
     checked
-        ``samples`` and ``largest_difference`` between torch and onnxruntime, as a share of the answers' range.
+        ``samples`` and ``largest_difference`` of the comparison of torch and onnxruntime, as for ``TOLERANCE``.
     """
 
     run: str
@@ -73,17 +73,17 @@ class OnnxExport:
 
 
 def export_onnx(run: Path, shards: Path, target: Path, weights: WeightsSource, progress: Progress) -> OnnxExport:
-    """Write ``target`` (.onnx) and ``target``.json, which says what goes in and comes out.
+    """Write ``target`` (.onnx) and ``target``.json, which describes inputs and outputs (``OnnxExport``).
 
-    The file takes one sample with all views as shards hold it: ``rgb`` and ``normal`` (1, V, H, W, 3) uint8, ``depth``
-    (1, V, H, W) int32 codes, ``seen`` (1, V, H, W) bool; it gives ``maps`` (1, V, S, S), ``view_scores`` (1, V),
-    ``sample_scores`` (1,), and for a detector that looks through a window ``fits`` (1,) bool: false where the object is larger
-    than any in training and is scored in part. It computes in float32 whatever the training's precision was.
+    Inputs are one sample with all views as in the shards: ``rgb`` and ``normal`` (1, V, H, W, 3) uint8, ``depth``
+    (1, V, H, W) int32 codes, ``seen`` (1, V, H, W) bool. Outputs are ``maps`` (1, V, S, S), ``view_scores`` (1, V),
+    ``sample_scores`` (1,), and for a detector with a window ``fits`` (1,) bool: false where the object is larger than any in
+    training, so that only a part of it is scored. The graph computes in float32 whatever the training's precision was.
 
     Raises
     ------
     BadInput
-        If the run is not finished, its method cannot be exported, or the exported one answers differently.
+        If the run is not finished, its method cannot be exported, or the outputs of the exported detector differ.
     MissingComponent
         If onnx or onnxruntime are not installed.
     """
@@ -129,7 +129,7 @@ def _depth_formula(data: ShardSet) -> str | None:
 
 
 class _Graph(nn.Module):
-    """A detector's answer as a function of tensors; everything else of a batch is constant."""
+    """Module from input tensors to a detector's outputs; the other fields of a batch are constant."""
 
     def __init__(self, detector: Detector, like: Batch) -> None:
         super().__init__()
@@ -137,20 +137,20 @@ class _Graph(nn.Module):
         self.windowed = detector.fits(like.seen) is not None
         self.parts = nn.ModuleList(detector.modules())
 
-    def forward(self, *given: Tensor) -> tuple[Tensor, ...]:
-        """Take the modalities in order, then ``seen``."""
-        seen, spec = given[-1], self.detector.spec
+    def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        """Return the outputs; the inputs are the modalities in order, then ``seen``."""
+        seen, spec = inputs[-1], self.detector.spec
         fields: dict[str, Any] = dict.fromkeys(("rgb", "depth_code", "normal"))
-        fields |= {_FIELDS[name]: tensor for name, tensor in zip(spec.modalities, given[:-1], strict=True)}
+        fields |= {_FIELDS[name]: tensor for name, tensor in zip(spec.modalities, inputs[:-1], strict=True)}
         batch = Batch(
             keys=("",), defects=("",), mask=torch.zeros_like(seen, dtype=torch.uint8), seen=seen, source=None,
             present=torch.ones(1, spec.views, dtype=torch.bool), view_label=torch.zeros(1, spec.views, dtype=torch.bool),
             label=torch.zeros(1, dtype=torch.bool), coding=self.like.coding, **fields,
         )  # fmt: skip
-        found = self.detector.score(batch)
-        answer: tuple[Tensor, ...] = (found.maps, found.view_scores, found.sample_scores)
+        scored = self.detector.score(batch)
+        outputs: tuple[Tensor, ...] = (scored.maps, scored.view_scores, scored.sample_scores)
         fits = self.detector.fits(seen)
-        return answer if fits is None else (*answer, fits)
+        return outputs if fits is None else (*outputs, fits)
 
 
 def _inputs(sample: Batch, modalities: Sequence[str]) -> tuple[Tensor, ...]:
@@ -159,12 +159,12 @@ def _inputs(sample: Batch, modalities: Sequence[str]) -> tuple[Tensor, ...]:
 
 
 def _whole_samples(data: ShardSet, views: int) -> list[Batch]:
-    """Return a few samples that have all their views, spread over the split."""
-    places = np.unique(np.linspace(0, len(data) - 1, min(len(data), _CHECKED)).round().astype(int))
-    found = [batch for place in places if bool((batch := data.batch([int(place)])).present.all())]
-    if not found:
+    """Return up to 8 samples that have all views, evenly spread over the split."""
+    rows = np.unique(np.linspace(0, len(data) - 1, min(len(data), _CHECKED)).round().astype(int))
+    samples = [batch for row in rows if bool((batch := data.batch([int(row)])).present.all())]
+    if not samples:
         raise BadInput(f"{data.folder}: no test sample has all {views} views to check the exported detector with")
-    return found
+    return samples
 
 
 def _trace(
@@ -172,7 +172,7 @@ def _trace(
 ) -> None:
     try:
         with warnings.catch_warnings(), torch.no_grad():
-            warnings.simplefilter("ignore")  # of constants, which are meant, and that this exporter is the older one
+            warnings.simplefilter("ignore")  # about constants, which are intended, and about the exporter being the older one
             torch.onnx.export(
                 graph, inputs, str(path), dynamo=False, opset_version=OPSET, input_names=list(names), output_names=list(outputs)
             )
@@ -184,27 +184,29 @@ def _compare(
     content: bytes, graph: _Graph, inputs: Sequence[tuple[Tensor, ...]], names: Sequence[str], outputs: Sequence[str],
     progress: Progress, method: str,
 ) -> float:  # fmt: skip
-    """Return the largest difference between torch and onnxruntime, as a share of the answers' range."""
+    """Return the largest difference between torch and onnxruntime, as a share of the largest absolute output."""
     import onnxruntime
 
     progress.start("check with onnxruntime", len(inputs))
     worst = 0.0
     try:
         session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
-        for each in inputs:
-            found = session.run(None, {name: tensor.numpy() for name, tensor in zip(names, each, strict=True)})
+        for tensors in inputs:
+            exported = session.run(None, {name: tensor.numpy() for name, tensor in zip(names, tensors, strict=True)})
             with torch.no_grad():
-                expected = [answer.numpy() for answer in graph(*each)]
+                expected = [output.numpy() for output in graph(*tensors)]
             progress.advance()
             if "fits" in outputs and not expected[-1].all():
-                continue  # torch looks at the whole image then
-            for exported, answered in zip(found[:3], expected[:3], strict=True):
-                scale = max(float(np.abs(answered).max()), 1e-6)
-                worst = max(worst, float(np.abs(exported - answered).max()) / scale)
+                continue  # torch scores the whole image then
+            for actual, reference in zip(exported[:3], expected[:3], strict=True):
+                scale = max(float(np.abs(reference).max()), 1e-6)
+                worst = max(worst, float(np.abs(actual - reference).max()) / scale)
     except Exception as error:  # onnxruntime raises many kinds
         raise BadInput(f"--format onnx: {method} cannot be run by onnxruntime ({_short(error)})") from error
     if not worst <= TOLERANCE:
-        raise BadInput(f"--format onnx: {method} answers differently as ONNX (by {worst:.2g} of its range); it was not written")
+        raise BadInput(
+            f"--format onnx: {method} gives other outputs as ONNX (they differ by {worst:.2g} of the range); the file was not written"
+        )
     return worst
 
 

@@ -1,4 +1,4 @@
-"""Keys of IDIF, with default, reason, what the paper says, and alternatives. ``methods.py`` has the methods that use them."""
+"""Keys of IDIF: default, reason, statement of the paper, alternatives. ``methods.py`` declares the methods that use them."""
 
 from __future__ import annotations
 
@@ -15,28 +15,30 @@ class EncoderConfig:
 
     level: Literal[8, 16, 32] = key(
         16,
-        "Stride of f_E: the coarsest that is supervised; 32 goes to block4 as DeSTSeg's student does.",
+        "Stride of f_E, the encoder's output: 16 is the coarsest stride that is supervised; 32 ends at block4, as DeSTSeg's student.",
         paper=SILENT,
         alternatives="8: finer planes and more tokens; 32: DeSTSeg's block4, an eighth of the pixels",
     )
     share: Literal["shared", "view"] = key(
         "shared",
-        "shared: one encoder for all views, as in the paper's figure; view: one per view, as one DeSTSeg per view has.",
+        "shared: one encoder for all views, as in the paper's figure; view: one per view, as with one DeSTSeg per view.",
         paper='"shared feature extractor"',
     )
     init: Literal["imagenet", "scratch"] = key(
         "imagenet",
-        "Initial weights: the teacher's (the largest single gain in early trials), or random.",
+        "Initial weights: the teacher's (the largest single gain in early experiments), or random.",
         paper="silent; DeSTSeg's student starts from scratch",
-        alternatives="scratch: by hand 78.3 against 80.7 on cable_gland",
+        alternatives="scratch: 78.3 instead of 80.7 on cable_gland in an early experiment",
     )
     channels: int = key(
-        256, "C, the width of f_E after a 1x1 lift; 0 keeps the backbone's channels, without a lift.", paper=SILENT
+        256,
+        "C, the channels of f_E after a 1x1 convolution; 0 keeps the backbone's channels, without a convolution.",
+        paper=SILENT,
     )
-    freeze_early: bool = key(False, "Freeze the backbone to stride 4 (small, demo): a step costs a third less.", paper=OURS)
+    freeze_early: bool = key(False, "Freeze the backbone up to stride 4 (small, demo): a step costs a third less.", paper=OURS)
     lr_scale: float = key(
         0.3,
-        "Learning rate of the encoder relative to the rest, since it starts from trained weights (optimizer.kind = adamw).",
+        "Learning rate of the encoder as a factor on student_lr, since it starts from trained weights (optimizer.kind = adamw).",
         paper=OURS,
     )
 
@@ -47,40 +49,42 @@ class BottleneckConfig:
 
     kind: Literal["variational", "none"] = key(
         "variational",
-        "variational, or none: f_s = f_E and no common part (the paper's row IVC).",
+        "variational; none: f_s = f_E and no common features f_c (the paper's row IVC).",
         paper="variational (eq. 2 to 6); Table 3 has a row without",
     )
     channels: int = key(
         32,
-        "Capacity of f_c, a map of f_E's size, lifted to C by 1x1: small, and it keeps the place of things.",
+        "Channels of f_c, a map of f_E's size that a 1x1 convolution lifts to C: few, to limit capacity; a map keeps positions.",
         paper='"low-dimensional", "limited in information capacity"',
-        alternatives="8 to 64: the more f_c holds, the less the voxel is used; a pooled vector is not built: it loses the place of things",
+        alternatives="8 to 64: the more f_c holds, the less the voxel is used; a pooled vector is not implemented: it loses positions",
     )
     aggregate: Literal["mean", "attention"] = key(
         "mean",
-        "How the views' means and log-variances become one: any subset works, and order does not matter.",
+        "How the means and log-variances of the views are combined; both work for any subset of views in any order.",
         paper='"information from all views is compressed"',
-        alternatives="concatenation is not built: it needs all views",
+        alternatives="concatenation is not implemented: it needs all views",
     )
     decoder: Literal["unit", "learned"] = key(
         "unit",
-        "Variance of the Gaussian q(f_E | f_c): 1, or predicted. The decoder has a view embedding, since one f_c must explain every view.",
+        "Variance of the Gaussian q(f_E | f_c): 1, or predicted. The decoder has a view embedding, since one f_c must predict every view.",
         paper="a reconstruction decoder q(f_E | f_c), in training only",
     )
     kl: float = key(
         0.0,
-        "Weight of a KL term; log-variance is clamped to -6..2 so that the noise does not vanish without one.",
+        "Weight of a KL term; the log-variance is clamped to -6..2, so that the noise does not vanish without this term.",
         paper="eq. 10 has no such term",
         alternatives="1e-4 to 1e-2",
     )
     at_test: Literal["mean", "sample"] = key(
-        "mean", "f_c at test: the mean, so that scores are deterministic; sample: epsilon from a fixed seed.", paper=SILENT
+        "mean",
+        "f_c at test time: the mean, so that scores are deterministic; sample: with epsilon drawn from a fixed seed.",
+        paper=SILENT,
     )
     detach_target: bool = key(
         True,
-        "Reconstruct f_E as it is; otherwise the encoder can lower L_IB by making f_E trivial.",
+        "No gradient of L_IB through its target f_E; with one, the encoder can lower L_IB by making f_E trivial.",
         paper=SILENT,
-        alternatives="false lets the encoder lower L_IB by making f_E trivial",
+        alternatives="false: the gradient flows through the target, too",
     )
 
 
@@ -91,65 +95,72 @@ class VoxelConfig:
     channels: int = key(64, "Channels of the voxel prototype.", paper=SILENT, alternatives="32 in small")
     size: int = key(
         16,
-        "Side of the voxel, D = H = W; the spatial transformer's plane is resized to f_E's size where they differ.",
+        "Side of the voxel, D = H = W, in cells; planes of the spatial transformer are resized to f_E's size where the two differ.",
         paper=SILENT,
         alternatives="8, 32",
     )
     patch: int = key(
-        2, "Side of a patch: (size / patch)^3 tokens.", paper="Figure 2c patchifies; the size is silent", alternatives="1, 4"
+        2,
+        "Side of a patch in cells: (size / patch)^3 tokens.",
+        paper="Figure 2c patchifies; the size is silent",
+        alternatives="1, 4",
     )
     width: int = key(256, "Width of a token.", paper=SILENT, alternatives="128 in small")
 
 
 @dataclass(frozen=True)
 class FusionConfig:
-    """Implicit Voxel Construction, eq. 7, 8 and 12, and what may stand in its place."""
+    """Implicit Voxel Construction (eq. 7, 8 and 12) and its alternatives."""
 
     kind: Literal["voxel", "conv3d", "none"] = key(
         "voxel",
-        "conv3d: Pix2Vox's context-aware fusion (the paper's row 3-D convolutions); none: views do not meet.",
+        "voxel; conv3d: Pix2Vox's context-aware fusion (the paper's row 3-D convolutions); none: no fusion of views.",
         paper="voxel (eq. 7 to 9); Table 3 has rows with 3-D convolutions and with one model per view",
     )
     blocks: int = key(3, "Number n of fusion blocks.", paper="n, unnamed; the figure shows three", alternatives="1 to 6")
     self_layers: int = key(1, "Number l of self-attention layers per block.", paper="l, unnamed", alternatives="1 to 3")
-    heads: int = key(8, "Heads of every attention.", paper=SILENT, alternatives="4, 8")
+    heads: int = key(8, "Heads of every attention layer.", paper=SILENT, alternatives="4, 8")
     norm: Literal["pre", "post"] = key(
-        "pre", "Where layers are normalised; pre-norm trains without warm-up trouble. GELU, ratio 4, residuals.", paper=SILENT
+        "pre",
+        "Normalisation before or after a layer; pre-norm trains without problems in warm-up. MLPs: GELU, ratio 4; all layers residual.",
+        paper=SILENT,
     )
     position: Literal["learned", "sine", "geometric"] = key(
         "learned",
-        "Positional encodings: 3-D for voxels, 2-D and a view embedding for features. geometric: both get the code of where they lie in the voxel, a view's cells on its plane through the centre, and attention begins with what is near.",
+        "Positional encodings: 3-D for voxel tokens, 2-D with a view embedding for features. geometric: both are encoded by their position in the voxel, the cells of a view lying on its plane through the centre, so that attention starts with tokens that are near.",
         paper="positional encodings, kind silent",
-        alternatives="geometric starts the attention where the cameras are",
+        alternatives="geometric: attention starts from the cameras' geometry",
     )
 
 
 @dataclass(frozen=True)
 class SpatialTransformerConfig:
-    """STN, eq. 9."""
+    """Spatial transformer (STN), eq. 9."""
 
     transform: Literal["euler", "single", "affine"] = key(
         "euler",
-        "What alpha is: three Euler angles about the voxel's centre; one angle about a fixed axis; a free 3 x 3 matrix.",
+        "Parameters alpha: three Euler angles about the voxel's centre; one angle about a fixed axis; or a free 3 x 3 matrix.",
         paper='"learnable angle alpha"',
     )
     init: Literal["rig", "zeros", "random"] = key(
-        "rig", "Start where the cameras are (Real-IAD: one from above, four at 45 degrees).", paper=SILENT
+        "rig",
+        "Initial angles: those of the cameras (Real-IAD: one from above, four at 45 degrees), zero, or random.",
+        paper=SILENT,
     )
     depth_reduction: Literal["fold", "mean", "max", "composite"] = key(
         "fold",
-        "Voxel to plane: depth folded into channels and a 1x1 loses nothing; composite: front to back by a density.",
+        "Voxel to plane. fold: depth becomes channels for a 1x1 convolution, which loses nothing; composite: front to back by a density.",
         paper='"map to the 2D plane"',
     )
 
 
 @dataclass(frozen=True)
 class DecoderConfig:
-    """View-specific decoders: DeSTSeg's from f_E's stride."""
+    """View-specific decoders: DeSTSeg's, from the stride of f_E."""
 
     widths: tuple[int, ...] = key(
         (),
-        "Channels of the stages at strides 16, 8, 4; empty: the teacher's.",
+        "Channels of the stages at strides 16, 8 and 4; empty: the teacher's.",
         paper=SILENT,
         alternatives="the teacher's, as DeSTSeg; narrower in small",
     )
@@ -160,43 +171,43 @@ class DecoderConfig:
     )
     project: bool = key(
         True,
-        "A 1x1 after each stage: the last ReLU of a block would forbid the negative features that other teachers have.",
+        "A 1x1 convolution after each stage: without it the last ReLU of a block rules out negative features, which some teachers have.",
         paper=SILENT,
         alternatives="false: DeSTSeg's, for a teacher that ends in ReLU",
     )
     skip: bool = key(
         False,
-        "Add the encoder's features at strides 4 and 8; they carry the anomaly through.",
-        paper="none drawn; DeSTSeg has none",
+        "Add the encoder's features at strides 4 and 8; they pass anomalies on to the output.",
+        paper="none in the figure; DeSTSeg has none",
     )
 
 
 @dataclass(frozen=True)
 class HeadConfig:
-    """Segmentation head: DeSTSeg's, on -t * s of all three levels."""
+    """Segmentation head: DeSTSeg's, on the products -t * s of all three levels."""
 
     width: int = key(256, "Channels of all its layers.", paper="silent; DeSTSeg 256", alternatives="48 in small")
     share: Literal["shared", "view"] = key(
         "shared",
-        "shared: one head for all views; view: one per view, as one DeSTSeg per view has.",
+        "shared: one head for all views; view: one per view, as with one DeSTSeg per view.",
         paper='"a segmentation head"',
     )
     window: Literal["object", "image"] = key(
         "object",
-        "Look at a window around the object, as large as the largest object of training: the rest is background, and the head is four fifths of all operations. Photographs without outlines are seen whole.",
+        "object: the head sees a window around the object, as large as the largest object in training: the rest is background, and the head takes four fifths of all operations. Photographs without outlines are always seen whole.",
         paper="silent; DeSTSeg's sees the whole image",
     )
     separable: bool = key(
         False,
         "Depthwise-separable 3x3 convolutions in the ASPP and after it: an eighth of their operations.",
         paper=SILENT,
-        alternatives="true: the ASPP's operations fall to an eighth; off in paper",
+        alternatives="true: an eighth of the ASPP's operations; off in preset paper",
     )
 
 
 @dataclass(frozen=True)
 class LossConfig:
-    """Eq. 10 and the head's loss."""
+    """Losses of the student (eq. 10) and of the head."""
 
     alpha: float = key(
         1.0,
@@ -209,40 +220,42 @@ class LossConfig:
     )
     reduction: Literal["mean", "destseg"] = key(
         "mean",
-        "mean over batch and pixels, sum over levels; destseg: sum over the batch too, which couples lr to batch.",
+        "mean: mean over batch and pixels, sum over levels; destseg: sum over the batch, too, which ties the learning rate to the batch size.",
         paper="sum over views",
     )
     region: Literal["object", "image"] = key(
-        "object", "Where cosine distances count: most of a view is constant background, which teaches nothing.", paper=SILENT
+        "object",
+        "Pixels whose cosine distances count: most of a view is constant background, from which nothing is learnt.",
+        paper=SILENT,
     )
     focal_gamma: float = key(4.0, "Gamma of the head's focal loss; its L1 has weight 1.", paper="silent; DeSTSeg 4")
 
 
 @dataclass(frozen=True)
 class OptimizerConfig:
-    """How weights move."""
+    """Optimizers of student and head."""
 
     kind: Literal["destseg", "adamw"] = key(
         "destseg",
-        "destseg: SGD for convolutions, AdamW for bottleneck, attention, prototype and angles; adamw: one cycle, all.",
+        "destseg: SGD for convolutions, AdamW for bottleneck, attention, prototype and angles; adamw: AdamW with a one-cycle schedule for all.",
         paper="silent; DeSTSeg SGD",
     )
     student_lr: float = key(
         0.4, "Learning rate of the student's convolutions; with adamw the peak of the cycle.", paper="silent; DeSTSeg 0.4"
     )
     head_lr: float = key(
-        0.01, "Learning rate of the ASPP and what follows; with adamw the peak of the cycle.", paper="silent; DeSTSeg 0.01"
+        0.01, "Learning rate of the ASPP and the layers after it; with adamw the peak of the cycle.", paper="silent; DeSTSeg 0.01"
     )
     head_residual_lr: float = key(0.1, "Learning rate of the head's residual blocks.", paper="silent; DeSTSeg 0.1")
     attention_lr: float = key(
         0.0003,
-        "AdamW's learning rate for bottleneck, attention, prototype and angles: 0.4 destroys attention.",
+        "AdamW's learning rate for bottleneck, attention, prototype and angles: with 0.4 attention does not train.",
         paper=SILENT,
         alternatives="1e-4 to 1e-3",
     )
     warmup_steps: int = key(200, "Steps over which attention_lr rises from 0.", paper=SILENT)
     weight_decay: float = key(0.0001, "Weight decay of either optimizer.", paper="silent; DeSTSeg 1e-4")
-    clip_norm: float = key(10.0, "Largest norm of a gradient.", paper=SILENT, alternatives="DeSTSeg clips nothing")
+    clip_norm: float = key(10.0, "Gradients are clipped to this norm.", paper=SILENT, alternatives="DeSTSeg does not clip")
 
 
 @dataclass(frozen=True)
@@ -250,23 +263,23 @@ class DropoutConfig:
     """View-wise Dropout, eq. 11 and 12."""
 
     p: float = key(
-        0.2, "Probability of dropping a view in a student step, with all its modalities; one view is kept.", paper="0.2 per view"
+        0.2, "Probability of dropping a view, with all its modalities, in a student step; never all views.", paper="0.2 per view"
     )
     draw: Literal["step", "sample"] = key(
         "step",
-        "step: one draw for the whole batch, which alone gives the paper's count of combinations in 1,000 steps.",
+        "step: one draw for the whole batch, the only reading that gives the paper's count of combinations in 1,000 steps; sample: one per sample.",
         paper='"less than twice in 1000 steps" for each combination of four: 0.2^4 x 0.8 x 1000 = 1.28, so once per step',
     )
     supervise: Literal["present", "all"] = key(
         "present",
-        "Views whose features the student is trained on: at test nothing is compared with a missing view.",
-        paper="dropped views leave the intra-view decoupling; whether they are taught is silent",
+        "Views whose features supervise the student; at test time nothing is compared with a missing view.",
+        paper="dropped views leave the intra-view decoupling; silent on whether they are supervised",
     )
 
 
 @dataclass(frozen=True)
 class IdifConfig(TexturedConfig):
-    """Configuration of IDIF and of what the paper makes of it by leaving parts out."""
+    """Configuration of IDIF and its ablations."""
 
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
     bottleneck: BottleneckConfig = field(default_factory=BottleneckConfig)

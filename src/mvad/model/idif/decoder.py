@@ -1,4 +1,4 @@
-"""Decoders: DeSTSeg's student decoder, one a view (method section 3; decoder.* choices)."""
+"""Decoders: DeSTSeg's student decoder, one per input (method section 3; keys ``decoder.*``)."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from mvad.model.idif.config import DecoderConfig
 
 
 class ViewDecoder(nn.Module):
-    """Features at strides 4, 8 and 16 of one view from its plane at stride 8, 16 or 32.
+    """Decoder of one view: features at strides 4, 8 and 16 from its plane at stride 8, 16 or 32.
 
-    From stride 32 it begins with two blocks there, as DeSTSeg's decoder; a plane at stride 8 is averaged to 16 first.
+    A plane at stride 32 passes two more blocks first, as in DeSTSeg; a plane at stride 8 is averaged down to 16.
     """
 
     def __init__(self, inputs: int, level: int, outputs: tuple[int, int, int], config: DecoderConfig) -> None:
@@ -38,19 +38,19 @@ class ViewDecoder(nn.Module):
         if self.level == 8:
             plane = functional.avg_pool2d(plane, 2)
         elif self.level == 32:
-            plane = _grow(self.stage32(plane))
+            plane = _upsampled(self.stage32(plane))
         third = self.stage16(plane)
-        second = self.stage8(_grow(third))
+        second = self.stage8(_upsampled(third))
         if self.skips is not None:
             second = second + self.skips[1](fine[1])
-        first = self.stage4(_grow(second))
+        first = self.stage4(_upsampled(second))
         if self.skips is not None:
             first = first + self.skips[0](fine[0])
         return self.out[0](first), self.out[1](second), self.out[2](third)
 
 
 class Decoders(nn.Module):
-    """A decoder for each input, or one for all with a view embedding (decoder.share)."""
+    """One decoder per input, or one for all inputs with a view embedding (``decoder.share``)."""
 
     def __init__(self, inputs: int, channels: int, level: int, outputs: tuple[int, int, int], config: DecoderConfig) -> None:
         super().__init__()
@@ -59,24 +59,39 @@ class Decoders(nn.Module):
         self.view_embedding = nn.Parameter(torch.randn(inputs, channels) * 0.02) if config.share == "shared" else None
 
     def forward(self, planes: Tensor, fine: Sequence[Tensor], shown: Sequence[int]) -> tuple[Tensor, Tensor, Tensor]:
-        """Decode planes (B, K, C, h, w) of the inputs in ``shown``; the others are 0 and move no statistics."""
+        """Decode the planes of some inputs.
+
+        Parameters
+        ----------
+        planes
+            (B, K, C, h, w).
+        fine
+            Features of the encoder at strides 4 and 8, (B, K, C_l, h_l, w_l), for skips.
+        shown
+            Inputs to decode. The others are 0 and do not enter batch statistics.
+
+        Returns
+        -------
+        tuple
+            Features at strides 4, 8, 16: (B, K, C_l, h_l, w_l) each.
+        """
         if self.view_embedding is not None:
             planes = planes + self.view_embedding[None, :, :, None, None]
-        b, k = planes.shape[:2]
+        b, inputs = planes.shape[:2]
         chosen = list(shown)
         if len(self.per_input) == 1:
             flat = self.per_input[0](planes[:, chosen].flatten(0, 1), [level[:, chosen].flatten(0, 1) for level in fine])
             decoded = [list(level.view(b, len(chosen), *level.shape[1:]).unbind(1)) for level in flat]
         else:
-            each = [self.per_input[view](planes[:, view], [level[:, view] for level in fine]) for view in chosen]
-            decoded = [[levels[number] for levels in each] for number in range(3)]
+            by_input = [self.per_input[k](planes[:, k], [level[:, k] for level in fine]) for k in chosen]
+            decoded = [[levels[number] for levels in by_input] for number in range(3)]
         filled = []
         for level in decoded:
-            at = dict(zip(chosen, level, strict=True))
+            by_number = dict(zip(chosen, level, strict=True))
             zero = torch.zeros_like(level[0])
-            filled.append(torch.stack([at.get(view, zero) for view in range(k)], dim=1))
+            filled.append(torch.stack([by_number.get(k, zero) for k in range(inputs)], dim=1))
         return filled[0], filled[1], filled[2]
 
 
-def _grow(plane: Tensor) -> Tensor:
+def _upsampled(plane: Tensor) -> Tensor:
     return functional.interpolate(plane, scale_factor=2, mode="bilinear", align_corners=False)

@@ -1,4 +1,4 @@
-"""IDIF as a detector, and the paper's ablations of it: two phases of training as DeSTSeg's, and scores."""
+"""Detector of IDIF and its ablations: training in two phases as in DeSTSeg, and scoring."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ from mvad.model.training.on_images import load_modules, module_state
 from mvad.model.training.parallel import share_batch_norms
 
 _MEASURED = 500
-"""Training samples, evenly spread, that the head's window is fitted to."""
+"""Number of training samples, evenly spread, that the head's window is fitted to."""
 
 _LEAST_DEVIATION = 0.05
-"""A few training samples can agree by chance: no deviation is taken below this share of the mean."""
+"""Lower bound of a deviation as a share of the mean, since the scores of a few samples can agree by chance."""
 
 
 class Idif(Detector):
-    """Intra-view decoupling, inter-view fusion."""
+    """IDIF: student, segmentation heads and frozen teacher."""
 
     config: IdifConfig
 
@@ -52,7 +52,7 @@ class Idif(Detector):
         for module in self.modules():
             module.to(device)
         for part in (self.network.encoder, self.network.decoders, self.heads, teacher.backbone):
-            # Two to three times as fast as planar on a processor, and what tensor cores want.
+            # Two to three times as fast as planar memory on a processor, and the format of tensor cores.
             part.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch types devices only
         if config.train.compile:
             for module in (self.network, self.heads):
@@ -72,7 +72,7 @@ class Idif(Detector):
         self._calibrate(train)
 
     def _phases(self, context: FitContext) -> list[TrainingPhase]:
-        """Return the two phases: the student learns the teacher's features, then the head learns to segment."""
+        """Return the two phases: the student learns the teacher's features, then the head learns to segment anomalies."""
         config, steps = self.config.train, self.training_steps
         textures, cache = load_textures(self.config.pseudo.textures), TeacherCache(steps.clean_features)
         student = student_optimizers(self.network, self.config.optimizer, self.config.encoder.lr_scale, config.student_steps)
@@ -93,7 +93,7 @@ class Idif(Detector):
 
         def begin_student() -> None:
             self.network.train().requires_grad_(True)
-            self.network.encoder.train()  # again: what is frozen stays so
+            self.network.encoder.train()  # freezes the early layers again, which requires_grad_(True) made trainable
             self.heads.eval()
 
         def begin_head() -> None:
@@ -116,9 +116,9 @@ class Idif(Detector):
         Parameters
         ----------
         views
-            What the network sees.
+            Input of the network.
         scored
-            The same samples with the views and outlines that count, where some of ``views`` are substitutes.
+            The same samples with the presence and outlines to be scored, where some of ``views`` are substitutes for missing ones.
         """
         mean, deviation = self.baseline[..., None, None]
         cosine, head = ((maps - mean[k]) / deviation[k] for k, maps in enumerate(self._maps(views)))
@@ -145,7 +145,7 @@ class Idif(Detector):
         return [self.network, self.heads, self.teacher.backbone]
 
     def fits(self, seen: Tensor) -> Tensor | None:
-        """See ``Detector.fits``: the head looks through a window of fixed size."""
+        """See ``Detector.fits``: the head sees a window of fixed size."""
         window = self.training_steps.window
         if window.whole:
             return None
@@ -160,22 +160,22 @@ class Idif(Detector):
         return {"network": self.network, "heads": self.heads}
 
     def _maps(self, views: ViewImages) -> tuple[Tensor, Tensor]:
-        """Return cosine and head maps (B, V, M, S, S), smoothed, 0 where nothing counts."""
+        """Return smoothed cosine and head maps, (B, V, M, S, S) each; 0 at pixels that do not count."""
         self.network.eval()
         self.heads.eval()
         b, v, m, _, size, _ = views.images.shape
         present = self.training_steps.inputs(views.present)
         levels, probability = self.training_steps.present_maps(views)
-        grown = [_resize(level, size) for level in levels]
+        resized = [_resize(level, size) for level in levels]
         smoothed = []
-        for maps in (grown[0] + grown[1] + grown[2], _resize(probability, size)):
+        for maps in (resized[0] + resized[1] + resized[2], _resize(probability, size)):
             full = maps.new_zeros(b, v * m, size, size)
             full[present] = maps
             smoothed.append(smooth(full.view(b, v, m, size, size), views.seen[:, :, None], self.config.score))
         return smoothed[0], smoothed[1]
 
     def _window(self, train: ShardSet) -> Window:
-        """Return where the head looks (``head.window``)."""
+        """Return the head's window (``head.window``)."""
         cells = self.config.input.size // 4
         config = self.config
         if config.head.window == "image" or config.score.region == "image" or config.loss.region == "image":
@@ -185,7 +185,7 @@ class Idif(Detector):
         return fitted((outlines.batch([int(index)]).seen[0] for index in chosen), cells)
 
     def _calibrate(self, train: ShardSet) -> None:
-        """Set the baseline to mean and deviation of the training samples' scores (``score.calibrate``)."""
+        """Set the baseline to mean and standard deviation of the training samples' scores (``score.calibrate``)."""
         config = self.config.score
         if not config.calibrate:
             return
@@ -195,16 +195,16 @@ class Idif(Detector):
             inside = counted(views, config)
             scores.append(torch.stack([image_scores(fill_uncounted(maps, inside), config)[0] for maps in self._maps(views)]))
             counts.append(views.present[0])
-        every = torch.stack(scores)
+        stacked = torch.stack(scores)
         present = torch.stack(counts)[:, None, :, None].float()
         count = present.sum(dim=0)
-        mean = (every * present).sum(dim=0) / count.clamp(min=1)
-        variance = ((every - mean) ** 2 * present).sum(dim=0) / (count - 1).clamp(min=1)
+        mean = (stacked * present).sum(dim=0) / count.clamp(min=1)
+        variance = ((stacked - mean) ** 2 * present).sum(dim=0) / (count - 1).clamp(min=1)
         self.baseline = torch.stack([mean, variance.sqrt().maximum(_LEAST_DEVIATION * mean + 1e-6)])
 
 
 def _identity_baseline(spec: InputSpec) -> Tensor:
-    """Return (2, 2, V, M): means 0 and deviations 1 of the cosine maps' and the head's scores."""
+    """Return (2, 2, V, M): means 0 and deviations 1, each of the scores of cosine maps and head maps."""
     shape = (2, spec.views, len(spec.modalities))
     return torch.stack([torch.zeros(shape), torch.ones(shape)])
 

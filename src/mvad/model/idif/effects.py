@@ -1,4 +1,4 @@
-"""Do the modules work, or only exist? What the distillation loss becomes when one is taken out of a trained network."""
+"""Contribution of each module of a trained IDIF: the distillation loss when the module's output is replaced."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ Hook = Callable[[nn.Module, Any, Any], Any]
 
 
 def module_effects(detector: Idif, normals: ShardSet, progress: Progress, batch: int = 4) -> dict[str, float]:
-    """Return the mean distillation loss a view of normal samples, as trained and under each intervention.
+    """Return the mean distillation loss per view of normal samples, as trained and under each intervention.
 
     Parameters
     ----------
     detector
         A trained IDIF with bottleneck and voxel.
     normals
-        Samples it has not seen; those with a defect are left out.
+        Samples that it was not trained on; those with a defect are left out.
     progress
-        Is told of each intervention.
+        Receives one step per intervention.
     batch
-        Samples that are evaluated together; interventions that take another sample's features need two at least.
+        Samples that are evaluated together; at least 2, since one intervention takes another sample's features.
 
     Returns
     -------
@@ -46,16 +46,16 @@ def module_effects(detector: Idif, normals: ShardSet, progress: Progress, batch:
     fusion, transformer = route.voxel_fusion, route.spatial_transformer
     start = detector.spec.angles.repeat_interleave(len(detector.spec.modalities), dim=0).to(transformer.angles)
 
-    def no_common(module: nn.Module, given: Any, out: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    def no_common(module: nn.Module, inputs: Any, out: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         return torch.zeros_like(out[0]), *out[1:]
 
-    def others_common(module: nn.Module, given: Any, out: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    def others_common(module: nn.Module, inputs: Any, out: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         return out[0].roll(1, 0), *out[1:]
 
-    def prototype(module: nn.Module, given: Any, out: Tensor) -> Tensor:
+    def prototype(module: nn.Module, inputs: Any, out: Tensor) -> Tensor:
         return fusion.prototype.expand_as(out)
 
-    def next_plane(module: nn.Module, given: Any, out: Tensor) -> Tensor:
+    def next_plane(module: nn.Module, inputs: Any, out: Tensor) -> Tensor:
         return out.roll(1, 1)
 
     interventions: dict[str, contextlib.AbstractContextManager[None]] = {
@@ -78,7 +78,7 @@ def module_effects(detector: Idif, normals: ShardSet, progress: Progress, batch:
 
 
 def _loss(detector: Idif, normals: ShardSet, rows: list[int], batch: int) -> float:
-    """Return the mean over batches of eq. 1 a view, on views that are as they are."""
+    """Return the mean over batches of the loss per view (eq. 1), on views that are not corrupted."""
     total, count = 0.0, 0
     for first in range(0, len(rows) - batch + 1, batch):
         views = detector.images(normals.batch(rows[first : first + batch]))

@@ -1,4 +1,4 @@
-"""Feature extractor: every present view by the teacher's architecture (Figure 2; encoder.* choices)."""
+"""Feature extractor of the present views, with the teacher's architecture (Figure 2; keys ``encoder.*``)."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from mvad.model.idif.config import EncoderConfig
 
 @dataclass(frozen=True)
 class Encoded:
-    """What the encoder gives for B samples of K inputs.
+    """Features of B samples of K inputs.
 
     Attributes
     ----------
     deepest
-        f_E (B, K, C, h, w), 0 where absent.
+        f_E (B, K, C, h, w), 0 where an input is missing.
     fine
         Features at strides 4 and 8, (B, K, C_l, h_l, w_l), for decoder.skip.
     """
@@ -29,9 +29,9 @@ class Encoded:
 
 
 class Encoder(nn.Module):
-    """One backbone for all inputs, or one each (encoder.share), lifted to C channels.
+    """One backbone for all inputs, or one per input (``encoder.share``), with a 1x1 lift to C channels.
 
-    ``freeze_early`` keeps the backbone to stride 4 as the teacher's: half of the cost of a step lies there.
+    ``encoder.freeze_early`` keeps the teacher's weights up to stride 4, where half of the cost of a step lies.
     """
 
     def __init__(self, teacher: Teacher, config: EncoderConfig, inputs: int) -> None:
@@ -39,13 +39,13 @@ class Encoder(nn.Module):
         self.config = config
         count = inputs if config.share == "view" else 1
         self.backbones = nn.ModuleList(_backbone(teacher, config) for _ in range(count))
-        given = {8: teacher.channels[1], 16: teacher.channels[2], 32: teacher.backbone.deep_channels}[config.level]
-        self.channels = config.channels or given
+        deepest = {8: teacher.channels[1], 16: teacher.channels[2], 32: teacher.backbone.deep_channels}[config.level]
+        self.channels = config.channels or deepest
         lift = config.channels > 0
-        self.lifts = nn.ModuleList(nn.Conv2d(given, config.channels, 1) if lift else nn.Identity() for _ in range(count))
+        self.lifts = nn.ModuleList(nn.Conv2d(deepest, config.channels, 1) if lift else nn.Identity() for _ in range(count))
 
     def train(self, mode: bool = True) -> Encoder:
-        """Set the mode; what is frozen keeps its statistics, too."""
+        """Set training or evaluation mode; frozen layers stay in evaluation mode and keep their batch statistics."""
         super().train(mode)
         if self.config.freeze_early:
             for backbone in self.backbones:
@@ -54,21 +54,21 @@ class Encoder(nn.Module):
         return self
 
     def forward(self, images: Tensor, present: Tensor, shown: Sequence[int] | None = None) -> Encoded:
-        """Encode the views that are there.
+        """Encode the views that are present.
 
         Parameters
         ----------
         images
             (B, K, 3, S, S) float32 in 0..255; K counts views times modalities.
         present
-            (B, K) bool. Absent views are not computed, so they reach neither batch statistics nor anything else.
+            (B, K) bool. Missing views are not computed, so they do not enter batch statistics.
         shown
-            Inputs that some sample of some rank has; default: of this batch.
+            Inputs that are present in at least one sample of any rank; default: those of this batch.
 
         Returns
         -------
         Encoded
-            Everything is 0 where absent.
+            Features, 0 where an input is missing.
         """
         if len(self.backbones) == 1:
             levels = self._encode(0, images[present])
@@ -76,19 +76,19 @@ class Encoder(nn.Module):
         else:
             if shown is None:
                 shown = present.any(dim=0).nonzero()[:, 0].tolist()
-            each = {view: self._encode(view, images[present[:, view], view]) for view in shown}
-            blank = next(iter(each.values()))
+            encoded = {k: self._encode(k, images[present[:, k], k]) for k in shown}
+            template = next(iter(encoded.values()))
             filled = [
                 torch.stack(
                     [
-                        _spread(each[view][k], present[:, view])
-                        if view in each
-                        else blank[k].new_zeros(len(images), *blank[k].shape[1:])
-                        for view in range(images.shape[1])
+                        _spread(encoded[k][level], present[:, k])
+                        if k in encoded
+                        else template[level].new_zeros(len(images), *template[level].shape[1:])
+                        for k in range(images.shape[1])
                     ],
                     dim=1,
                 )
-                for k in range(3)
+                for level in range(3)
             ]
         return Encoded(filled[2], (filled[0], filled[1]))
 
@@ -111,7 +111,7 @@ def _backbone(teacher: Teacher, config: EncoderConfig) -> Backbone:
 
 
 def _spread(encoded: Tensor, present: Tensor) -> Tensor:
-    """Put the rows of present inputs where they belong, 0 elsewhere."""
+    """Return rows (N, ...) at the N true elements of ``present`` (B, K) or (B,), 0 elsewhere."""
     out = encoded.new_zeros(*present.shape, *encoded.shape[1:])
     out[present] = encoded
     return out

@@ -1,4 +1,4 @@
-"""Segmentation head, DeSTSeg's (method section 3): two residual blocks, ASPP, a map. Shared by the views."""
+"""Segmentation head of DeSTSeg (method section 3): two residual blocks, ASPP, one map of logits per input."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class ASPP(nn.Module):
 
 
 class SegmentationHead(nn.Module):
-    """Logits at stride 4."""
+    """Network from ``head_input`` to logits at stride 4."""
 
     def __init__(self, channels: int, width: int, separable: bool = False) -> None:
         super().__init__()
@@ -72,7 +72,7 @@ class SegmentationHead(nn.Module):
 
 
 class Heads(nn.Module):
-    """One head for all inputs, or one each (head.share)."""
+    """One head for all inputs, or one per input (``head.share``)."""
 
     def __init__(self, inputs: int, channels: int, config: HeadConfig) -> None:
         super().__init__()
@@ -80,9 +80,16 @@ class Heads(nn.Module):
         self.per_input = nn.ModuleList(SegmentationHead(channels, config.width, config.separable) for _ in range(count))
 
     def forward(self, products: Tensor, view: Tensor, shown: Sequence[int] | None = None) -> Tensor:
-        """(N, channels, h, w) and the input (N,) each row belongs to, to logits (N, h, w).
+        """Return logits (N, h, w).
 
-        ``shown`` are the inputs that some rank has; default: those of these rows.
+        Parameters
+        ----------
+        products
+            (N, channels, h, w) of ``head_input``.
+        view
+            (N,) int64, the input that each row belongs to.
+        shown
+            Inputs that are present on any rank; default: those of these rows.
         """
         if len(self.per_input) == 1:
             out: Tensor = self.per_input[0](products)

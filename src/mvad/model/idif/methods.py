@@ -1,4 +1,4 @@
-"""IDIF and the paper's ablations of it (Table 3): one network, keys that leave parts out or multiply them."""
+"""Declarations of IDIF, the paper's ablations of it (Table 3) and DeSTSeg: the same network with other keys."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
     },
     "demo": _NARROW | {"decoder.widths": (64, 48, 32), "head.width": 32, "fusion.blocks": 2},
 }  # fmt: skip
-"""What the presets mean for IDIF's own keys."""
+"""Values that the presets give to IDIF's own keys."""
 
 _PAPER = "Mao et al., AAAI-25"
 _DETECTOR = "mvad.model.idif.detector:Idif"

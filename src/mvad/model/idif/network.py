@@ -1,4 +1,4 @@
-"""IDIF's student (Figure 2): it composes and decides nothing. Parts can be left out for the paper's ablations."""
+"""Student network of IDIF (Figure 2), composed of its modules; some can be left out for the paper's ablations."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from mvad.model.input_spec import InputSpec
 
 @dataclass(frozen=True)
 class Student:
-    """What the network gives for B samples of K inputs (views times modalities).
+    """Output of the network for B samples of K inputs (views times modalities).
 
     Attributes
     ----------
@@ -35,7 +35,7 @@ class Student:
 
 
 class VoxelRoute(nn.Module):
-    """Implicit Voxel Construction: views to voxel and back to each view's plane (eq. 7 to 9)."""
+    """Implicit Voxel Construction: features of all views to a voxel, and the voxel to one plane per view (eq. 7 to 9)."""
 
     def __init__(self, channels: int, plane: int, config: IdifConfig, angles: Tensor) -> None:
         super().__init__()
@@ -44,14 +44,14 @@ class VoxelRoute(nn.Module):
         self.voxel_fusion = VoxelFusion(channels, plane, rotations, config.voxel, config.fusion)
 
     def forward(self, specific: Tensor, present: Tensor) -> Tensor:
-        """f_s (B, K, C, h, w) to f_p of the same shape, for absent views, too."""
+        """f_s (B, K, C, h, w) and presence (B, K) bool to f_p of the shape of f_s, missing views included."""
         voxel = self.voxel_fusion(specific, present)  # eq. 7, 8 and 12
-        planes: Tensor = self.spatial_transformer(voxel)  # eq. 9, one plane a view
+        planes: Tensor = self.spatial_transformer(voxel)  # eq. 9, one plane per view
         return planes
 
 
 class Network(nn.Module):
-    """Encoder, consistency bottleneck, implicit voxel construction, decoders.
+    """Encoder, consistency bottleneck, implicit voxel construction and decoders.
 
     Parameters
     ----------
@@ -60,7 +60,7 @@ class Network(nn.Module):
     spec
         Views, modalities, angles.
     teacher
-        Gives the encoder its architecture and the decoders their channels.
+        Defines the encoder's architecture and the decoders' output channels.
     """
 
     def __init__(self, config: IdifConfig, spec: InputSpec, teacher: Teacher) -> None:
@@ -82,20 +82,20 @@ class Network(nn.Module):
         self, images: Tensor, present: Tensor, noise: Noise | None = None, shown: Sequence[int] | None = None,
         taught: Sequence[int] | None = None,
     ) -> Student:  # fmt: skip
-        """Give the student's features.
+        """Return the student's features.
 
         Parameters
         ----------
         images
-            (B, K, 3, S, S) float32 in 0..255.
+            (B, K, 3, S, S) float32 in 0..255, K = views * modalities.
         present
             (B, K) bool.
         noise
-            Draws epsilon of eq. 4; None takes the mean.
+            Draws epsilon of eq. 4 by shape; None takes the mean.
         shown
-            Inputs that some sample of some rank has; default: of this batch.
+            Inputs that are present in at least one sample of any rank; default: those of this batch.
         taught
-            Inputs to decode; default: those in ``shown``. A view that is not decoded is 0.
+            Inputs to decode; default: those in ``shown``. Features of an input that is not decoded are 0.
         """
         if shown is None:
             shown = present.any(dim=0).nonzero()[:, 0].tolist()

@@ -15,16 +15,16 @@ from mvad.model.training.optimizers import Optimizers, Schedule, groups
 
 
 def student_optimizers(network: Network, config: OptimizerConfig, encoder_scale: float, steps: int) -> Optimizers:
-    """Return what trains the student."""
+    """Return the optimizers of the student for a phase of ``steps`` steps."""
     backbone = list(network.encoder.backbones.parameters())
     if config.kind == "adamw":
-        of_backbone = set(map(id, backbone))
-        rest = [p for p in network.parameters() if id(p) not in of_backbone]
+        backbone_ids = set(map(id, backbone))
+        rest = [p for p in network.parameters() if id(p) not in backbone_ids]
         lr = config.student_lr
         return _one_cycle([(backbone, lr * encoder_scale), (rest, lr)], config, steps)
     convolutions = [*network.encoder.parameters(), *network.decoders.parameters()]
-    of_convolutions = set(map(id, convolutions))
-    others = [p for p in network.parameters() if id(p) not in of_convolutions]
+    convolution_ids = set(map(id, convolutions))
+    others = [p for p in network.parameters() if id(p) not in convolution_ids]
     sgd = torch.optim.SGD(groups([(convolutions, config.student_lr)]), momentum=0.9, weight_decay=config.weight_decay)
     parts: list[tuple[torch.optim.Optimizer, Schedule]] = [(sgd, lambda k: 1.0)]
     if others:
@@ -34,12 +34,12 @@ def student_optimizers(network: Network, config: OptimizerConfig, encoder_scale:
 
 
 def head_optimizers(head: Heads, config: OptimizerConfig, steps: int) -> Optimizers:
-    """Return what trains the segmentation heads."""
+    """Return the optimizers of the segmentation heads for a phase of ``steps`` steps."""
     if config.kind == "adamw":
         return _one_cycle([(list(head.parameters()), config.head_lr)], config, steps)
     residual = [p for one in head.per_input if isinstance(one, SegmentationHead) for p in one.residual.parameters()]
-    of_residual = set(map(id, residual))
-    rest = [p for p in head.parameters() if id(p) not in of_residual]
+    residual_ids = set(map(id, residual))
+    rest = [p for p in head.parameters() if id(p) not in residual_ids]
     parameter_groups = groups([(residual, config.head_residual_lr), (rest, config.head_lr)])
     sgd = torch.optim.SGD(parameter_groups, momentum=0.9, weight_decay=config.weight_decay)
     return Optimizers([(sgd, lambda k: 1.0)], config.clip_norm)

@@ -1,4 +1,4 @@
-"""How long a training of IDIF takes on this machine: the second of two steps of each phase, on random pictures."""
+"""Estimate of IDIF's training time on this machine from the second of two steps per phase, on random images."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def estimated_seconds(probe: Idif) -> float:
-    """Return the seconds that all steps of a configuration take; ``probe`` is a detector whose weights may change."""
+    """Return the seconds that all training steps of ``probe``'s configuration take; the steps change its weights."""
     config, spec, device, steps = probe.config, probe.spec, probe.device, probe.training_steps
     views = _random_views(probe)
     student = student_optimizers(probe.network, config.optimizer, config.encoder.lr_scale, 10)
@@ -55,7 +55,7 @@ def _random_views(probe: Idif) -> ViewImages:
 
 
 def _second_time(step: Callable[[], None], device: torch.device) -> float:
-    """Return the seconds of a second call; the first one warms up."""
+    """Return the seconds of the second of two calls; the first call warms up."""
     step()
     synchronise(device)
     began = time.perf_counter()

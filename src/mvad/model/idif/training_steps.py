@@ -1,4 +1,4 @@
-"""The two kinds of training steps: the student denoises the teacher's features, the head segments what it could not."""
+"""Training steps of IDIF: the student learns to denoise the teacher's features, then the head to segment the anomalies."""
 
 from __future__ import annotations
 
@@ -24,7 +24,15 @@ from mvad.model.training.parallel import ProcessGroup
 
 
 class TrainingSteps:
-    """Student steps and head steps, and the maps that both networks give."""
+    """Student steps and head steps, and the anomaly maps of student and head.
+
+    Attributes
+    ----------
+    ranks
+        The processes that train together; set by ``Idif.fit``.
+    window
+        Window of the segmentation head; set by ``Idif.fit``.
+    """
 
     def __init__(self, config: IdifConfig, spec: InputSpec, teacher: Teacher, network: Network, heads: Heads) -> None:
         self.config, self.spec, self.teacher = config, spec, teacher
@@ -37,20 +45,39 @@ class TrainingSteps:
         self, views: ViewImages, corrupted: Corrupted, clean: tuple[Tensor, ...], optimizers: Optimizers, k: int,
         generator: torch.Generator,
     ) -> Mapping[str, float]:  # fmt: skip
-        """Take a student step (eq. 10): clean teacher features (B, K, C, h, w) from corrupted views."""
+        """Train the student to predict the teacher's features of the clean views from the corrupted views (eq. 10).
+
+        Parameters
+        ----------
+        views
+            The clean views.
+        corrupted
+            The same views with pseudo anomalies.
+        clean
+            Teacher features of ``views`` at strides 4, 8, 16: (B, K, C_l, h_l, w_l) each.
+        optimizers, k
+            The student's optimizers, and the number of the step.
+        generator
+            Random generator of the step.
+
+        Returns
+        -------
+        Mapping
+            ``loss``, ``distill`` and ``bottleneck``, each over all ranks.
+        """
         config, ranks = self.config.loss, self.ranks
         kept = draw_present(views.present, self.config.dropout, generator, ranks)
         present = self.inputs(kept)
-        taught = present if self.config.dropout.supervise == "present" else self.inputs(views.present)
-        shown, decoded = self._anywhere(present), self._anywhere(taught)
+        supervised = present if self.config.dropout.supervise == "present" else self.inputs(views.present)
+        encoded, decoded = self._used_inputs(present), self._used_inputs(supervised)
 
         def noise(shape: torch.Size) -> Tensor:
             return ranks.part(torch.randn((shape[0] * ranks.size, *shape[1:]), generator=generator))
 
         with self.autocast():
-            student = self.network(corrupted.images.flatten(1, 2), present, noise, shown, decoded)
-        maps = cosine_maps([t[taught] for t in clean], [s[taught] for s in student.levels])
-        weight = self.weights(views)[taught]
+            student = self.network(corrupted.images.flatten(1, 2), present, noise, encoded, decoded)
+        maps = cosine_maps([t[supervised] for t in clean], [s[supervised] for s in student.levels])
+        weight = self.weights(views)[supervised]
         if config.reduction == "mean":
             distill = distillation_loss(maps, weight, len(decoded), ranks.total)
         else:
@@ -61,41 +88,66 @@ class TrainingSteps:
         return {"loss": loss, "distill": float(ranks.total(distill)), "bottleneck": float(ranks.total(bottleneck))}
 
     def head_step(self, views: ViewImages, corrupted: Corrupted, optimizers: Optimizers, k: int) -> Mapping[str, float]:
-        """Take a head step: the mask of what was pasted, from teacher and student on the corrupted views."""
+        """Train the head to predict the masks of the pseudo anomalies from the features of the corrupted views.
+
+        Returns
+        -------
+        Mapping
+            ``loss``, over all ranks.
+        """
         present = self.inputs(views.present)
         products = self.compare(corrupted.images, present)[1]
         with self.autocast():
-            logits = self._look(products, views, present)
+            logits = self._logits(products, views, present)
         mask = corrupted.mask.flatten(1, 2)[present]
         loss = head_loss(logits, mask, self.weights(views)[present], self.config.loss.focal_gamma, self.ranks.total)
         return {"loss": optimizers.step(loss, k, self.ranks)}
 
     def present_maps(self, views: ViewImages) -> tuple[list[Tensor], Tensor]:
-        """Return, for the N inputs of views that are there, cosine maps and the head's probability."""
+        """Return maps of the N inputs of present views, without gradients.
+
+        Returns
+        -------
+        tuple
+            Cosine maps at strides 4, 8, 16: (N, h_l, w_l) each; probabilities of the head (N, h, w) at stride 4. All float32.
+        """
         present = self.inputs(views.present)
         with torch.no_grad():
             levels, products = self.compare(views.images, present)
             with self.autocast():
-                logits = self._look(products, views, present)
+                logits = self._logits(products, views, present)
             return levels, torch.sigmoid(logits.float())
 
-    def _look(self, products: Tensor, views: ViewImages, present: Tensor) -> Tensor:
-        """Return the head's logits (N, h, w) through the window; outside of it they say nothing anomalous."""
-        columns, shown, window = _columns(present), self._anywhere(present), self.window
+    def _logits(self, products: Tensor, views: ViewImages, present: Tensor) -> Tensor:
+        """Return the head's logits (N, h, w), computed inside the window; outside they are those of probability 0."""
+        columns, used, window = _columns(present), self._used_inputs(present), self.window
         if window.whole:
-            logits: Tensor = self.heads(products, columns, shown)
+            logits: Tensor = self.heads(products, columns, used)
             return logits
         seen = views.seen.repeat_interleave(len(self.spec.modalities), dim=1)[present]
         places, fits = window.places(seen)
-        out = window.paste(self.heads(window.cut(products, places), columns, shown), places, _NOTHING)
-        # An object larger than any in training is seen whole, but in an exported graph, which cannot branch.
+        out = window.paste(self.heads(window.cut(products, places), columns, used), places, _ZERO_LOGIT)
+        # An object that is larger than any in training gets the whole image, except in an exported graph, which cannot branch.
         if not self.heads.training and not torch.onnx.is_in_onnx_export() and not bool(fits.all()):
             large = ~fits
             out[large] = self.heads(products[large], columns[large]).to(out.dtype)
         return out
 
     def compare(self, images: Tensor, present: Tensor) -> tuple[list[Tensor], Tensor]:
-        """Return the cosine maps and the head's input for the inputs (B, K) that are there; without gradients."""
+        """Return cosine maps and head input of the present inputs, without gradients.
+
+        Parameters
+        ----------
+        images
+            (B, V, M, 3, S, S) float32 in 0..255.
+        present
+            (B, K) bool, K = V * M, with N true elements.
+
+        Returns
+        -------
+        tuple
+            Cosine maps at strides 4, 8, 16: (N, h_l, w_l) each; input of the head (N, C, h, w) at stride 4.
+        """
         flat = images.flatten(1, 2)
         with torch.no_grad(), self.autocast():
             teacher = self.teacher.features(fast(flat[present]))
@@ -108,11 +160,11 @@ class TrainingSteps:
             return self.teacher.features(fast(images))
 
     def inputs(self, present: Tensor) -> Tensor:
-        """Presence of views (B, V) to presence of inputs (B, V * M): a view's modalities come and go together."""
+        """Presence of views (B, V) to presence of inputs (B, V * M): all modalities of a view are present, or none."""
         return present.repeat_interleave(len(self.spec.modalities), dim=1)
 
-    def _anywhere(self, present: Tensor) -> list[int]:
-        """Return the inputs that some sample of some rank has."""
+    def _used_inputs(self, present: Tensor) -> list[int]:
+        """Return the inputs that are present in at least one sample of any rank."""
         inputs: list[int] = (self.ranks.total(present.any(dim=0).float()) > 0).nonzero()[:, 0].tolist()
         return inputs
 
@@ -126,15 +178,15 @@ class TrainingSteps:
         return autocast(self.teacher.device, self.config.train.precision)
 
 
-_NOTHING = -30.0
+_ZERO_LOGIT = -30.0
 """A logit whose probability is 0 in float32."""
 
 
 def fast(images: Tensor) -> Tensor:
-    """Return images in the order of memory that convolutions like."""
+    """Return images in channels-last memory format, in which convolutions are faster."""
     return images.contiguous(memory_format=torch.channels_last)
 
 
 def _columns(present: Tensor) -> Tensor:
-    """Return which input each of the rows that ``x[present]`` has belongs to."""
+    """Return the input (N,) of each row of ``x[present]``."""
     return present.nonzero()[:, 1]

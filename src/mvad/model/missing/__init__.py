@@ -1,1 +1,1 @@
-"""What other people do about missing views (the paper's Figure 4): put something in their place."""
+"""Methods that substitute missing views, to which the paper compares View-wise Dropout (Figure 4)."""

@@ -1,4 +1,4 @@
-"""What gives views that are missing."""
+"""Protocol of fillers, which substitute missing views."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ from mvad.model.training.context import FitContext
 
 
 class Filler(Protocol):
-    """Gives views that are missing."""
+    """Substitutes missing views."""
 
     def fit(self, train: ShardSet, context: FitContext) -> None:
-        """Learn from normal samples."""
+        """Train on normal samples."""
 
     def fill(self, views: ViewImages) -> ViewImages:
-        """Return the samples with all views present; those that were present are unchanged."""
+        """Return the samples with all views present; the views that were present before are unchanged."""
 
     def state(self) -> dict[str, Tensor]:
-        """Return everything that ``fill`` needs."""
+        """Return everything that ``fill`` needs, as tensors."""
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
-        """Take back what ``state`` returned."""
+        """Restore what ``state`` returned."""
 
 
 def completed(views: ViewImages, images: Tensor, seen: Tensor) -> ViewImages:
-    """Return views with other images and outlines in the place of those that are missing."""
+    """Return views in which missing ones have the given images (B, V, M, 3, S, S) and outlines (B, V, S, S)."""
     present = views.present[:, :, None, None]
     filled = torch.where(present[:, :, None, None], views.images, images.to(views.images))
     return replace(

@@ -1,7 +1,7 @@
-"""Reconstruct: a small U-Net draws a missing view from those that are present (paper, Figure 4).
+"""Reconstruct: a small U-Net generates a missing view from those that are present (paper, Figure 4).
 
-Each present view is encoded; levels are averaged over the views; a view embedding says which view to draw. L1 and the
-cosine distance of teacher features, on normal samples, from random subsets of their views.
+Each present view is encoded, levels are averaged over the views, and a view embedding selects the view to generate. Trained
+with L1 and the cosine distance of teacher features, on normal samples, from random subsets of their views.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def _block(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
 
 
 class ViewPainter(nn.Module):
-    """U-Net from the mean of present views to the picture and outline of one view."""
+    """U-Net from the mean features of present views to the image and outline of one view."""
 
     def __init__(self, channels: int, views: int, width: int) -> None:
         super().__init__()
@@ -45,21 +45,21 @@ class ViewPainter(nn.Module):
         self.out = nn.Conv2d(widths[0], channels + 1, 1)
 
     def forward(self, images: Tensor, present: Tensor, view: Tensor) -> tuple[Tensor, Tensor]:
-        """Draw one view a sample.
+        """Generate one view per sample.
 
         Parameters
         ----------
         images
-            (B, V, C, S, S) in -1..1.
+            (B, V, C, S, S) float32 in -1..1.
         present
-            (B, V) bool, what may be looked at.
+            (B, V) bool, views that are used; at least one per sample.
         view
-            (B,) int64, what to draw.
+            (B,) int64, the view to generate.
 
         Returns
         -------
         tuple
-            (B, C, S, S) picture, (B, S, S) logits of the outline.
+            Image (B, C, S, S), logits of the outline (B, S, S).
         """
         b, v = present.shape
         weight = present.float() / present.sum(dim=1, keepdim=True)
@@ -76,7 +76,7 @@ class ViewPainter(nn.Module):
 
 
 class Reconstruct:
-    """The painter, trained on normal samples."""
+    """Filler that generates missing views by a U-Net."""
 
     def __init__(self, config: ReconstructConfig, spec: InputSpec, teacher: Teacher, device: torch.device) -> None:
         self.config, self.spec = config, spec
@@ -87,7 +87,7 @@ class Reconstruct:
             self.painter = ViewPainter(channels, spec.views, config.reconstruct.width).to(device)
 
     def fit(self, train: ShardSet, context: FitContext) -> None:
-        """See ``Filler.fit``. Without checkpoints: minutes, made again after an interruption."""
+        """See ``Filler.fit``. There are no checkpoints: after an interruption the training, which takes minutes, starts again."""
         config = self.config.reconstruct
         adam = torch.optim.Adam(self.painter.parameters(), config.lr)
         schedule = torch.optim.lr_scheduler.OneCycleLR(adam, config.lr, total_steps=max(config.steps, 2))
@@ -95,15 +95,15 @@ class Reconstruct:
         context.progress.start(f"learn to draw views {context.run.name}", config.steps)
         for k, batch in enumerate(Batches(train, self.config.seed, 2).steps(0, config.steps)):
             views = self.features.images(batch)
-            drawn = np.random.default_rng([self.config.seed, 3, k])
+            random = np.random.default_rng([self.config.seed, 3, k])
             device = views.images.device
-            target = torch.from_numpy(drawn.integers(self.spec.views, size=len(views.images))).to(device)
+            target = torch.from_numpy(random.integers(self.spec.views, size=len(views.images))).to(device)
             present = views.present.clone()
-            kept = torch.from_numpy(drawn.random(present.shape[1]) < 0.6).to(device)
-            rows = torch.arange(len(target), device=device)
-            has_target = present[rows, target]
+            kept = torch.from_numpy(random.random(present.shape[1]) < 0.6).to(device)
+            samples = torch.arange(len(target), device=device)
+            has_target = present[samples, target]
             present &= kept
-            present[rows, target] = False
+            present[samples, target] = False
             usable = present.any(dim=1) & has_target
             if bool(usable.any()):
                 loss = self._loss(views, present, target, usable)
@@ -125,10 +125,10 @@ class Reconstruct:
                 if len(rows):
                     number = torch.full((len(rows),), view, device=rows.device)
                     picture, outline = self.painter(_coded(views.images[rows]), views.present[rows], number)
-                    there = outline > 0
+                    inside = outline > 0
                     picture = ((picture + 1) * 127.5).clamp(0, 255).unflatten(1, (-1, 3))
-                    images[rows, view] = torch.where(there[:, None, None], picture, fill)
-                    seen[rows, view] = there
+                    images[rows, view] = torch.where(inside[:, None, None], picture, fill)
+                    seen[rows, view] = inside
         return completed(views, images, seen)
 
     def state(self) -> dict[str, Tensor]:
@@ -142,21 +142,21 @@ class Reconstruct:
     def _loss(self, views: ViewImages, present: Tensor, target: Tensor, usable: Tensor) -> Tensor:
         rows = usable.nonzero()[:, 0]
         picture, outline = self.painter(_coded(views.images[rows]), present[rows], target[rows])
-        truth, seen = views.images[rows, target[rows]], views.seen[rows, target[rows]].float()
+        original, seen = views.images[rows, target[rows]], views.seen[rows, target[rows]].float()
         weight = seen[:, None]
-        coded = truth.flatten(1, 2) / 127.5 - 1
+        coded = original.flatten(1, 2) / 127.5 - 1
         difference = ((picture - coded).abs() * weight).sum() / (weight.sum() * coded.shape[1]).clamp(min=1)
         edge = functional.binary_cross_entropy_with_logits(outline, seen)
-        painted = ((picture + 1) * 127.5).unflatten(1, (-1, 3)) * weight[:, None] + truth * (1 - weight[:, None])
+        painted = ((picture + 1) * 127.5).unflatten(1, (-1, 3)) * weight[:, None] + original * (1 - weight[:, None])
         teacher = self.features.teacher.backbone
         with torch.no_grad():
-            wanted = teacher(truth.flatten(0, 1))
-        maps = cosine_maps(wanted, teacher(painted.flatten(0, 1)))
+            target_features = teacher(original.flatten(0, 1))
+        maps = cosine_maps(target_features, teacher(painted.flatten(0, 1)))
         cosine: Tensor = torch.stack([level.mean() for level in maps]).sum()
         loss: Tensor = difference + edge + 0.5 * cosine
         return loss
 
 
 def _coded(images: Tensor) -> Tensor:
-    """(B, V, M, 3, S, S) in 0..255 to (B, V, M * 3, S, S) in -1..1."""
+    """Return images (B, V, M, 3, S, S) in 0..255 as (B, V, M * 3, S, S) in -1..1."""
     return images.flatten(2, 3) / 127.5 - 1

@@ -1,6 +1,6 @@
-"""Retrieve: a missing view is replaced by that of the nearest training sample (paper, Figure 4).
+"""Retrieve: a missing view is replaced by the same view of the nearest training sample (paper, Figure 4).
 
-Nearest by the mean teacher features of the views that are present.
+The distance is between mean teacher features of the views that are present.
 """
 
 from __future__ import annotations
@@ -22,19 +22,19 @@ from mvad.model.training.context import FitContext
 
 
 class Retrieve:
-    """All training views, with a vector each."""
+    """Filler that stores all views of the training samples, with one feature vector per view."""
 
     def __init__(self, config: ModelConfig, spec: InputSpec, teacher: Teacher, device: torch.device) -> None:
         self.features = ViewFeatures(config, spec, teacher, device)
         self.bank: dict[str, Tensor] = {}
 
     def fit(self, train: ShardSet, context: FitContext) -> None:
-        """See ``Filler.fit``: keep the samples that have all views.
+        """See ``Filler.fit``: store the samples that have all views.
 
         Raises
         ------
         BadInput
-            If there is none.
+            If no training sample has all views.
         """
         images, seen, vectors = [], [], []
         context.progress.start(f"keep views {context.run.name}", len(train))
@@ -68,5 +68,5 @@ class Retrieve:
         self.bank = {name: tensor.to(self.features.device) for name, tensor in state.items()}
 
     def _vectors(self, views: ViewImages) -> Tensor:
-        """Return (B, V, C): mean features over the object, modalities side by side; 0 where a view is missing."""
+        """Return (B, V, C): mean features over the object, modalities concatenated; 0 where a view is missing."""
         return self.features.pooled(views).flatten(2) * views.present[:, :, None]

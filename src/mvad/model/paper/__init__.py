@@ -1,1 +1,1 @@
-"""The tables of the paper, as package data, and ours beside them."""
+"""Tables of the paper as package data, and their rows with our figures added."""

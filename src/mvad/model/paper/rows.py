@@ -1,4 +1,4 @@
-"""Rows of the paper's tables: our figures beside the printed ones, with intervals and what each was made with."""
+"""Rows of the paper's tables with our figures added: intervals, differences and the protocol of each figure."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ from mvad.model.paper.tables import MEAN, PROTOCOL, Table, ablation_table, main_
 
 @dataclass(frozen=True)
 class Row:
-    """A line of a reproduced table; AUROCs in percent.
+    """Row of a reproduced table; AUROCs in percent.
 
     Attributes
     ----------
     dataset, category, method
-        The paper's names; the category ``mean of N`` is over those that were run, ``mean, paper's`` the paper's own.
+        The paper's names; ``mean of N`` is the mean over N categories that were run, ``mean, paper's N`` the paper's mean.
     source
-        ``trained`` here, ``imported`` maps, or ``paper only``.
+        Origin of our figure: ``trained``, ``imported`` maps, or ``paper only`` for none.
     ours, deviation, interval, seeds
-        Mean over seeds, its standard deviation, 95 %, and how many; None where nothing was run.
+        Our S-AUROC as mean over seeds, standard deviation over seeds, 95 % interval, number of seeds; None where nothing was run.
     paper, difference, verdict
-        The paper's figure over the same categories, ours less it, and where our interval lies against it.
+        The paper's S-AUROC over the same categories, ours minus the paper's, and how our interval compares with it (``verdict``).
     p_auroc, p_interval, paper_p_auroc
-        The same for pixels, where the table has them.
+        Our P-AUROC, its interval and the paper's, where the table has pixels.
     protocol
-        What ours was made with: figures under different protocols do not compare.
+        Protocol of our figure; figures under different protocols are not comparable.
     """
 
     dataset: str
@@ -54,11 +54,23 @@ class Row:
 
 
 Found = Mapping[tuple[str, str, str], Sequence[Results]]
-"""Evaluated runs by (dataset, category, method), each by seed."""
+"""Evaluated runs by (dataset, category, method), one per seed."""
 
 
 def main_rows(table: Table, found: Found, foreign: Found, preset: str) -> list[Row]:
-    """Return the rows of Table 1 or 2: every category that was run with every method of the paper's, then means."""
+    """Return the rows of Table 1 or 2: all methods of the paper for each category that was run, then means.
+
+    Parameters
+    ----------
+    table
+        Table 1 or 2.
+    found
+        Runs that were trained here; the method is our name.
+    foreign
+        Imported maps; the method is the paper's name.
+    preset
+        Preset of the runs, for the protocol.
+    """
     rows: list[Row] = []
     for dataset in table.datasets:
         paper = main_table(dataset)
@@ -67,21 +79,21 @@ def main_rows(table: Table, found: Found, foreign: Found, preset: str) -> list[R
         ours = {(category, paper_name(model)): runs for (name, category, model), runs in found.items() if name == dataset}
         sources = dict.fromkeys(theirs, "imported") | dict.fromkeys(ours, "trained")
         runs = theirs | ours
-        run_there = sorted({category for category, _ in runs})
-        if not run_there:
+        categories_run = sorted({category for category, _ in runs})
+        if not categories_run:
             continue
-        for category in run_there:
+        for category in categories_run:
             rows += [_row(dataset, category, method, [category], runs, sources, preset) for method in methods]
-        if len(run_there) > 1:
+        if len(categories_run) > 1:
             for method in methods:
-                compared = [category for category in run_there if (category, method) in runs] or run_there
+                compared = [category for category in categories_run if (category, method) in runs] or categories_run
                 rows.append(_row(dataset, f"mean of {len(compared)}", method, compared, runs, sources, preset))
-        whole = f"mean, paper's {len({category for category, _ in paper} - {MEAN})}"
+        paper_mean = f"mean, paper's {len({category for category, _ in paper} - {MEAN})}"
         for method in methods:
             printed = paper.get((MEAN, method))
             if printed:
                 figures: dict[str, Any] = {"paper": printed.s_auroc, "paper_p_auroc": printed.p_auroc}
-                rows.append(Row(dataset, whole, method, paper_protocol(method), **figures))
+                rows.append(Row(dataset, paper_mean, method, paper_protocol(method), **figures))
     return rows
 
 
@@ -89,11 +101,11 @@ def _row(
     dataset: str, name: str, method: str, categories: Sequence[str], runs: Mapping[tuple[str, str], Sequence[Results]],
     sources: Mapping[tuple[str, str], str], preset: str,
 ) -> Row:  # fmt: skip
-    """Return a method's figures over some categories, the paper's over the same ones."""
-    printed = [found for category in categories if (found := main_table(dataset).get((category, method)))]
-    pixels = [found.p_auroc for found in printed if found.p_auroc is not None]
+    """Return the row of a method: our figures and the paper's, over the same categories."""
+    printed = [figure for category in categories if (figure := main_table(dataset).get((category, method)))]
+    pixels = [figure.p_auroc for figure in printed if figure.p_auroc is not None]
     paper: dict[str, Any] = {
-        "paper": float(np.mean([found.s_auroc for found in printed])) if len(printed) == len(categories) else None,
+        "paper": float(np.mean([figure.s_auroc for figure in printed])) if len(printed) == len(categories) else None,
         "paper_p_auroc": float(np.mean(pixels)) if len(pixels) == len(categories) else None,
     }
     groups = [runs[category, method] for category in categories if (category, method) in runs]
@@ -104,7 +116,7 @@ def _row(
 
 
 def ablation_rows(found: Found, preset: str) -> list[Row]:
-    """Return the rows of Table 3: means over the categories that were run; the paper's is over all 30 of Real-IAD."""
+    """Return the rows of Table 3: our means over the categories that were run; the paper's are over all 30 of Real-IAD."""
     rows = []
     for model, (parts, paper) in ablation_table().items():
         groups = [runs for (_, _, name), runs in found.items() if name == model]
@@ -121,18 +133,18 @@ def ablation_rows(found: Found, preset: str) -> list[Row]:
 
 @dataclass(frozen=True)
 class MissingRow:
-    """A line of Figure 4; AUROCs in percent, losses in points.
+    """Row of Figure 4; AUROCs in percent, losses in percentage points.
 
     Attributes
     ----------
     method, missing
         The paper's name, and the number of missing views or ``loss per view``.
     visible, full
-        Ours under the label of the views left and under the full label: means over categories and seeds.
+        Our figure under the label of the present views and under the full label: means over categories and seeds.
     visible_by_ends, full_by_ends
-        The loss by its ends.
+        Our loss by its ends, under both labels.
     paper, protocol
-        The paper's figure, and what ours was made with.
+        The paper's figure, and the protocol of ours.
     """
 
     method: str
@@ -146,61 +158,63 @@ class MissingRow:
 
     @property
     def is_loss(self) -> bool:
-        """Whether it is the loss per view."""
+        """Whether the row is the loss per view."""
         return self.missing == LOSS
 
 
 LOSS = "loss per view"
 FIGURE_4 = {"idif": "View-wise Dropout", "retrieve": "Retrieve", "reconstruct": "Reconstruction"}
-"""Our methods in Figure 4, and the paper's names of them."""
+"""Names in Figure 4 by our method."""
 
 Curves = dict[str, list[tuple[int, float]]]
-"""By name: (views missing, S-AUROC in percent)."""
+"""Points (number of missing views, S-AUROC in percent) by name of the curve."""
 
 
 def missing_rows(
     found: Mapping[str, Sequence[tuple[Results, MissingViews]]], preset: str
 ) -> tuple[list[MissingRow], Curves]:  # fmt: skip
-    """Return the rows of Figure 4, and for each method its curve, ours and the paper's.
+    """Return the rows of Figure 4, and the curves of each method, ours and the paper's.
 
     Parameters
     ----------
     found
-        For each of our methods its evaluated runs.
+        Evaluated runs by our method.
     preset
-        For the protocol.
+        Preset of the runs, for the protocol.
     """
     rows, curves = list[MissingRow](), Curves()
     for model, method in FIGURE_4.items():
         evaluated = found.get(model, ())
-        told = protocol(evaluated[0][0], preset) if evaluated else PROTOCOL
-        rows += _rows_by_missing(method, [lost for _, lost in evaluated], told, curves)
-        rows.append(_loss_row(method, [lost for _, lost in evaluated], told))
+        conditions = protocol(evaluated[0][0], preset) if evaluated else PROTOCOL
+        rows += _rows_by_missing(method, [lost for _, lost in evaluated], conditions, curves)
+        rows.append(_loss_row(method, [lost for _, lost in evaluated], conditions))
     return rows, curves
 
 
-def _rows_by_missing(method: str, evaluated: Sequence[MissingViews], told: str, curves: Curves) -> list[MissingRow]:
+def _rows_by_missing(method: str, evaluated: Sequence[MissingViews], conditions: str, curves: Curves) -> list[MissingRow]:
     paper, rows = missing_table(), []
     for missing in range(max((len(lost.by_missing) for lost in evaluated), default=5)):
         at = [lost.by_missing[missing] for lost in evaluated if missing < len(lost.by_missing)]
         visible, full = _mean([row.s_auroc_visible for row in at]), _mean([row.s_auroc_full for row in at])
         printed = paper.get((str(missing), method))
-        rows.append(MissingRow(method, missing, visible, full, printed, told))
+        rows.append(MissingRow(method, missing, visible, full, printed, conditions))
         for name, value in ((f"{method}, ours", visible), (f"{method}, paper", printed)):
             if value is not None:
                 curves.setdefault(name, []).append((missing, value))
     return rows
 
 
-def _loss_row(method: str, evaluated: Sequence[MissingViews], told: str) -> MissingRow:
+def _loss_row(method: str, evaluated: Sequence[MissingViews], conditions: str) -> MissingRow:
     losses = {rule: [lost.loss_per_view[rule] for lost in evaluated if rule in lost.loss_per_view] for rule in (VISIBLE, FULL)}
-    slopes, ends = ({rule: _mean([loss[kind] for loss in each]) for rule, each in losses.items()} for kind in ("slope", "ends"))
+    slopes, ends = (
+        {rule: _mean([loss[kind] for loss in of_rule]) for rule, of_rule in losses.items()} for kind in ("slope", "ends")
+    )
     printed = missing_table().get((LOSS, method))
-    return MissingRow(method, LOSS, slopes[VISIBLE], slopes[FULL], printed, told, ends[VISIBLE], ends[FULL])
+    return MissingRow(method, LOSS, slopes[VISIBLE], slopes[FULL], printed, conditions, ends[VISIBLE], ends[FULL])
 
 
 def arithmetic() -> str:
-    """Return how the paper's own loss a view follows, or does not, from its figures."""
+    """Return one line that compares the paper's loss per view with what follows from the paper's figures."""
     paper = missing_table()
     full, dropped, last = (
         paper["0", "IDIF without View-wise Dropout"],
@@ -214,7 +228,7 @@ def arithmetic() -> str:
 
 
 def protocol(result: Results, preset: str) -> str:
-    """Return in one line what a figure was made with."""
+    """Return the protocol of a figure in one line: data, views, input, preset, teacher."""
     samples = result.figures.samples
     if result.is_imported:
         return f"imported maps{' on the scan grid' if result.protocol == SCAN_PROTOCOL else ''}; test {samples}"
@@ -224,7 +238,7 @@ def protocol(result: Results, preset: str) -> str:
 
 
 def _ours(groups: Sequence[Sequence[Results]]) -> dict[str, Any]:
-    """Return our columns of a row: means over categories and seeds, with intervals."""
+    """Return our fields of a row: means over categories and seeds, with intervals."""
     area, pixels = s_auroc_over(groups), mean_of(groups, "p_auroc")
     defined = [group for group in groups if group[0].figures["s_auroc"] is not None]
     seeds = min((len(group) for group in defined), default=0)
@@ -236,7 +250,7 @@ def _ours(groups: Sequence[Sequence[Results]]) -> dict[str, Any]:
 
 
 def _with_verdict(row: Row) -> Row:
-    """Add difference and verdict where both sides have a figure."""
+    """Add difference and verdict where both figures exist."""
     if row.ours is None or row.paper is None or row.interval is None:
         return row
     return replace(row, difference=row.ours - row.paper, verdict=verdict(*row.interval, row.paper))
@@ -251,5 +265,5 @@ def _bounds(area: Interval) -> tuple[float, float] | None:
 
 
 def _mean(shares: Sequence[float | None]) -> float | None:
-    there = [100 * share for share in shares if share is not None]
-    return float(np.mean(there)) if there else None
+    percents = [100 * share for share in shares if share is not None]
+    return float(np.mean(percents)) if percents else None

@@ -22,32 +22,32 @@ _FILES = {"mvtec3d": "table2_mvtec3d.csv", "eyecandies": "table2_eyecandies.csv"
 
 @dataclass(frozen=True)
 class PaperFigures:
-    """What the paper prints for a method and category, in percent; None: not printed."""
+    """Figures that the paper prints for a method and category, in percent; None: not printed."""
 
     s_auroc: float
     p_auroc: float | None = None
 
 
 def paper_protocol(method: str) -> str:
-    """Return what the paper's figure of a method was made with."""
+    """Return the protocol of the paper's figures of a method."""
     return SINGLE_SCAN if method in _OF_SCANS else PROTOCOL
 
 
 def paper_name(model: str) -> str:
-    """Return a method's name in the paper's tables; one that is not in them keeps its own."""
+    """Return a method's name in the paper's tables, or its own where it is not in them."""
     known = methods().get(model)
     return (known.paper_name if known else "") or model
 
 
 def paper_s_auroc(dataset: str, category: str, model: str) -> float | None:
     """Return the S-AUROC in percent that the paper prints for a category and method, or None."""
-    found = main_table(dataset).get((category, paper_name(model)))
-    return found.s_auroc if found else None
+    printed = main_table(dataset).get((category, paper_name(model)))
+    return printed.s_auroc if printed else None
 
 
 @cache
 def main_table(dataset: str) -> dict[tuple[str, str], PaperFigures]:
-    """Return Table 1 (realiad) or a half of Table 2 by (category, method); the category ``mean`` is the paper's own mean.
+    """Return Table 1 (realiad) or one half of Table 2 by (category, method); the category ``mean`` is the paper's mean.
 
     Empty for a dataset that the paper does not have.
     """
@@ -61,13 +61,13 @@ def main_table(dataset: str) -> dict[tuple[str, str], PaperFigures]:
 
 @cache
 def ablation_table() -> dict[str, tuple[str, float]]:
-    """Return Table 3, the mean over Real-IAD: by our model's name, its parts in the paper's words and S-AUROC."""
+    """Return Table 3, means over Real-IAD: parts as the paper names them and S-AUROC in percent, by our method's name."""
     return {row["model"]: (row["parts"], float(row["s_auroc"])) for row in _rows("table3_ablation.csv")}
 
 
 @cache
 def missing_table() -> dict[tuple[str, str], float]:
-    """Return Figure 4 and its text: by (views missing, or ``loss per view``; method), in percent or points."""
+    """Return the figures of Figure 4 and its text, in percent or points, by (number of missing views or ``loss per view``, method)."""
     return {(row["missing"], row["method"]): float(row["s_auroc"]) for row in _rows("missing_views.csv")}
 
 
@@ -77,7 +77,7 @@ def _rows(name: str) -> list[dict[str, str]]:
 
 
 _FULL_VIEWS: Mapping[str, Any] = {"dropout.p": 0.0}
-"""Tables 1 to 3 are without View-wise Dropout: the paper has 97.0 without and 96.4 with it."""
+"""Keys of Tables 1 to 3, which are without View-wise Dropout: the paper has 97.0 without and 96.4 with it."""
 
 
 @dataclass(frozen=True)
@@ -87,13 +87,13 @@ class Table:
     Attributes
     ----------
     name, title
-        What it is called here and there.
+        Name on the command line, and title.
     datasets
-        What it is about.
+        Datasets of the table.
     models
-        Our methods in it, in its order.
+        Our methods in the table, in its order.
     keys
-        What the table's protocol sets.
+        Keys that the table's protocol sets.
     by_category
         Whether the paper prints figures of single categories.
     """

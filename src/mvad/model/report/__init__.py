@@ -1,1 +1,1 @@
-"""One self-contained page of evaluated runs."""
+"""Report on evaluated runs: one self-contained HTML page."""

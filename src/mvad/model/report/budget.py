@@ -1,4 +1,4 @@
-"""How many bytes the page may still take."""
+"""Budget of bytes for the pictures of a page."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from dataclasses import dataclass
 
 @dataclass
 class Budget:
-    """Bytes that pictures and clouds may still take, so that the page stays within its size whatever it shows."""
+    """Number of bytes left for pictures and clouds, which bounds the size of the page."""
 
     left: int
 
     def take(self, size: int) -> bool:
-        """Take so many bytes if there are as many."""
+        """Subtract ``size`` bytes and return True, or return False if fewer are left."""
         if size > self.left:
             return False
         self.left -= size

@@ -1,4 +1,4 @@
-"""Small charts as SVG text; colours come from the page's style."""
+"""Small charts as SVG text; colours are set by the page's style sheet."""
 
 from __future__ import annotations
 
@@ -23,20 +23,20 @@ def line_chart(
     Parameters
     ----------
     title, lines, x_label, y_label
-        What to draw.
+        Title of the chart, lines (name, x, y), labels of the axes.
     log_y
         Whether y is logarithmic.
     legend_below
-        Whether names stand at the bottom instead of the top.
+        Whether the legend is at the bottom instead of the top.
     x_range, y_range
-        Limits of the axes; None: what the lines need.
+        Limits of the axes; None: the range of the lines.
     marks
-        Whether points get a dot.
+        Whether points are marked by dots.
     """
     heights = [np.log10(np.maximum(line[2], 1e-6)) if log_y else line[2] for line in lines]
-    every_x, every_y = np.concatenate([line[1] for line in lines]), np.concatenate(heights)
-    x0, x1 = x_range or (float(every_x.min()), float(every_x.max()))
-    y0, y1 = y_range or (float(every_y.min()), float(every_y.max()))
+    all_x, all_y = np.concatenate([line[1] for line in lines]), np.concatenate(heights)
+    x0, x1 = x_range or (float(all_x.min()), float(all_x.max()))
+    y0, y1 = y_range or (float(all_y.min()), float(all_y.max()))
 
     def place(x: float, y: float) -> str:
         return f"{_M + (x - x0) / max(x1 - x0, 1e-9) * (_W - 2 * _M):.1f},{_H - _M - (y - y0) / max(y1 - y0, 1e-9) * (_H - 2 * _M):.1f}"
@@ -45,7 +45,7 @@ def line_chart(
     for number, ((name, xs, _), ys) in enumerate(zip(lines, heights, strict=True)):
         inside = (xs >= x0) & (xs <= x1)
         drawn = list(zip(xs[inside], ys[inside], strict=True))
-        if len(drawn) and xs.max() > x1:  # on to the edge, where the next point lies beyond it
+        if len(drawn) and xs.max() > x1:  # interpolate up to the edge, since the next point lies beyond it
             beyond = int(np.argmax(xs > x1))
             share = (x1 - drawn[-1][0]) / (xs[beyond] - drawn[-1][0])
             drawn.append((x1, drawn[-1][1] + share * (ys[beyond] - drawn[-1][1])))
@@ -67,7 +67,7 @@ def line_chart(
 
 
 def chart_of_points(title: str, curves: Mapping[str, Sequence[tuple[float, float]]], x_label: str, y_label: str) -> str:
-    """Return an SVG of named series of points (x, y), joined."""
+    """Return an SVG of named series of points (x, y), joined by lines."""
     lines = [
         (name, np.array([p[0] for p in points], float), np.array([p[1] for p in points], float))
         for name, points in curves.items()
@@ -76,9 +76,9 @@ def chart_of_points(title: str, curves: Mapping[str, Sequence[tuple[float, float
 
 
 def histogram(title: str, groups: Sequence[tuple[str, NDArray[np.float64]]], x_label: str) -> str:
-    """Return an SVG of one histogram a group, side by side in each bin, as shares of the group."""
-    every = np.concatenate([values for _, values in groups])
-    edges = np.linspace(every.min(), max(every.max(), every.min() + 1e-9), 21)
+    """Return an SVG of one histogram per group, side by side in each bin, as shares of the group."""
+    all_values = np.concatenate([values for _, values in groups])
+    edges = np.linspace(all_values.min(), max(all_values.max(), all_values.min() + 1e-9), 21)
     shares = [np.histogram(values, edges)[0] / max(len(values), 1) for _, values in groups]
     top = max(float(share.max()) for share in shares)
     width = (_W - 2 * _M) / 20 / len(groups)
@@ -97,7 +97,7 @@ def histogram(title: str, groups: Sequence[tuple[str, NDArray[np.float64]]], x_l
 
 
 def standalone(svg: str) -> str:
-    """Return a chart as a file of its own, with colours that are read on light and dark."""
+    """Return a chart as a complete SVG file, with colours that are readable on light and dark backgrounds."""
     colours = ("#2f81d6", "#d9722e", "#2e9b5b", "#a06bd0", "#b58a1e", "#d0559a")
     style = "text{font:10px sans-serif;fill:#808590}.t{font-size:12px}.axis{fill:none;stroke:#9aa0a8}polyline{fill:none;stroke-width:1.8}"
     for k, colour in enumerate(colours):

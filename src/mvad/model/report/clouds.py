@@ -1,4 +1,4 @@
-"""Point clouds for the page: a few samples of a run, thinned, as integers."""
+"""Point clouds of a few samples of a run for the page, subsampled and coded as integers."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from mvad.model.report.budget import Budget
 _POINTS = 12_000
 _STRAY = 0.005
 _EACH = 2
-"""Samples of each sort: worst missed, best found, worst false alarm."""
+"""Number of samples of each sort: anomalous with the lowest and the highest scores, good with the highest scores."""
 
 
 def clouds(run: Path, result: Results, budget: Budget) -> str:
-    """Return a viewer of the clouds that ``evaluate --project-to-scan`` wrote, or nothing where there are none."""
-    kept = {scan.key: scan.cloud for scan in result.scan.samples} if result.scan else {}
+    """Return the HTML of a viewer of the clouds that ``evaluate --project-to-scan`` wrote, or "" where there are none."""
+    cloud_files = {scan.key: scan.cloud for scan in result.scan.samples} if result.scan else {}
     by_score = sorted(result.samples, key=lambda s: s.score)
-    bad, good = ([s for s in by_score if bool(s.label) == label and s.key in kept] for label in (True, False))
+    bad, good = ([s for s in by_score if bool(s.label) == label and s.key in cloud_files] for label in (True, False))
     chosen = {s.key: s for s in (*bad[-_EACH:], *bad[:_EACH], *good[-_EACH:])}
     options, low, high = [], np.inf, -np.inf
     for key, sample in chosen.items():
-        path = files.inside(run, kept[key])
+        path = files.inside(run, cloud_files[key])
         if not path.exists():
             continue
         points = read_ply(path.read_bytes())
@@ -54,9 +54,9 @@ def clouds(run: Path, result: Results, budget: Budget) -> str:
 
 
 def _packed(points: np.ndarray[Any, Any]) -> tuple[str, tuple[float, float]]:
-    """Return base64 of (x, y, z, level) as int16 a point, centred and scaled to the longest side, and the range of levels."""
+    """Return base64 of one (x, y, z, level) int16 per point, centred and scaled to the longest side, and the range of levels."""
     xyz = points["xyz"].astype(np.float64)
-    first, last = np.quantile(xyz, [_STRAY, 1 - _STRAY], axis=0)  # a stray return must not make the object small
+    first, last = np.quantile(xyz, [_STRAY, 1 - _STRAY], axis=0)  # stray points must not make the object small
     middle, half = (first + last) / 2, max(float((last - first).max()) / 2 * 1.1, 1e-9)
     low, high = float(points["anomaly"].min()), float(points["anomaly"].max())
     rows = np.empty((len(points), 4), "<i2")

@@ -1,4 +1,4 @@
-"""The part of the page about single samples of a run: pictures, maps and scores, with what the sliders need."""
+"""Section of the page with the samples of a run: pictures, maps, scores, and the data of the sliders."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ _QUALITY = 72
 
 
 def gallery(run: Path, result: Results, number: int, budget: Budget) -> str:
-    """Return a run's section: sliders, recall by defect, clouds, pictures; where it errs comes first.
+    """Return the HTML section of a run: sliders, recall by defect, clouds, pictures; the largest errors come first.
 
     Parameters
     ----------
     run, result
         The run and its ``results.json``.
     number
-        Makes names of this section unique in the page.
+        Number of the section, which makes its HTML id unique.
     budget
-        What the pictures may take; those that it does not allow are counted in the caption.
+        Bytes for the pictures; the caption counts how many samples are shown within it.
     """
     samples = sorted(result.samples, key=lambda s: s.score if s.label else -s.score)
     good, bad = ([s for s in samples if bool(s.label) == label] for label in (False, True))
@@ -50,7 +50,7 @@ def gallery(run: Path, result: Results, number: int, budget: Budget) -> str:
     return (
         f'<section class="run" id="run{number}" data-low="{low:.7g}" data-high="{high:.7g}">'
         f"<h3>{escape(result.run)}</h3>"
-        f"<p class=dim>{len(shown)} of {len(samples)} samples shown, where it errs first. "
+        f"<p class=dim>{len(shown)} of {len(samples)} samples shown, largest errors first. "
         f"One column per view; colour, geometry where there is any, ground truth in red, anomaly map.</p>"
         f'<div class="controls">'
         + _slider("sample", "sample is anomalous from", scores.min(), scores.max(), best)
@@ -81,7 +81,7 @@ def _filters(samples: Sequence[SampleResult]) -> list[tuple[str, str]]:
 
 
 def _recall(samples: Sequence[SampleResult]) -> str:
-    """Return a row per defect, whose recall the slider fills in; scores come along, for samples whose pictures do not."""
+    """Return a table with one row per defect; the slider fills in the recall from the scores of all samples in the row."""
     defects = sorted({s.defect for s in samples} - {GOOD})
     rows = []
     for k, defect in [(-1, GOOD), *enumerate(defects)]:
@@ -103,7 +103,7 @@ def _recall(samples: Sequence[SampleResult]) -> str:
 def _figure(run: Path, sample: SampleResult) -> str:
     picture, grey = (files.inside(run, name) for name in (sample.picture, sample.map))
     if not picture.exists() or not grey.exists():
-        return f"<figure><figcaption>{escape(sample.key)}: its pictures are gone; evaluate again</figcaption></figure>"
+        return f"<figure><figcaption>{escape(sample.key)}: its pictures are missing; evaluate again</figcaption></figure>"
     strip = imagecodecs.jpeg_decode(picture.read_bytes())[:-SIDE]  # the map is drawn by the page
     small = bytes(imagecodecs.jpeg_encode(np.ascontiguousarray(strip), level=_QUALITY))
     low, high = sample.map_range

@@ -1,5 +1,5 @@
 "use strict";
-// Black through red to yellow, as the pictures beside the runs.
+// Colour map from black through red to yellow, as in the pictures of the runs.
 const STOPS = [[0, 0, 4], [40, 11, 84], [101, 21, 110], [159, 42, 99], [212, 72, 66], [245, 125, 21], [250, 193, 39], [252, 255, 164]];
 const MARK = [0, 225, 255];
 
@@ -14,7 +14,7 @@ document.getElementById("theme").addEventListener("click", () => {
   document.querySelectorAll(".cloud").forEach(cloud => cloud.draw && cloud.draw());
 });
 
-// A map comes as a grey picture; black and white stand for data-low and data-high.
+// A map is a grey picture; black and white are the values data-low and data-high.
 async function drawMap(figure, section) {
   const canvas = figure.querySelector("canvas");
   if (!figure.grey) {
@@ -107,7 +107,7 @@ for (const section of document.querySelectorAll("section.run")) {
   section.querySelectorAll("figure[data-score]").forEach(figure => visible.observe(figure));
 }
 
-// Points are drawn nearest first wins, by a depth for every pixel.
+// Points are drawn with a depth buffer, so that the nearest one is visible.
 for (const cloud of document.querySelectorAll(".cloud")) {
   const canvas = cloud.querySelector("canvas"), select = cloud.querySelector("select"), section = cloud.closest("section");
   const context = canvas.getContext("2d"), view = { turn: 0.5, tilt: -0.4, zoom: 1 };

@@ -1,4 +1,4 @@
-"""Build the page: everything inlined, every name from outside escaped, no network allowed by its own policy."""
+"""Page of the report: everything is inlined, all names are escaped, the content security policy forbids network access."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from mvad.model.report.tables import comparison, headline, headline_columns, on_
 from mvad.model.runs import METRICS, RunFolder, config_hash
 
 PICTURES = 12_500_000
-"""Bytes of pictures and clouds on a page, shared by its runs; the rest of it takes less than 2 MB."""
+"""Bytes for pictures and clouds on a page, divided between its runs; the rest of the page takes less than 2 MB."""
 
 _PRO_LIMIT = 0.3
 
@@ -39,7 +39,7 @@ def build_page(runs: Sequence[Path]) -> str:
     pairs = sorted(zip(runs, results, strict=True), key=lambda pair: _order(pair[1]))
     template = Template((resources.files("mvad.model.report") / "template.html").read_text(encoding="utf-8"))
     script = (resources.files("mvad.model.report") / "page.js").read_text(encoding="utf-8")
-    each = PICTURES // max(len(runs), 1)
+    bytes_per_run = PICTURES // max(len(runs), 1)
     groups = _by_category(pairs)
     return template.substitute(
         version=escape(__version__),
@@ -48,7 +48,7 @@ def build_page(runs: Sequence[Path]) -> str:
         comparisons="".join(comparison([result for _, result in group]) for group in groups),
         scans=on_scans([result for _, result in pairs]),
         charts="".join(_charts(group) for group in groups),
-        gallery="".join(gallery(run, result, number, Budget(each)) for number, (run, result) in enumerate(pairs)),
+        gallery="".join(gallery(run, result, number, Budget(bytes_per_run)) for number, (run, result) in enumerate(pairs)),
         configurations="".join(_configuration(result) for _, result in pairs),
         script=script,
     )
@@ -86,12 +86,12 @@ def _charts(group: Sequence[tuple[Path, Results]]) -> str:
 
 
 def _rate_chart(title: str, results: Sequence[Results], level: str, x: str, y: str, most: float = 1.0) -> str:
-    lines: list[Line] = [(_short(r), *found) for r in results if (found := _rates(r.curves[level]))]
+    lines: list[Line] = [(_short(r), *rates) for r in results if (rates := _rates(r.curves[level]))]
     return line_chart(title, lines, x, y, legend_below=True, x_range=(0.0, most), y_range=_UNIT) if lines else ""
 
 
 def _precision_chart(results: Sequence[Results]) -> str:
-    lines: list[Line] = [(_short(r), *found) for r in results if (found := _precision(r.curves["sample"]))]
+    lines: list[Line] = [(_short(r), *points) for r in results if (points := _precision(r.curves["sample"]))]
     title = "precision and recall by sample"
     return line_chart(title, lines, "recall", "precision", legend_below=True, x_range=_UNIT, y_range=_UNIT) if lines else ""
 

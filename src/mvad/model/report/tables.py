@@ -1,4 +1,4 @@
-"""The page's tables: figures, methods against each other, what maps are worth on the scans."""
+"""Tables of the page: figures of runs, pairwise comparison of methods, figures on the raw scans."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from mvad.model.registry import backbone_label
 
 
 def headline_columns() -> str:
-    """Return the heads of the columns that ``headline`` fills, one for each metric of the page."""
+    """Return the column heads for ``headline``, one per metric of the page."""
     return "".join(f"<th>{escape(metric.title)}</th>" for metric in _page_metrics())
 
 
 def headline(results: Sequence[Results]) -> str:
-    """Return rows of dataset, category, model: means over seeds with intervals, the paper's figure, what it was made with."""
+    """Return rows by dataset, category and model: means over seeds with intervals, the paper's figure, numbers of samples."""
     rows = []
     for (dataset, category, model, teacher, inputs, _), group in _by_method(results).items():
         paper, means, first = paper_s_auroc(dataset, category, model), mean_figures(group), group[0].figures
@@ -45,41 +45,41 @@ def _page_metrics() -> list[Metric]:
 
 
 def comparison(results: Sequence[Results]) -> str:
-    """Return rows of every pair of methods of a category that were evaluated on the same samples."""
+    """Return one row per pair of methods of a category that were evaluated on the same samples."""
     groups = list(_by_method(results).items())
     rows = []
     for k, (first, one) in enumerate(groups):
         for second, other in groups[k + 1 :]:
-            found = difference(one, other) if same_samples(one[0], other[0]) else None
-            if found is None:
+            paired = difference(one, other) if same_samples(one[0], other[0]) else None
+            if paired is None:
                 continue
             names = [f"{key[2]} {key[4]}" + (f", {key[3]}" if first[3] != second[3] else "") for key in (first, second)]
-            points = f"{100 * found.mean:+.1f}", f"{100 * found.low:+.1f} to {100 * found.high:+.1f}"
-            rows.append(_cells([escape(c) for c in (f"{first[0]} / {first[1]}", *names, *points, found.verdict)]))
+            points = f"{100 * paired.mean:+.1f}", f"{100 * paired.low:+.1f} to {100 * paired.high:+.1f}"
+            rows.append(_cells([escape(c) for c in (f"{first[0]} / {first[1]}", *names, *points, paired.verdict)]))
     return "".join(rows)
 
 
 def on_scans(results: Sequence[Results]) -> str:
-    """Return a section on what maps are worth on the scans' own grid, or nothing where none was carried back."""
+    """Return the section with figures on the grid of the raw scans, or "" where no maps were projected."""
     shown = [metric for metric in metrics() if metric.on_scans_title]
     rows = []
     for r in results:
-        for rule, found in _scan_figures(r).items():
+        for rule, figures in _scan_figures(r).items():
             about = [escape(cell) for cell in (f"{r.dataset} / {r.category}", r.run, rule)]
-            cells = [_two(_percent(found[m.on_scans]), _interval(found.intervals.get(m.on_scans))) for m in shown]
+            cells = [_two(_percent(figures[m.on_scans]), _interval(figures.intervals.get(m.on_scans))) for m in shown]
             rows.append(_cells([*about, *cells]))
     if not rows:
         return ""
     head = "".join(f"<th>{escape(name)}</th>" for name in ("category", "run", "fused", *(m.on_scans_title for m in shown)))
     return (
-        "<h2>On the scans</h2><p class=dim>Maps of all views carried back to the grid of the raw scan and evaluated by MVTec "
+        "<h2>On the scans</h2><p class=dim>Maps of all views projected to the grid of the raw scan and evaluated by MVTec "
         "3D-AD's protocol, all pixels of the grid.</p>"
         f'<div class="wide"><table class="figures from4"><thead><tr>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table></div>'
     )
 
 
 def _scan_figures(result: Results) -> Mapping[str, Figures]:
-    """Return the figures on scans by rule of fusing; maps that were made on the scan have one rule."""
+    """Return the figures on scans by rule of fusion; maps that were imported on the scans' grid have one rule."""
     if result.protocol != SCAN_PROTOCOL:
         return result.scan.figures if result.scan else {}
     named = {metric.on_scans: metric.name for metric in metrics() if metric.on_scans}
@@ -110,7 +110,7 @@ def _mean(group: Sequence[Results], metric: Metric) -> str:
 
 
 def _two(text: str, below: str = "") -> str:
-    """Return the inside of a cell: a text, and a smaller one below it."""
+    """Return the content of a cell: a text, and a smaller one below it."""
     return escape(text) + (f"<br><small>{escape(below)}</small>" if below else "")
 
 

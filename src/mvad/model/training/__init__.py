@@ -1,1 +1,1 @@
-"""The engine: steps, checkpoints, runs."""
+"""Training: the engine with its phases and steps, checkpoints, optimizers, several processes."""

@@ -1,4 +1,4 @@
-"""Checkpoints: tensors in safetensors, facts in JSON with the tensors' SHA-256; a pair is complete or not there."""
+"""Checkpoints: tensors in a safetensors file, facts and the tensors' SHA-256 in a JSON file that is written last."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ FOLDER = "checkpoints"
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Where a training stood after ``step`` steps in all."""
+    """State of a training after ``step`` steps over all phases."""
 
     step: int
     tensors: dict[str, Tensor]
@@ -28,12 +28,12 @@ class Checkpoint:
 
 
 def save_checkpoint(run: Path, step: int, tensors: Mapping[str, Tensor], facts: Mapping[str, Any], keep: int) -> None:
-    """Write a checkpoint and remove all but the last ``keep``."""
+    """Write a checkpoint, then remove all but the last ``keep``."""
     folder = run / FOLDER
     contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in sorted(tensors.items())}
     content = safetensors.torch.save(contiguous)
     files.write_bytes(folder / f"step-{step}.safetensors", content)
-    # The JSON comes last: a checkpoint without it does not exist.
+    # Written last: a checkpoint counts only with its JSON file.
     files.write_sealed_json(folder / f"step-{step}.json", {**facts, "step": step, "sha256": files.sha256_bytes(content)})
     for old in _steps(folder)[:-keep]:
         files.remove(folder / f"step-{old}.json")
@@ -46,7 +46,7 @@ def last_checkpoint(run: Path) -> Checkpoint | None:
     Raises
     ------
     BadInput
-        If its tensors are not those that were written.
+        If its files are damaged or cannot be read.
     """
     steps = _steps(run / FOLDER)
     if not steps:
@@ -69,7 +69,7 @@ def last_checkpoint(run: Path) -> Checkpoint | None:
 
 
 def pack_optimizer(prefix: str, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """Return an optimizer's state as named tensors."""
+    """Return an optimizer's state as tensors named ``prefix.parameter.name``."""
     state = optimizer.state_dict()["state"]
     return {
         f"{prefix}.{number}.{name}": value if isinstance(value, Tensor) else torch.tensor(value)
@@ -80,7 +80,7 @@ def pack_optimizer(prefix: str, optimizer: torch.optim.Optimizer) -> dict[str, T
 
 
 def unpack_optimizer(prefix: str, optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
-    """Give an optimizer back what ``pack_optimizer`` returned."""
+    """Restore an optimizer's state from what ``pack_optimizer`` returned."""
     state: dict[int, dict[str, Tensor]] = {}
     for name, tensor in tensors.items():
         if name.startswith(prefix + "."):

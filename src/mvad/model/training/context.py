@@ -1,4 +1,4 @@
-"""What a training is given besides its data."""
+"""Context of a training: folder, progress, log, processes."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from mvad.progress import Progress
 
 @dataclass(frozen=True)
 class FitContext:
-    """Where a training may save, what it reports to, and the processes that share it.
+    """Context of a training besides its data and configuration.
 
     Attributes
     ----------
     run
         The run's folder: checkpoints are written there.
     progress
-        Is told of steps.
+        Receives the steps.
     log
-        Takes the figures of a step.
+        Called with the figures of each step.
     ranks
         The processes that train together.
     """

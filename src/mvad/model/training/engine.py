@@ -1,4 +1,4 @@
-"""The engine of every training: phases of like steps, batches and random numbers by step, checkpoints. It knows no method."""
+"""Training engine, used by every method that trains in steps: phases, batches and random numbers by step, checkpoints."""
 
 from __future__ import annotations
 
@@ -18,25 +18,25 @@ from mvad.model.training.loop import Phase, run_phases
 from mvad.model.training.optimizers import Optimizers
 
 Step = Callable[[Batch, torch.Generator, int], Mapping[str, float]]
-"""Takes step k of a phase with its batch and its random numbers; returns figures, ``loss`` among them."""
+"""Performs step k of a phase with its batch and random generator; returns figures, including ``loss``."""
 
 
 @dataclass(frozen=True)
 class TrainingPhase:
-    """A run of like steps with the optimizers that they use.
+    """Phase of a training: a number of steps of the same kind, with their optimizers.
 
     Attributes
     ----------
     name, steps
-        For the log, and how many.
+        Name for the log, and number of steps.
     stream
-        Number of the phase's stream of random numbers: step k draws from (seed, stream, k) and nothing else.
+        Number of the phase's random stream: the generator of step k depends on (seed, stream, k) only.
     begin
         Called once before the phase's first step in this process.
     step
         See ``Step``.
     optimizers
-        Their state goes into checkpoints while the phase lasts.
+        Their state is part of the phase's checkpoints.
     """
 
     name: str
@@ -49,7 +49,7 @@ class TrainingPhase:
 
 @dataclass
 class _Current:
-    """The phase in progress, and the samples of the last step."""
+    """The current phase, and the keys of the samples of the last step."""
 
     phase: TrainingPhase
     keys: Sequence[str] = field(default_factory=tuple)
@@ -59,26 +59,27 @@ def train_phases(
     train: ShardSet, phases: Sequence[TrainingPhase], config: ModelConfig, context: FitContext, samples: int, device: torch.device,
     state: Callable[[], Mapping[str, Tensor]], load_state: Callable[[Mapping[str, Tensor]], None],
 ) -> None:  # fmt: skip
-    """Take every step of every phase, from the run's last checkpoint on.
+    """Perform all steps of all phases, from the run's last checkpoint on.
 
-    The same steps give the same weights wherever a training was stopped, and whatever the number of ranks (up to rounding).
+    A training that was interrupted and continued gives the same weights as one without interruption; the number of ranks
+    changes them by rounding only.
 
     Parameters
     ----------
     train
         The training split.
     phases
-        What is to be done, in order.
+        The phases in order.
     config
         ``seed`` and ``train.*``.
     context
-        Where to save and log, and the ranks that share each batch.
+        Folder and log of the run, and the processes that share each batch.
     samples
         Samples per step, over all ranks.
     device
-        Batches for a CUDA device are read into page-locked memory.
+        Device of the training; batches for a CUDA device are read into page-locked memory.
     state, load_state
-        Give and take the weights.
+        Return and restore the weights.
 
     Raises
     ------
@@ -89,7 +90,7 @@ def train_phases(
     first = _resume(phases, context, load_state)
     ranks, total = context.ranks, sum(phase.steps for phase in phases)
     batches = Batches(train, config.seed, samples, rank=ranks.rank, ranks=ranks.size)
-    coming = batches.steps(first, total, config.train.workers, pin=device.type == "cuda")
+    batch_iterator = batches.steps(first, total, config.train.workers, pin=device.type == "cuda")
 
     def in_loop(phase: TrainingPhase) -> Phase:
         def begin() -> None:
@@ -97,7 +98,7 @@ def train_phases(
             phase.begin()
 
         def step(k: int) -> Mapping[str, float]:
-            batch = next(coming)
+            batch = next(batch_iterator)
             current.keys = batch.keys
             return phase.step(batch, generator_of(config.seed, phase.stream, k), k)
 
@@ -111,20 +112,20 @@ def train_phases(
 
 
 def _resume(phases: Sequence[TrainingPhase], context: FitContext, load_state: Callable[[Mapping[str, Tensor]], None]) -> int:
-    """Load the run's last checkpoint, if there is one; returns the number of steps that are done."""
+    """Load the run's last checkpoint, if there is one; return the number of finished steps."""
     saved = last_checkpoint(context.run)
     if saved is None:
         return 0
     load_state(saved.tensors)
     begun = 0
     for phase in phases:
-        if begun < saved.step < begun + phase.steps:  # at the beginning of a phase its optimizers have no past
+        if begun < saved.step < begun + phase.steps:  # at the beginning of a phase its optimizers have no state
             phase.optimizers.load(saved.tensors)
         begun += phase.steps
     return saved.step
 
 
 def generator_of(seed: int, stream: int, step: int) -> torch.Generator:
-    """Return a step's random numbers: a function of nothing but (seed, stream, step)."""
+    """Return the random generator of a step, which depends on (seed, stream, step) only."""
     number = int(np.random.SeedSequence([seed, stream, step]).generate_state(1, np.uint64)[0] >> 1)
     return torch.Generator().manual_seed(number)

@@ -1,4 +1,4 @@
-"""Run the steps of a training in phases, log them, save, and stop when asked. It knows no model."""
+"""Loop over the steps of a training: log, save checkpoints, stop on a signal."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ from mvad.model.training.checkpoint import save_checkpoint
 from mvad.model.training.context import FitContext
 from mvad.model.training.parallel import ProcessGroup
 
-_KEYS_TOLD = 8
+_MAX_KEYS_SHOWN = 8
 
 
 @dataclass(frozen=True)
 class Phase:
-    """A run of like steps.
+    """Phase of a training as the loop sees it.
 
     Attributes
     ----------
     name, steps
-        For the log, and how many.
+        Name for the log, and number of steps.
     begin
         Called once before the phase's first step in this process.
     step
-        Does step k of the phase and returns figures; ``loss`` must be among them.
+        Performs step k of the phase and returns figures, including ``loss``.
     """
 
     name: str
@@ -43,7 +43,7 @@ class Phase:
     step: Callable[[int], Mapping[str, float]]
 
 
-def run_phases(
+def run_phases(  # more than 60 lines, 34 of them parameters and docstring
     phases: Sequence[Phase],
     first: int,
     samples_per_step: int,
@@ -53,30 +53,30 @@ def run_phases(
     context: FitContext,
     keys: Callable[[], Sequence[str]] = tuple,
 ) -> None:
-    """Do the steps from number ``first`` (over all phases) to the end; a checkpoint now and then, and at the end.
+    """Perform the steps from number ``first`` (over all phases) to the end, with checkpoints.
 
-    A step is never broken off: an interruption (SIGINT, SIGTERM) waits for its end, the state is saved, and the
-    interruption takes its course. A second one does not wait. Only rank 0 writes; all ranks stop after the same step.
+    On SIGINT or SIGTERM the current step is finished and the state saved before the signal is handled; a second signal is
+    handled at once. Only rank 0 writes; all ranks stop after the same step.
 
     Parameters
     ----------
     phases, first
-        What is to do, and what is done.
+        The phases in order, and the number of finished steps.
     samples_per_step
-        For the throughput that is logged.
+        Number of samples per step, for the logged throughput.
     tensors
-        Returns what a checkpoint holds.
+        Returns the content of a checkpoint.
     every, keep
-        Steps between checkpoints, and how many stay.
+        Steps between checkpoints, and the number of checkpoints that are kept.
     context
-        Where to save and log.
+        Folder, progress and log of the run.
     keys
-        Returns the keys of the samples that the last step saw.
+        Returns the keys of the last step's samples.
 
     Raises
     ------
     BadInput
-        If a loss is not finite; the step and its samples are named, and the last good checkpoint is kept.
+        If a loss is not finite; the message names the step and its samples, and the last good checkpoint is kept.
     """
     total = sum(phase.steps for phase in phases)
     saved, ranks = first, context.ranks
@@ -113,20 +113,23 @@ def run_phases(
                     context.progress.advance(1, loss=figures["loss"], samples_per_s=rate)
                     if done % every == 0:
                         save(done)
-                    if _anyone(bool(stop), ranks):
+                    if _any_rank(bool(stop), ranks):
                         save(done)
                         stop.resume()
                         raise KeyboardInterrupt
                 offset += phase.steps
     except KeyboardInterrupt:
-        if between:  # a step that was broken off has moved some weights and not others
+        if between:  # an interrupted step may have changed some weights and not others
             save(done)
         raise
     save(total)
 
 
 class _Stop:
-    """Whether a signal came, and what would have handled it."""
+    """The signal that was received, if any, and the handlers that were installed before.
+
+    True once a signal was received.
+    """
 
     def __init__(self) -> None:
         self.came: int | None = None
@@ -136,13 +139,13 @@ class _Stop:
         return self.came is not None
 
     def note(self, number: int, frame: FrameType | None) -> None:
-        """Remember a first signal; a second one is handled at once."""
+        """Record a first signal; pass a second one to the previous handler at once."""
         if self.came is not None:
             self.resume()
         self.came = number
 
     def resume(self) -> None:
-        """Let the signal take the course it would have taken."""
+        """Call the previous handler of the signal that was received."""
         handler = self.before.get(self.came) if self.came is not None else None
         if callable(handler):
             handler(self.came, None)
@@ -150,7 +153,7 @@ class _Stop:
 
 @contextlib.contextmanager
 def _signals_wait() -> Iterator[_Stop]:
-    """Note SIGINT and SIGTERM instead of being broken off by them, where the main thread trains."""
+    """Record SIGINT and SIGTERM instead of handling them at once; without effect outside the main thread."""
     stop = _Stop()
     if threading.current_thread() is not threading.main_thread():
         yield stop
@@ -161,20 +164,20 @@ def _signals_wait() -> Iterator[_Stop]:
         yield stop
     finally:
         for number, handler in stop.before.items():
-            # A handler that put itself back (SIGTERM's does) is left as it is.
+            # A handler that installed itself again (SIGTERM's does) is left in place.
             if signal.getsignal(number) == stop.note:
                 signal.signal(number, handler)
 
 
-def _anyone(stopping: bool, ranks: ProcessGroup) -> bool:
-    """Tell whether any rank was asked to stop, so that all stop after the same step."""
+def _any_rank(stopping: bool, ranks: ProcessGroup) -> bool:
+    """Return whether any rank was asked to stop, so that all ranks stop after the same step."""
     if ranks.alone:
         return stopping
     return bool(ranks.total(torch.tensor(float(stopping))))
 
 
 def _not_finite(run: str, phase: str, step: int, loss: float, saved: int, keys: Sequence[str]) -> str:
-    shown = ", ".join(keys[:_KEYS_TOLD]) + (" ..." if len(keys) > _KEYS_TOLD else "")
+    shown = ", ".join(keys[:_MAX_KEYS_SHOWN]) + (" ..." if len(keys) > _MAX_KEYS_SHOWN else "")
     return (
         f"{run}: the loss is {loss} at {phase} step {step} (samples {shown}); the last checkpoint is step {saved}; "
         "look at these samples, or lower the learning rate (--set optimizer.student_lr=...) in a new run"

@@ -1,4 +1,4 @@
-"""Training of single-view methods: one network for all views and modalities, fed image by image."""
+"""Training of single-view methods: one network for the images of all views and modalities."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from mvad.model.training.engine import TrainingPhase, train_phases
 from mvad.model.training.optimizers import Optimizers
 
 ImageLoss = Callable[[Tensor, Tensor, torch.Generator], Tensor]
-"""Images (N, 3, S, S), which of their pixels show the object (N, S, S) bool, the step's random numbers: the loss."""
+"""Returns the loss of images (N, 3, S, S), outlines of the object (N, S, S) bool, and the step's random generator."""
 
 _STREAM = 2
 
@@ -24,9 +24,22 @@ def train_on_images(
     features: ViewFeatures, modules: Mapping[str, nn.Module], optimizers: Optimizers, train: ShardSet, context: FitContext,
     steps: int, images: int, image_loss: ImageLoss,
 ) -> None:  # fmt: skip
-    """Take ``steps`` steps of about ``images`` images: whole samples, whose present views are the images.
+    """Train for ``steps`` steps of about ``images`` images, which are the present views of whole samples.
 
-    Continues from the run's last checkpoint; the same steps give the same weights wherever it was stopped.
+    Continues from the run's last checkpoint; an interruption does not change the weights.
+
+    Parameters
+    ----------
+    features
+        Feature extractor with configuration and device.
+    modules, optimizers
+        Modules to be trained, by name, and their optimizers.
+    train
+        The training split.
+    context
+        Folder, progress and log of the run.
+    image_loss
+        See ``ImageLoss``.
     """
 
     def begin() -> None:
@@ -52,24 +65,24 @@ def module_state(modules: Mapping[str, nn.Module]) -> dict[str, Tensor]:
 
 
 def load_modules(modules: Mapping[str, nn.Module], state: Mapping[str, Tensor]) -> None:
-    """Take back what ``module_state`` returned."""
+    """Restore modules from what ``module_state`` returned."""
     for name, module in modules.items():
         module.load_state_dict({part: state[f"{name}.{part}"] for part in module.state_dict()})
 
 
 def samples_per_step(features: ViewFeatures, images: int) -> int:
-    """Return how many samples make about that many images."""
+    """Return the number of samples that have about ``images`` images, at least 1."""
     return max(1, round(images / (features.spec.views * len(features.spec.modalities))))
 
 
 def present_images(views: ViewImages) -> tuple[Tensor, Tensor]:
-    """Return the images (N, 3, S, S) of the views that are present, and where they show the object (N, S, S)."""
+    """Return the images (N, 3, S, S) of present views, and their outlines of the object (N, S, S) bool."""
     modalities = views.images.shape[2]
     return views.images[views.present].flatten(0, 1), views.seen[views.present].repeat_interleave(modalities, dim=0)
 
 
 def spread(values: Tensor, views: ViewImages) -> Tensor:
-    """Put rows of ``present_images`` back: (N, ...) to (B, V, M, ...), 0 where a view is missing."""
+    """Return values (N, ...) of the rows of ``present_images`` as (B, V, M, ...), 0 where a view is missing."""
     modalities = views.images.shape[2]
     out = values.new_zeros(*views.present.shape, modalities, *values.shape[1:])
     out[views.present] = values.view(-1, modalities, *values.shape[1:])

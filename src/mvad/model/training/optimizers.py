@@ -13,22 +13,22 @@ from mvad.model.training.checkpoint import pack_optimizer, unpack_optimizer
 from mvad.model.training.parallel import ProcessGroup
 
 Schedule = Callable[[int], float]
-"""From the step to the factor on the base learning rate."""
+"""Returns the factor on the base learning rate at step k."""
 
 
 def constant(k: int) -> float:
-    """Return 1: the learning rate stays."""
+    """Return 1 for a constant learning rate."""
     return 1.0
 
 
 @dataclass(frozen=True)
 class Optimizers:
-    """Optimizers that step together.
+    """Several optimizers with their schedules, used as one.
 
     Attributes
     ----------
     parts
-        Each optimizer with its schedule; parameter groups are made by ``groups``, which records the base learning rate.
+        Optimizers with their schedules; parameter groups are made by ``groups``, which records the base learning rate.
     clip_norm
         Largest norm of each optimizer's gradient.
     """
@@ -37,9 +37,9 @@ class Optimizers:
     clip_norm: float = math.inf
 
     def step(self, loss: Tensor, k: int, ranks: ProcessGroup = ProcessGroup()) -> float:  # frozen
-        """Take step ``k`` down the gradient of ``loss``, added over ranks; returns that sum.
+        """Perform step ``k`` on the gradient of ``loss``, summed over ranks; return that sum.
 
-        A loss that is not finite changes nothing.
+        If the sum is not finite, no parameter is changed.
         """
         total = float(ranks.total(loss))
         for optimizer, schedule in self.parts:
@@ -58,7 +58,7 @@ class Optimizers:
         return total
 
     def tensors(self) -> dict[str, Tensor]:
-        """Return the state of all, named."""
+        """Return the state of all optimizers as named tensors."""
         return {
             name: tensor
             for number, (optimizer, _) in enumerate(self.parts)
@@ -66,11 +66,11 @@ class Optimizers:
         }
 
     def load(self, tensors: Mapping[str, Tensor]) -> None:
-        """Take back what ``tensors`` returned."""
+        """Restore what ``tensors`` returned."""
         for number, (optimizer, _) in enumerate(self.parts):
             unpack_optimizer(f"optimizer{number}", optimizer, tensors)
 
 
 def groups(parts: Sequence[tuple[Iterable[nn.Parameter], float]]) -> list[dict[str, object]]:
-    """Return parameter groups for torch's optimizers: (parameters, learning rate) each."""
+    """Return parameter groups for torch's optimizers from pairs (parameters, learning rate)."""
     return [{"params": list(parameters), "lr": lr, "base_lr": lr} for parameters, lr in parts]

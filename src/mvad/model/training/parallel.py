@@ -1,8 +1,8 @@
-"""Training by several processes (torchrun): each takes a part of every batch, and together they do what one would.
+"""Training by several processes (torchrun), each on a part of every batch, with the result of a single process.
 
-Sums over a batch (losses, batch statistics, gradients) are taken over all ranks, and random numbers are drawn for the
-whole batch on each, so that the number of ranks changes nothing but rounding. It works on gloo, too, where torch's own
-synchronised batch norm does not.
+Sums over a batch (losses, batch statistics, gradients) are taken over all ranks, and each rank draws the random numbers of
+the whole batch, so that the number of ranks changes results by rounding only. Works with gloo, too, which torch's
+synchronised batch norm does not support.
 """
 
 from __future__ import annotations
@@ -19,20 +19,20 @@ from torch.distributed.nn.functional import all_reduce
 
 @dataclass(frozen=True)
 class ProcessGroup:
-    """A process among those that train together."""
+    """Rank of this process among those that train together, and the number of processes."""
 
     rank: int = 0
     size: int = 1
 
     @property
     def alone(self) -> bool:
-        """Whether there is nobody else."""
+        """Whether this is the only process."""
         return self.size == 1
 
     def part(self, whole: Tensor) -> Tensor:
-        """Return this rank's rows of what was drawn for the whole batch."""
-        each = len(whole) // self.size
-        return whole[self.rank * each : (self.rank + 1) * each]
+        """Return this rank's rows of a tensor with one row per sample of the whole batch."""
+        count = len(whole) // self.size
+        return whole[self.rank * count : (self.rank + 1) * count]
 
     def total(self, value: Tensor) -> Tensor:
         """Return the sum over ranks, without gradients."""
@@ -43,7 +43,7 @@ class ProcessGroup:
         return summed
 
     def sum_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
-        """Add gradients over ranks, as one message; a parameter that no rank used keeps none."""
+        """Sum gradients over ranks in one message; a parameter that no rank used keeps gradient None."""
         if self.alone:
             return
         chosen = list(parameters)
@@ -55,13 +55,13 @@ class ProcessGroup:
             p.grad = part.view_as(p).to(p.dtype)
 
     def wait(self) -> None:
-        """Wait until all ranks are here."""
+        """Wait until all ranks have called this."""
         if not self.alone:
             dist.barrier()
 
 
 def join_process_group() -> ProcessGroup:
-    """Return the process group that torchrun describes in the environment, connected; or a group of one."""
+    """Connect to the process group that torchrun describes in the environment; without torchrun, return a group of one."""
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if size == 1:
         return ProcessGroup()
@@ -74,22 +74,22 @@ def join_process_group() -> ProcessGroup:
 
 
 def leave_process_group() -> None:
-    """Disconnect."""
+    """Disconnect from the process group, if connected."""
     if dist.is_available() and dist.is_initialized():
         dist.destroy_process_group()
 
 
 class SharedBatchNorm2d(nn.BatchNorm2d):
-    """Batch norm whose statistics in training are those of all ranks' images."""
+    """Batch norm whose statistics in training are taken over the images of all ranks."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, C, h, w) to the same."""
+        """(N, C, h, w) to the same shape and dtype."""
         if not self.training:
             return super().forward(x)
         x32 = x.float()
         count = x32.new_tensor(float(x.numel() // x.shape[1]))
-        own = torch.cat([x32.sum(dim=(0, 2, 3)), (x32 * x32).sum(dim=(0, 2, 3)), count[None]])
-        sums: Tensor = all_reduce(own)  # type: ignore[no-untyped-call]  # torch leaves it untyped
+        local_sums = torch.cat([x32.sum(dim=(0, 2, 3)), (x32 * x32).sum(dim=(0, 2, 3)), count[None]])
+        sums: Tensor = all_reduce(local_sums)  # type: ignore[no-untyped-call]  # torch leaves it untyped
         n = sums[-1]
         mean, square = (part / n for part in sums[:-1].chunk(2))
         variance = (square - mean * mean).clamp(min=0)
@@ -107,7 +107,7 @@ class SharedBatchNorm2d(nn.BatchNorm2d):
 
 
 def share_batch_norms(module: nn.Module) -> None:
-    """Turn every batch norm below a module into one that all ranks share; weights and names stay."""
+    """Replace each batch norm in a module by ``SharedBatchNorm2d``; weights and names stay."""
     for child in module.modules():
         if type(child) is nn.BatchNorm2d:
             child.__class__ = SharedBatchNorm2d

@@ -1,4 +1,4 @@
-"""Mean feature (none: the lower bound of every table): what it is, and its keys. ``detector.py`` has the detector."""
+"""Declaration of the baseline mean_feature, the lower bound of every table; ``detector.py`` holds the detector."""
 
 from __future__ import annotations
 

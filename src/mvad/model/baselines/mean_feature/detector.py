@@ -1,4 +1,4 @@
-"""Distance of pooled teacher features to their training mean: the lower bound that every method must beat."""
+"""Distance of pooled teacher features to their training mean, the lower bound for all methods."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from mvad.model.training.context import FitContext
 
 
 class MeanFeature(Detector):
-    """One mean vector per view and modality; the map of a view is flat, since pooling keeps no position."""
+    """One mean vector per view and modality; the map of a view is constant, since pooling discards positions."""
 
     def __init__(self, config: ModelConfig, spec: InputSpec, teacher: Teacher, device: torch.device) -> None:
         self.config, self.spec, self.device = config, spec, device
@@ -55,7 +55,7 @@ class MeanFeature(Detector):
         self.mean = state["mean"].to(self.device)
 
     def planned_seconds(self, samples: int) -> float:
-        """See ``Detector.planned_seconds``: one forward pass of the teacher for every view."""
+        """See ``Detector.planned_seconds``: one forward pass of the teacher per view and modality."""
         size = self.config.input.size
         return 1.5e-6 * size * size * samples * self.mean.shape[0] * self.mean.shape[1]
 

@@ -1,4 +1,4 @@
-"""PaDiM (Defard et al., ICPR 2021): what it is, and its keys. ``detector.py`` has the detector."""
+"""Declaration and keys of PaDiM (Defard et al., ICPR 2021); ``detector.py`` holds the detector."""
 
 from __future__ import annotations
 
@@ -15,11 +15,13 @@ class PaDiMKeys:
 
     channels: int = key(
         100,
-        "Number of random channels that are kept of all levels.",
+        "Number of channels, drawn at random from those of all levels.",
         paper="Defard et al. 2021: 100 of ResNet-18, 550 of WideResNet-50",
     )
     regulariser: float = key(0.01, "Added to the diagonal of each covariance.", paper="Defard et al. 2021: 0.01")
-    sigma: float = key(4.0, "Gaussian over the map, in pixels at 256 x 256.", paper="Defard et al. 2021: 4")
+    sigma: float = key(
+        4.0, "Standard deviation of the Gaussian that smooths the map, in pixels at 256 x 256.", paper="Defard et al. 2021: 4"
+    )
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,8 @@
-"""PaDiM (Defard et al., ICPR 2021): a Gaussian of features at each position of each view, Mahalanobis distance.
+"""PaDiM (Defard et al., ICPR 2021): one Gaussian of features per position and view, Mahalanobis distance.
 
-Levels 1 to 3 at level 1's size, random channels of them, 0.01 I added to each covariance, Gaussian sigma 4.
+Levels 1 to 3 at level 1's size, random channels of them, 0.01 I added to each covariance, smoothing with sigma 4.
 Backbone: the chosen teacher (paper: ResNet-18 with 100 channels, WideResNet-50 with 550). Positions at which no training
-sample shows the object are left out (score.region).
+sample shows the object are left out (``score.region``).
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from mvad.model.training.context import FitContext
 
 
 class PaDiM(Detector):
-    """Gaussians by view, modality and position."""
+    """PaDiM with one Gaussian per view, modality and position."""
 
     config: PaDiMConfig
 
@@ -38,7 +38,7 @@ class PaDiM(Detector):
         self.tensors: dict[str, Tensor] = {}
 
     def fit(self, train: ShardSet, context: FitContext) -> None:
-        """See ``Detector.fit``: two passes, means and then covariances."""
+        """See ``Detector.fit``: one pass over the samples, then means and covariances per view and modality."""
         inputs = self._inputs()
         context.progress.start(f"train {context.run.name}", len(train) + len(inputs))
         gathered: list[Tensor] = []
@@ -54,7 +54,7 @@ class PaDiM(Detector):
             rows = [number for number in range(len(gathered)) if counts[number, v].any()]
             points = torch.stack([gathered[number][v, m][places] for number in rows], dim=1).float()
             mean = points.mean(dim=1)
-            offset = (points - mean[:, None]).double()  # as many dimensions as samples: float32 is not enough
+            offset = (points - mean[:, None]).double()  # float32 is not enough with as many dimensions as samples
             covariance = offset.transpose(1, 2) @ offset / max(len(rows) - 1, 1)
             eye = torch.eye(len(self.channels), dtype=torch.float64, device=covariance.device)
             factor = torch.linalg.cholesky(covariance + self.config.padim.regulariser * eye)
@@ -90,7 +90,7 @@ class PaDiM(Detector):
         self.tensors = {name: state[name].to(self.device) for name in names}
 
     def planned_seconds(self, samples: int) -> float:
-        """See ``Detector.planned_seconds``: one pass of the teacher, an inverse a position."""
+        """See ``Detector.planned_seconds``: one pass of the teacher, and one matrix inverse per position."""
         pixels = len(self._inputs()) * self.config.input.size**2
         return 2e-6 * samples * pixels + pixels / 16 * len(self.channels) ** 3 * 1e-10
 
@@ -103,9 +103,9 @@ class PaDiM(Detector):
         return {f"{v}.{name}": (v, m) for v in range(spec.views) for m, name in enumerate(spec.modalities)}
 
     def _embedding(self, views: ViewImages) -> Tensor:
-        """Return (B, V, M, s, s, channels) at stride 4."""
+        """Return the chosen channels of all levels at stride 4, (B, V, M, s, s, channels)."""
         levels = [level.flatten(0, 2) for level in self.features.levels(views)]
         side = int(levels[0].shape[-1])
-        grown = [functional.interpolate(level, size=side, mode="bilinear", align_corners=False) for level in levels]
-        chosen = torch.cat(grown, dim=1)[:, self.channels.to(grown[0].device)]
+        resized = [functional.interpolate(level, size=side, mode="bilinear", align_corners=False) for level in levels]
+        chosen = torch.cat(resized, dim=1)[:, self.channels.to(resized[0].device)]
         return chosen.permute(0, 2, 3, 1).reshape(*views.images.shape[:3], side, side, -1)

@@ -1,4 +1,4 @@
-"""PatchCore (Roth et al., CVPR 2022): what it is, and its keys. ``detector.py`` has the detector."""
+"""Declaration and keys of PatchCore (Roth et al., CVPR 2022); ``detector.py`` holds the detector."""
 
 from __future__ import annotations
 
@@ -11,22 +11,30 @@ from mvad.settings import key
 
 @dataclass(frozen=True)
 class PatchCoreKeys:
-    """PatchCore (Roth et al. 2022), one memory bank a view."""
+    """PatchCore (Roth et al. 2022), one memory bank per view."""
 
-    coreset: float = key(0.1, "Share of the patches that stay, by greedy k-centre.", paper="Roth et al. 2022: 1, 10 or 25 %")
+    coreset: float = key(
+        0.1,
+        "Share of the patches that the memory bank keeps, chosen by greedy k-centre.",
+        paper="Roth et al. 2022: 1, 10 or 25 %",
+    )
     min_patches: int = key(
         0,
-        "A memory bank is never cut below this many patches, since a few training samples have none to spare.",
+        "A memory bank is never reduced below this many patches, since few training samples give few patches.",
         paper=OURS,
-        alternatives="0: the paper's share whatever is left",
+        alternatives="0: the paper's share, however few patches that are",
     )
     projection: int = key(
-        128, "Dimensions of the random projection that the coreset is searched in.", paper="Roth et al. 2022: 128"
+        128, "Dimensions of the random projection in which the coreset is searched.", paper="Roth et al. 2022: 128"
     )
-    neighbours: int = key(9, "Neighbours of the reweighting (eq. 7).", paper="Roth et al. 2022: b nearest; their code 9")
-    sigma: float = key(4.0, "Gaussian over the map, in pixels at 256 x 256.", paper="Roth et al. 2022: 4")
+    neighbours: int = key(
+        9, "Number of neighbours of the reweighting (eq. 7).", paper="Roth et al. 2022: b nearest; their code 9"
+    )
+    sigma: float = key(
+        4.0, "Standard deviation of the Gaussian that smooths the map, in pixels at 256 x 256.", paper="Roth et al. 2022: 4"
+    )
     max_patches: int = key(
-        100000, "Patches per view that enter the coreset search at most, drawn at random beyond this.", paper=OURS
+        100000, "Largest number of patches per view in the coreset search; drawn at random if there are more.", paper=OURS
     )
 
 

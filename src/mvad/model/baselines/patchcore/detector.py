@@ -1,8 +1,8 @@
-"""PatchCore (Roth et al., CVPR 2022): a coreset of normal patches a view, nearest neighbour, reweighting.
+"""PatchCore (Roth et al., CVPR 2022): one coreset of normal patches per view, nearest neighbour, reweighting.
 
 Levels 2 and 3 (strides 8 and 16), 3x3 average neighbourhoods, concatenated at stride 8; greedy coreset of 10 %
-after random projection to 128; Gaussian sigma 4. Backbone: the chosen teacher (paper: WideResNet-50).
-One bank for each view and modality; patches of the background are left out (score.region).
+after random projection to 128; smoothing with sigma 4. Backbone: the chosen teacher (paper: WideResNet-50).
+One bank per view and modality; patches of the background are left out (``score.region``).
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from mvad.model.training.context import FitContext
 
 
 class PatchCore(Detector):
-    """Memory banks of normal patches."""
+    """PatchCore with one memory bank of normal patches per view and modality."""
 
     config: PatchCoreConfig
 
@@ -60,7 +60,7 @@ class PatchCore(Detector):
         for name, (view, modality) in self._inputs().items():
             for row in range(b):
                 if not torch.onnx.is_in_onnx_export() and not counts[row, view].any():
-                    continue  # missing, or nothing of the object is seen; an exported graph cannot branch
+                    continue  # the view is missing or shows no object; an exported graph cannot branch
                 plane, score = self._compare(patches[row, view, modality], counts[row, view], self.banks[name])
                 planes[row, view, modality] = plane
                 scores[row, view, modality] = score
@@ -79,8 +79,8 @@ class PatchCore(Detector):
         """See ``Detector.planned_seconds``: the greedy coreset is quadratic in the patches of a view."""
         patches = min(self.config.patchcore.max_patches, samples * (self.config.input.size // 8) ** 2 * 0.4)
         share = max(self.config.patchcore.coreset, min(1.0, self.config.patchcore.min_patches / max(patches, 1)))
-        each = patches * patches * share * self.config.patchcore.projection * 1.2e-10
-        return len(self._inputs()) * each + 2e-6 * samples * len(self._inputs()) * self.config.input.size**2
+        per_bank = patches * patches * share * self.config.patchcore.projection * 1.2e-10
+        return len(self._inputs()) * per_bank + 2e-6 * samples * len(self._inputs()) * self.config.input.size**2
 
     def modules(self) -> Sequence[nn.Module]:
         """See ``Detector.modules``."""
@@ -91,38 +91,38 @@ class PatchCore(Detector):
         return {f"bank.{v}.{name}": (v, m) for v in range(spec.views) for m, name in enumerate(spec.modalities)}
 
     def _coreset(self, patches: Tensor, name: str) -> Tensor:
-        """Greedy k-centre: each next patch is the one furthest from those already chosen."""
+        """Return a coreset by greedy k-centre: each next patch is the one furthest from those already chosen."""
         config = self.config.patchcore
         digest = hashlib.sha256(f"{self.config.seed} {name}".encode()).digest()
         generator = torch.Generator().manual_seed(int.from_bytes(digest[:6], "little"))
         if len(patches) > config.max_patches:
             patches = patches[torch.randperm(len(patches), generator=generator)[: config.max_patches]]
-        wanted = min(len(patches), max(1, config.min_patches, round(config.coreset * len(patches))))
+        count = min(len(patches), max(1, config.min_patches, round(config.coreset * len(patches))))
         projection = torch.randn(patches.shape[1], config.projection, generator=generator) / config.projection**0.5
         low = patches @ projection.to(patches)
         squared = (low**2).sum(dim=1)
-        chosen = torch.empty(wanted, dtype=torch.long)
+        chosen = torch.empty(count, dtype=torch.long)
         nearest = torch.full((len(low),), torch.inf, device=low.device)
-        at = int(torch.randint(len(low), (1,), generator=generator))
-        for k in range(wanted):
-            chosen[k] = at
-            nearest = torch.minimum(nearest, squared + squared[at] - 2 * (low @ low[at]))
-            at = int(nearest.argmax())
+        latest = int(torch.randint(len(low), (1,), generator=generator))
+        for k in range(count):
+            chosen[k] = latest
+            nearest = torch.minimum(nearest, squared + squared[latest] - 2 * (low @ low[latest]))
+            latest = int(nearest.argmax())
         return patches[chosen.to(patches.device)].contiguous()
 
     def _compare(self, patches: Tensor, counts: Tensor, bank: Tensor) -> tuple[Tensor, Tensor]:
-        """Return each patch's distance to the bank, and the image's reweighted score (eq. 6 and 7).
+        """Return the distance (s, s) of each patch to the bank, and the image's reweighted score (eq. 6 and 7).
 
         Parameters
         ----------
         patches
             (s, s, C).
         counts
-            (s, s) bool; distances of the others are 0.
+            (s, s) bool, patches that count; the distance of the others is 0.
         bank
             (N, C).
         """
-        # Patches are chosen before distances are taken; an exported graph, whose shapes are fixed, chooses afterwards.
+        # Patches are selected before distances are computed; an exported graph, whose shapes are fixed, masks them afterwards.
         fixed = torch.onnx.is_in_onnx_export()
         table = distances(patches.flatten(0, 1) if fixed else patches[counts], bank)
         distance, neighbour = table.min(dim=1)
@@ -143,6 +143,6 @@ class PatchCore(Detector):
 
 
 def distances(patches: Tensor, bank: Tensor) -> Tensor:
-    """Return the Euclidean distances (P, N) of (P, C) from (N, C), by one matrix product: an operator that ONNX has, too."""
+    """Return the Euclidean distances (P, N) between (P, C) and (N, C) by a matrix product, which ONNX supports."""
     squared = (patches**2).sum(dim=1)[:, None] + (bank**2).sum(dim=1) - 2 * patches @ bank.T
     return squared.clamp(min=0).sqrt()

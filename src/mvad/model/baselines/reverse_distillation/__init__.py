@@ -1,4 +1,4 @@
-"""Reverse distillation (Deng and Li, CVPR 2022): what it is, and its keys. ``detector.py`` has the detector."""
+"""Declaration and keys of reverse distillation (Deng and Li, CVPR 2022); ``detector.py`` holds the detector."""
 
 from __future__ import annotations
 
@@ -16,7 +16,9 @@ class ReverseDistillationKeys:
     epochs: int = key(200, "Passes over the training split.", paper="Deng and Li 2022: 200")
     lr: float = key(0.005, "Learning rate of Adam, betas 0.5 and 0.999.", paper="Deng and Li 2022: 0.005")
     batch: int = key(16, "Images per step.", paper="Deng and Li 2022: 16")
-    sigma: float = key(4.0, "Gaussian over the map, in pixels at 256 x 256.", paper="Deng and Li 2022: 4")
+    sigma: float = key(
+        4.0, "Standard deviation of the Gaussian that smooths the map, in pixels at 256 x 256.", paper="Deng and Li 2022: 4"
+    )
 
 
 @dataclass(frozen=True)

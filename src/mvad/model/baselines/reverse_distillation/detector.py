@@ -1,4 +1,4 @@
-"""Reverse distillation (Deng and Li, CVPR 2022): a decoder gives the teacher's features back from a narrow embedding.
+"""Reverse distillation (Deng and Li, CVPR 2022): a decoder reconstructs the teacher's features from a narrow embedding.
 
 Multi-scale fusion and one-class embedding to stride 32, a mirrored decoder, 1 - cosine over flattened maps, Adam 0.005
 (0.5, 0.999); map: sum of the upsampled 1 - cos of three levels, sigma 4; image: its maximum. Backbone: the chosen teacher
@@ -31,7 +31,7 @@ def _down(inputs: int, outputs: int) -> nn.Sequential:
 
 
 class _Stage(nn.Module):
-    """Twice the side, by a transposed convolution, and two residual blocks; a 1x1 gives the teacher's channels."""
+    """Transposed convolution to twice the side and two residual blocks; a 1x1 convolution gives the teacher's channels."""
 
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__()
@@ -40,7 +40,7 @@ class _Stage(nn.Module):
         self.out = nn.Conv2d(outputs, outputs, 1)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """(N, inputs, h, w) to what goes on and what is compared, both (N, outputs, 2 h, 2 w)."""
+        """(N, inputs, h, w) to the input of the next stage and the reconstructed features, both (N, outputs, 2 h, 2 w)."""
         x = self.blocks(self.up(x))
         return x, self.out(x)
 
@@ -57,7 +57,7 @@ class Decoder(nn.Module):
         self.stage16, self.stage8, self.stage4 = _Stage(2 * at16, at16), _Stage(at16, at8), _Stage(at8, at4)
 
     def forward(self, levels: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
-        """Teacher's levels at strides 4, 8, 16 to the decoder's."""
+        """Teacher's levels (N, C_l, h_l, w_l) at strides 4, 8, 16 to their reconstructions of the same shapes."""
         fused = self.fuse(torch.cat([self.from4(levels[0]), self.from8(levels[1]), levels[2]], dim=1))
         x, third = self.stage16(self.embed(fused))
         x, second = self.stage8(x)
@@ -66,7 +66,7 @@ class Decoder(nn.Module):
 
 
 class ReverseDistillation(Detector):
-    """Teacher, embedding, decoder."""
+    """Reverse distillation with one decoder for all views and modalities."""
 
     config: ReverseDistillationConfig
 
@@ -102,8 +102,8 @@ class ReverseDistillation(Detector):
         with torch.no_grad():
             teacher = self.features.features(images)
             planes = [1 - functional.cosine_similarity(t, s) for t, s in zip(teacher, self.decoder(teacher), strict=True)]
-        grown = [functional.interpolate(p[:, None], size=size, mode="bilinear", align_corners=False)[:, 0] for p in planes]
-        flat = smooth_upsample(grown[0] + grown[1] + grown[2], size, self.config.rd.sigma * size / 256)
+        resized = [functional.interpolate(p[:, None], size=size, mode="bilinear", align_corners=False)[:, 0] for p in planes]
+        flat = smooth_upsample(resized[0] + resized[1] + resized[2], size, self.config.rd.sigma * size / 256)
         maps = spread(flat, views)
         return finish(maps, views, self.config.score, highest(maps, counted(views, self.config.score)))
 
@@ -116,7 +116,7 @@ class ReverseDistillation(Detector):
         self.decoder.load_state_dict({name: state[name] for name in self.decoder.state_dict()})
 
     def planned_seconds(self, samples: int) -> float:
-        """See ``Detector.planned_seconds``: from the number of pixels that go through teacher and decoder."""
+        """See ``Detector.planned_seconds``: proportional to the number of pixels processed by teacher and decoder."""
         images = self._steps(samples) * self.config.rd.batch
         return 2.5e-6 * images * self.config.input.size**2
 

@@ -1,9 +1,9 @@
-"""SimpleNet (Liu et al., CVPR 2023): noise on adapted features is what a discriminator learns to tell from normal ones.
+"""SimpleNet (Liu et al., CVPR 2023): a discriminator learns to separate normal adapted features from noisy ones.
 
 Levels 2 and 3, 3x3 neighbourhoods, one linear adaptor, Gaussian noise of deviation 0.015, a two-layer discriminator,
-truncated L1 at 0.5, Adam 1e-4 and 2e-4 with weight decay 1e-5; map: the negative answer, sigma 4; image: its maximum.
+truncated L1 at 0.5, Adam 1e-4 and 2e-4 with weight decay 1e-5; map: the negative output, sigma 4; image: its maximum.
 Backbone: the chosen teacher (paper: WideResNet-50). One network for all views and modalities; patches of the background
-are left out (score.region).
+are left out (``score.region``).
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from mvad.model.training.on_images import load_modules, module_state, present_im
 from mvad.model.training.optimizers import Optimizers, constant, groups
 
 _META_EPOCHS = 4
-"""The authors' code goes over the discriminator's data four times an epoch."""
+"""Passes over the training split per epoch in the authors' code."""
 
 
 class SimpleNet(Detector):
-    """Adaptor and discriminator."""
+    """SimpleNet with one adaptor and discriminator for all views and modalities."""
 
     config: SimpleNetConfig
 
@@ -57,8 +57,8 @@ class SimpleNet(Detector):
             patches, chosen = self._patches(images, seen)
             normal = self.adaptor(patches[chosen])
             noise = torch.randn(normal.shape, generator=generator).to(normal) * config.noise
-            answer = self.discriminator(torch.cat([normal, normal + noise]))[:, 0]
-            real, fake = answer.chunk(2)
+            logits = self.discriminator(torch.cat([normal, normal + noise]))[:, 0]
+            real, fake = logits.chunk(2)
             loss: Tensor = (config.margin - real).clamp(min=0).mean() + (config.margin + fake).clamp(min=0).mean()
             return loss
 
@@ -90,7 +90,7 @@ class SimpleNet(Detector):
         load_modules(self._parts(), state)
 
     def planned_seconds(self, samples: int) -> float:
-        """See ``Detector.planned_seconds``: from the number of pixels that go through the teacher."""
+        """See ``Detector.planned_seconds``: proportional to the number of pixels processed by the teacher."""
         return 1.5e-6 * self._steps(samples) * self.config.simplenet.batch * self.config.input.size**2
 
     def modules(self) -> Sequence[nn.Module]:
@@ -105,7 +105,7 @@ class SimpleNet(Detector):
         return max(1, _META_EPOCHS * config.epochs * samples // samples_per_step(self.features, config.batch))
 
     def _patches(self, images: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
-        """Return patches (N, s, s, C) at stride 8, and which of them count (N, s, s)."""
+        """Return patches (N, s, s, C) at stride 8, and which of them count (N, s, s) bool."""
         patches = neighbourhoods(self.features.features(images))
         share = averaged(counts.float()[:, None], patches.shape[1])[:, 0]
         chosen = share > 0.5 if self.config.score.region == "object" else torch.ones_like(share, dtype=torch.bool)

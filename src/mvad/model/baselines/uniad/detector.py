@@ -1,4 +1,4 @@
-"""UniAD (You et al., NeurIPS 2022): one transformer that gives normal features back, kept from copying them.
+"""UniAD (You et al., NeurIPS 2022): a transformer reconstructs normal features; masking keeps it from copying its input.
 
 Features of all levels at stride 16, 4 + 4 layers of width 256, neighbour-masked attention (7 x 7), a learned query in each
 decoder layer, feature jitter of scale 20, MSE, AdamW 1e-4; map: norm of the difference; image: maximum of the map averaged
@@ -28,16 +28,16 @@ _POOL = 16
 
 
 def neighbour_mask(side: int, reach: int) -> Tensor:
-    """Return (side^2, side^2) bool, true where a token may look: outside of its ``reach`` x ``reach`` neighbourhood.
+    """Return (side^2, side^2) bool, true where a token may attend: outside of its ``reach`` x ``reach`` neighbourhood.
 
-    A neighbourhood that covers the whole map leaves a token nothing; there it may look everywhere but at itself.
+    A token whose neighbourhood covers the whole map may attend to all tokens but itself.
     """
     line = torch.arange(side)
     row, column = (x.flatten() for x in torch.meshgrid(line, line, indexing="ij"))
     near = ((row[:, None] - row).abs() <= reach // 2) & ((column[:, None] - column).abs() <= reach // 2)
     allowed = ~near
-    lost = ~allowed.any(dim=1)
-    allowed[lost] = ~torch.eye(side * side, dtype=torch.bool)[lost]
+    fully_masked = ~allowed.any(dim=1)
+    allowed[fully_masked] = ~torch.eye(side * side, dtype=torch.bool)[fully_masked]
     return allowed
 
 
@@ -74,7 +74,7 @@ class _EncoderLayer(nn.Module):
 
 
 class _DecoderLayer(nn.Module):
-    """A learned query looks at the encoder's output, then at what the layer before gave."""
+    """Decoder layer: a learned query attends to the encoder's output, then to the previous layer's output."""
 
     def __init__(self, config: UniADKeys, tokens: int) -> None:
         super().__init__()
@@ -92,7 +92,7 @@ class _DecoderLayer(nn.Module):
 
 
 class Reconstructor(nn.Module):
-    """Tokens (N, T, C) to the same, through the transformer."""
+    """Transformer that reconstructs tokens (N, T, C)."""
 
     allowed: Tensor
 
@@ -105,7 +105,7 @@ class Reconstructor(nn.Module):
         self.register_buffer("allowed", neighbour_mask(side, config.neighbours), persistent=False)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """(N, T, C) to (N, T, C)."""
+        """Tokens (N, T, C) to their reconstruction of the same shape."""
         x = self.enter(tokens)
         for layer in self.encoder:
             x = layer(x, self.position, self.allowed)
@@ -117,7 +117,7 @@ class Reconstructor(nn.Module):
 
 
 class UniAD(Detector):
-    """Teacher and reconstructor."""
+    """UniAD with one transformer for all views and modalities."""
 
     config: UniADConfig
 
@@ -172,7 +172,7 @@ class UniAD(Detector):
         self.network.load_state_dict({name: state[name] for name in self.network.state_dict()})
 
     def planned_seconds(self, samples: int) -> float:
-        """See ``Detector.planned_seconds``: from the number of pixels that go through teacher and transformer."""
+        """See ``Detector.planned_seconds``: proportional to the number of pixels processed by teacher and transformer."""
         return 3e-6 * self._steps(samples) * self.config.uniad.batch * self.config.input.size**2
 
     def modules(self) -> Sequence[nn.Module]:
