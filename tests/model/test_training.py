@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -15,6 +16,7 @@ from typing import Any
 import pytest
 import safetensors.torch
 import torch
+from command import said, start, surroundings
 from training import TINY, prepared, train
 
 from mvad import files
@@ -25,8 +27,6 @@ from mvad.model.training.context import FitContext
 from mvad.model.training.loop import Phase, run_phases
 from mvad.model.training.parallel import ProcessGroup, join_process_group, share_batch_norms
 from mvad.progress import Silent
-
-ROOT = Path(__file__).parents[2]
 
 
 def losses(run: Path) -> list[float]:
@@ -41,12 +41,37 @@ def command(workspace: Path, name: str, dataset: str, model: str, more: Mapping[
     return [*words, f"--name={name}", f"--workspace={workspace}", *sets]
 
 
-def launch(words: list[str], ranks: int) -> subprocess.Popen[str]:
-    start = [sys.executable, "-m", "mvad.cli"]
-    if ranks > 1:
-        start = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}", "-m", "mvad.cli"]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT / "src")}
-    return subprocess.Popen([*start, *words], env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+class Launched:
+    """A training in one process or several, started as torchrun starts them, each forked from the warm server."""
+
+    def __init__(self, words: list[str], out: Path, ranks: int = 1) -> None:
+        together = {}
+        if ranks > 1:
+            with socket.socket() as free:
+                free.bind(("127.0.0.1", 0))
+                together = {"WORLD_SIZE": str(ranks), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
+        self.outs = [out.with_name(f"{out.name}-{rank}") for rank in range(ranks)]
+        self.processes = [
+            start(
+                "mvad.cli", *words, out=place,
+                environment=surroundings(**together, **({"RANK": str(rank), "LOCAL_RANK": str(rank)} if together else {})),
+            )
+            for rank, place in enumerate(self.outs)
+        ]  # fmt: skip
+
+    def wait(self, timeout_s: float = 240) -> tuple[set[int], str]:
+        """Return the exit codes of all ranks, and what they wrote."""
+        codes = {process.wait(timeout_s) for process in self.processes}
+        return codes, "".join("".join(said(out)) for out in self.outs)
+
+    def send(self, number: int) -> None:
+        """Send a signal to the first rank."""
+        os.kill(self.processes[0].pid, number)
+
+
+def torchrun(words: list[str], ranks: int) -> subprocess.CompletedProcess[str]:
+    begin = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}", "-m", "mvad.cli"]
+    return subprocess.run([*begin, *words], env=surroundings(OMP_NUM_THREADS="1"), capture_output=True, text=True, timeout=240)
 
 
 @pytest.mark.parametrize(("dataset", "model"), [("realiad", "idif"), ("realiad", "destseg")])
@@ -62,9 +87,8 @@ def test_two_ranks_give_the_result_of_one_process(dataset: str, model: str, work
         "optimizer.head_residual_lr": 1e-3,
     }
     for ranks in (1, 2):
-        done = launch(command(place, f"ranks{ranks}", dataset, model, more), ranks)
-        output = done.communicate(timeout=240)[0]
-        assert done.returncode == 0, output
+        codes, output = Launched(command(place, f"ranks{ranks}", dataset, model, more), tmp_path / f"out{ranks}", ranks).wait()
+        assert codes == {0}, output
     one, two = (losses(place / "runs" / f"ranks{ranks}") for ranks in (1, 2))
     assert len(one) == len(two) == 7, "one line per step, from one rank"
     assert one[0] == pytest.approx(two[0], rel=1e-5)
@@ -90,23 +114,21 @@ def test_sigterm_finishes_the_step_saves_and_exits_143_and_the_command_resumes(w
     place = tmp_path / "workspace"
     place.mkdir()
     (place / "shards").symlink_to(workspace / "shards")
-    more = {"train.student_steps": 60, "train.head_steps": 4, "train.checkpoint_every": 1000}
+    more = {"train.student_steps": 40, "train.head_steps": 4, "train.checkpoint_every": 1000}
     words = command(place, "killed", "mvtec3d", "idif", more)
-    first = launch(words, 1)
+    first = Launched(words, tmp_path / "first")
     log = place / "runs" / "killed" / "metrics.jsonl"
     until = time.monotonic() + 120
     while not (log.exists() and len(log.read_text().splitlines()) >= 3) and time.monotonic() < until:
         time.sleep(0.05)
-    first.send_signal(signal.SIGTERM)
-    output = first.communicate(timeout=60)[0]
-    assert first.returncode == 143, output
+    first.send(signal.SIGTERM)
+    codes, output = first.wait(60)
+    assert codes == {143}, output
     done = len(losses(log.parent))
     assert [path.stem for path in (log.parent / "checkpoints").glob("*.json")] == [f"step-{done}"]
-    again = launch(words, 1)
-    output = again.communicate(timeout=240)[0]
-    assert again.returncode == 0, output
-    whole = launch(command(place, "whole", "mvtec3d", "idif", more), 1)
-    assert whole.communicate(timeout=240)
+    codes, output = Launched(words, tmp_path / "again").wait()
+    assert codes == {0}, output
+    assert Launched(command(place, "whole", "mvtec3d", "idif", more), tmp_path / "whole").wait()[0] == {0}
     assert losses(log.parent) == losses(place / "runs" / "whole")
     one, two = (
         safetensors.torch.load((place / "runs" / name / "model.safetensors").read_bytes()) for name in ("killed", "whole")
@@ -114,6 +136,7 @@ def test_sigterm_finishes_the_step_saves_and_exits_143_and_the_command_resumes(w
     assert all(torch.equal(one[name], two[name]) for name in one), "bit for bit"
 
 
+@pytest.mark.thorough(2)
 def test_two_processes_can_finish_a_run_of_one(workspace: Path, tmp_path: Path) -> None:
     """The number of ranks may change between checkpoints."""
     place = tmp_path / "workspace"
@@ -122,22 +145,19 @@ def test_two_processes_can_finish_a_run_of_one(workspace: Path, tmp_path: Path) 
     more = {"train.student_steps": 30, "train.head_steps": 3, "train.checkpoint_every": 1000, "optimizer.kind": "destseg"}
     more |= {"optimizer.student_lr": 1e-3, "optimizer.head_lr": 1e-3, "optimizer.head_residual_lr": 1e-3}
     words = command(place, "grown", "mvtec3d", "idif", more)
-    first = launch(words, 1)
+    first = Launched(words, tmp_path / "first")
     log = place / "runs" / "grown" / "metrics.jsonl"
     until = time.monotonic() + 120
     while not (log.exists() and len(log.read_text().splitlines()) >= 3) and time.monotonic() < until:
         time.sleep(0.05)
-    first.send_signal(signal.SIGTERM)
-    assert first.communicate(timeout=60)
-    assert first.returncode == 143
+    first.send(signal.SIGTERM)
+    assert first.wait(60)[0] == {143}
     done = len(losses(log.parent))
     assert 3 <= done < 33
-    again = launch(words, 2)
-    output = again.communicate(timeout=240)[0]
-    assert again.returncode == 0, output
+    again = torchrun(words, 2)
+    assert again.returncode == 0, again.stdout + again.stderr
     assert len(losses(log.parent)) == 33, "each step once"
-    whole = launch(command(place, "whole", "mvtec3d", "idif", more), 1)
-    assert whole.communicate(timeout=240)
+    assert Launched(command(place, "whole", "mvtec3d", "idif", more), tmp_path / "whole").wait()[0] == {0}
     assert losses(log.parent) == pytest.approx(losses(place / "runs" / "whole"), rel=2e-2)
 
 
