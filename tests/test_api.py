@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 import torch
-from command import ROOT
+from command import ROOT, python
 
 import mvad
 from mvad import api
@@ -78,8 +78,8 @@ def test_the_examples_of_docstrings_run(module: Any, beside_a_workspace: Path) -
 def test_an_example_runs(path: Path, beside_a_workspace: Path) -> None:
     arguments = {"render_one_scan": ["mvad-data/raw/mvtec3d/gear/train/good/xyz/000.tiff", "views.png"]}
     given = arguments.get(path.stem, ["mvad-data/shards/mvtec3d/gear"])
-    environment = os.environ | {"PYTHONPATH": str(ROOT / "src")}
-    done = subprocess.run([sys.executable, str(path), *given], capture_output=True, text=True, env=environment, timeout=200)
+    code = f"import runpy, sys; sys.argv = {[str(path), *given]!r}; runpy.run_path({str(path)!r}, run_name='__main__')"
+    done = python(None, cwd=beside_a_workspace, code=code)
     assert done.returncode == 0, done.stderr
     assert "S-AUROC" in done.stdout or "5 views" in done.stdout
 

@@ -213,3 +213,24 @@ def test_a_run_is_not_evaluated_on_other_data(workspace: Path, tmp_path: Path) -
     files.write_sealed_json(shards / "manifest.json", manifest)
     with pytest.raises(BadInput, match="is not what run was trained on"):
         evaluate_run(tmp_path / "run", tmp_path / "shards", NOWHERE, Silent())
+
+
+@pytest.mark.parametrize("model", ["idif", "patchcore"])
+def test_a_run_of_version_0_1_is_read(model: str, gear: Path, tmp_path: Path, trained: Callable[[str, str], Path]) -> None:
+    """It has other names of keys and parameters, and the keys of all methods."""
+    run = Path(shutil.copytree(trained(model, "mvtec3d"), tmp_path / "run"))
+    record = files.read_sealed_json(run / "config.json", "a run", "")
+    before = {"score.top_k": "score.top", "patchcore.min_patches": "patchcore.least", "stn.depth_reduction": "stn.collapse"}
+    record["config"] = {before.get(name, name): value for name, value in record["config"].items()} | {"uniad.width": 256}
+    record["setting"] = record.pop("spec")
+    files.write_sealed_json(run / "config.json", record)
+    state = {}
+    for name, tensor in safetensors.torch.load((run / "model.safetensors").read_bytes()).items():
+        old = name.replace(".backbones.", ".trunks.").replace(".per_input.", ".of.").replace(".depth_reduction.", ".collapse.")
+        state[old] = tensor
+    content = safetensors.torch.save(state)
+    (run / "model.safetensors").write_bytes(content)
+    files.write_sealed_json(run / "model.json", {"sha256": files.sha256_bytes(content), "mvad_version": "0.1.0"})
+    batch = ShardSet(gear, "test").batch([0, 1])
+    assert torch.equal(load(run).score(batch).maps, load(trained(model, "mvtec3d")).score(batch).maps)
+    assert not train(run, gear, model=model), "and found trained"

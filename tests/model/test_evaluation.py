@@ -72,6 +72,10 @@ def test_views_are_fused_on_the_grid_by_the_chosen_rule() -> None:
         fuse(maps, source, (1, 8), "visibility")
 
 
+def hashes_of_test(workspace: Path) -> dict[str, str]:
+    return ShardSet(workspace / "shards" / GEAR, "test").sha256
+
+
 def facts(dataset: str = "mvtec3d", category: str = "gear") -> RunRecord:
     config = {"model": "oracle", "seed": 0, "input.modalities": ["rgb"], "input.size": 64}
     return RunRecord(dataset, category, config, {}, "none", "", {})
@@ -243,7 +247,7 @@ def test_evaluation_of_missing_views_continues_after_an_interruption(
         evaluate_missing_views(
             floor_run, workspace / "shards", NOWHERE, StopAfter(4 * len(ShardSet(workspace / "shards" / GEAR, "test")))
         )
-    assert read_missing_views(RunFolder(floor_run)) is None
+    assert read_missing_views(RunFolder(floor_run), hashes_of_test(workspace)) is None
     evaluated: list[int] = []
     inner = missing_views.evaluate_subsets
 
@@ -259,7 +263,8 @@ def test_evaluation_of_missing_views_continues_after_an_interruption(
     assert sum(result.shares) == pytest.approx(result.by_missing[0].s_auroc_full - 0.5)
     whole = next(row for row in result.subsets if len(row.views) == 5)
     assert whole.intervals["s_auroc_full"][0] <= whole.s_auroc_full <= whole.intervals["s_auroc_full"][1]
-    assert read_missing_views(RunFolder(floor_run)) == result
+    assert read_missing_views(RunFolder(floor_run), hashes_of_test(workspace)) == result
+    assert read_missing_views(RunFolder(floor_run), {"test-00000.h5": "packed again"}) is None
     assert not (floor_run / "missing-views.jsonl").exists()
 
 
@@ -395,9 +400,9 @@ def test_table_3_and_figure_4_have_our_figures_and_the_papers(evaluated: Results
     assert rows["DKD + IVC + CB"].ours == 100.0
     assert rows["DKD + IVC + CB"].paper == 97.0
     assert rows["DKD"].source == "paper only"
-    if read_missing_views(RunFolder(floor_run)) is None:
+    if read_missing_views(RunFolder(floor_run), hashes_of_test(workspace)) is None:
         evaluate_missing_views(floor_run, workspace / "shards", NOWHERE, Silent())
-    lost = read_missing_views(RunFolder(floor_run))
+    lost = read_missing_views(RunFolder(floor_run), hashes_of_test(workspace))
     assert lost is not None
     lines, curves = missing_rows({"idif": [(found["mvtec3d", "gear", "idif"][0], lost)]}, "demo")
     ours = next(line for line in lines if line.method == "View-wise Dropout" and line.missing == 4)

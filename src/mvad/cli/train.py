@@ -76,9 +76,11 @@ def train(
     ranks = join_process_group()
     chosen = resolve_device(device)
     recipe = Recipe(preset or default_preset(chosen), layers, places.textures, weights, chosen, ranks)
-    with Bars() as bars:
-        progress = bars if ranks.rank == 0 else Silent()
-        for folder, method, number in plans:
-            run, trained = recipe.fit(places.runs, ShardSet(folder, "train"), method, number, progress, name)
-            progress.say(f"{run}: {'trained' if trained else 'was trained already'}")
-    leave_process_group()
+    try:
+        with Bars() as bars:
+            progress = bars if ranks.rank == 0 else Silent()
+            for folder, method, number in plans:
+                run, trained = recipe.fit(places.runs, ShardSet(folder, "train"), method, number, progress, name)
+                progress.say(f"{run}: {'trained' if trained else 'was trained already'}")
+    finally:
+        leave_process_group()

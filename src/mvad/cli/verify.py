@@ -54,7 +54,8 @@ def verify(
 
             weights = WeightsSource(teacher_weights, places.weights, offline)
             rebuild(faults, raw or workspace / "raw", places, weights, bars)
-            before, (checked, faults) = len(faults), verify_workspace(checked_paths, bars)
+            before = len(faults)
+            checked, faults = verify_workspace(checked_paths, bars, not untrusted, places, raw)
             for fault in faults:
                 bars.say(f"still: {fault.text}")
             bars.say(f"{checked} files checked again, {len(faults)} of {before} faults are left")

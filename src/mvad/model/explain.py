@@ -59,9 +59,13 @@ def explain(name: str) -> Explanation:
         raise BadInput(f"no key {name!r}; {hint}")
     set_by: dict[str, Any] = {}
     for preset in PRESETS:
-        values = {method.name: method.preset(preset)[name] for method in methods().values() if name in method.preset(preset)}
-        if values:
-            set_by[f"preset {preset}"] = next(iter(values.values()))
+        by_value: dict[str, tuple[Any, list[str]]] = {}
+        for method in methods().values():
+            value = method.preset(preset).get(name)
+            if name in method.preset(preset):
+                by_value.setdefault(repr(value), (value, []))[1].append(method.name)
+        for value, users in by_value.values():
+            set_by[f"preset {preset}" + (f" ({', '.join(users)})" if len(by_value) > 1 else "")] = value
     set_by |= {f"--model {method.name}": method.keys[name] for method in methods().values() if name in method.keys}
     info = known[name]
     if name == "model":

@@ -29,7 +29,12 @@ MODEL = "model.safetensors"
 MODEL_FACTS = "model.json"
 METRICS = "metrics.jsonl"
 
-_OLD_PARTS = ((".trunks.", ".backbones."), ("decoders.of.", "decoders.per_input."), ("heads.of.", "heads.per_input."))
+_OLD_PARTS = (
+    (".trunks.", ".backbones."),
+    (".collapse.", ".depth_reduction."),
+    ("decoders.of.", "decoders.per_input."),
+    ("heads.of.", "heads.per_input."),
+)
 """Parts of parameter names in runs of version 0.1, and the current ones."""
 
 

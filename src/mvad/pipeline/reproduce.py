@@ -91,7 +91,7 @@ def reproduce(table: Table, plans: Sequence[Plan], runs: Path, shards: Path, rec
         if results is None:
             results = evaluate_run(run, shards, recipe.weights, progress, device=recipe.device)
         if table.name == "missing-views":
-            lost = read_missing_views(RunFolder(run))
+            lost = read_missing_views(RunFolder(run), results.test_shards)
             if lost is None:
                 lost = evaluate_missing_views(run, shards, recipe.weights, progress, recipe.device)
             missing.setdefault(planned.model, []).append((results, lost))

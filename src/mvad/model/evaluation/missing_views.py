@@ -181,8 +181,8 @@ def evaluate_missing_views(
     return result
 
 
-def read_missing_views(run: RunFolder) -> MissingViews | None:
-    """Return what ``evaluate_missing_views`` wrote for the run's current model, or None.
+def read_missing_views(run: RunFolder, test_shards: Mapping[str, str]) -> MissingViews | None:
+    """Return what ``evaluate_missing_views`` wrote for the run's current model on a test split (hashes by file), or None.
 
     Raises
     ------
@@ -197,7 +197,8 @@ def read_missing_views(run: RunFolder) -> MissingViews | None:
         loaded = MissingViews.from_json(value)
     except (KeyError, TypeError, AttributeError) as error:
         raise BadInput(f"{path}: does not have the form of missing views; {remedy}") from error
-    return loaded if loaded.model_sha256 == run.model_sha256 else None
+    same = loaded.model_sha256 == run.model_sha256 and loaded.test_shards == test_shards
+    return loaded if same else None
 
 
 def subsets_of(views: int, each: int | None = None) -> list[tuple[int, ...]]:

@@ -117,7 +117,7 @@ def _missing_chart(group: Sequence[tuple[Path, Results]]) -> str:
     lines: list[Line] = []
     for run, result in group:
         folder = RunFolder(run)
-        lost = read_missing_views(folder) if folder.is_trained else None
+        lost = read_missing_views(folder, result.test_shards) if folder.is_trained else None
         rows = [row for row in lost.by_missing if row.s_auroc_visible is not None] if lost else []
         if rows:
             lines.append(
