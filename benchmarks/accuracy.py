@@ -2,9 +2,9 @@
 
     MVAD_REAL_DATA=... python benchmarks/accuracy.py [--workspace W] [--seeds 0,1,2] [--jobs N] [--only TEXT] [--report]
 
-Data are rendered and packed where they are not yet; each run that is not evaluated yet is trained (or continued) and evaluated;
-then ``results/accuracy.json`` is written from all runs that are there. Runs go on two at a time, one thread each, seed after
-seed, so that stopping early leaves whole seeds. ``--report`` only writes.
+Missing renders and shards are made first; each run without results is trained (or continued) and evaluated; then
+``results/accuracy.json`` is written from all evaluated runs. ``--jobs`` runs are trained at the same time, one thread each,
+seed after seed, so that an interrupted benchmark has complete seeds. ``--report`` only writes the file.
 """
 
 from __future__ import annotations
@@ -23,13 +23,23 @@ import numpy as np
 from mvad import files
 from mvad.datasets.shards.loader import ShardSet
 from mvad.model.backbones.weights import WeightsSource
-from mvad.model.evaluation.missing_views import evaluate_subsets, loss_per_missing_view, subsets_of
+from mvad.model.devices import resolve_device
+from mvad.model.evaluation.compare import difference
+from mvad.model.evaluation.missing_views import (
+    FULL,
+    ORACLE,
+    VISIBLE,
+    SubsetFigures,
+    evaluate_subsets,
+    loss_per_missing_view,
+    subsets_of,
+)
+from mvad.model.evaluation.results import Results
 from mvad.model.idif.detector import Idif
 from mvad.model.idif.effects import module_effects
-from mvad.model.metrics.bootstrap import paired_difference
 from mvad.model.paper.tables import paper_s_auroc
-from mvad.model.registry import backbone
-from mvad.model.runs import load_run, machine
+from mvad.model.registry import backbone_label
+from mvad.model.runs import RunFolder, machine
 from mvad.progress import Silent
 
 RESULTS = Path(__file__).parent / "results" / "accuracy.json"
@@ -41,7 +51,7 @@ SUBSETS_EACH = 3
 
 @dataclass(frozen=True)
 class Category:
-    """Where a comparison takes place, with the same input for every method."""
+    """A category on which methods are compared, with the same input for every method."""
 
     dataset: str
     name: str
@@ -55,9 +65,9 @@ CATEGORIES = (
     Category("mvtec3d", "gear", "rgb", generated=True),
 )
 STUDENTS = ("idif", "destseg", "ivc", "conv3d")
-RIVALS = ("patchcore", "padim", "mean_feature")
+BASELINES = ("patchcore", "padim", "mean_feature")
 FILLED = ("idif-dropout", "retrieve", "reconstruct")
-"""Figure 4, on generated data: IDIF trained with View-wise Dropout, and two ways to fill what is missing."""
+"""Figure 4, on generated data: IDIF trained with View-wise Dropout, and two methods that fill missing views."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +84,7 @@ class Run:
         return f"{self.category.name}-{self.category.modalities}{self.size}-{self.method}-seed{self.seed}"
 
     @property
-    def words(self) -> list[str]:
+    def train_command(self) -> list[str]:
         model = self.method.removesuffix("-dropout")
         keys = [] if self.method == "idif-dropout" else FULL_VIEWS
         if self.size != 128:
@@ -87,12 +97,12 @@ class Run:
 
 
 def runs(seeds: list[int], real: bool) -> list[Run]:
-    """Return all runs, whole seeds first."""
+    """Return all runs, seed after seed."""
     listed = []
     for seed in seeds:
         for category in CATEGORIES:
             if category.generated or real:
-                methods = (*RIVALS, *STUDENTS, *(FILLED if category.generated else ()))
+                methods = (*BASELINES, *STUDENTS, *(FILLED if category.generated else ()))
                 listed += [Run(category, method, seed) for method in methods]
         if real:
             listed += [Run(category, "patchcore", seed, 256) for category in CATEGORIES if not category.generated]
@@ -100,7 +110,7 @@ def runs(seeds: list[int], real: bool) -> list[Run]:
 
 
 def prepare(workspace: Path, real: Path | None) -> None:
-    """Render and pack what is not there."""
+    """Render and pack the categories that are not packed yet."""
     for category in CATEGORIES:
         if (workspace / "shards" / category.dataset / category.name / "manifest.json").exists():
             continue
@@ -113,59 +123,70 @@ def prepare(workspace: Path, real: Path | None) -> None:
         mvad(workspace, ["pack", "--dataset", category.dataset, "--category", category.name])
 
 
-def mvad(workspace: Path, words: list[str]) -> None:
+def mvad(workspace: Path, arguments: list[str]) -> None:
     environment = os.environ | {"MVAD_WORKSPACE": str(workspace), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run([sys.executable, "-m", "mvad.cli", *words], env=environment, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-m", "mvad.cli", *arguments], env=environment, capture_output=True, text=True)
     if done.returncode:
-        raise RuntimeError(f"mvad {' '.join(words)}: exit {done.returncode}\n{done.stdout[-2000:]}{done.stderr[-2000:]}")
+        raise RuntimeError(f"mvad {' '.join(arguments)}: exit {done.returncode}\n{done.stdout[-2000:]}{done.stderr[-2000:]}")
 
 
 def evaluated(workspace: Path, run: Run) -> bool:
     return (workspace / "runs" / run.name / "results.json").exists()
 
 
-def train_and_judge(workspace: Path, run: Run) -> None:
-    print(f"{run.name}: begins", flush=True)
-    mvad(workspace, run.words)
+def train_and_evaluate(workspace: Path, run: Run) -> None:
+    print(f"{run.name}: started", flush=True)
+    mvad(workspace, run.train_command)
     mvad(workspace, ["evaluate", str(workspace / "runs" / run.name)])
-    look_closer(workspace, run)
-    print(f"{run.name}: done", flush=True)
+    evaluate_network(workspace, run)
+    print(f"{run.name}: finished", flush=True)
 
 
-def look_closer(workspace: Path, run: Run) -> None:
-    """Take what is only known of a trained network: missing views (Figure 4), and what each module is worth."""
-    folder = workspace / "runs" / run.name
-    weights = WeightsSource(None, workspace / "weights", offline=True)
-    shards = workspace / "shards" / run.category.dataset / run.category.name
+def evaluate_network(workspace: Path, run: Run) -> None:
+    """Write what only a loaded detector can tell: figures with missing views (Figure 4), and the effect of each module."""
+    if run.method not in (*FILLED, "idif"):
+        return
+    folder = RunFolder(workspace / "runs" / run.name)
+    detector = folder.load(WeightsSource(None, workspace / "weights", offline=True), resolve_device())
+    data = ShardSet(folder.category_folder(workspace / "shards"), "test", fields=detector.spec.modalities, threads=1)
     if run.method in FILLED:
-        detector, config, _ = load_run(folder, weights)
-        data = ShardSet(shards, "test", fields=config.input.modalities, threads=1)
-        subsets = subsets_of(len(data.views), SUBSETS_EACH)
-        files.write_json(folder / "missing.json", evaluate_subsets(detector, data, subsets, Silent()))
-    if run.method == "idif":
-        detector, config, _ = load_run(folder, weights)
+        rows = evaluate_subsets(detector.score, data, subsets_of(len(data.views), SUBSETS_EACH), Silent())
+        files.write_json(folder.path / "missing.json", [row.to_json() for row in rows])
+    else:
         assert isinstance(detector, Idif)
-        data = ShardSet(shards, "test", fields=config.input.modalities, threads=1)
-        files.write_json(folder / "effects.json", module_effects(detector, data, Silent()))
+        files.write_json(folder.path / "effects.json", module_effects(detector, data, Silent()))
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """The results of one run, and what ``evaluate_network`` wrote beside them: None where it wrote nothing."""
+
+    results: Results
+    missing: list[SubsetFigures] | None
+    effects: dict[str, float] | None
+
+    @classmethod
+    def read(cls, folder: Path) -> Evaluated:
+        missing, effects = (
+            files.read_json(path) if (path := folder / f"{n}.json").exists() else None for n in ("missing", "effects")
+        )
+        subsets = None if missing is None else [SubsetFigures.from_json(row) for row in missing]
+        return cls(Results.read(folder / "results.json"), subsets, effects)
 
 
 def report(workspace: Path, seeds: list[int]) -> dict[str, Any]:
     """Gather the figures of all runs that are evaluated."""
-    found: dict[tuple[str, str, int], list[dict[str, Any]]] = {}
+    found: dict[tuple[str, str, int], list[Evaluated]] = {}
     for run in runs(seeds, real=True):
         if evaluated(workspace, run):
-            folder = workspace / "runs" / run.name
-            result = files.read_json(folder / "results.json")
-            more = {n: files.read_json(folder / f"{n}.json") for n in ("missing", "effects") if (folder / f"{n}.json").exists()}
-            found.setdefault((run.category.name, run.method, run.size), []).append(result | more)
-    rows = [_row(*key, results) for key, results in found.items()]
+            one = Evaluated.read(workspace / "runs" / run.name)
+            found.setdefault((run.category.name, run.method, run.size), []).append(one)
+    rows = [_row(*key, group) for key, group in found.items()]
     differences = []
     for category in CATEGORIES:
-        for method in (*STUDENTS[1:], *RIVALS):
-            ours, theirs = found.get((category.name, "idif", 128), []), found.get((category.name, method, 128), [])
-            if ours and theirs:
-                one, other, labels = _scores(ours), _scores(theirs), _labels(ours[0])
-                d = paired_difference(one, other, labels)
+        for method in (*STUDENTS[1:], *BASELINES):
+            ours, theirs = ([each.results for each in found.get((category.name, name, 128), [])] for name in ("idif", method))
+            if ours and theirs and (d := difference(ours, theirs)):
                 differences.append(
                     {
                         "category": category.name, "input": category.modalities, "idif_less": method, "verdict": d.verdict,
@@ -173,57 +194,58 @@ def report(workspace: Path, seeds: list[int]) -> dict[str, Any]:
                         "seeds": [len(ours), len(theirs)],
                     }
                 )  # fmt: skip
-    return {"machine": machine(), "rows": rows, "differences": differences}
+    return {"machine": machine(resolve_device()), "rows": rows, "differences": differences}
 
 
-def _row(category: str, method: str, size: int, results: list[dict[str, Any]]) -> dict[str, Any]:
+def _row(category: str, method: str, size: int, group: list[Evaluated]) -> dict[str, Any]:
+    results = [each.results for each in group]
     first = results[0]
     row: dict[str, Any] = {
-        "category": category, "method": method, "input": first["config"]["input.modalities"], "size": size,
-        "backbone": backbone(first["model"], first["teacher"]["name"]), "training_samples": first["training_samples"],
-        "test_samples": first["figures"]["samples"], "seeds": [result["seed"] for result in results],
-        "paper_s_auroc": paper_s_auroc(first["dataset"], category, first["model"]),
+        "category": category, "method": method, "input": first.config["input.modalities"], "size": size,
+        "backbone": backbone_label(first.model, first.teacher), "training_samples": first.training_samples,
+        "test_samples": first.figures.samples, "seeds": [result.seed for result in results],
+        "paper_s_auroc": paper_s_auroc(first.dataset, category, first.model),
     }  # fmt: skip
     for name in ("s_auroc", "image_auroc", "p_auroc"):
-        values = [100 * result["figures"][name] for result in results]
-        row[name] = {"mean": round(float(np.mean(values)), 1), "sd": _sd(values), "each": [round(v, 1) for v in values]}
+        values = _percent([result.figures[name] for result in results])
+        row[name] = {"mean": _mean(values), "sd": _sd(values), "each": [round(v, 1) for v in values]}
     row["s_auroc_by_defect"] = {
-        defect: round(float(np.mean([100 * r["figures"]["s_auroc_by_defect"][defect] for r in results])), 1)
-        for defect in first["figures"]["s_auroc_by_defect"]
+        defect: _mean(_percent([result.figures.by_defect[defect] for result in results])) for defect in first.figures.by_defect
     }
-    if all("effects" in result for result in results):
-        row["module_effects"] = {k: [round(r["effects"][k], 4) for r in results] for k in first["effects"]}
-    if all("missing" in result for result in results):
-        views = max(len(entry["views"]) for entry in first["missing"])
-        row["missing_views"] = {
-            figure: {
-                "points_per_missing_view": [round(100 * loss_per_missing_view(r["missing"], figure, views), 2) for r in results],
-                "by_views_missing": [
-                    round(
-                        100 * float(np.mean([e[figure] for r in results for e in r["missing"] if len(e["views"]) == views - m])),
-                        1,
-                    )
-                    for m in range(views)
-                ],
-            }
-            for figure in ("s_auroc_visible", "s_auroc_full", "oracle_full")
-        }
+    effects = [each.effects for each in group if each.effects is not None]
+    if len(effects) == len(group):
+        row["module_effects"] = {name: [round(one[name], 4) for one in effects] for name in effects[0]}
+    missing = [each.missing for each in group if each.missing is not None]
+    if len(missing) == len(group):
+        row["missing_views"] = {figure: _missing_views(missing, figure) for figure in (VISIBLE, FULL, ORACLE)}
     return row
+
+
+def _missing_views(runs_with_subsets: list[list[SubsetFigures]], figure: str) -> dict[str, list[Any]]:
+    """Return the loss in points per missing view of each run, and the mean by number of missing views over all runs."""
+    by_run = [{row.views: getattr(row, figure) for row in subsets} for subsets in runs_with_subsets]
+    views = max(len(subset) for subset in by_run[0])
+    means = [
+        _percent([value for figures in by_run for subset, value in figures.items() if len(subset) == views - missing])
+        for missing in range(views)
+    ]
+    return {
+        "points_per_missing_view": [round(100 * loss_per_missing_view(figures, views), 2) for figures in by_run],
+        "by_views_missing": [_mean(values) for values in means],
+    }
+
+
+def _percent(values: list[float | None]) -> list[float]:
+    """Return figures in percent; one that is not defined is left out."""
+    return [100 * value for value in values if value is not None]
+
+
+def _mean(values: list[float]) -> float | None:
+    return round(float(np.mean(values)), 1) if values else None
 
 
 def _sd(values: list[float]) -> float | None:
     return round(float(np.std(values, ddof=1)), 1) if len(values) > 1 else None
-
-
-def _scores(results: list[dict[str, Any]]) -> np.ndarray:
-    """Return (runs, samples), samples joined by key."""
-    keys = [sample["key"] for sample in results[0]["samples"]]
-    tables = [{sample["key"]: sample["score"] for sample in result["samples"]} for result in results]
-    return np.array([[table[key] for key in keys] for table in tables])
-
-
-def _labels(result: dict[str, Any]) -> np.ndarray:
-    return np.array([sample["label"] for sample in result["samples"]])
 
 
 def main() -> int:
@@ -231,8 +253,8 @@ def main() -> int:
     parser.add_argument("--workspace", type=Path, default=Path("mvad-data/accuracy"))
     parser.add_argument("--seeds", default="0,1,2")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
-    parser.add_argument("--only", default="", help="runs whose name holds this text")
-    parser.add_argument("--report", action="store_true")
+    parser.add_argument("--only", default="", help="train only runs whose name contains this text")
+    parser.add_argument("--report", action="store_true", help="train nothing, write the results of the runs that are evaluated")
     given = parser.parse_args()
     seeds = [int(seed) for seed in given.seeds.split(",")]
     real = Path(os.environ["MVAD_REAL_DATA"]) if "MVAD_REAL_DATA" in os.environ else None
@@ -243,8 +265,8 @@ def main() -> int:
 
         def one(run: Run) -> None:
             try:
-                train_and_judge(given.workspace, run)
-            except Exception as error:  # the other runs go on; the same command tries this one again
+                train_and_evaluate(given.workspace, run)
+            except Exception as error:  # the other runs continue; the same command tries this one again
                 failed.append(f"{run.name}: {error}")
                 print(failed[-1], file=sys.stderr, flush=True)
 

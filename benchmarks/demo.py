@@ -1,4 +1,4 @@
-"""The demo, timed and evaluated: from generated scans to a report, as ``make demo`` does. Usage: python benchmarks/demo.py [SEED].
+"""Time and S-AUROC of the demo (``make demo``), from generated scans to a report. Usage: python benchmarks/demo.py [SEED].
 
 Writes results/demo-quick.json: seconds, and S-AUROC in percent for each method, the mean of the demo's two categories.
 """
@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 
 from mvad import files
+from mvad.model.devices import resolve_device
 from mvad.model.runs import machine
 
 HERE = Path(__file__).parent
@@ -32,7 +33,7 @@ def main() -> int:
     models = sorted({result["model"] for result in results})
     scores = {model: [100 * r["figures"]["s_auroc"] for r in results if r["model"] == model] for model in models}
     found = {
-        "machine": machine(),
+        "machine": machine(resolve_device()),
         "seed": int(seed),
         "seconds": seconds,
         "s_auroc": {m: round(sum(v) / len(v), 1) for m, v in scores.items()},

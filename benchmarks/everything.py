@@ -1,8 +1,8 @@
-"""Every benchmark, one after the other: the tables in benchmarks/README.md are written anew, and what moved is printed.
+"""Run all benchmarks, write the table of figures in benchmarks/README.md, and print which figures changed.
 
-Usage: python benchmarks/everything.py [--full]. The quick form takes a few repetitions of the figures that matter and the
-demo's preset for accuracy, under a quarter of an hour on two cores; MVAD_REAL_DATA adds real scans. The full form runs every
-section of every benchmark, for hours. What moved is told against the last committed results.
+Usage: python benchmarks/everything.py [--full]. The quick form measures the main figures with few repetitions, and accuracy
+with the demo, in under a quarter of an hour on two cores; MVAD_REAL_DATA adds real scans. The full form runs every section of
+every benchmark, for hours. Changes are relative to the last committed results.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from typing import Any
 HERE = Path(__file__).parent
 RESULTS = HERE / "results"
 README = HERE / "README.md"
-MOVED = 0.25
-"""A figure counts as moved if it changed by more than this share: machines are shared and noisy."""
+TOLERANCE = 0.25
+"""A figure is reported if it changed by more than this share; smaller changes are noise of a shared machine."""
 
 QUICK = (
     ("render.py", ["--quick", "--only", "views"]),
@@ -48,22 +48,24 @@ def main() -> int:
     walls: dict[str, float] = {}
     failed = []
     with tempfile.TemporaryDirectory(dir=os.environ.get("MVAD_BENCHMARK_DIR")) as scratch:
-        for script, words in FULL if full else QUICK:
+        for script, arguments in FULL if full else QUICK:
             if script == "real_scans.py" and not real:
                 continue
-            print(f"== {script} {' '.join(words)}", flush=True)
+            print(f"== {script} {' '.join(arguments)}", flush=True)
             began = time.perf_counter()
-            done = subprocess.run([sys.executable, str(HERE / script), *words], env=os.environ | {"MVAD_BENCHMARK_DIR": scratch})
+            done = subprocess.run(
+                [sys.executable, str(HERE / script), *arguments], env=os.environ | {"MVAD_BENCHMARK_DIR": scratch}
+            )
             walls[script] = round(time.perf_counter() - began, 1)
             if done.returncode:
                 failed.append(script)
     rows = list(differences())
     README.write_text(with_table(README.read_text(encoding="utf-8"), rows), encoding="utf-8")
-    print(f"\nwall times: {json.dumps(walls)}; all {sum(walls.values()):.0f} s")
-    moved = [row for row in rows if row[2] is not None and abs(row[3] - row[2]) > MOVED * max(abs(row[2]), 1e-12)]
-    for file, name, before, now in moved:
-        print(f"moved: {file}: {name}: {before:.4g} -> {now:.4g}")
-    print(f"{len(moved)} of {len(rows)} figures moved by more than {100 * MOVED:.0f} % against the last committed results")
+    print(f"\nwall times: {json.dumps(walls)}; in all {sum(walls.values()):.0f} s")
+    changed = [row for row in rows if row[2] is not None and abs(row[3] - row[2]) > TOLERANCE * max(abs(row[2]), 1e-12)]
+    for file, name, before, now in changed:
+        print(f"changed: {file}: {name}: {before:.4g} -> {now:.4g}")
+    print(f"{len(changed)} of {len(rows)} figures differ by more than {100 * TOLERANCE:.0f} % from the last committed results")
     if failed:
         print(f"failed: {', '.join(failed)}", file=sys.stderr)
         return 1
@@ -71,7 +73,7 @@ def main() -> int:
 
 
 def differences() -> Iterator[tuple[str, str, float | None, float]]:
-    """Give file, name, committed value (None: new) and present value of every number in the results."""
+    """Yield file, name, committed value (None: new) and current value of every number in the results."""
     for path in sorted(RESULTS.glob("*.json")):
         now = dict(numbers(json.loads(path.read_text(encoding="utf-8"))))
         committed = subprocess.run(
@@ -83,7 +85,7 @@ def differences() -> Iterator[tuple[str, str, float | None, float]]:
 
 
 def numbers(value: Any, name: str = "") -> Iterator[tuple[str, float]]:
-    """Give every number of nested JSON by its path, machines left out."""
+    """Yield every number of nested JSON with its path, without the description of the machine."""
     if isinstance(value, bool) or value is None:
         return
     if isinstance(value, int | float):
@@ -105,11 +107,11 @@ WANTED = (
     (r"shards-.*-quick", r"formats\.[^.]+\.1 process\.samples_per_s"),
     (r"train-.*-quick", r"pseudo\.[^.]*"),
 )
-"""What stands in the table: patterns of the file's and the figure's name."""
+"""Figures in the table: patterns of the file's name and of the figure's name."""
 
 
 def with_table(text: str, rows: list[tuple[str, str, float | None, float]]) -> str:
-    """Put the figures that matter between the marks of the README."""
+    """Write the selected figures between the marks of the README."""
     lines = ["| file | figure | committed before | now |", "|---|---|---|---|"]
     for file, name, before, now in rows:
         if any(re.fullmatch(f"{stem}\\.json", file) and re.fullmatch(pattern, name) for stem, pattern in WANTED):

@@ -1,4 +1,4 @@
-"""What the benchmarks share: measurements in processes of their own, in turn, kept section by section with the machine."""
+"""Shared by the benchmarks: measurements in separate processes, alternating rounds, results saved section by section."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ Section = Callable[[Path | None, Path], Any]
 
 
 def child(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Register what runs in a process of its own."""
+    """Register a function that ``run`` executes in a separate process."""
     CHILDREN[function.__name__] = function
     return function
 
 
 def run(child_name: str, environment: dict[str, str] | None = None, /, **arguments: Any) -> Any:
-    """Run a child and return what it returns."""
+    """Run a registered function in a separate process and return its result."""
     command = [sys.executable, sys.argv[0], "--child", child_name, json.dumps(arguments)]
     done = subprocess.run(command, capture_output=True, text=True, env=os.environ | (environment or {}))
     if done.returncode:
@@ -38,7 +38,7 @@ def run(child_name: str, environment: dict[str, str] | None = None, /, **argumen
 
 
 def in_turn(measure: Callable[[str], Any], names: tuple[str, ...], rounds: int) -> dict[str, list[Any]]:
-    """Measure every name once a round, so that what disturbs the machine disturbs all."""
+    """Measure every name once per round, so that other load on the machine affects all of them alike."""
     taken: dict[str, list[Any]] = {name: [] for name in names}
     for turn in range(rounds):
         for name in names:
@@ -52,7 +52,7 @@ def rss_mb() -> float:
 
 
 def peak_mb() -> float:
-    """Most memory that this process held (not ``ru_maxrss``, which a child takes over from its parent)."""
+    """Peak resident memory of this process (not ``ru_maxrss``, which a child inherits from its parent)."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return round(next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) / 1e3, 1)
 
@@ -64,11 +64,12 @@ def versions(*names: str) -> dict[str, str]:
 def drive(
     title: str, sections: Mapping[str, Section], about: Callable[[], dict[str, Any]], plot: Callable[[dict[str, Any], Path], None]
 ) -> int:
-    """Run a child, or the sections asked for, and write ``results/<title>-<machine>.json`` and its plot."""
+    """Run a child, or the requested sections, and write ``results/<title>-<machine>.json`` and its plot."""
     if sys.argv[1:2] == ["--child"]:
         print(json.dumps(CHILDREN[sys.argv[2]](**json.loads(sys.argv[3]))))
         return 0
     from mvad import files
+    from mvad.model.devices import resolve_device
     from mvad.model.runs import machine
 
     real = Path(os.environ["MVAD_REAL_DATA"]) if "MVAD_REAL_DATA" in os.environ else None
@@ -79,7 +80,7 @@ def drive(
     only = sys.argv[sys.argv.index("--only") + 1].split(",") if "--only" in sys.argv else list(sections)
     result: dict[str, Any] = files.read_json(target) if target.exists() else {}
     facts = about()
-    result["machine"] = machine() | {"cores": THREADS, "processor": model} | facts.pop("versions")
+    result["machine"] = machine(resolve_device()) | {"cores": THREADS, "processor": model} | facts.pop("versions")
     result |= {"rounds": ROUNDS} | facts
     for name in only:
         with tempfile.TemporaryDirectory(dir=os.environ.get("MVAD_BENCHMARK_DIR")) as scratch:

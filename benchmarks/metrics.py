@@ -1,10 +1,11 @@
-"""Evaluation against its peers: P-AUROC, AUPRO, a thousand million pixels, evaluate's share of work, the scan, the page, predictions.
+"""Metrics compared with other packages, a stream of a thousand million pixels, and the commands that use a trained run.
 
-Usage: python benchmarks/metrics.py [--quick] [--only SECTION,SECTION]. A section is one run; others are kept.
+Usage: python benchmarks/metrics.py [--quick] [--only SECTION,SECTION]. Sections that are not run keep their last results.
 
-Peers are scikit-learn (exact, sorts), ADEval (1,000 linear bins), torchmetrics (1,000 thresholds), and the loop that labels
-regions anew at every threshold, as most published code for AUPRO does. Every measurement runs in a process of its own,
-several rounds in turn. Writes results/metrics-MACHINE.json and .svg.
+Peers are scikit-learn (exact, sorts), ADEval (1,000 linear bins), torchmetrics (1,000 thresholds), and a loop that labels
+the regions again at every threshold, as most published code for AUPRO does. The commands are evaluate (on views and on
+scans), predict, export and report. Every measurement runs in a separate process; peers alternate over several rounds. Writes
+results/metrics-MACHINE.json and .svg.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ _PIECE = 250_000
 
 
 def pixels(kind: str, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Scores (count,) float32 and labels, one in a hundred anomalous; made in pieces, so that nothing else takes memory."""
+    """Scores (count,) float32 and labels, one in a hundred anomalous; made in pieces, so that no other array is large."""
     scores, labels = np.empty(count, np.float32), np.empty(count, np.bool_)
     for first in range(0, count, _PIECE):
         random = np.random.default_rng(first)
@@ -57,18 +58,18 @@ def pixels(kind: str, count: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def mapped_mb() -> float:
-    """What of the process's memory is files that are mapped: libraries."""
+    """Resident memory of this process that is mapped from files, which are libraries."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return round(next(int(line.split()[1]) for line in lines if line.startswith("RssFile")) / 1e3, 1)
 
 
 @child
 def p_auroc(name: str, kind: str, count: int) -> dict[str, float]:
-    """Seconds, the area, and the most memory that the process held, data included."""
+    """Seconds, the area, and the peak memory of the process including the data."""
     if name == "mvad":
         from mvad.model.metrics.histogram import ScoreHistogram
 
-        ScoreHistogram().add(np.ones(2, np.float32), np.array([True, False]))  # compiled code is read
+        ScoreHistogram().add(np.ones(2, np.float32), np.array([True, False]))  # loads the compiled code
         scores, labels = pixels(kind, count)
         began = time.perf_counter()
         histogram = ScoreHistogram()
@@ -183,7 +184,7 @@ def aupro(name: str, count: int) -> dict[str, float]:
 
 
 def relabelling(maps: np.ndarray, masks: np.ndarray, thresholds: int = 200) -> float:
-    """AUPRO@0.3 as most published code takes it: at each of 200 thresholds every mask is labelled anew."""
+    """AUPRO@0.3 as most published code computes it: at each of 200 thresholds every mask is labelled again."""
     from scipy import ndimage
 
     touching = np.ones((3, 3))
@@ -245,29 +246,16 @@ def streaming(real: Path | None, scratch: Path) -> Any:
     return run("stream", count=STREAMED)
 
 
-# ------------------------------------------------------------------------------------------------- the verbs
+# ------------------------------------------------------------------------------------------------- commands
 
 
 def workspace(real: Path | None, scratch: Path) -> tuple[Path, str, list[str]]:
-    """Real glands, or generated gears, packed; with a PatchCore at 256 px and a short IDIF of the small preset."""
+    """Pack real glands or generated gears, and train a PatchCore at 256 px and an IDIF of the small preset for few steps."""
     dataset, category = "mvtec3d", "cable_gland" if real else "gear"
     raw = ["--raw", str(real / dataset)] if real else []
     if not real:
-        mvad(
-            scratch,
-            "synth",
-            dataset,
-            "--category",
-            category,
-            "--train",
-            "12",
-            "--good",
-            "10",
-            "--per-defect",
-            "5",
-            "--size",
-            "400",
-        )
+        generated = ["--train", "12", "--good", "10", "--per-defect", "5", "--size", "400"]
+        mvad(scratch, "synth", dataset, "--category", category, *generated)
     mvad(scratch, "render", dataset, "--category", category, *raw)
     mvad(scratch, "pack", "--dataset", dataset)
     common = ["train", "--category", category, "--preset", "small", "--textures", "procedural", "--modalities", "rgb"]
@@ -276,19 +264,19 @@ def workspace(real: Path | None, scratch: Path) -> tuple[Path, str, list[str]]:
     return scratch, category, raw
 
 
-def mvad(place: Path, *words: str, threads: int = THREADS) -> tuple[float, str]:
-    """Run a verb; returns its wall time and what it said."""
+def mvad(place: Path, *arguments: str, threads: int = THREADS) -> tuple[float, str]:
+    """Run a command; returns its wall time in seconds and what it printed."""
     environment = os.environ | {"MVAD_WORKSPACE": str(place), "OMP_NUM_THREADS": str(threads), "MVAD_OFFLINE": "1"}
     began = time.perf_counter()
-    done = subprocess.run([sys.executable, "-m", "mvad.cli", *words], env=environment, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-m", "mvad.cli", *arguments], env=environment, capture_output=True, text=True)
     if done.returncode:
-        raise SystemExit(f"mvad {' '.join(words)}: exit {done.returncode}\n{done.stdout[-2000:]}{done.stderr[-2000:]}")
+        raise SystemExit(f"mvad {' '.join(arguments)}: exit {done.returncode}\n{done.stdout[-2000:]}{done.stderr[-2000:]}")
     return round(time.perf_counter() - began, 2), done.stdout
 
 
 def verbs(real: Path | None, scratch: Path) -> Any:
-    """Evaluate, carry back to the scan, predict, export, report: what each takes, and what the page does in a browser."""
-    from mvad import files
+    """Time evaluate on views and on scans, predict, export and report, and load the report in a browser."""
+    from mvad.model.evaluation.results import Results
 
     place, category, raw = workspace(real, scratch)
     result: dict[str, Any] = {"category": category, "data": "real" if real else "generated"}
@@ -297,26 +285,28 @@ def verbs(real: Path | None, scratch: Path) -> Any:
         folder = place / "runs" / name
         mvad(place, "evaluate", str(folder))
         wall, _ = mvad(place, "evaluate", str(folder))
-        seconds = files.read_json(folder / "results.json")["seconds"]
+        found = Results.read(folder / "results.json")
         row: dict[str, Any] = {
-            "samples": files.read_json(folder / "results.json")["figures"]["samples"], "evaluate_wall_s": wall, **seconds,
-            "network_share": round(seconds["network"] / seconds["all"], 3),
+            "samples": found.figures.samples, "evaluate_wall_s": wall, **found.seconds,
+            "network_share": round(found.seconds["network"] / found.seconds["all"], 3),
         }  # fmt: skip
         rules = [word for rule in ("mean", "max", "visibility") for word in ("--fuse", rule)]
         mvad(place, "evaluate", str(folder), "--project-to-scan", *raw)
-        row["projected_all_s"] = files.read_json(folder / "results.json")["seconds"]["all"]
+        row["projected_all_s"] = Results.read(folder / "results.json").seconds["all"]
         mvad(place, "evaluate", str(folder), "--project-to-scan", *raw, *rules)
+        found = Results.read(folder / "results.json")
+        assert found.scan is not None
         row["on_the_scan"] = {
-            rule: {key: round(100 * found[key], 1) for key in ("i_auroc", "p_auroc", "aupro_30", "aupro_01")}
-            for rule, found in files.read_json(folder / "results.json")["scan"]["figures"].items()
+            rule: {key: round(100 * on_scan[key], 1) for key in ("i_auroc", "p_auroc", "aupro_30", "aupro_01")}
+            for rule, on_scan in found.scan.figures.items()
         }
-        figures = files.read_json(folder / "results.json")["figures"]
+        figures = found.figures
         row["on_views"] = {key: round(100 * figures[key], 1) for key in ("s_auroc", "p_auroc", "aupro_30", "aupro_01")}
-        _, said = mvad(place, "predict", str(folder), scans)
-        row["predict"] = next(line for line in said.splitlines() if "median a sample" in line)
+        _, printed = mvad(place, "predict", str(folder), scans)
+        row["predict"] = next(line for line in printed.splitlines() if "median per sample" in line)
         result[name] = row
-    _, said = mvad(place, "export", str(place / "runs" / "idif"), "--format", "onnx")
-    result["onnx"] = next(line for line in said.splitlines() if line.startswith("written")).split("; ")[1]
+    _, printed = mvad(place, "export", str(place / "runs" / "idif"), "--format", "onnx")
+    result["onnx"] = next(line for line in printed.splitlines() if line.startswith("written")).split("; ")[1]
     result["onnx_ms"] = run("onnx_ms", folder=str(place / "runs" / "idif"), shards=str(place / "shards" / "mvtec3d" / category))
     wall, _ = mvad(place, "report", "--out", str(place / "report.html"))
     result["report"] = {"s": wall, "mb": round((place / "report.html").stat().st_size / 1e6, 2), **browser(place / "report.html")}
@@ -325,15 +315,16 @@ def verbs(real: Path | None, scratch: Path) -> Any:
 
 @child
 def onnx_ms(folder: str, shards: str) -> dict[str, float]:
-    """Milliseconds a sample of torch and of onnxruntime."""
+    """Milliseconds per sample of torch and of onnxruntime."""
     import onnxruntime
 
     from mvad.datasets.shards.loader import ShardSet
     from mvad.model.backbones.weights import WeightsSource
-    from mvad.model.runs import load_run
+    from mvad.model.devices import resolve_device
+    from mvad.model.runs import RunFolder
 
-    detector, config, _ = load_run(Path(folder), WeightsSource(None, Path(folder), offline=True))
-    batch = ShardSet(Path(shards), "test", config.input.modalities).batch([0])
+    detector = RunFolder(Path(folder)).load(WeightsSource(None, Path(folder), offline=True), resolve_device())
+    batch = ShardSet(Path(shards), "test", detector.spec.modalities).batch([0])
     session = onnxruntime.InferenceSession(str(Path(folder) / "model.onnx"), providers=["CPUExecutionProvider"])
     assert batch.rgb is not None
     given = {"rgb": batch.rgb.numpy(), "seen": batch.seen.numpy()}
@@ -350,7 +341,7 @@ def onnx_ms(folder: str, shards: str) -> dict[str, float]:
 
 
 def browser(page: Path) -> dict[str, Any]:
-    """Milliseconds until the page is loaded in headless Chromium, and what it says on the console."""
+    """Milliseconds until the page is loaded in headless Chromium, and what it writes to the console."""
     import shutil
 
     path = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -360,17 +351,17 @@ def browser(page: Path) -> dict[str, Any]:
 
     with sync_playwright() as started:
         chosen = started.chromium.launch(executable_path=path, args=["--no-sandbox"])
-        times, said = [], []
+        times, console = [], []
         for _ in range(3):
             tab = chosen.new_page()
-            tab.on("console", lambda message: said.append(message.text))
-            tab.on("pageerror", lambda error: said.append(str(error)))
+            tab.on("console", lambda message: console.append(message.text))
+            tab.on("pageerror", lambda error: console.append(str(error)))
             tab.goto(f"file://{page}")
             times.append(tab.evaluate("performance.getEntriesByType('navigation')[0].loadEventEnd"))
             tab.close()
         release = chosen.version
         chosen.close()
-    return {"loaded_ms": round(statistics.median(times)), "console": said, "chromium": release}
+    return {"loaded_ms": round(statistics.median(times)), "console": console, "chromium": release}
 
 
 def plot(result: dict[str, Any], path: Path) -> None:
@@ -381,7 +372,7 @@ def plot(result: dict[str, Any], path: Path) -> None:
 
     figure, axes = plt.subplots(1, 2, figsize=(9, 3))
     for axis, rows, title in (
-        (axes[0], result["areas"]["sigmoid"], "P-AUROC, times mvad's time a pixel"),
+        (axes[0], result["areas"]["sigmoid"], "P-AUROC, time per pixel relative to mvad's"),
         (
             axes[1],
             {k: v for k, v in result["regions"].items() if isinstance(v, dict)},

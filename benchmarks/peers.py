@@ -1,7 +1,7 @@
-"""What others do, as peers of a benchmark: naive and tuned pyrender, raw moderngl, ray casters, the published cleaning.
+"""Other implementations to compare with: naive and tuned pyrender, raw moderngl, ray casters, the published cleaning.
 
-Each renderer takes a surface and a rig and returns what it can of (rgb, depth, label) for all views. None of them
-gives a way back from a pixel to the scan but moderngl, whose attachments are ours to choose.
+Each renderer takes a surface and a rig and returns rgb, depth and label of all views, as far as it can. Only moderngl, whose
+attachments can be chosen, also gives the scan's pixel for each pixel of a view.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def _pyrender_camera(rig: Rig, view: int) -> tuple[Any, NDArray[np.float64]]:
 
 
 def naive_pyrender(surface: Surface, gt: NDArray[np.bool_], rig: Rig, bare: bool = False, process: bool = True) -> Seen:
-    """A new renderer and a new mesh a pass, RGB and mask apart, as pyrender's own examples do and the field copies."""
+    """Make a renderer and a mesh per pass, one pass for RGB and one for the mask, as pyrender's examples and published code do."""
     import pyrender
     import trimesh
 
@@ -79,7 +79,7 @@ def naive_pyrender(surface: Surface, gt: NDArray[np.bool_], rig: Rig, bare: bool
 
 
 class TunedPyrender:
-    """One renderer, one upload, three passes a view: RGB with depth, mask, normals as colours."""
+    """One renderer, one upload, three passes per view: RGB with depth, mask, normals as colours."""
 
     def __init__(self, size: int) -> None:
         import pyrender
@@ -116,7 +116,7 @@ class TunedPyrender:
 
 
 class Moderngl:
-    """The OpenGL floor: one upload, one pass a view, five attachments read back, nothing done with them."""
+    """Lower bound of OpenGL: one upload, one pass per view, five attachments read back and not processed."""
 
     def __init__(self, side: int) -> None:
         import moderngl
@@ -188,7 +188,7 @@ def rays(rig: Rig, view: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]
 
 
 def open3d_rays(surface: Surface, gt: NDArray[np.bool_], rig: Rig) -> Seen:
-    """Open3D's ray casting scene (embree below), all views, depth and the triangle's number."""
+    """Open3D's ray casting scene, which uses embree; all views, depth only."""
     import open3d
 
     scene = open3d.t.geometry.RaycastingScene()
@@ -203,7 +203,7 @@ def open3d_rays(surface: Surface, gt: NDArray[np.bool_], rig: Rig) -> Seen:
 
 
 def embree_rays(surface: Surface, gt: NDArray[np.bool_], rig: Rig) -> Seen:
-    """The independent truth of the tests: trimesh with embreex."""
+    """The reference of the tests: trimesh with embreex."""
     import trimesh
 
     mesh = trimesh.Trimesh(surface.vertices.astype(np.float64), solid_faces(surface), process=False)
@@ -216,10 +216,10 @@ def embree_rays(surface: Surface, gt: NDArray[np.bool_], rig: Rig) -> Seen:
 
 
 def published_cleaning(xyz: NDArray[np.float32]) -> NDArray[np.bool_]:
-    """The recipe of 3D-ADS, M3DM and those who follow, without writing over the dataset: what is kept, (H, W) bool.
+    """The procedure of 3D-ADS, M3DM and later work, without overwriting the dataset: which points are kept, (H, W) bool.
 
-    Plane of the image's 10-pixel frame (RANSAC of 50 points, 1,000 rounds, 4 mm), a 5 mm band removed, the largest
-    cluster of DBSCAN (6 mm, 30 points) kept.
+    A plane is fitted to the image's frame of 10 pixels (RANSAC with 50 points, 1,000 iterations, 4 mm), points within 5 mm of
+    it are removed, and the largest cluster of DBSCAN (6 mm, 30 points) is kept.
     """
     import open3d
 

@@ -1,7 +1,8 @@
-"""The whole way on real scans: MVAD_REAL_DATA to S-AUROC figures, as JSON with machine and versions.
+"""All steps on real scans, from the raw data of MVAD_REAL_DATA to S-AUROC figures, as JSON with machine and versions.
 
-Runs the verbs as a user would, one after the other, in a workspace that can be continued; the wall time of a verb
-is that of its first complete run. Usage: MVAD_REAL_DATA=... python benchmarks/real_scans.py [WORKSPACE]
+Runs the commands as a user would, one after the other, in a workspace; when it is run again, it continues with the first
+command that did not complete. The wall time of a command is that of its first complete run.
+Usage: MVAD_REAL_DATA=... python benchmarks/real_scans.py [WORKSPACE]
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ import time
 from pathlib import Path
 
 from mvad import files
+from mvad.model.devices import resolve_device
+from mvad.model.evaluation.results import Results
 from mvad.model.paper.tables import paper_s_auroc
 from mvad.model.runs import machine
 
@@ -21,7 +24,7 @@ RESULTS = Path(__file__).parent / "results" / "real-scans.json"
 CATEGORIES = {"mvtec3d": "cable_gland", "eyecandies": "CandyCane"}
 
 
-def verbs(real: Path) -> list[list[str]]:
+def commands(real: Path) -> list[list[str]]:
     renders = [["render", d, "--views", "5", "--raw", str(real / d), "--category", c] for d, c in CATEGORIES.items()]
     check = ["train", "--model", "patchcore", "--category", "cable_gland", "--modalities", "rgb", "--set", "input.size=256"]
     return [
@@ -35,9 +38,9 @@ def verbs(real: Path) -> list[list[str]]:
     ]
 
 
-def named(verb: list[str]) -> str:
-    """Return a verb without the place of the data."""
-    kept = [word for at, word in enumerate(verb) if word != "--raw" and (at == 0 or verb[at - 1] != "--raw")]
+def without_paths(command: list[str]) -> str:
+    """Return a command as text, without the folder of the raw data."""
+    kept = [word for at, word in enumerate(command) if word != "--raw" and (at == 0 or command[at - 1] != "--raw")]
     return "mvad " + " ".join(kept)
 
 
@@ -50,30 +53,31 @@ def main() -> int:
     walls_path = workspace / "walls.json"
     walls = files.read_json(walls_path) if walls_path.exists() else {}
     environment = os.environ | {"MVAD_WORKSPACE": str(workspace)}
-    for verb in verbs(Path(real)):
-        if named(verb) in walls:
+    for command in commands(Path(real)):
+        name = without_paths(command)
+        if name in walls:
             continue
         began = time.perf_counter()
-        done = subprocess.run([sys.executable, "-m", "mvad.cli.main", *verb], env=environment)
+        done = subprocess.run([sys.executable, "-m", "mvad.cli.main", *command], env=environment)
         if done.returncode:
             return done.returncode
-        walls[named(verb)] = round(time.perf_counter() - began, 1)
+        walls[name] = round(time.perf_counter() - began, 1)
         files.write_json(walls_path, walls)
-    runs = [files.read_json(path) for path in sorted(workspace.glob("runs/*/results.json"))]
+    runs = [Results.read(path) for path in sorted(workspace.glob("runs/*/results.json"))]
     audits = {c: files.read_json(workspace / "renders" / d / c / "audit.json")["summary"] for d, c in CATEGORIES.items()}
     table = [
         {
-            "run": run["run"], "category": run["category"], "model": run["model"], "seed": run["seed"],
-            "teacher": run["teacher"]["name"], "input": run["config"]["input.modalities"], "size": run["config"]["input.size"],
-            "training_samples": run["training_samples"], "test_samples": run["figures"]["samples"],
-            **{name: run["figures"][name] for name in ("s_auroc", "image_auroc", "p_auroc", "s_auroc_by_defect")},
-            "paper_s_auroc": paper_s_auroc(run["dataset"], run["category"], run["model"]),
+            "run": run.run, "category": run.category, "model": run.model, "seed": run.seed, "teacher": run.teacher,
+            "input": run.config["input.modalities"], "size": run.config["input.size"],
+            "training_samples": run.training_samples, "test_samples": run.figures.samples,
+            **{name: run.figures[name] for name in ("s_auroc", "image_auroc", "p_auroc")},
+            "s_auroc_by_defect": run.figures.by_defect,
+            "paper_s_auroc": paper_s_auroc(run.dataset, run.category, run.model),
         }
         for run in runs
     ]  # fmt: skip
-    files.write_json(
-        RESULTS, {"machine": machine() | {"cores": os.cpu_count()}, "seconds": walls, "figures": table, "ground_truth": audits}
-    )
+    about = machine(resolve_device()) | {"cores": os.cpu_count()}
+    files.write_json(RESULTS, {"machine": about, "seconds": walls, "figures": table, "ground_truth": audits})
     print(json.dumps(table, indent=1))
     return 0
 

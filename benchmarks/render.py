@@ -1,10 +1,10 @@
-"""Rendering against its peers, in one run.
+"""Rendering compared with other renderers and ray casters.
 
-Usage: python benchmarks/render.py [--quick] [--only SECTION,SECTION]. A section is one run; others are kept.
+Usage: python benchmarks/render.py [--quick] [--only SECTION,SECTION]. Sections that are not run keep their last results.
 
-Every measurement runs in a process of its own (GL contexts, memory, thread settings), several rounds in turn (A B C A B
-C); a row is the median over the rounds. Real scans are taken where MVAD_REAL_DATA says; without it their rows are left
-out. Writes results/render-MACHINE.json and .svg.
+Every measurement runs in a separate process (GL contexts, memory, thread settings); peers alternate over several rounds (A B C
+A B C), and a row is the median over the rounds. Real scans come from MVAD_REAL_DATA; without it their rows are left out.
+Writes results/render-MACHINE.json and .svg.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE))
 from harness import QUICK, ROUNDS, THREADS, child, drive, in_turn, peak_mb, rss_mb, run, versions  # noqa: E402
 
-ENOUGH_MS = 3000  # a slow peer is not repeated in a round
+ENOUGH_MS = 3000  # a peer that takes longer is measured once per round
 PEERS = (
     "mvad cpu", "mvad cpu, 1 thread", "mvad cpu, 1 sample", "mvad egl", "mvad egl, 1 sample", "moderngl, 1 sample",
     "moderngl, 3 x 3 samples", "tuned pyrender", "naive pyrender", "naive pyrender, bare primitives",
@@ -46,11 +46,11 @@ def milliseconds(function: Callable[[], Any], times: int, warm: int = 1) -> floa
     return round(statistics.median(taken[warm:]), 2)
 
 
-# ------------------------------------------------------------------------------------------------ what is measured
+# ----------------------------------------------------------------------------------------------------- measurements
 
 
 def prepared(what: str, size: int = 256, scan_size: int = 800, views: int = 5) -> tuple[Any, Any, Any]:
-    """Return scan, surface and rig of the generated scan or of a real gland ("gland 12")."""
+    """Return scan, surface and rig of the generated scan or of a real cable_gland ("gland 12")."""
     from scans import big_scan, load, real_refs
 
     from mvad.render.clean import clean
@@ -71,7 +71,7 @@ def prepared(what: str, size: int = 256, scan_size: int = 800, views: int = 5) -
 
 
 def renderer(name: str, size: int) -> Callable[[Any, Any, Any], Any]:
-    """Return what renders a surface under a rig, by the names of ``PEERS``."""
+    """Return the function that renders a surface with a rig, by a name of ``PEERS``."""
     os.environ["PYOPENGL_PLATFORM"] = "egl"
     if name.startswith("mvad"):
         from mvad.render.backends.choose import rasteriser
@@ -97,7 +97,7 @@ def renderer(name: str, size: int) -> Callable[[Any, Any, Any], Any]:
 
 @child
 def views_ms(name: str, what: str, size: int = 256, scan_size: int = 800, views: int = 5) -> float:
-    """Milliseconds for all views of one scan, mesh to arrays; contexts, kernels and buffers are warm."""
+    """Milliseconds for all views of one scan, from mesh to arrays; contexts, kernels and buffers exist already."""
     draw = renderer(name, size)
     scan, surface, rig = prepared(what, size, scan_size, views)
     slow = what == "generated" and "naive" in name
@@ -106,7 +106,7 @@ def views_ms(name: str, what: str, size: int = 256, scan_size: int = 800, views:
 
 @child
 def accuracy(name: str, what: str) -> dict[str, Any]:
-    """How far a renderer's depth lies from embree's, how many rays disagree, how good its colour is."""
+    """Difference of a renderer's depth from embree's, share of rays whose hits differ, and PSNR of its colour."""
     sys.path.insert(0, str(HERE.parent / "tests"))
     import twins
     from render_proofs import reference_colours
@@ -138,8 +138,8 @@ def accuracy(name: str, what: str) -> dict[str, Any]:
     if label is not None and scan.gt is not None:
         row["label_values"] = len(np.unique(label))
     if name.startswith("mvad"):
-        there = seen.source >= 0
-        row["mask_equals_gt_at_source"] = bool(np.array_equal(seen.mask[there], scan.gt.reshape(-1)[seen.source[there]]))
+        hit = seen.source >= 0
+        row["mask_equals_gt_at_source"] = bool(np.array_equal(seen.mask[hit], scan.gt.reshape(-1)[seen.source[hit]]))
     return row
 
 
@@ -165,7 +165,7 @@ def agreement(what: str) -> dict[str, float]:
 
 @child
 def stages(backend: str, what: str, scans: int) -> dict[str, float]:
-    """Milliseconds a scan by stage, one process, one thread; ``what`` is "glands" or a folder of generated scans."""
+    """Milliseconds per scan by stage, one process, one thread; ``what`` is "glands" or a folder of generated scans."""
     from scans import load, real_refs
 
     from mvad.datasets.registry import reader_for
@@ -217,7 +217,7 @@ def stages(backend: str, what: str, scans: int) -> dict[str, float]:
                 for (_, before), (stage, after) in itertools.pairwise(marks):
                     taken.setdefault(stage, []).append(1000 * (after - before))
     row = {stage: round(statistics.mean(values), 2) for stage, values in taken.items()}
-    row["mesh"] = round(row["mesh"] - row["normals"], 2)  # normals are a part of it, measured apart
+    row["mesh"] = round(row["mesh"] - row["normals"], 2)  # the mesh stage includes normals, which are timed separately
     row["scan"] = round(sum(ms for stage, ms in row.items() if stage != "project, one view"), 2)
     return row
 
@@ -272,7 +272,7 @@ def memory(backend: str, scans: int) -> dict[str, float]:
 
 @child
 def soak(backend: str, views: int) -> dict[str, Any]:
-    """Draw the same small scan again and again: no view may differ from the first, nothing may grow."""
+    """Draw the same small scan many times: no view may differ from the first, and memory may not grow."""
     from mvad.render.backends.choose import rasteriser
     from mvad.render.render_views import render_views
 
@@ -294,7 +294,7 @@ def soak(backend: str, views: int) -> dict[str, Any]:
 
 @child
 def cleaning(scans: int) -> dict[str, Any]:
-    """Compare our cleaning with the published recipe on real glands: milliseconds a scan, ground truth lost by each."""
+    """Compare our cleaning with the published procedure on real scans: milliseconds per scan, ground truth lost by each."""
     import peers
     from scans import load, real_refs
 
@@ -323,7 +323,7 @@ def cleaning(scans: int) -> dict[str, Any]:
 
 @child
 def encoders() -> dict[str, Any]:
-    """Milliseconds and kilobytes a scan (5 views) of ways to write what is rendered."""
+    """Milliseconds and kilobytes per scan (5 views) of several encoders."""
     import io
 
     import imagecodecs
@@ -399,7 +399,7 @@ def whole_job(raw: Path, category: str, jobs: int, threads: int = 1, backend: st
         records = list(Path(folder).glob("renders/*/*/*/*/*/record.json"))
         written = sorted(record.stat().st_mtime for record in records)
     count = len(written)
-    first = count // 5  # leaves the start of the workers out
+    first = count // 5  # excludes the start of the workers
     return {
         "scans": count, "seconds": round(seconds, 2), "scans_per_s": round(count / seconds, 2),
         "scans_per_s_once_started": round((count - first) / max(written[-1] - written[first - 1], 1e-9), 2),
@@ -407,7 +407,7 @@ def whole_job(raw: Path, category: str, jobs: int, threads: int = 1, backend: st
 
 
 def many_glands(folder: Path, real: Path, times: int) -> Path:
-    """Link the real scans several times under other numbers, so that a job is long enough to be timed."""
+    """Link the real scans several times under different numbers, so that a job takes long enough to be timed."""
     for source in (real / "mvtec3d" / "cable_gland").glob("*/*/*/*"):
         split, defect, kind = source.parts[-4:-1]
         for turn in range(times):
@@ -417,7 +417,7 @@ def many_glands(folder: Path, real: Path, times: int) -> Path:
     return folder
 
 
-# ---------------------------------------------------------------------------------------------------------- the run
+# ---------------------------------------------------------------------------------------------------------- sections
 
 
 def compare(what: str, rounds: int) -> dict[str, Any]:
@@ -431,7 +431,7 @@ def compare(what: str, rounds: int) -> dict[str, Any]:
 
 
 def scaling(quick: bool) -> dict[str, Any]:
-    """How time grows, ms a scan for all views."""
+    """How time grows with the sizes and the number of views: milliseconds per scan for all views."""
 
     def curve(name: str, key: str, values: list[int]) -> dict[str, float]:
         return {str(value): run("views_ms", name=name, what="generated", **{key: value}) for value in values}
@@ -462,18 +462,18 @@ def plot(result: dict[str, Any], path: Path) -> None:
         colors = ["#2a7f9e" if name.startswith("mvad") else "#b9b9b9" for name in names]
         bars = axis.barh(names, [rows[name]["ms"] for name in names], color=colors)
         axis.bar_label(bars, fmt="{:,.0f}", padding=3)
-        axis.set(xscale="log", xlabel="ms a scan, 5 views at 256 px", title=result["views_of"][group])
+        axis.set(xscale="log", xlabel="ms per scan, 5 views at 256 px", title=result["views_of"][group])
         axis.margins(x=0.3)
     for name, curves in result["scaling"].items():
         for key, style in (("scan_side", "-"), ("image_side", "--")):
             points = dict(sorted((int(side), ms) for side, ms in curves[key].items()))
             axes[-1].plot(list(points), list(points.values()), style, marker="o", label=f"{name}, {key.replace('_', ' ')}")
-    axes[-1].set(xscale="log", yscale="log", xlabel="pixels", ylabel="ms a scan, 5 views", title="growth")
+    axes[-1].set(xscale="log", yscale="log", xlabel="pixels", ylabel="ms per scan, 5 views", title="growth")
     axes[-1].legend()
     figure.savefig(path)
 
 
-JUDGED = ("mvad cpu", "mvad cpu, 1 sample", "mvad egl", "moderngl, 1 sample", "tuned pyrender", "naive pyrender")
+COMPARED = ("mvad cpu", "mvad cpu, 1 sample", "mvad egl", "moderngl, 1 sample", "tuned pyrender", "naive pyrender")
 
 
 def views(real: Path | None, scratch: Path) -> Any:
@@ -484,7 +484,7 @@ def views(real: Path | None, scratch: Path) -> Any:
 def exactness(real: Path | None, scratch: Path) -> Any:
     scans = ["generated", *(["gland 2", "gland 19"] if real else [])]
     return {
-        "against_embree_and_4x4": {what: {name: run("accuracy", name=name, what=what) for name in JUDGED} for what in scans},
+        "against_embree_and_4x4": {what: {name: run("accuracy", name=name, what=what) for name in COMPARED} for what in scans},
         "cpu_against_egl": {what: run("agreement", what=what) for what in scans},
     }
 
@@ -504,7 +504,7 @@ def by_stage(real: Path | None, scratch: Path) -> Any:
 
 
 def jobs(real: Path | None, scratch: Path) -> Any:
-    """Whole jobs, and naive rendering of the same generated scan beside them."""
+    """Whole jobs, and naive rendering of the same generated scan for comparison."""
     from scans import write_category
 
     write_category(scratch / "job" / "big", 60)
@@ -551,7 +551,7 @@ def about() -> dict[str, Any]:
 
 @child
 def gl_renderer() -> str:
-    """Name the device that egl draws on."""
+    """Return the name of the device that egl uses."""
     from mvad.render.backends.choose import rasteriser
 
     return rasteriser("egl").device

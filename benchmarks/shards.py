@@ -1,10 +1,10 @@
-"""Shards against what else holds multi-view samples: random batches, size on disk, packing, growth.
+"""Shards compared with other formats for multi-view samples: random batches, size on disk, packing, growth.
 
-Usage: python benchmarks/shards.py [--quick] [--only SECTION,SECTION]. A section is one run; others are kept.
+Usage: python benchmarks/shards.py [--quick] [--only SECTION,SECTION]. Sections that are not run keep their last results.
 
 The samples are five views of 256 px of the real cable_gland scans of MVAD_REAL_DATA, else of generated ones. Every
-measurement runs in a process of its own, several rounds in turn; a row is the median over the rounds. All reads come from
-the page cache. Writes results/shards-MACHINE.json and .svg.
+measurement runs in a separate process; formats alternate over several rounds, and a row is the median over the rounds. All
+reads come from the page cache. Writes results/shards-MACHINE.json and .svg.
 """
 
 from __future__ import annotations
@@ -39,11 +39,11 @@ Images = tuple[np.ndarray, np.ndarray]
 """Colours (V, H, W, 3) and masks (V, H, W) of a sample."""
 
 
-# ------------------------------------------------------------------------------------------------- the same samples
+# ------------------------------------------------------------------------------------------------------ the samples
 
 
 def rendered(real: Path | None, scratch: Path) -> Path:
-    """Render the category once, and return its folder."""
+    """Render the category and return its folder."""
     from mvad.datasets.synth.generate import SynthOptions, generate
     from mvad.progress import Silent
     from mvad.render.engine import Workers
@@ -68,7 +68,7 @@ def images_of(renders: Path) -> Iterator[tuple[str, Images]]:
         yield entry["key"].replace("/", "_"), (sample.rgb, sample.mask)
 
 
-# ------------------------------------------------------------------------------------------ writing, by each's own way
+# ---------------------------------------------------------------------------------------------- writing each format
 
 
 def write_pictures(renders: Path, folder: Path, jpeg: bool) -> None:
@@ -131,15 +131,15 @@ def pack(
     from mvad.datasets.shards.pack import PackOptions, pack_renders
     from mvad.progress import Silent
 
-    words = name.split()
-    level = int(words[2]) if len(words) > 2 and words[2].isdigit() else None
-    options = PackOptions(filter=words[1], level=level, fields=fields, shard_mb=shard_mb)
+    parts = name.split()
+    level = int(parts[2]) if len(parts) > 2 and parts[2].isdigit() else None
+    options = PackOptions(filter=parts[1], level=level, fields=fields, shard_mb=shard_mb)
     pack_renders(renders.parents[1], "mvtec3d", renders.name, folder, options, Silent(), jobs)
 
 
 @child
 def write(name: str, renders: str, folder: str) -> dict[str, float]:
-    """Write all samples, and return the seconds, what they take on disk, and how much memory that took."""
+    """Write all samples; return the seconds, the size on disk, and the peak memory."""
     source, target = Path(renders), Path(folder)
     began = time.perf_counter()
     if name.startswith("mvad"):
@@ -157,7 +157,7 @@ def write(name: str, renders: str, folder: str) -> dict[str, float]:
     return {"seconds": round(seconds, 2), "mb": round(size / 1e6, 2), "peak_mb": peak_mb()}
 
 
-# ------------------------------------------------------------------------------------------ reading, by each's own way
+# ---------------------------------------------------------------------------------------------- reading each format
 
 
 class Pictures:
@@ -188,7 +188,7 @@ class Pictures:
 
 
 class Memmap:
-    """Raw arrays: the limit, without compression or sums."""
+    """Raw arrays, the upper limit: neither compression nor checksums."""
 
     def __init__(self, folder: Path) -> None:
         self.rgb, self.mask = (np.load(folder / f"{kind}.npy", mmap_mode="r") for kind in ("rgb", "mask"))
@@ -209,7 +209,7 @@ class Memmap:
 
 
 class Plain:
-    """h5py with one ``read_direct`` a sample, the quickest of its ways."""
+    """h5py with one ``read_direct`` per sample, which is its fastest method."""
 
     def __init__(self, folder: Path) -> None:
         import h5py
@@ -246,7 +246,7 @@ class Ours:
         place = next(folder.glob("*/*/manifest.json")).parent
         splits = sorted({path.name.split("-")[0] for path in place.glob("*.h5")})
         self.sets = [ShardSet(place, split, ("rgb",), threads) for split in splits]
-        # One set of all splits' files: what a training reads is one split, but the peers here have one folder of all.
+        # All splits in one set, because each peer has all samples in one folder; training reads one split only.
         first = self.sets[0]
         for other in self.sets[1:]:
             offset = len(first._files)
@@ -320,7 +320,7 @@ def sequential(folder: Path, workers: int) -> Iterator[Any]:
 
 @child
 def read(name: str, folder: str, workers: int = 0, threads: int = 1) -> dict[str, float]:
-    """Samples a second of random batches, and the memory of this process."""
+    """Samples per second of random batches, and the memory of this process."""
     import torch
 
     torch.set_num_threads(1)
@@ -345,7 +345,7 @@ def read(name: str, folder: str, workers: int = 0, threads: int = 1) -> dict[str
 
 
 def formats(real: Path | None, scratch: Path) -> Any:
-    """Write in every format, and read random batches with 0 and 2 workers, and with two threads of ours."""
+    """Write every format; read random batches with 0 and 2 workers, and mvad's shards also with two threads."""
     renders = rendered(real, scratch)
     names = (*PEERS, *OURS)
     rows: dict[str, Any] = {}
@@ -382,7 +382,7 @@ def decode_alone(renders: str) -> float:
 
 @child
 def pack_seconds(renders: str, folder: str, filter_name: str, jobs: int) -> float:
-    """Seconds to pack a rendered category with everything in it."""
+    """Seconds to pack a rendered category with all fields."""
     began = time.perf_counter()
     pack(Path(renders), Path(folder), f"mvad {filter_name}", jobs, ("rgb", "depth", "normal", "source"))
     return round(time.perf_counter() - began, 3)
@@ -390,7 +390,7 @@ def pack_seconds(renders: str, folder: str, filter_name: str, jobs: int) -> floa
 
 @child
 def photographs(raw: str, folder: str, what: str) -> float:
-    """Seconds to decode photographs of 1,024 px and their masks alone, or to pack them at 256 px."""
+    """Seconds to decode photographs of 1,024 px and their masks, or to pack them at 256 px."""
     from mvad.datasets import realiad
     from mvad.datasets.images import read_gray, read_rgb
     from mvad.datasets.shards.pack import PackOptions, pack_realiad
@@ -422,7 +422,7 @@ def index_all(raw: str) -> dict[str, float]:
 
 
 def packing(real: Path | None, scratch: Path) -> Any:
-    """Packing against decoding its inputs alone, and what a second worker brings."""
+    """Packing compared with only decoding its inputs, and the gain by a second worker."""
     from PIL import Image
 
     from mvad.datasets.synth.generate import SynthOptions, generate
@@ -472,7 +472,7 @@ def packing(real: Path | None, scratch: Path) -> Any:
 
 @child
 def grown(folder: str, threads: int) -> dict[str, float]:
-    """Open a category, read random batches from it, and say what that took."""
+    """Open a category and read random batches: time to open, samples per second, memory and open files."""
     import torch
 
     from mvad.datasets.shards.loader import ShardSet
@@ -494,7 +494,7 @@ def grown(folder: str, threads: int) -> dict[str, float]:
 
 
 def growth(real: Path | None, scratch: Path) -> Any:
-    """From 1 to 100 shards of eight samples."""
+    """Reading from 1, 10 and 100 shards of eight samples."""
     from dataclasses import replace
 
     from mvad.datasets.shards.pack import PackOptions, pack_category
@@ -521,7 +521,7 @@ def growth(real: Path | None, scratch: Path) -> Any:
 
 @child
 def soak(folder: str, samples: int, workers: int, start: str) -> dict[str, float]:
-    """Read many samples; nothing may grow."""
+    """Read many samples: neither memory nor the number of open files may grow."""
     from mvad.datasets.shards.batches import Batches
     from mvad.datasets.shards.loader import ShardSet
 
@@ -539,7 +539,7 @@ def soak(folder: str, samples: int, workers: int, start: str) -> dict[str, float
 
 
 def soaks(real: Path | None, scratch: Path) -> Any:
-    """20,000 samples by threads, and by two workers that are forked and spawned."""
+    """Read 20,000 samples (2,000 with --quick) with threads, and with two forked or spawned workers."""
     renders = rendered(real, scratch)
     pack(renders, scratch / "packed", "mvad zstd", THREADS)
     folder = next((scratch / "packed").glob("*/*/manifest.json")).parent
@@ -548,11 +548,11 @@ def soaks(real: Path | None, scratch: Path) -> Any:
     return {name: run("soak", folder=str(folder), samples=samples, workers=w, start=start) for name, (w, start) in ways.items()}
 
 
-# ---------------------------------------------------------------------------------------------------------- the run
+# ------------------------------------------------------------------------------------------------- plot and sections
 
 
 def plot(result: dict[str, Any], path: Path) -> None:
-    """Draw speed against size, and growth."""
+    """Draw speed, size and growth."""
     import matplotlib
 
     matplotlib.use("svg")

@@ -1,11 +1,12 @@
-"""Training and inference against five DeSTSeg models as published: steps, latency, memory, operations, growth.
+"""Training and inference compared with five DeSTSeg models as published: steps, latency, memory, operations, growth.
 
-Usage: python benchmarks/train.py [--quick] [--only SECTION,SECTION]. A section is one run; others are kept.
+Usage: python benchmarks/train.py [--quick] [--only SECTION,SECTION]. Sections that are not run keep their last results.
 
-The batch is 8 samples (4 with --quick) of five RGB views at 256 px, of the real cable_gland views of MVAD_REAL_DATA, else of generated ones;
-both sides get the same corrupted images. The peer is DeSTSeg as published, written independently for the tests: it computes
-what its published steps compute. Weights are random (ResNet-18): they do not change the work. Every measurement runs in a
-process of its own, several rounds in turn. On a GPU the same command measures there.
+The batch is 8 samples (4 with --quick) of five RGB views at 256 px, from the real cable_gland scans of MVAD_REAL_DATA, else
+from generated scans; all detectors get the same corrupted images. The peer is DeSTSeg as published, implemented independently
+for the tests: it computes what the published steps compute. Weights are random (ResNet-18), which does not change the number
+of operations. Every measurement runs in a separate process; the detectors alternate over several rounds. On a machine with a
+GPU the same command measures the GPU.
 """
 
 from __future__ import annotations
@@ -30,11 +31,11 @@ OURS = ("idif paper", "idif paper, head on the whole image", "idif small")
 PEER = "five DeSTSeg, as published"
 
 
-# --------------------------------------------------------------------------------------------------- the same batch
+# ------------------------------------------------------------------------------------------------------- the batch
 
 
 def samples(real: Path | None, scratch: Path) -> dict[str, str]:
-    """Render and pack a few samples of the category; returns what children need to find them."""
+    """Render and pack the training samples of a category; returns the arguments by which children find them."""
     from mvad.datasets.shards.pack import PackOptions, pack_renders
     from mvad.datasets.synth.generate import SynthOptions, generate
     from mvad.progress import Silent
@@ -55,13 +56,14 @@ def samples(real: Path | None, scratch: Path) -> dict[str, str]:
 
 
 def ours(name: str, shards: str, textures: str, modalities: str = "rgb", **keys: Any) -> Any:
-    """Return one of our detectors, its split, images and corrupted images."""
+    """Return an unfitted IDIF, its training split, images and corrupted images."""
     import torch
 
     from mvad.datasets.shards.loader import ShardSet
     from mvad.model.backbones.weights import WeightsSource
+    from mvad.model.devices import resolve_device
+    from mvad.model.fitting import prepare
     from mvad.model.registry import configure
-    from mvad.model.runs import prepare
     from mvad.model.synthesis.paste import corrupt
     from mvad.model.synthesis.textures import load_textures
 
@@ -72,28 +74,26 @@ def ours(name: str, shards: str, textures: str, modalities: str = "rgb", **keys:
     if "whole image" in name:
         named["head.window"] = "image"
     config, _ = configure(preset, "idif", [("benchmark", named | keys)])
-    config, detector, _, _ = prepare(data, config, Path("nowhere"), WeightsSource(None, Path("nowhere"), offline=True))
+    weights = WeightsSource(None, Path("nowhere"), offline=True)
+    detector: Any = prepare(data, config, Path("nowhere"), weights, resolve_device()).detector
     detector.training_steps.window = detector._window(data)
     views = detector.images(data.batch(range(BATCH)))
-    corrupted = corrupt(views, detector.spec, load_textures(textures), config.pseudo, torch.Generator().manual_seed(0))
+    corrupted = corrupt(views, detector.spec, load_textures(textures), detector.config.pseudo, torch.Generator().manual_seed(0))
     return detector, data, views, corrupted
 
 
 def seconds(work: Callable[[], Any], least: int = 2) -> float:
-    """Return the median seconds of a piece of work, after one that warms up."""
-    import torch
+    """Return the median seconds of a call, after a first call that warms up."""
+    from mvad.model.devices import resolve_device, synchronise
 
-    def finish() -> None:
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
-
+    device = resolve_device()
     work()
     taken = []
     for _ in range(1 if QUICK else least):
-        finish()
+        synchronise(device)
         began = time.perf_counter()
         work()
-        finish()
+        synchronise(device)
         taken.append(time.perf_counter() - began)
     return statistics.median(taken)
 
@@ -103,7 +103,7 @@ def seconds(work: Callable[[], Any], least: int = 2) -> float:
 
 @child
 def our_steps(name: str, shards: str, textures: str, modalities: str = "rgb", **keys: Any) -> dict[str, float]:
-    """Seconds of a student step, a head step (with their pseudo anomalies), and of evaluation the batch."""
+    """Seconds of a student step and a head step (with their pseudo anomalies), and of computing the batch's maps."""
     import torch
 
     from mvad.model.idif.optimizers import head_optimizers, student_optimizers
@@ -112,13 +112,13 @@ def our_steps(name: str, shards: str, textures: str, modalities: str = "rgb", **
     from mvad.model.synthesis.textures import load_textures
 
     detector, data, views, _ = ours(name, shards, textures, modalities, **keys)
-    config, training_steps, pictures = detector.config, detector.training_steps, load_textures(textures)
+    config, training_steps, images = detector.config, detector.training_steps, load_textures(textures)
     student = student_optimizers(detector.network, config.optimizer, config.encoder.lr_scale, 10)
     head = head_optimizers(detector.heads, config.optimizer, 10)
     generator = torch.Generator().manual_seed(0)
 
     def corrupted() -> Any:
-        return corrupt(views, detector.spec, pictures, config.pseudo, generator)
+        return corrupt(views, detector.spec, images, config.pseudo, generator)
 
     def student_step() -> None:
         clean = TeacherCache(training_steps.clean_features)(views.images.flatten(1, 2), None)  # as in a first epoch
@@ -137,13 +137,14 @@ def our_steps(name: str, shards: str, textures: str, modalities: str = "rgb", **
 
 @child
 def peer_steps(shards: str, textures: str, models: int) -> dict[str, float]:
-    """Seconds of the published steps and of inference; one model's time on its eight images, times the models."""
+    """Seconds of the published steps and of inference: the time of one model on the images of one view, times ``models``."""
     import destseg_twin as twin
     import torch
 
+    from mvad.model.devices import resolve_device
+
     _, _, views, corrupted = ours("idif paper", shards, textures)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    model = twin.DeSTSeg().to(device)
+    model = twin.DeSTSeg().to(resolve_device())
     clean, wrong, mask = views.images[:, 0, 0], corrupted.images[:, 0, 0], corrupted.mask[:, 0, 0][:, None]
     student, head = twin.student_optimizer(model, 1e-3), twin.head_optimizer(model, 1e-3, 1e-3)
     result = {
@@ -154,9 +155,9 @@ def peer_steps(shards: str, textures: str, models: int) -> dict[str, float]:
 
     def score_maps() -> None:
         with torch.no_grad():
-            model(wrong, wrong)  # the published forward pass: the teacher twice, at test as well
+            model(wrong, wrong)  # the published forward pass, which runs the teacher twice in evaluation, too
 
-    result["judge_s"] = seconds(evaluate)
+    result["judge_s"] = seconds(score_maps)
     return {name: round(models * value, 4) for name, value in result.items()} | {"peak_mb": _peak()}
 
 
@@ -167,7 +168,7 @@ def _peak() -> float:
 
 
 def steps(real: Path | None, scratch: Path) -> Any:
-    """One step of each phase and inference, V = 5 RGB, and V = 10 with depth, against as many DeSTSeg models."""
+    """One step of each phase and inference: five RGB inputs, and ten with depth, compared with as many DeSTSeg models."""
     where = samples(real, scratch)
 
     def measure(name: str) -> Any:
@@ -198,13 +199,13 @@ def _median(values: list[dict[str, Any]]) -> dict[str, Any]:
 
 @child
 def operations(name: str, shards: str, textures: str) -> dict[str, float]:
-    """GFLOP of a forward pass of a sample (a multiplication and an addition are two), by module."""
+    """GFLOP of a forward pass per sample, by module (a multiplication and an addition count as two operations)."""
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
     detector, _, views, corrupted = ours(name, shards, textures)
     network, training_steps = detector.network.eval().requires_grad_(False), detector.training_steps
-    detector.heads.eval().requires_grad_(False)  # the counter's hooks stumble over parameters with gradients
+    detector.heads.eval().requires_grad_(False)  # the counter's hooks fail on parameters with gradients
     images, present = corrupted.images[:1].flatten(1, 2), training_steps.inputs(views.present[:1])
     counted: dict[str, float] = {}
 
@@ -230,7 +231,7 @@ def operations(name: str, shards: str, textures: str) -> dict[str, float]:
 
 @child
 def peer_operations(shards: str, textures: str) -> dict[str, float]:
-    """GFLOP of the five published models on a sample."""
+    """GFLOP of the five published models per sample."""
     import destseg_twin as twin
     import torch
     from torch.utils.flop_counter import FlopCounterMode
@@ -249,22 +250,24 @@ def peer_operations(shards: str, textures: str) -> dict[str, float]:
 
 @child
 def matmul_peak() -> float:
-    """GFLOP/s that float32 matrix products reach here: what a step's share of the peak is measured by."""
+    """GFLOP/s that float32 matrix products reach on this machine: the peak that evaluation is compared with."""
     import torch
 
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    from mvad.model.devices import resolve_device
+
+    device = resolve_device()
     n = 8192 if device.type == "cuda" else 2048
     a, b = (torch.rand(n, n, device=device) for _ in range(2))
     return round(2 * n**3 / seconds(lambda: a @ b, 5) / 1e9, 1)
 
 
 def flops(real: Path | None, scratch: Path) -> Any:
-    """GFLOP by module, and what share of the machine's matrix products evaluation reaches."""
+    """GFLOP by module, and the speed of evaluation as a share of the peak of matrix products."""
     where = samples(real, scratch)
     rows = {name: run("operations", name=name, **where) for name in OURS} | {PEER: run("peer_operations", **where)}
     peak = run("matmul_peak")
-    evaluated = run("our_steps", name="idif paper", **where)["judge_s"]
-    share = BATCH * rows["idif paper"]["all"] / evaluated / peak
+    evaluation_s = run("our_steps", name="idif paper", **where)["judge_s"]
+    share = BATCH * rows["idif paper"]["all"] / evaluation_s / peak
     return {"gflop_a_sample": rows, "matmul_gflops": peak, "judge_share_of_peak": round(share, 3)}
 
 
@@ -278,17 +281,21 @@ def forward_backward(shards: str, textures: str, views: int, size: int, voxel: i
 
     from mvad.model.backbones.choose import choose_teacher
     from mvad.model.backbones.weights import WeightsSource
-    from mvad.model.detector import InputSpec
+    from mvad.model.devices import resolve_device
     from mvad.model.idif.network import Network
+    from mvad.model.input_spec import InputSpec
     from mvad.model.registry import configure
 
     keys = {"input.size": size, "voxel.size": voxel, "voxel.patch": max(1, voxel // 8)}
     config, _ = configure("paper", "idif", [("benchmark", keys)])
     teacher, _ = choose_teacher("random", WeightsSource(None, Path("nowhere"), offline=True), 0)
-    network = Network(config, InputSpec(views, ("rgb",), torch.linspace(0, 1, 3 * views).view(views, 3), None), teacher).train()
+    spec = InputSpec(views, ("rgb",), torch.linspace(0, 1, 3 * views).view(views, 3), None)
+    device = resolve_device()
+    network = Network(config, spec, teacher).to(device).train()
     for part in (network.encoder, network.decoders):
         part.to(memory_format=torch.channels_last)
-    images, present = torch.rand(2, views, 3, size, size) * 255, torch.ones(2, views, dtype=torch.bool)
+    images = torch.rand(2, views, 3, size, size, device=device) * 255
+    present = torch.ones(2, views, dtype=torch.bool, device=device)
 
     def work() -> None:
         student = network(images, present, lambda shape: torch.zeros(shape))
@@ -298,7 +305,7 @@ def forward_backward(shards: str, textures: str, views: int, size: int, voxel: i
 
 
 def growth(real: Path | None, scratch: Path) -> Any:
-    """How the student's cost grows with views, size and voxels, everything else at preset paper."""
+    """How the student's time grows with views, size and voxels, with all other keys of the preset paper."""
     base = {"views": VIEWS, "size": SIZE, "voxel": 16}
     axes = {"views": (1, 2, 5, 10), "size": (128, 256), "voxel": (8, 16, 32)}
     rows = []
@@ -320,14 +327,14 @@ def our_pseudo(shards: str, textures: str) -> float:
 
     torch.set_num_threads(1)
     detector, _, views, _ = ours("idif paper", shards, textures)
-    pictures, generator = load_textures(textures), torch.Generator().manual_seed(0)
-    taken = seconds(lambda: corrupt(views, detector.spec, pictures, detector.config.pseudo, generator), 10)
+    images, generator = load_textures(textures), torch.Generator().manual_seed(0)
+    taken = seconds(lambda: corrupt(views, detector.spec, images, detector.config.pseudo, generator), 10)
     return round(BATCH * VIEWS / taken, 1)
 
 
 @child
 def peer_pseudo(shards: str, textures: str) -> float:
-    """DeSTSeg's recipe an image at a time: numpy's Perlin noise, rotation, threshold, blend with a picture that is read."""
+    """DeSTSeg's procedure, one image at a time: Perlin noise in numpy, rotation, threshold, blend with a texture from a file."""
     from PIL import Image
 
     files = sorted(Path(textures).rglob("*.jpg")) if textures != "procedural" else []
@@ -367,7 +374,7 @@ def peer_pseudo(shards: str, textures: str) -> float:
 
 
 def pseudo(real: Path | None, scratch: Path) -> Any:
-    """Images a second on one thread."""
+    """Images per second on one thread."""
     where = samples(real, scratch)
     taken = in_turn(lambda name: run(f"{name}_pseudo", {"OMP_NUM_THREADS": "1"}, **where), ("our", "peer"), ROUNDS)
     ours_a_second, theirs = (statistics.median(taken[name]) for name in ("our", "peer"))
@@ -379,7 +386,7 @@ def pseudo(real: Path | None, scratch: Path) -> Any:
 
 @child
 def arithmetic(shards: str, textures: str) -> dict[str, Any]:
-    """What bfloat16 does to the scores of the same weights, and what torch.compile does to evaluation."""
+    """How bfloat16 changes the scores of the same weights, and how bfloat16 and torch.compile change evaluation's time."""
     import torch
 
     result: dict[str, Any] = {}
@@ -396,19 +403,19 @@ def arithmetic(shards: str, textures: str) -> dict[str, Any]:
     try:
         detector, _, views, _ = ours("idif small", shards, textures, **{"train.compile": True, "train.precision": "float32"})
         result["judge_compiled_s"] = round(seconds(lambda: detector.training_steps.present_maps(views)), 3)
-    except Exception as error:  # no compiler, say: that is the result
+    except Exception as error:  # without a compiler, for example: the failure is the result
         result["judge_compiled_s"] = f"failed: {type(error).__name__}"
     return result
 
 
 def precision(real: Path | None, scratch: Path) -> Any:
-    """bfloat16 and torch.compile, measured on this machine."""
-    from mvad.model.precision import has_native_bfloat16
+    """bfloat16 and torch.compile on this machine."""
+    from mvad.model.devices import has_native_bfloat16
 
     return run("arithmetic", **samples(real, scratch)) | {"native_bfloat16": has_native_bfloat16("cpu")}
 
 
-# ---------------------------------------------------------------------------------------------------------- the run
+# ---------------------------------------------------------------------------------------------------- plot and sections
 
 
 def plot(result: dict[str, Any], path: Path) -> None:
@@ -424,13 +431,15 @@ def plot(result: dict[str, Any], path: Path) -> None:
     for k, (name, row) in enumerate(rows.items()):
         values = [row[part] for part in ("student_step_s", "head_step_s", "judge_s")]
         axes[0].bar(place + 0.2 * k, values, 0.19, label=name)
-    axes[0].set(yscale="log", ylabel="seconds, 8 samples of 5 views", title="steps and evaluation")
+    axes[0].set(
+        yscale="log", ylabel=f"seconds, {result['steps']['batch']} samples of {VIEWS} views", title="steps and evaluation"
+    )
     axes[0].set_xticks(place + 0.3, ("student step", "head step", "evaluation"))
     axes[0].legend()
     parts = result["flops"]["gflop_a_sample"]["idif paper"]
     names = [name for name in parts if name != "all"]
     axes[1].barh(names, [parts[name] for name in names], color="#2a7f9e")
-    axes[1].set(xlabel="GFLOP a sample, forward", title="idif, preset paper")
+    axes[1].set(xlabel="GFLOP per sample, forward", title="idif, preset paper")
     figure.savefig(path)
 
 

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# The demo: two generated categories from raw scans to a report. Usage: demo.sh WORKSPACE [SEED]
-# Running it again continues where it stopped.
+# Demo: two generated categories, from raw scans to a report. Usage: demo.sh WORKSPACE [SEED]
+# Running it again continues where it was interrupted.
 set -euo pipefail
 workspace=$1
 seed=${2:-0}
