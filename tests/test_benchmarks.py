@@ -61,14 +61,14 @@ import mvad
 from mvad import files
 from mvad.model.runs import RunFolder, load_run
 def later():
-    from mvad.model.judging import evaluate
+    from mvad.model.old_name import evaluate
     import mvad.model.precision
     import harness
     files.read_json, files.read_toml, harness.run, harness.ran
     mvad.train, mvad.fit, mvad.model.runs.RunFolder
 """
     assert unresolved(ast.parse(code))[0] == [
-        "line 4: mvad.model.runs has no load_run", "line 6: no module mvad.model.judging", "line 7: no module mvad.model.precision",
+        "line 4: mvad.model.runs has no load_run", "line 6: no module mvad.model.old_name", "line 7: no module mvad.model.precision",
         "line 9: mvad.files has no read_toml", "line 9: harness has no ran", "line 10: mvad has no fit",
     ]  # fmt: skip
 
