@@ -7,8 +7,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from mvad import files
 from mvad.datasets import realiad
 from mvad.datasets.registry import RawScans, reader_for
@@ -20,6 +18,7 @@ from mvad.datasets.shards.reader import recorded_packing
 from mvad.datasets.verify import Fault
 from mvad.errors import BadInput, MvadError
 from mvad.model.backbones.weights import WeightsSource
+from mvad.model.devices import resolve_device
 from mvad.model.evaluation.evaluate import evaluate_run, shown_views
 from mvad.model.evaluation.scan_maps import RULES, SCAN_MAPS, ScanEvaluator
 from mvad.model.fitting import fit_run, prepare
@@ -126,17 +125,17 @@ def _run(
     on_scans = {path for path in damaged_files if path.parent.name == SCAN_MAPS}
     for views in sorted({shown_views(path) for path in pictures | evaluated} | ({()} if on_scans else set())):
         callbacks = [_scan_evaluator(run, raw)] if not views and (run.path / SCAN_MAPS).exists() else []
-        evaluate_run(run.path, workspace.shards, weights, progress, views, callbacks)
+        evaluate_run(run.path, workspace.shards, weights, progress, views, callbacks, resolve_device())
         progress.say(f"{run.path}: evaluated again")
 
 
 def _train_again(run: RunFolder, workspace: Workspace, weights: WeightsSource, progress: Progress) -> None:
-    """Train from the last checkpoint to the end with the recorded configuration, on the CPU."""
+    """Train from the last checkpoint to the end with the recorded configuration, on the GPU where there is one."""
     if (run.path / MODEL_FACTS).exists():
         files.remove(run.path / MODEL_FACTS)
     data = ShardSet(run.category_folder(workspace.shards), "train")
     config = recorded_config(run.record.config)
-    prepared = prepare(data, config, workspace.textures, weights, torch.device("cpu"))
+    prepared = prepare(data, config, workspace.textures, weights, resolve_device())
     fit_run(run.path, data, prepared, run.record.origins, progress)
     progress.say(f"{run.path}: trained to its end again")
 
