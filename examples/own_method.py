@@ -1,11 +1,14 @@
-"""Add a method of your own: the brightest pixel of a view is its score. Every command and table then takes it by name.
+"""Add a method: the deviation of each view from the mean training view.
 
-python examples/own_method.py mvad-data/shards/mvtec3d/gear
+Train and evaluate it on a packed category:
+    python examples/own_method.py mvad-data/shards/mvtec3d/gear
+The commands take it by name, too:
+    PYTHONPATH=examples MVAD_PLUGINS=own_method mvad train --model mean_view --modalities rgb
+    PYTHONPATH=examples MVAD_PLUGINS=own_method mvad evaluate
 """
 
 import sys
 from collections.abc import Mapping
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,41 +16,61 @@ from torch import Tensor
 import mvad
 
 
-class Brightness(mvad.Detector):
-    """The mean training picture of each view, and the largest deviation from it."""
+class MeanView(mvad.Detector):
+    """The mean training image of each view and modality; a pixel's score is its distance from it, in 0..255."""
 
-    def __init__(self, config: mvad.ModelConfig, spec: mvad.InputSpec, teacher: Any, device: torch.device) -> None:
+    def __init__(
+        self, config: mvad.ModelConfig, spec: mvad.InputSpec, teacher: mvad.Teacher, device: torch.device
+    ) -> None:  # fmt: skip
         self.config, self.spec, self.device = config, spec, device
-        self.mean = torch.zeros(0)
+        size = config.input.size
+        self.mean = torch.zeros(spec.views, len(spec.modalities), 3, size, size, device=device)
 
-    def fit(self, train: mvad.ShardSet, context: Any) -> None:
-        """Average the training pictures."""
-        self.mean = torch.stack([train.batch([k]).rgb[0].float().mean(dim=-1) for k in range(len(train))]).mean(dim=0)
+    def images(self, batch: mvad.Batch) -> mvad.ViewImages:
+        """Return the views at the size of ``input.size``, black off the object."""
+        return mvad.view_images(
+            batch.to(self.device), self.spec.modalities, self.config.input.size, (0, 0, 0), self.spec.depth_range
+        )
+
+    def fit(self, train: mvad.ShardSet, context: mvad.FitContext) -> None:
+        """Average each view over the samples that have it."""
+        context.progress.start("mean view", len(train))
+        total, count = torch.zeros_like(self.mean), torch.zeros(self.spec.views, device=self.device)
+        for index in range(len(train)):
+            views = self.images(train.batch([index]))
+            total += views.images[0] * views.present[0][:, None, None, None, None]
+            count += views.present[0]
+            context.progress.advance()
+        self.mean = total / count.clamp(min=1)[:, None, None, None, None]
 
     def score(self, batch: mvad.Batch) -> mvad.AnomalyMaps:
-        """Compare with the average."""
-        maps = (batch.rgb.float().mean(dim=-1) - self.mean).abs()
-        scores = maps.amax(dim=(2, 3)).masked_fill(~batch.present, -torch.inf)
-        return mvad.AnomalyMaps(maps, scores, scores.amax(dim=1))
+        """Return the distances as maps; ``finish_maps`` makes the scores by ``score.*`` and leaves out what does not count."""
+        views = self.images(batch)
+        return mvad.finish_maps((views.images - self.mean).norm(dim=3), views, self.config.score)
 
     def state(self) -> dict[str, Tensor]:
         """Return what is saved."""
         return {"mean": self.mean}
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
-        """Take it back."""
-        self.mean = state["mean"]
-
-    def planned_seconds(self, samples: int) -> float:
-        """Return how long training takes."""
-        return 0.01 * samples
+        """Restore it."""
+        self.mean = state["mean"].to(self.device)
 
 
 mvad.register_method(
     mvad.Method(
-        "brightness", "Brightness", "deviation from the mean picture", "none", "none", mvad.ModelConfig, Brightness, one_pass=True
+        "mean_view",
+        "Mean view",
+        "distance from the mean training view",
+        "none",
+        "none",
+        mvad.ModelConfig,
+        MeanView,
+        one_pass=True,
     )
 )
-folder = sys.argv[1]
-run = mvad.train(folder, "brightness", "runs/example-brightness", input__modalities=["rgb"])
-print(f"{run}: S-AUROC {run.evaluate(folder).figures['s_auroc']}")
+
+if __name__ == "__main__":
+    folder = sys.argv[1]
+    run = mvad.train(folder, "mean_view", "runs/example-mean-view", input__modalities=["rgb"], input__size=64)
+    print(f"{run}: S-AUROC {run.evaluate(folder).figures['s_auroc']}")

@@ -10,11 +10,15 @@ With ``--dist loadgroup`` a module that has fixtures of its own goes to one work
 
 from __future__ import annotations
 
+import os
+
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported: workers with a pool each are several times as slow
+
 import contextlib
 import fcntl
 import functools
 import json
-import os
 import shutil
 import subprocess
 from collections import Counter
@@ -207,10 +211,10 @@ def build_workspace(root: Path) -> None:
 
 
 @pytest.fixture(scope="session")
-def trained(workspace: Path, tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Callable[[str, str], Path]:
+def trained(workspace: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str], Path]:
     """Return what gives the tiny run of a method on a dataset, trained once per run of pytest; copy it before changing it."""
     base = tmp_path_factory.getbasetemp()
-    root = (base if worker_id == "master" else base.parent) / "trained"
+    root = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "trained"
     root.mkdir(exist_ok=True)
 
     def run_of(method: str, dataset: str) -> Path:

@@ -6,15 +6,16 @@ import dataclasses
 import doctest
 import inspect
 import os
+import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from command import ROOT, python
+from command import MVAD, ROOT, python, surroundings
 
 import mvad
 from mvad import api
@@ -218,3 +219,170 @@ def test_an_invalid_device_is_an_error_of_one_line(workspace: Path) -> None:
     if not torch.cuda.is_available():
         with pytest.raises(mvad.MissingComponent, match="torch finds 0 CUDA devices"):
             mvad.train(shards, "padim", "nowhere", device="cuda:7")
+
+
+def test_a_scan_is_rendered_with_the_default_backend(workspace: Path) -> None:
+    scan = workspace / "raw" / "mvtec3d" / "gear" / "train" / "good" / "xyz" / "000.tiff"
+    options = mvad.RenderOptions(rig=mvad.RigOptions(size=64, views=2))
+    assert options.backend == "auto"
+    assert mvad.render_scan(scan, options=options).rgb.shape == (2, 64, 64, 3)
+    with pytest.raises(mvad.BadInput, match="--backend vulkan: choose from auto, cpu, egl"):
+        mvad.render_scan(scan, options=mvad.RenderOptions(backend="vulkan"))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ({"model": "padim"}, "argument method"),
+        ({"seed": "abc"}, "seed = 'abc' must be int"),
+        ({"seed": -1}, "seed = -1 must be at least 0"),
+        ({"input__size": 0}, "input.size = 0 must be at least 32"),
+        ({"input__modalities": ["rgb", "rgb"]}, "names one twice"),
+        ({"score__pool_px": 4}, "must be at least 1 and at most 255 and odd"),
+        ({"padim__sigma": 0}, "padim.sigma = 0.0 must be at least 0.1"),
+        ({"train__keep_checkpoints": 0}, "must be at least 1"),
+    ],
+    ids=str,
+)
+def test_a_wrong_key_is_refused_before_anything_is_written(
+    keys: dict[str, Any], message: str, workspace: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(mvad.BadInput, match=message):
+        mvad.train(workspace / "shards" / "mvtec3d" / "gear", "padim", tmp_path / "run", **{"teacher": "tiny", **keys})
+    assert not (tmp_path / "run").exists()
+
+
+def test_only_the_training_split_is_trained_on(workspace: Path, tmp_path: Path) -> None:
+    with pytest.raises(mvad.BadInput, match="trained on the split train"):
+        mvad.train(mvad.ShardSet(workspace / "shards" / "mvtec3d" / "gear", "test"), "padim", tmp_path / "run")
+
+
+def test_an_evaluation_is_of_test_data_of_the_runs_category(
+    workspace: Path, tmp_path: Path, trained: Callable[[str, str], Path]
+) -> None:
+    shards = workspace / "shards"
+    run = mvad.load_run(shutil.copytree(trained("mean_feature", "mvtec3d"), tmp_path / "run"), "cpu", workspace)
+    with pytest.raises(mvad.BadInput, match="is eyecandies/dome, the run was trained on mvtec3d/gear"):
+        run.evaluate(shards / "eyecandies" / "dome")
+    with pytest.raises(mvad.BadInput, match="train was trained on"):
+        run.evaluate(mvad.ShardSet(shards / "mvtec3d" / "gear", "train"))
+    for views in ([7], [-1]):
+        with pytest.raises(mvad.BadInput, match="has views 0 to 4"):
+            run.evaluate(shards / "mvtec3d" / "gear", views)
+    results = run.evaluate(shards / "mvtec3d" / "gear", [2, 0])
+    assert (results.views, results.training_samples) == ((0, 2), 4)
+    assert (run.path / "results-views-0-2.json").exists()
+    with pytest.raises(KeyError, match="no metric 'sauroc'"):
+        results.figures["sauroc"]
+    batch = mvad.ShardSet(shards / "mvtec3d" / "gear", "test").batch([0])
+    fewer = dataclasses.replace(
+        batch, **{name: getattr(batch, name)[:, :3] for name in ("rgb", "mask", "seen", "present", "view_label")}
+    )
+    with pytest.raises(mvad.BadInput, match="has 3 views, the run was trained on 5"):
+        run.predict(fewer)
+
+
+def test_maps_that_are_not_finite_are_an_error_with_run_and_sample(
+    workspace: Path, tmp_path: Path, trained: Callable[[str, str], Path]
+) -> None:
+    run = mvad.load_run(shutil.copytree(trained("mean_feature", "mvtec3d"), tmp_path / "run"), "cpu", workspace)
+    run.detector.mean[...] = torch.nan  # type: ignore[attr-defined]
+    with pytest.raises(mvad.BadInput, match=r"run: the maps or the score of .* are not finite"):
+        run.evaluate(workspace / "shards" / "mvtec3d" / "gear")
+
+
+def test_a_detector_without_score_cannot_be_made() -> None:
+    class Half(mvad.Detector):
+        def fit(self, train: mvad.ShardSet, context: mvad.FitContext) -> None: ...
+
+    with pytest.raises(TypeError, match="abstract"):
+        Half()  # type: ignore[abstract]
+
+
+def test_a_metric_cannot_take_the_name_of_another_field() -> None:
+    with pytest.raises(mvad.BadInput, match="choose another name"):
+        mvad.register_metric(Metric("regions", "x", "sample", lambda s: 0.5))
+
+
+def test_a_methods_own_inputs_precede_those_of_the_dataset(workspace: Path, tmp_path: Path) -> None:
+    mvad.register_method(
+        mvad.Method(
+            "small_floor",
+            "x",
+            "x",
+            "none",
+            "none",
+            mvad.ModelConfig,
+            SmallFloor,
+            keys={"input.modalities": ("rgb",), "input.size": 64},
+        )
+    )
+    try:
+        shards = workspace / "shards" / "mvtec3d" / "gear"
+        run = mvad.train(shards, "small_floor", tmp_path / "own", teacher="tiny")
+        assert run.record.config["input.modalities"] == ["rgb"]
+    finally:
+        registry.unregister_method("small_floor")
+    run = mvad.train(shards, "mean_feature", tmp_path / "paper", teacher="tiny", input__size=64, input__modalities=[])
+    assert run.record.config["input.modalities"] == ["rgb", "depth"], "empty: the paper's for the dataset"
+
+
+def test_the_workspace_is_that_of_the_run_or_of_the_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    packed = tmp_path / "place" / "shards" / "mvtec3d" / "gear"
+    packed.mkdir(parents=True)
+    of = trained_run.workspace_of
+    assert of(tmp_path / "place" / "runs" / "x").root == tmp_path / "place"
+    assert of(tmp_path / "else" / "runs" / "x", packed).root == tmp_path / "place"
+    assert of(Path("runs/x")).root == Path("mvad-data")
+    monkeypatch.setenv("MVAD_WORKSPACE", str(tmp_path))
+    assert of(Path("runs/x")).root == tmp_path
+
+
+def test_commands_know_a_method_whose_module_they_are_told_of(beside_a_workspace: Path) -> None:
+    def mvad_command(*words: str, plugins: str) -> subprocess.CompletedProcess[str]:
+        paths = os.pathsep.join((str(ROOT / "src"), str(ROOT / "examples")))
+        return subprocess.run(  # a process of its own: a warm one has the path that it was started with
+            [*MVAD, *words], cwd=beside_a_workspace, capture_output=True, text=True,
+            env=surroundings(MVAD_PLUGINS=plugins) | {"PYTHONPATH": paths},
+        )  # fmt: skip
+
+    words = [
+        "train",
+        "--category",
+        "gear",
+        "--modalities",
+        "rgb",
+        "--set",
+        "input.size=64",
+        "--teacher",
+        "tiny",
+        "--preset",
+        "demo",
+    ]
+    done = mvad_command(*words, "--model", "mean_view", plugins="own_method")
+    assert done.returncode == 0, done.stderr
+    assert mvad_command(*words, "--model", "mean_feature", plugins="").returncode == 0
+    done = mvad_command("evaluate", plugins="")
+    assert done.returncode == 0, done.stderr
+    assert "mean_view-seed0: left out, its method is not known here" in done.stdout + done.stderr
+    assert not (beside_a_workspace / "mvad-data/runs/mvtec3d-gear-mean_view-seed0/results.json").exists()
+    assert mvad_command("evaluate", plugins="own_method").returncode == 0
+    assert (beside_a_workspace / "mvad-data/runs/mvtec3d-gear-mean_view-seed0/results.json").exists()
+    done = mvad_command("evaluate", plugins="no_such_module")
+    assert done.returncode == 3
+    assert done.stderr.startswith("mvad: MVAD_PLUGINS: no_such_module cannot be imported")
+
+
+def test_an_unknown_split_is_refused(workspace: Path, tmp_path: Path) -> None:
+    with pytest.raises(mvad.BadInput, match="split nonsense: choose from train, validation, test"):
+        mvad.render_category("mvtec3d", "gear", workspace / "raw" / "mvtec3d", tmp_path, splits=["nonsense"])
+    assert not list(tmp_path.iterdir())
+
+
+def test_imported_maps_are_no_detector(tmp_path: Path) -> None:
+    from mvad import files
+
+    record = {"dataset": "a", "category": "b", "config": {}, "origins": {}, "shards": {}, "machine": {}}
+    files.write_sealed_json(tmp_path / "config.json", record | {"teacher": {"name": "", "sha256": ""}})
+    with pytest.raises(mvad.BadInput, match="holds imported maps, not a trained detector"):
+        mvad.load_run(tmp_path, "cpu")

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
+import re
 from pathlib import Path
 
 import pytest
 
 from mvad.errors import BadInput
 from mvad.model.config import PRESETS, ModelConfig, TexturedConfig
-from mvad.settings import flatten, parse_assignments, read_toml, resolve
+from mvad.settings import describe, flatten, key, parse_assignments, read_toml, resolve
 
 
 def test_later_layers_win_and_every_key_knows_its_origin() -> None:
@@ -31,6 +33,34 @@ def test_an_unknown_key_names_the_nearest_real_one() -> None:
 def test_a_value_of_a_wrong_type_is_refused(key: str, value: object) -> None:
     with pytest.raises(BadInput, match=key):
         resolve(ModelConfig, [("--set", {key: value})])
+
+
+@dataclasses.dataclass(frozen=True)
+class Limited:
+    side: int = key(3, "x", least=1, most=9, odd=True)
+    span: tuple[float, ...] = key((0.5, 2.0), "x", least=0, length=2)
+
+
+@pytest.mark.parametrize("values", [{}, {"side": 1}, {"side": 9}, {"span": [0, 7]}], ids=str)
+def test_values_within_the_limits_of_a_key_are_accepted(values: dict[str, object]) -> None:
+    resolve(Limited, [("--set", values)])
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"side": 0}, "--set: side = 0 must be at least 1 and at most 9 and odd"),
+        ({"side": 11}, "at most 9"),
+        ({"side": 4}, "odd"),
+        ({"span": [1]}, "span = 1.0 must be at least 0 and a list of 2"),
+        ({"span": [1, -1]}, "at least 0"),
+    ],
+    ids=str,
+)
+def test_a_value_outside_the_limits_of_a_key_is_refused(values: dict[str, object], message: str) -> None:
+    with pytest.raises(BadInput, match=re.escape(message)):
+        resolve(Limited, [("--set", values)])
+    assert describe(Limited)["side"].allowed == ("at least 1", "at most 9", "odd")
 
 
 @pytest.mark.parametrize("preset", PRESETS)

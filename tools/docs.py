@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 import sys
 from collections.abc import Mapping
@@ -274,10 +275,10 @@ def api() -> str:
     described |= {"Run.evaluate": mvad.Run.evaluate, "Run.predict": mvad.Run.predict}
     for name, function in described.items():
         lines += [f"## `mvad.{name}`", "", "```python", _signature(name, function), "```", "", *_described(function), ""]
-    lines += ["## Types", "", "| name | description |", "|---|---|"]
+    lines += ["# Types", ""]
     for name in mvad.__all__:
-        if inspect.isclass(getattr(mvad, name)):
-            lines.append(f"| `mvad.{name}` | {_cell((getattr(mvad, name).__doc__ or '').strip().splitlines()[0])} |")
+        if inspect.isclass(kind := getattr(mvad, name)):
+            lines += [f"## `mvad.{name}`", "", *_described(kind), *_options(kind), ""]
     return "\n".join(lines).rstrip() + "\n"
 
 
@@ -308,7 +309,14 @@ def _described(function: Any) -> list[str]:
         else:
             lines.append(row)
     plain = [line.replace("``", "`") for line in lines]
-    return [*plain, "```python", *example.strip().splitlines(), "```"]
+    return [*plain, "```python", *example.strip().splitlines(), "```"] if example else plain
+
+
+def _options(kind: type) -> list[str]:
+    """Return the fields of a dataclass of keys as a list, with defaults and descriptions."""
+    if not dataclasses.is_dataclass(kind) or not any("why" in field.metadata for field in dataclasses.fields(kind)):
+        return []
+    return ["", "**Fields**", "", *(f"- `{info.name}` = `{info.default}`: {info.why}" for info in describe(kind).values())]
 
 
 def main() -> int:

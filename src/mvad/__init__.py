@@ -47,10 +47,11 @@ if TYPE_CHECKING:
     __version__: str
 
 __all__ = [
-    "AnomalyMaps", "BadInput", "Batch", "Detector", "InputSpec", "Method", "Metric", "MissingComponent", "ModelConfig", "MvadError",
-    "PackOptions", "PartlyDone", "RenderOptions", "Results", "Rig", "Run", "Scan", "ScanReader", "ScanRef", "ShardSet", "Summary",
-    "ViewSet", "collate", "list_methods", "load_run", "pack", "register_dataset", "register_method", "register_metric",
-    "render_category", "render_scan", "train",
+    "AnomalyMaps", "BadInput", "Batch", "Detector", "FitContext", "InputSpec", "Method", "Metric", "MissingComponent", "ModelConfig",
+    "MvadError", "PackOptions", "PartlyDone", "Progress", "ReadOptions", "RenderOptions", "Results", "Rig", "RigOptions", "Run", "Scan",
+    "ScanReader", "ScanRef", "ShardSet", "Summary", "Teacher", "TexturedConfig", "ViewImages", "ViewSet", "Workers", "collate",
+    "finish_maps", "key", "list_methods", "load_run", "pack", "register_dataset", "register_method", "register_metric",
+    "render_category", "render_scan", "train", "view_images",
 ]  # fmt: skip
 
 

@@ -12,37 +12,43 @@ from typing import Any
 
 import torch
 
+from mvad.cores import usable_cores
 from mvad.datasets.registry import register_dataset
-from mvad.datasets.scan import Scan, ScanReader, ScanRef
+from mvad.datasets.scan import ReadOptions, Scan, ScanReader, ScanRef
 from mvad.datasets.shards.loader import Batch, ShardSet, collate
 from mvad.datasets.shards.pack import PackOptions
 from mvad.errors import BadInput, MissingComponent, MvadError, PartlyDone
-from mvad.model.backbones.weights import WeightsSource
-from mvad.model.config import ModelConfig
+from mvad.model.backbones.protocol import Teacher
+from mvad.model.config import ModelConfig, TexturedConfig
 from mvad.model.detector import AnomalyMaps, Detector
 from mvad.model.devices import default_preset, resolve_device
 from mvad.model.evaluation.results import Results
+from mvad.model.images import ViewImages, view_images
 from mvad.model.input_spec import InputSpec
 from mvad.model.method import Method
 from mvad.model.metrics.table import Metric, register_metric
 from mvad.model.registry import methods, register_method
 from mvad.model.runs import RunFolder, run_name
+from mvad.model.scoring import finish_maps
+from mvad.model.training.context import FitContext
 from mvad.pipeline import data as pipeline_data
-from mvad.pipeline.trained_run import Run, workspace_of
+from mvad.pipeline.trained_run import Run, weights_of, workspace_of
 from mvad.pipeline.training import Recipe
 from mvad.pipeline.workspace import DEFAULT_WORKSPACE, Workspace
 from mvad.progress import Progress, Silent
 from mvad.render.engine import Workers
 from mvad.render.job import Summary
-from mvad.render.options import RenderOptions
+from mvad.render.options import RenderOptions, RigOptions
 from mvad.render.rig import Rig
 from mvad.render.views import ViewSet
+from mvad.settings import key
 
 __all__ = [
-    "AnomalyMaps", "BadInput", "Batch", "Detector", "InputSpec", "Method", "Metric", "MissingComponent", "ModelConfig", "MvadError",
-    "PackOptions", "PartlyDone", "RenderOptions", "Results", "Rig", "Run", "Scan", "ScanReader", "ScanRef", "ShardSet", "Summary",
-    "ViewSet", "collate", "list_methods", "load_run", "pack", "register_dataset", "register_method", "register_metric",
-    "render_category", "render_scan", "train",
+    "AnomalyMaps", "BadInput", "Batch", "Detector", "FitContext", "InputSpec", "Method", "Metric", "MissingComponent", "ModelConfig",
+    "MvadError", "PackOptions", "PartlyDone", "Progress", "ReadOptions", "RenderOptions", "Results", "Rig", "RigOptions", "Run", "Scan",
+    "ScanReader", "ScanRef", "ShardSet", "Summary", "Teacher", "TexturedConfig", "ViewImages", "ViewSet", "Workers", "collate",
+    "finish_maps", "key", "list_methods", "load_run", "pack", "register_dataset", "register_method", "register_metric",
+    "render_category", "render_scan", "train", "view_images",
 ]  # fmt: skip
 
 
@@ -150,7 +156,7 @@ def render_category(
 
 def pack(
     dataset: str, category: str, source: str | Path = DEFAULT_WORKSPACE / "renders",
-    shards: str | Path = DEFAULT_WORKSPACE / "shards", options: PackOptions | None = None, overwrite: bool = False,
+    shards: str | Path = DEFAULT_WORKSPACE / "shards", options: PackOptions | None = None, jobs: int = 0, overwrite: bool = False,
     progress: Progress | None = None,
 ) -> Path:  # fmt: skip
     """Pack a rendered category, or one of Real-IAD, into HDF5 shards, as ``mvad pack`` does.
@@ -165,6 +171,8 @@ def pack(
         Where ``<dataset>/<category>/`` is written.
     options
         Fields, filter and sizes; None takes the defaults.
+    jobs
+        Samples that are read at the same time; 0: one per core.
     overwrite
         Replace shards of another configuration.
     progress
@@ -188,13 +196,20 @@ def pack(
     ('gear', 4)
     """
     return pipeline_data.pack(
-        dataset, category, Path(source), Path(shards), options or PackOptions(), progress or Silent(), overwrite
+        dataset,
+        category,
+        Path(source),
+        Path(shards),
+        options or PackOptions(),
+        jobs or usable_cores(),
+        progress or Silent(),
+        overwrite,
     )
 
 
 def train(
     data: ShardSet | str | Path, method: str = "idif", run: str | Path | None = None, preset: str | None = None,
-    device: str | torch.device = "auto", progress: Progress | None = None, **keys: Any,
+    device: str | torch.device = "auto", workspace: str | Path | None = None, progress: Progress | None = None, **keys: Any,
 ) -> Run:  # fmt: skip
     """Train a detector into a run's folder, continue where it was stopped, or find it trained.
 
@@ -205,11 +220,15 @@ def train(
     method
         One of ``list_methods()``.
     run
-        The run's folder; None takes ``mvad-data/runs/DATASET-CATEGORY-METHOD-seedN``.
+        The run's folder; None takes ``runs/DATASET-CATEGORY-METHOD-seedN`` in the workspace.
     preset
         ``paper``, ``destseg``, ``small`` or ``demo``; None takes paper on CUDA, else small.
     device
         ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or a torch device.
+    workspace
+        Folder whose ``weights`` and ``textures`` are looked in, and whose ``renders`` hold the cameras for raw scans; None takes
+        the one that the run or the data lie in, else ``MVAD_WORKSPACE``, else ``mvad-data``. ``MVAD_TEACHER_WEIGHTS`` and
+        ``MVAD_OFFLINE`` count as for the commands.
     progress
         Is told of steps.
     **keys
@@ -235,17 +254,20 @@ def train(
     Run('runs/padim', padim on mvtec3d/gear, cpu)
     """
     train_split = data if isinstance(data, ShardSet) else ShardSet(data, "train")
+    if train_split.split != "train":
+        raise BadInput(f"{train_split}: detectors are trained on the split train")
     chosen = resolve_device(device)
     dotted = {name.replace("__", "."): value for name, value in keys.items()}
-    seed = int(dotted.pop("seed", 0))
-    folder = Path(run) if run is not None else Workspace(DEFAULT_WORKSPACE).runs / run_name(
-        train_split.dataset, train_split.category, method, seed
-    )  # fmt: skip
-    workspace = workspace_of(folder)
-    weights = WeightsSource(None, workspace.weights)
-    recipe = Recipe(preset or default_preset(chosen), [("argument", dotted)], workspace.textures, weights, chosen)
+    if "model" in dotted:
+        raise BadInput("model: give the method as the argument method")
+    seed = dotted.pop("seed", 0)
+    if not isinstance(seed, int):
+        raise BadInput(f"seed = {seed!r} must be int")
+    place = _workspace(workspace, Path(run) if run is not None else Path(), train_split.folder)
+    folder = Path(run) if run is not None else place.runs / run_name(train_split.dataset, train_split.category, method, seed)
+    recipe = Recipe(preset or default_preset(chosen), [("argument", dotted)], place.textures, weights_of(place), chosen)
     recipe.fit(folder.parent, train_split, method, seed, progress or Silent(), folder.name)
-    return load_run(folder, chosen)
+    return load_run(folder, chosen, place.root)
 
 
 def load_run(path: str | Path, device: str | torch.device = "auto", workspace: str | Path | None = None) -> Run:
@@ -259,7 +281,7 @@ def load_run(path: str | Path, device: str | torch.device = "auto", workspace: s
         Where the detector computes.
     workspace
         Folder whose ``renders`` hold the cameras for raw scans and whose ``weights`` may hold the teacher's; None takes the
-        one that the run lies in.
+        one that the run lies in, else ``MVAD_WORKSPACE``, else ``mvad-data``.
 
     Raises
     ------
@@ -276,5 +298,9 @@ def load_run(path: str | Path, device: str | torch.device = "auto", workspace: s
     'mean_feature'
     """
     folder = RunFolder(Path(path))
-    place = Workspace(Path(workspace)) if workspace is not None else workspace_of(folder.path)
-    return Run(folder, folder.load(WeightsSource(None, place.weights), resolve_device(device)), place)
+    place = _workspace(workspace, folder.path)
+    return Run(folder, folder.load(weights_of(place), resolve_device(device)), place)
+
+
+def _workspace(given: str | Path | None, run: Path, packed: Path | None = None) -> Workspace:
+    return Workspace(Path(given)) if given is not None else workspace_of(run, packed)

@@ -304,6 +304,17 @@ def locked(folder: Path) -> Iterator[None]:
         os.close(handle)
 
 
+def is_name(name: str) -> bool:
+    """Return whether a text can be the name of a file or folder: no path, not empty, not ``.`` or ``..``.
+
+    Examples
+    --------
+    >>> is_name("padim-1"), is_name("../padim"), is_name("..")
+    (True, False, False)
+    """
+    return name not in ("", ".", "..") and not {"/", "\0"} & set(name)
+
+
 def below(root: Path, *names: str) -> Path:
     """Join path components that were read from a file.
 
@@ -313,7 +324,7 @@ def below(root: Path, *names: str) -> Path:
         If one is empty, contains a separator, is ``.`` or ``..``, or follows a link out of ``root``.
     """
     for name in names:
-        if not isinstance(name, str) or name in ("", ".", "..") or "/" in name or "\0" in name:
+        if not isinstance(name, str) or not is_name(name):
             raise BadInput(f"{root}: the name {name!r} leads out of this folder; the file that holds it is not to be trusted")
     return inside(root, "/".join(names))
 

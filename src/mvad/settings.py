@@ -103,7 +103,10 @@ RECORDED = "recorded"
 """Origin of keys that were read from a record of mvad, in which old names are accepted without a warning."""
 
 
-def key(default: Any, why: str, *, paper: str = "", alternatives: str = "") -> Any:
+def key(
+    default: Any, why: str, *, paper: str = "", alternatives: str = "", least: float | None = None, most: float | None = None,
+    odd: bool = False, length: int | None = None,
+) -> Any:  # fmt: skip
     """Declare a key of a configuration: a dataclass field with its documentation as metadata.
 
     Parameters
@@ -116,6 +119,12 @@ def key(default: Any, why: str, *, paper: str = "", alternatives: str = "") -> A
         What the method's paper says about it, or that the paper is silent.
     alternatives
         Other values and what is known about them; empty where the allowed values say enough.
+    least, most
+        Smallest and largest value, of each entry where the key is a list.
+    odd
+        The value must be odd.
+    length
+        Number of entries of a list.
 
     Examples
     --------
@@ -127,7 +136,8 @@ def key(default: Any, why: str, *, paper: str = "", alternatives: str = "") -> A
     >>> describe(Pooling)["side"].alternatives
     '5'
     """
-    return dataclasses.field(default=default, metadata={"why": why, "paper": paper, "alternatives": alternatives})
+    limits = {"least": least, "most": most, "odd": odd, "length": length}
+    return dataclasses.field(default=default, metadata={"why": why, "paper": paper, "alternatives": alternatives, **limits})
 
 
 @dataclass(frozen=True)
@@ -143,7 +153,7 @@ class KeyInfo:
     why, paper, alternatives
         See ``key``.
     allowed
-        Allowed values; empty where only the type is checked.
+        Allowed values, or what they must be; empty where only the type is checked.
     """
 
     name: str
@@ -165,8 +175,29 @@ def describe(kind: Any, prefix: str = "") -> dict[str, KeyInfo]:
             continue
         default = list(field.default) if isinstance(field.default, tuple) else field.default
         why, paper, alternatives = (str(field.metadata.get(part, "")) for part in ("why", "paper", "alternatives"))
-        infos[name] = KeyInfo(name, default, why, paper, alternatives, _allowed(hint))
+        infos[name] = KeyInfo(name, default, why, paper, alternatives, _allowed(hint) or _limits(field.metadata))
     return infos
+
+
+def _limits(metadata: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return what the values of a key must be, in words."""
+    least, most, length = (metadata.get(name) for name in ("least", "most", "length"))
+    texts = {
+        "least": f"at least {least}", "most": f"at most {most}", "odd": "odd", "length": f"a list of {length}",
+    }  # fmt: skip
+    return tuple(text for name, text in texts.items() if metadata.get(name) is not None and metadata[name] is not False)
+
+
+def _check_limits(name: str, origin: str, value: Any, metadata: Mapping[str, Any]) -> None:
+    least, most, length = (metadata.get(limit) for limit in ("least", "most", "length"))
+    entries = value if isinstance(value, tuple) else (value,)
+    wrong = length is not None and len(entries) != length
+    for entry in entries if least is not None or most is not None or metadata.get("odd") else ():
+        wrong |= (least is not None and entry < least) or (most is not None and entry > most)
+        wrong |= bool(metadata.get("odd")) and entry % 2 == 0
+    if wrong:
+        shown = ", ".join(map(str, value)) if isinstance(value, tuple) else value
+        raise BadInput(f"{origin}: {name} = {shown} must be {' and '.join(_limits(metadata))}")
 
 
 def _allowed(hint: Any) -> tuple[str, ...]:
@@ -228,6 +259,7 @@ def _build(kind: Any, values: Mapping[str, tuple[str, Any]], prefix: str) -> Any
             arguments[field.name] = _build(hint, values, name + ".")
         else:
             arguments[field.name] = _checked(name, hint, *values[name])
+            _check_limits(name, values[name][0], arguments[field.name], field.metadata)
     return kind(**arguments)
 
 

@@ -158,6 +158,27 @@ def test_a_run_is_repaired_from_its_records(run: Path, ws: Path, capsys: pytest.
     assert one(run, "checkpoints/step-4.safetensors").exists(), "the earlier checkpoint is kept"
 
 
+def test_a_model_that_cannot_be_repaired_stays_a_fault(
+    ws: Path, trained: Callable[[str, str], Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its shards are not there; the same holds in a folder that is not named runs."""
+    for folder in (ws / "runs", ws / "others"):
+        run = shutil.copytree(trained("mean_feature", "mvtec3d"), folder / "floor")
+        shards = ws / "shards" / "mvtec3d" / "gear"
+        shards.rename(ws / "away")
+        flip(run / "model.safetensors")
+        for _ in range(2):
+            code, said = verify(capsys, "--workspace", ws, "--repair", "--offline")
+            assert code == 3
+            assert "not repaired" in said
+            assert (run / "model.json").exists()
+        (ws / "away").rename(shards)
+        if folder.name == "others":
+            flip(run / "config.json")
+            assert "config.json" in verify(capsys, "--workspace", ws, "--offline")[1]
+        shutil.rmtree(folder)
+
+
 def test_maps_on_scans_are_checked_and_repaired(run: Path, ws: Path, capsys: pytest.CaptureFixture[str]) -> None:
     record = RunFolder(run).record
     scans = RawScans(record.dataset, ws / "raw" / record.dataset, record.category)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
+from torch import Tensor
 from training import NOWHERE, TINY, StopAfter, load, train
 
 from mvad import files
@@ -21,7 +22,7 @@ from mvad.errors import BadInput
 from mvad.model.evaluation.evaluate import evaluate_run
 from mvad.model.fitting import fit_run, prepare
 from mvad.model.idif.config import IdifConfig
-from mvad.model.registry import configure, methods
+from mvad.model.registry import configure, method_named, methods, register_method, unregister_method
 from mvad.model.runs import RunFolder
 from mvad.progress import Silent
 from mvad.settings import resolve
@@ -224,13 +225,58 @@ def test_a_run_of_version_0_1_is_read(model: str, gear: Path, tmp_path: Path, tr
     record["config"] = {before.get(name, name): value for name, value in record["config"].items()} | {"uniad.width": 256}
     record["setting"] = record.pop("spec")
     files.write_sealed_json(run / "config.json", record)
-    state = {}
-    for name, tensor in safetensors.torch.load((run / "model.safetensors").read_bytes()).items():
-        old = name.replace(".backbones.", ".trunks.").replace(".per_input.", ".of.").replace(".depth_reduction.", ".collapse.")
-        state[old] = tensor
-    content = safetensors.torch.save(state)
-    (run / "model.safetensors").write_bytes(content)
-    files.write_sealed_json(run / "model.json", {"sha256": files.sha256_bytes(content), "mvad_version": "0.1.0"})
+    _name_as_before(run / "model.safetensors", {"mvad_version": "0.1.0"})
     batch = ShardSet(gear, "test").batch([0, 1])
     assert torch.equal(load(run).score(batch).maps, load(trained(model, "mvtec3d")).score(batch).maps)
     assert not train(run, gear, model=model), "and found trained"
+
+
+def test_a_finished_run_keeps_the_record_of_its_machine(
+    gear: Path, tmp_path: Path, trained: Callable[[str, str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = Path(shutil.copytree(trained("mean_feature", "mvtec3d"), tmp_path / "run"))
+    before = (run / "config.json").read_bytes()
+    monkeypatch.setattr("mvad.model.fitting.machine", lambda device: {"device": "another"})
+    assert not train(run, gear, model="mean_feature")
+    assert (run / "config.json").read_bytes() == before
+
+
+def test_an_unfinished_run_of_version_0_1_is_continued(gear: Path, tmp_path: Path, trained: Callable[[str, str], Path]) -> None:
+    whole = trained("idif", "mvtec3d")
+    run = Path(shutil.copytree(whole, tmp_path / "run"))
+    first, last = sorted((run / "checkpoints").glob("*.json"), key=lambda path: int(path.stem.removeprefix("step-")))
+    for path in (last, last.with_suffix(".safetensors"), run / "model.json", run / "model.safetensors"):
+        path.unlink()
+    _name_as_before(first.with_suffix(".safetensors"), files.read_sealed_json(first, "facts", ""))
+    assert train(run, gear)
+    assert (run / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
+
+
+def test_parameters_of_other_methods_keep_their_names(gear: Path, tmp_path: Path) -> None:
+    """Only IDIF's were renamed since version 0.1."""
+    from mvad.model.baselines.mean_feature.detector import MeanFeature
+
+    class WithOldName(MeanFeature):
+        def state(self) -> dict[str, Tensor]:
+            return {"x.collapse.weight": self.mean}
+
+        def load_state(self, state: Mapping[str, Tensor]) -> None:
+            self.mean = state["x.collapse.weight"]
+
+    register_method(replace(method_named("mean_feature"), name="with_old_name", detector=WithOldName))
+    try:
+        train(tmp_path / "run", gear, model="with_old_name")
+        assert load(tmp_path / "run").mean.abs().sum() > 0  # type: ignore[attr-defined]
+    finally:
+        unregister_method("with_old_name")
+
+
+def _name_as_before(path: Path, facts: dict[str, Any]) -> None:
+    """Give the tensors of a file their names in version 0.1, and seal it."""
+    state = {}
+    for name, tensor in safetensors.torch.load(path.read_bytes()).items():
+        old = name.replace(".backbones.", ".trunks.").replace(".per_input.", ".of.").replace(".depth_reduction.", ".collapse.")
+        state[old] = tensor
+    content = safetensors.torch.save(state)
+    path.write_bytes(content)
+    files.write_sealed_json(path.with_suffix(".json"), facts | {"sha256": files.sha256_bytes(content)})

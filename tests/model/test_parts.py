@@ -27,7 +27,7 @@ from mvad.model.input_spec import InputSpec
 from mvad.model.metrics.auroc import auroc
 from mvad.model.paper.tables import paper_s_auroc
 from mvad.model.report.charts import histogram, line_chart
-from mvad.model.scoring import finish, image_scores, smooth
+from mvad.model.scoring import finish_maps, image_scores, smooth
 from mvad.model.synthesis.paste import corrupt
 from mvad.model.synthesis.perlin import perlin_noise
 from mvad.model.synthesis.textures import FolderTextures, ProceduralTextures, load_textures, locate_textures
@@ -198,7 +198,7 @@ def test_scores_depend_on_a_spot_and_not_on_the_background() -> None:
     maps[0, 1, 0, 0:40, 0:40] = 9.0
     cleaned = smooth(maps, seen[:, :, None], config)
     views = ViewImages(torch.zeros(1, 2, 1, 3, 256, 256), seen, torch.ones(1, 2, dtype=torch.bool))
-    answer = finish(cleaned, views, config)
+    answer = finish_maps(cleaned, views, config)
     assert answer.view_scores.tolist() == [[1.0, 0.0]]
     assert answer.sample_scores.tolist() == [1.0]
     assert float(image_scores(maps[..., ::2, ::2], config)[0, 0, 0]) == pytest.approx(1.0)
@@ -217,7 +217,7 @@ def test_a_constant_added_to_all_maps_and_scores_changes_no_figure() -> None:
     figures = []
     for shift in (0.0, 10.0):
         for scores in (None, maps.amax(dim=(-2, -1)) + shift):
-            found = finish(maps + shift, views, ScoreConfig(), scores)
+            found = finish_maps(maps + shift, views, ScoreConfig(), scores)
             assert torch.allclose(found.maps[~seen & present[:, :, None, None]].max(), found.maps.amin(dim=(1, 2, 3)).max())
             pixels = [found.maps[present].flatten().numpy(), defect[present].flatten().numpy()]
             figures.append((auroc(found.sample_scores.numpy(), labels), auroc(*pixels)))

@@ -263,3 +263,19 @@ def test_a_file_with_other_outputs_is_not_written(
     assert not (tmp_path / "m.onnx").exists()
     assert mvad("export", "--format", "onnx").returncode == 3
     assert mvad("export", "--format", "torchscript").returncode == 3
+
+
+def test_raw_scans_are_read_with_the_light_of_the_renders(
+    workspace: Path, tmp_path: Path, trained: Callable[[str, str], Path]
+) -> None:
+    shutil.copytree(workspace / "renders" / "eyecandies", tmp_path / "renders" / "eyecandies")
+    rig = next((tmp_path / "renders").glob("*/*/rig.json"))
+    recorded = files.read_sealed_json(rig, "cameras", "")
+    recorded["config"]["light"] = 2
+    files.write_sealed_json(rig, recorded)
+    run, raw = RunFolder(trained("mean_feature", "eyecandies")), workspace / "raw" / "eyecandies" / "dome"
+    default, second, fourth = (
+        [sample.made_from for sample in samples_of(raw, run, Workspace(tmp_path), light=light)] for light in (None, 2, 4)
+    )
+    assert default == second
+    assert default != fourth

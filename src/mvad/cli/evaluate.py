@@ -84,7 +84,7 @@ def evaluate(  # more than 60 lines: one parameter per option
                 places, WeightsSource(teacher_weights, places.weights, offline), resolve_device(device),
                 parse_views(views) if views else [], project_to_scan, fuse or [], raw, adeval,
             )  # fmt: skip
-            for run in plan.chosen(runs):
+            for run in plan.chosen(runs, bars):
                 results.append(plan.evaluate(run, bars))
                 if missing_views:
                     missing.append(plan.missing_views(run, bars))

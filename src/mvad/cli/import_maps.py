@@ -26,12 +26,13 @@ def import_maps(
     workspace: WorkspaceFolder = DEFAULT_WORKSPACE,
 ) -> None:
     """Evaluate the maps with the shards' masks and labels, and store figures and pictures as a run for the report."""
+    from mvad import files
     from mvad.cli.console import Bars
     from mvad.cli.tables import figures_tables
     from mvad.errors import BadInput
     from mvad.model.exchange.imported_maps import evaluate_imported_maps
 
-    if "/" in name or name in ("", ".", ".."):
+    if not files.is_name(name):
         raise BadInput(f"--name {name}: must be the name of one folder")
     places = Workspace(workspace)
     with Bars() as bars:

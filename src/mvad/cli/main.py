@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
+import os
 import signal
 import sys
 import warnings
@@ -28,7 +30,8 @@ from mvad.cli import (
     train,
     verify,
 )
-from mvad.errors import MvadError
+from mvad.errors import BadInput, MvadError
+from mvad.model.registry import PLUGINS
 from mvad.settings import RenamedKey
 
 app = typer.Typer(
@@ -105,10 +108,20 @@ def _notices_in_one_line() -> Iterator[None]:
         yield
 
 
+def _import_plugins() -> None:
+    """Import the modules that ``MVAD_PLUGINS`` names; they register methods, datasets or metrics."""
+    for name in filter(None, os.environ.get(PLUGINS, "").split(",")):
+        try:
+            importlib.import_module(name)
+        except ImportError as error:
+            raise BadInput(f"{PLUGINS}: {name} cannot be imported ({error}); name modules on PYTHONPATH") from error
+
+
 def run() -> None:
     """Run the command line; never returns."""
     signal.signal(signal.SIGTERM, _terminate)
     try:
+        _import_plugins()
         with _notices_in_one_line():
             app()
     except MvadError as error:

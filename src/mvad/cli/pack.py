@@ -38,10 +38,9 @@ def pack(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be packed, without packing.")] = False,
 ) -> None:
     """Pack rendered categories, and Real-IAD if present, to HDF5 shards. Repeat the command to continue."""
-    import os
-
     from mvad.cli.console import Bars
     from mvad.cli.tables import contents_table
+    from mvad.cores import usable_cores
     from mvad.datasets import realiad
     from mvad.datasets.shards.contents import count, tasks
     from mvad.datasets.shards.pack import PackOptions, pack_realiad, pack_renders
@@ -50,7 +49,7 @@ def pack(
     places = Workspace(workspace)
     realiad_raw = raw or places.raw("realiad")
     options = PackOptions(filter_name, level, tuple(fields.split(",")), size, shard_mb)
-    parallel = jobs or os.cpu_count() or 1
+    parallel = jobs or usable_cores()
     with Bars() as bars:
         chosen = tasks(places.renders, realiad_raw, dataset, category)
         for dataset_name, name in chosen:

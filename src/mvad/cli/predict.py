@@ -34,7 +34,9 @@ def predict(
         float | None, typer.Option(help="Use this threshold instead of one from the normal validation samples.")
     ] = None,
     split: Annotated[str, typer.Option(help="Split of a packed category: train, validation, test or private.")] = "test",
-    light: Annotated[int, typer.Option(min=0, max=5, help="Eyecandies image number (4).")] = 4,
+    light: Annotated[
+        int | None, typer.Option(min=0, max=5, help="Eyecandies image number. Default: that of the category's renders.")
+    ] = None,
     workspace: WorkspaceFolder = DEFAULT_WORKSPACE,
     teacher_weights: TeacherWeights = None,
     offline: Offline = False,

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from mvad.cli.options import DEFAULT_WORKSPACE, Category, WorkspaceFolder
+from mvad.cli.options import DEFAULT_WORKSPACE, WorkspaceFolder
 from mvad.pipeline.workspace import Workspace
 
 
@@ -18,7 +18,9 @@ def register(app: typer.Typer) -> None:
 
 def synth(
     dataset: Annotated[str, typer.Argument(help="mvtec3d, eyecandies or realiad.")],
-    category: Category = None,
+    category: Annotated[
+        list[str] | None, typer.Option("--category", help="A category; repeat for more. Default: gear, plate and dome.")
+    ] = None,
     raw: Annotated[
         Path | None, typer.Option("--raw", help="Folder of the dataset. Default: raw/DATASET in the workspace.")
     ] = None,

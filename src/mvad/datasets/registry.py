@@ -18,7 +18,9 @@ GENERATED = "generated.json"
 
 
 def register_dataset(reader: ScanReader) -> None:
-    """Add a dataset of organised scans, so that all commands and functions accept its name.
+    """Add a dataset of organised scans, so that all functions accept its name.
+
+    The commands accept it where ``MVAD_PLUGINS`` names the module that registers it.
 
     Parameters
     ----------

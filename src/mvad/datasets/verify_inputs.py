@@ -6,7 +6,7 @@ from pathlib import Path
 
 from mvad import files
 from mvad.datasets import realiad
-from mvad.datasets.registry import reader_for
+from mvad.datasets.registry import SCAN_READERS, reader_for
 from mvad.datasets.renders.record import read_manifest as read_renders_manifest
 from mvad.datasets.renders.record import read_record
 from mvad.datasets.scan import ReadOptions
@@ -45,6 +45,9 @@ def _rendered_inputs(renders: Path, raw: Path, progress: Progress) -> tuple[int,
         manifest = read_renders_manifest(path.parent)
         dataset, category, light = manifest["dataset"], manifest["category"], int(manifest["config"]["light"])
         if not (raw / dataset / category).is_dir():
+            continue
+        if dataset not in SCAN_READERS:
+            progress.say(f"{path.parent}: its raw data are not compared, no reader of {dataset} is registered here")
             continue
         refs = {ref.key: ref for ref in reader_for(dataset).refs(raw / dataset, category, ReadOptions(light=light))}
         progress.start(f"inputs of {category}", len(manifest["samples"]))

@@ -26,6 +26,8 @@ class InputConfig:
         "Side of a view in pixels; stored views are averaged down to it (it must divide their side).",
         paper="256",
         alternatives="128 in small: a quarter of the cost",
+        least=32,
+        most=2048,
     )
     modalities: tuple[str, ...] = key(
         (),
@@ -42,22 +44,25 @@ class InputConfig:
 class TrainConfig:
     """Length of training, arithmetic, checkpoints."""
 
-    batch: int = key(8, "Samples per step, each of V views.", paper="8 samples")
+    batch: int = key(8, "Samples per step, each of V views.", paper="8 samples", least=1)
     student_steps: int = key(
-        1000, "Steps of the first phase: the student is trained, the head is not.", paper='"1000 steps" in passing; DeSTSeg 1,000'
+        1000,
+        "Steps of the first phase: the student is trained, the head is not.",
+        paper='"1000 steps" in passing; DeSTSeg 1,000',
+        least=0,
     )
     head_steps: int = key(
-        4000, "Steps of the second phase: the head is trained, the student is frozen.", paper="silent; DeSTSeg 4,000"
+        4000, "Steps of the second phase: the head is trained, the student is frozen.", paper="silent; DeSTSeg 4,000", least=0
     )
     precision: Literal["auto", "float32", "bfloat16"] = key(
         "auto", "auto: bfloat16 where the processor multiplies it natively; losses and norms stay float32.", paper=SILENT
     )
     compile: bool = key(False, "Compile network and head with torch.compile; no faster on a processor.", paper=SILENT)
     deterministic: bool = key(False, "Use torch's deterministic algorithms only; a processor always does.", paper=SILENT)
-    checkpoint_every: int = key(100, "Steps between checkpoints.", paper=OURS)
-    keep_checkpoints: int = key(2, "Number of checkpoints that are kept.", paper=OURS)
-    workers: int = key(0, "Processes that read shards; 0: threads of this process read ahead.", paper=OURS)
-    threads: int = key(0, "Torch threads; 0: torch's default.", paper=OURS)
+    checkpoint_every: int = key(100, "Steps between checkpoints.", paper=OURS, least=1)
+    keep_checkpoints: int = key(2, "Number of checkpoints that are kept.", paper=OURS, least=1)
+    workers: int = key(0, "Processes that read shards; 0: threads of this process read ahead.", paper=OURS, least=0)
+    threads: int = key(0, "Torch threads; 0: torch's default.", paper=OURS, least=0)
     tensorboard: bool = key(False, "Also write loss and throughput for TensorBoard (extra mvad[tensorboard]).", paper=OURS)
 
 
@@ -75,11 +80,21 @@ class ScoreConfig:
         "How the scores of the present views are combined to the sample's score.",
         paper="maximum over views, in Table 3's ensemble",
     )
-    pool_px: int = key(5, "Side in pixels of the window over which maps are averaged first.", paper=SILENT, alternatives="1")
+    pool_px: int = key(
+        5,
+        "Side in pixels of the window over which maps are averaged first.",
+        paper=SILENT,
+        alternatives="1",
+        least=1,
+        most=255,
+        odd=True,
+    )
     top_k: int = key(
         100,
         "An image's score is the mean of this many highest pixels at 256 x 256; the number is scaled with the map's area.",
         paper="silent; DeSTSeg 100",
+        least=1,
+        most=65536,
     )
     region: Literal["object", "image"] = key(
         "object",
@@ -98,12 +113,12 @@ class ModelConfig:
     """Configuration of a run with the keys that every method has; a method's configuration derives from it and adds sections."""
 
     model: str = key("idif", "Name of the method.", paper="IDIF; Table 1 to 3 and Figure 4 name the baselines")
-    seed: int = key(0, "Seed of every random number.", paper=SILENT, alternatives="any; report several")
+    seed: int = key(0, "Seed of every random number.", paper=SILENT, alternatives="any; report several", least=0)
     teacher: str = key(
         "auto",
         "auto: the paper's resnet18 where its weights are available, else efficientnet_lite0.",
         paper="ResNet-18, ImageNet, blocks 1 to 3",
-        alternatives="efficientnet_lite0 where ResNet-18's weights are not available; random for tests",
+        alternatives="efficientnet_lite0 where ResNet-18's weights are not available; random and tiny, untrained, for tests",
     )
     input: InputConfig = field(default_factory=InputConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
@@ -118,17 +133,23 @@ class PseudoConfig:
         1.0,
         "Share of images that are corrupted; images whose mask is empty stay normal in any case.",
         paper='pseudo anomalies "following DeSTSeg": 1.0',
+        least=0,
+        most=1,
     )
     max_scale: int = key(
         6,
         "The scale of the Perlin noise is 2^k on each axis, with k below this.",
         paper='pseudo anomalies "following DeSTSeg": 2^0 to 2^5',
+        least=1,
+        most=8,
     )
     threshold: float = key(0.5, "The mask is where the noise exceeds this.", paper='pseudo anomalies "following DeSTSeg": 0.5')
     max_opacity: float = key(
         0.8,
         "beta in beta * image + (1 - beta) * texture is drawn uniformly from 0 up to this.",
         paper='pseudo anomalies "following DeSTSeg": 0.8',
+        least=0,
+        most=1,
     )
     region: Literal["object", "image"] = key(
         "object",
@@ -150,6 +171,8 @@ class PseudoConfig:
         (0.5, 3.0),
         "Range of the height of a bump or dent in depth, in millimetres; scaled by the rig's range where units are not metres.",
         paper=SILENT,
+        least=0,
+        length=2,
     )
     textures: str = key(
         "",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -35,7 +36,7 @@ class AnomalyMaps:
 
 
 class Detector(Protocol):
-    """Detector of a method. Derive from this class to inherit ``modules`` and ``fits``.
+    """Detector of a method. Derive from this class to inherit ``planned_seconds``, ``modules`` and ``fits``.
 
     Attributes
     ----------
@@ -49,20 +50,25 @@ class Detector(Protocol):
     spec: InputSpec
     device: torch.device
 
+    @abstractmethod
     def fit(self, train: ShardSet, context: FitContext) -> None:
         """Train on normal samples, from the run's last checkpoint where there is one."""
 
+    @abstractmethod
     def score(self, batch: Batch) -> AnomalyMaps:
         """Score samples; the maps and scores of a sample do not depend on the other samples of the batch."""
 
+    @abstractmethod
     def state(self) -> dict[str, Tensor]:
         """Return everything that ``score`` needs, as tensors."""
 
+    @abstractmethod
     def load_state(self, state: Mapping[str, Tensor]) -> None:
         """Restore what ``state`` returned."""
 
     def planned_seconds(self, samples: int) -> float:
-        """Estimate how many seconds ``fit`` takes for ``samples`` training samples on this machine, from a few timed steps."""
+        """Estimate how many seconds ``fit`` takes for ``samples`` training samples on this machine; 0: not known."""
+        return 0.0
 
     def modules(self) -> Sequence[nn.Module]:
         """Return the networks that ``score`` runs, including the teacher's backbone; an export freezes them."""

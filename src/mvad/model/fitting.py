@@ -115,8 +115,8 @@ def fit_run(
         if ranks.rank == 0:
             stack.enter_context(files.locked(run))
             _check_same(run, record)
-            files.write_sealed_json(run / CONFIG, record.to_json())
-            if not folder.is_trained:
+            if not folder.is_trained:  # a finished run keeps the record of the machine that trained it
+                files.write_sealed_json(run / CONFIG, record.to_json())
                 _cut_metrics(run)
         ranks.wait()
         if folder.is_trained:

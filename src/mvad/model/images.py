@@ -63,6 +63,13 @@ def view_images(
     ------
     BadInput
         If a modality is not in the shards, or ``size`` does not divide their views' side.
+
+    Examples
+    --------
+    >>> import mvad
+    >>> batch = mvad.ShardSet("mvad-data/shards/mvtec3d/gear", "test").batch([0, 1])
+    >>> view_images(batch, ("rgb",), 32, (0, 0, 0), None).images.shape
+    torch.Size([2, 5, 1, 3, 32, 32])
     """
     stored = batch.size
     if stored % size:

@@ -82,6 +82,8 @@ def input_spec_of(data: ShardSet, config: ModelConfig) -> InputSpec:
         raise BadInput(
             f"{data.folder}: has no {missing[0]}; choose --modalities from {', '.join(name for name in MODALITIES if name in data.stored)}"
         )
+    if len(set(modalities)) < len(modalities):
+        raise BadInput(f"input.modalities = {', '.join(modalities)}: names one twice")
     depth_range = None
     if data.coding is not None:
         near, far = data.coding.offset_m, data.coding.offset_m + data.coding.step_m * 65534

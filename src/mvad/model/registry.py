@@ -26,6 +26,9 @@ if TYPE_CHECKING:
     from mvad.model.detector import Detector
     from mvad.model.input_spec import InputSpec
 
+PLUGINS = "MVAD_PLUGINS"
+"""Environment variable with the modules, separated by commas, that the commands import first, since they register something."""
+
 _registered: dict[str, Method] = {}
 
 
@@ -43,7 +46,9 @@ def methods() -> dict[str, Method]:
 
 
 def register_method(method: Method) -> None:
-    """Add a method, so that ``train``, ``evaluate``, ``--model`` and all tables accept it.
+    """Add a method, so that training, evaluation and all tables know it.
+
+    The commands know it where ``MVAD_PLUGINS`` names the module that registers it.
 
     Parameters
     ----------
@@ -120,6 +125,9 @@ def configure(preset: str, model: str, layers: Iterable[tuple[str, Mapping[str, 
     """
     if preset not in PRESETS:
         raise BadInput(f"--preset {preset}: choose from {', '.join(PRESETS)}")
+    layers = list(layers)
+    for _, keys in layers:
+        model = str(keys.get("model", model))
     method = method_named(model)
     fixed = {**method.keys, "model": model}
     base_layers = [(f"preset {preset}", method.preset(preset)), (f"model {model}", fixed)]
@@ -134,7 +142,12 @@ def recorded_config(recorded: Mapping[str, Any]) -> ModelConfig:
     BadInput
         If its method is unknown, or the method has no such key.
     """
-    method = method_named(str(recorded.get("model")))
+    name = str(recorded.get("model"))
+    if name not in methods():
+        raise BadInput(
+            f"the method {name} is not known here; import the module that registers it ({PLUGINS}=MODULE for the commands)"
+        )
+    method = method_named(name)
     return resolve(method.config, [(RECORDED, recorded)], all_keys())[0]
 
 

@@ -29,14 +29,6 @@ MODEL = "model.safetensors"
 MODEL_FACTS = "model.json"
 METRICS = "metrics.jsonl"
 
-_OLD_PARTS = (
-    (".trunks.", ".backbones."),
-    (".collapse.", ".depth_reduction."),
-    ("decoders.of.", "decoders.per_input."),
-    ("heads.of.", "heads.per_input."),
-)
-"""Parts of parameter names in runs of version 0.1, and the current ones."""
-
 
 def run_name(dataset: str, category: str, model: str, seed: int) -> str:
     """Return the name of a run's folder."""
@@ -174,6 +166,8 @@ class RunFolder:
             If the teacher's weights are not on this machine.
         """
         record = self.record
+        if record.spec is None:
+            raise BadInput(f"{self.path}: holds imported maps, not a trained detector; give a run that mvad train made")
         if not self.is_trained:
             raise BadInput(f"{self.path}: training is not finished; run the same mvad train again")
         model = self.path / MODEL
@@ -184,24 +178,12 @@ class RunFolder:
             )
         config = recorded_config(record.config)
         teacher = teacher_by_hash(record.teacher, record.teacher_sha256, weights)
-        if record.spec is None:
-            raise BadInput(f"{self.path / CONFIG}: not a trained run; train again")
         detector = make_detector(config, InputSpec.from_json(record.spec), teacher, device)
         try:
-            detector.load_state(_current_names(safetensors.torch.load(content)))
+            detector.load_state(safetensors.torch.load(content))
         except (KeyError, RuntimeError, safetensors.SafetensorError) as error:
             raise BadInput(f"{model}: does not fit the run's configuration; train again") from error
         return detector
-
-
-def _current_names(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    renamed = {}
-    for name, tensor in state.items():
-        current = name
-        for before, after in _OLD_PARTS:
-            current = current.replace(before, after)
-        renamed[current] = tensor
-    return renamed
 
 
 def find_runs(runs: Path) -> list[Path]:

@@ -13,7 +13,7 @@ from mvad.model.images import ViewImages
 _REFERENCE_PIXELS = 256 * 256
 
 
-def finish(maps: Tensor, views: ViewImages, config: ScoreConfig, scores: Tensor | None = None) -> AnomalyMaps:
+def finish_maps(maps: Tensor, views: ViewImages, config: ScoreConfig, scores: Tensor | None = None) -> AnomalyMaps:
     """Return the maps and scores of samples from one map per view and modality.
 
     A view's map and score are the maximum over its modalities; a sample's score combines its present views (``score.sample``).
@@ -30,6 +30,13 @@ def finish(maps: Tensor, views: ViewImages, config: ScoreConfig, scores: Tensor 
         ``score.*``.
     scores
         (B, V, M) float32, scores of images where the method computes its own; None: ``image_scores``.
+
+    Examples
+    --------
+    >>> seen, present = torch.ones(1, 2, 8, 8, dtype=torch.bool), torch.tensor([[True, False]])
+    >>> views = ViewImages(torch.zeros(1, 2, 1, 3, 8, 8), seen, present)
+    >>> finish_maps(torch.ones(1, 2, 1, 8, 8), views, ScoreConfig()).view_scores
+    tensor([[1., -inf]])
     """
     counts = counted(views, config).to(maps.device)
     filled = fill_uncounted(maps, counts)

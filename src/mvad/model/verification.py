@@ -16,8 +16,15 @@ RUNS = "runs"
 """Name of the folder that holds runs."""
 
 
+def _is_run(folder: Path) -> bool:
+    """Return whether a folder is a run: it lies in ``runs``, or it has a configuration and what training writes."""
+    return folder.parent.name == RUNS or (
+        (folder / CONFIG).exists() and any((folder / name).exists() for name in (MODEL_FACTS, METRICS, CHECKPOINTS))
+    )
+
+
 def _in_run(path: Path) -> bool:
-    return path.parent.parent.name == RUNS
+    return _is_run(path.parent)
 
 
 def _results(check: Check, path: Path) -> None:
@@ -44,7 +51,7 @@ def _onnx(check: Check, path: Path) -> None:
 
 
 def _repair_of(path: Path) -> tuple[Kind, Path] | None:
-    return next((("run", folder) for folder in path.parents if folder.parent.name == RUNS), None)
+    return next((("run", folder) for folder in path.parents if _is_run(folder)), None)
 
 
 RUN_RULES = FileRules(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from mvad.datasets import realiad
@@ -11,7 +12,7 @@ from mvad.datasets.scan import NEW, UNKNOWN, Scan, ScanRef
 from mvad.datasets.shards.pack import PackOptions, pack_realiad, pack_renders
 from mvad.errors import BadInput
 from mvad.progress import Progress
-from mvad.render.backends.choose import rasteriser
+from mvad.render.backends.choose import rasteriser, resolve_backend
 from mvad.render.clean import clean
 from mvad.render.engine import Workers
 from mvad.render.job import Summary, render_category
@@ -23,6 +24,7 @@ from mvad.render.views import ViewSet
 
 def render_scan(scan: Scan | str | Path, rig: Rig | None, options: RenderOptions) -> ViewSet:
     """Render one scan; see ``mvad.render_scan``."""
+    options = replace(options, backend=resolve_backend(options.backend, options.device))
     rasteriser(options.backend, device=options.device)  # before open3d: see render.backends.egl
     if not isinstance(scan, Scan):
         scan = _read(Path(scan))
@@ -50,9 +52,9 @@ def render(
 
 
 def pack(
-    dataset: str, category: str, source: Path, shards: Path, options: PackOptions, progress: Progress, overwrite: bool
+    dataset: str, category: str, source: Path, shards: Path, options: PackOptions, jobs: int, progress: Progress, overwrite: bool
 ) -> Path:
     """Pack a category; see ``mvad.pack``."""
     if dataset == realiad.NAME:
-        return pack_realiad(source, category, shards, options, progress, overwrite=overwrite).parent
-    return pack_renders(source, dataset, category, shards, options, progress, overwrite=overwrite).parent
+        return pack_realiad(source, category, shards, options, progress, jobs, overwrite).parent
+    return pack_renders(source, dataset, category, shards, options, progress, jobs, overwrite).parent

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 
+from mvad import files
 from mvad.datasets.registry import SCAN_READERS, RawScans
 from mvad.errors import BadInput
 from mvad.model.backbones.weights import WeightsSource
@@ -17,6 +18,7 @@ from mvad.model.evaluation.results import Results
 from mvad.model.evaluation.scan_maps import RULES, Rule, ScanEvaluator
 from mvad.model.exchange.adeval import ANOMAPS, SAMPLE_PATTERN, AdevalWriter
 from mvad.model.exchange.imported_maps import evaluate_scan_maps
+from mvad.model.registry import PLUGINS, methods
 from mvad.model.runs import RunFolder, find_runs
 from mvad.pipeline.workspace import Workspace
 from mvad.progress import Progress
@@ -48,15 +50,20 @@ class EvaluationPlan:
     raw: Path | None = None
     adeval: Path | None = None
 
-    def chosen(self, runs: Sequence[Path] | None) -> list[Path]:
-        """Return the given runs, or all finished runs of the workspace.
+    def chosen(self, runs: Sequence[Path] | None, progress: Progress) -> list[Path]:
+        """Return the given runs, or all finished runs of the workspace whose method is known here.
 
         Raises
         ------
         BadInput
             If there is no run.
         """
-        folders = list(runs or find_runs(self.workspace.runs))
+        if runs:
+            return list(runs)
+        found = find_runs(self.workspace.runs)
+        folders = [run for run in found if RunFolder(run).record.config.get("model") in methods()]
+        for run in (run for run in found if run not in folders):
+            progress.say(f"{run.name}: left out, its method is not known here ({PLUGINS}=MODULE names what registers it)")
         if not folders:
             raise BadInput(f"{self.workspace.runs}: no finished run; run mvad train first, or give --workspace")
         return folders
@@ -109,8 +116,10 @@ def evaluate_maps_of(
     Raises
     ------
     BadInput
-        If a map is missing or unusable, or no category is found.
+        If a map is missing or unusable, no category is found, or the method's name cannot be a folder's.
     """
+    if not files.is_name(method):
+        raise BadInput(f"--model {method}: must be a name that a folder can have, without /")
     for name in categories or _categories_of(maps):
         scans = RawScans(dataset, raw or workspace.raw(dataset), name)
         yield evaluate_scan_maps(workspace.runs / f"{dataset}-{name}-{method}-maps", method, maps, scans, progress)

@@ -25,7 +25,9 @@ from mvad.render.rig import Rig
 from mvad.render.scan_to_views import views_of, views_of_scan
 
 
-def samples_of(source: Path, run: RunFolder, workspace: Workspace, split: str = "test", light: int = 4) -> list[NewSample]:
+def samples_of(
+    source: Path, run: RunFolder, workspace: Workspace, split: str = "test", light: int | None = None
+) -> list[NewSample]:
     """Return the samples in a folder or file; they are read one by one later.
 
     Parameters
@@ -39,7 +41,7 @@ def samples_of(source: Path, run: RunFolder, workspace: Workspace, split: str = 
     split
         Split of a packed category.
     light
-        Eyecandies image number of raw scans.
+        Eyecandies image number of raw scans; None: the one that the category was rendered with.
 
     Raises
     ------
@@ -98,13 +100,13 @@ def _of_category(folder: Path, split: str) -> Iterator[NewSample]:
         yield from _of_shard(inside(folder, entry["file"]), trusted=True)
 
 
-def _of_scans(source: Path, run: RunFolder, workspace: Workspace, light: int) -> Iterator[NewSample]:
+def _of_scans(source: Path, run: RunFolder, workspace: Workspace, light: int | None) -> Iterator[NewSample]:
     """Yield raw scans, to be rendered with the cameras of the run's category."""
     dataset, category = run.record.dataset, run.record.category
     if dataset not in SCAN_READERS:
         raise BadInput(f"{source}: runs on {dataset} score packed samples; give a shard or a packed category")
     options, rig = recorded_cameras(category_folder(workspace.renders, dataset, category))
-    refs = reader_for(dataset).new_refs(source, category, ReadOptions(light=light))
+    refs = reader_for(dataset).new_refs(source, category, ReadOptions(light=options.light if light is None else light))
     if not refs:
         raise BadInput(f"{source}: holds no {dataset} scan, no packed category and no shard")
     for ref in refs:

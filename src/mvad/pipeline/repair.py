@@ -131,12 +131,19 @@ def _run(
 
 def _train_again(run: RunFolder, workspace: Workspace, weights: WeightsSource, progress: Progress) -> None:
     """Train from the last checkpoint to the end with the recorded configuration, on the GPU where there is one."""
-    if (run.path / MODEL_FACTS).exists():
-        files.remove(run.path / MODEL_FACTS)
     data = ShardSet(run.category_folder(workspace.shards), "train")
     config = recorded_config(run.record.config)
     prepared = prepare(data, config, workspace.textures, weights, resolve_device())
-    fit_run(run.path, data, prepared, run.record.origins, progress)
+    facts = run.path / MODEL_FACTS
+    before = facts.read_bytes() if facts.exists() else b""
+    if before:
+        files.remove(facts)
+    try:
+        fit_run(run.path, data, prepared, run.record.origins, progress)
+    except MvadError:
+        if before and not facts.exists():
+            files.write_bytes(facts, before)  # the damage stays visible to the next verify
+        raise
     progress.say(f"{run.path}: trained to its end again")
 
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import overload
 
 from mvad.datasets.scan import Scan
 from mvad.datasets.shards.loader import Batch, ShardSet
+from mvad.model.backbones.weights import WeightsSource
 from mvad.model.detector import AnomalyMaps, Detector
-from mvad.model.evaluation.evaluate import TrainedOn, evaluate_split, shown_fields
+from mvad.model.evaluation.evaluate import evaluate_detector
+from mvad.model.evaluation.predict import check_fits
 from mvad.model.evaluation.results import Results
 from mvad.model.runs import RunFolder, RunRecord
 from mvad.pipeline.predict import batch_of_scan, batches_of
@@ -17,9 +20,21 @@ from mvad.pipeline.workspace import DEFAULT_WORKSPACE, Workspace
 from mvad.progress import Progress, Silent
 
 
-def workspace_of(run: Path) -> Workspace:
-    """Return the workspace that a run lies in, or the default one."""
-    return Workspace(run.parent.parent if run.parent.name == "runs" else DEFAULT_WORKSPACE)
+def workspace_of(run: Path, packed: Path | None = None) -> Workspace:
+    """Return the workspace that a run lies in, else that of a packed category, else ``MVAD_WORKSPACE`` or the default one."""
+    if run.parent.name == "runs" and any((run.parent.parent / name).exists() for name in ("shards", "renders", "raw", "weights")):
+        return Workspace(run.parent.parent)
+    if packed is not None and packed.parents[1].name == "shards":
+        return Workspace(packed.parents[2])
+    return Workspace(Path(os.environ.get("MVAD_WORKSPACE") or DEFAULT_WORKSPACE))
+
+
+def weights_of(workspace: Workspace) -> WeightsSource:
+    """Return where weights may be found, with the variables of the command line: MVAD_TEACHER_WEIGHTS and MVAD_OFFLINE."""
+    given, offline = os.environ.get("MVAD_TEACHER_WEIGHTS"), os.environ.get("MVAD_OFFLINE", "")
+    return WeightsSource(
+        Path(given) if given else None, workspace.weights, offline.lower() not in ("", "0", "false", "no", "off")
+    )
 
 
 class Run:
@@ -72,7 +87,7 @@ class Run:
         Raises
         ------
         BadInput
-            If the data lack a modality that the detector was trained on.
+            If the data are of another category, were trained on, or do not fit the detector, or there is no such view.
 
         Examples
         --------
@@ -83,12 +98,7 @@ class Run:
         (True, 9)
         """
         split = data if isinstance(data, ShardSet) else ShardSet(data, "test")
-        shown = shown_fields(split, self.detector.spec.modalities)
-        trained = TrainedOn(None, self.record.shards, self._folder.model_sha256)
-        detector = self.detector
-        return evaluate_split(
-            self.path, shown, detector.score, self.record, trained, progress or Silent(), views, (), detector.device
-        )
+        return evaluate_detector(self._folder, self.detector, split, progress or Silent(), views)
 
     @overload
     def predict(self, source: Batch | Scan) -> AnomalyMaps: ...
@@ -127,6 +137,7 @@ class Run:
         9
         """
         if isinstance(source, Batch):
+            check_fits(source, self.detector.spec.views, self.detector.spec.modalities)
             return self.detector.score(source)
         if isinstance(source, Scan):
             return self.detector.score(batch_of_scan(source, self._folder, self._workspace))

@@ -76,10 +76,11 @@ class Recipe:
         BadInput, MissingComponent
             See ``prepare`` and ``fit_run``.
         """
-        inputs = default_modalities(data.dataset)
-        defaults: dict[str, Any] = {"input.modalities": inputs} if inputs else {}
-        layers = [(f"dataset {data.dataset}", defaults), ("table", keys or {}), ("option", {"seed": seed}), *self.layers]
+        layers = [("table", keys or {}), ("option", {"seed": seed}), *self.layers]
         config, origins = configure(self.preset, model, layers)
+        inputs = default_modalities(data.dataset)
+        if inputs and not config.input.modalities:
+            config, origins = configure(self.preset, model, [*layers, (f"dataset {data.dataset}", {"input.modalities": inputs})])
         run = runs / (name or run_name(data.dataset, data.category, config.model, config.seed))
         prepared = prepare(data, config, self.textures, self.weights, self.device)
         if prepared.notice not in self._notices:

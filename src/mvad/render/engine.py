@@ -7,12 +7,12 @@ forked GL contexts and thread pools crash.
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from mvad.cores import usable_cores
 from mvad.errors import BadInput, MissingComponent, MvadError
 
 _ALLOWED_FAILURES = 2
@@ -69,7 +69,7 @@ def started(workers: Workers, items: int) -> Iterator[Run]:
     MissingComponent
         If a function raised it.
     """
-    jobs = workers.jobs or ((os.cpu_count() or 1) if items >= _MIN_ITEMS_FOR_WORKERS else 1)
+    jobs = workers.jobs or (usable_cores() if items >= _MIN_ITEMS_FOR_WORKERS else 1)
     if workers.scheduler:
         context = _remote_cluster(workers.scheduler)
     elif jobs > 1:

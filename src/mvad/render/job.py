@@ -12,7 +12,7 @@ from mvad import files
 from mvad.datasets.registry import licence_of, reader_for
 from mvad.datasets.renders.layout import AUDIT, FAILED, MANIFEST, RECORD, RIG, TIMINGS, category_folder
 from mvad.datasets.renders.record import SCHEMA, read_record
-from mvad.datasets.scan import ReadOptions, ScanRef
+from mvad.datasets.scan import SPLITS, ReadOptions, ScanRef
 from mvad.errors import BadInput, MvadError
 from mvad.progress import Progress
 from mvad.render.audit import summarise
@@ -102,6 +102,9 @@ def render_categories(
     rig: Rig | None = None,
 ) -> Iterator[Summary]:
     """Render categories one after the other on the same workers, which are started when first needed; see ``render_category``."""
+    unknown = [name for name in splits if name not in SPLITS]
+    if unknown:
+        raise BadInput(f"split {unknown[0]}: choose from {', '.join(SPLITS)}")
     options = replace(options, backend=resolve_backend(options.backend, options.device))
     # Before anything is written, because a missing backend would fail for every scan.
     device = workers.scheduler or rasteriser(options.backend, device=options.device).device

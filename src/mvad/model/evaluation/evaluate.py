@@ -18,7 +18,7 @@ from mvad import files
 from mvad.datasets.shards.loader import Batch, ShardSet
 from mvad.errors import BadInput
 from mvad.model.backbones.weights import WeightsSource
-from mvad.model.detector import AnomalyMaps
+from mvad.model.detector import AnomalyMaps, Detector
 from mvad.model.devices import synchronise
 from mvad.model.evaluation.figures import curves_of, figures_of
 from mvad.model.evaluation.pictures import grey_levels, strip
@@ -92,15 +92,42 @@ def evaluate_run(
     """
     folder = RunFolder(run)
     detector = folder.load(weights, device)
-    packed = folder.category_folder(shards)
-    train = check_training(folder, packed)
-    fields = [name for callback in callbacks for name in callback.fields]
-    data = shown_fields(ShardSet(packed, "test"), detector.spec.modalities, fields)
+    data = ShardSet(folder.category_folder(shards), "test")
+    return evaluate_detector(folder, detector, data, progress, views, callbacks)
+
+
+def evaluate_detector(
+    run: RunFolder, detector: Detector, data: ShardSet, progress: Progress, views: Sequence[int] = (),
+    callbacks: Sequence[EvaluationCallback] = (),
+) -> Results:  # fmt: skip
+    """Evaluate a run's loaded detector on a split of the category that it was trained on; see ``evaluate_run``.
+
+    Raises
+    ------
+    BadInput
+        If the split is of another category, is the training split, does not belong to the run's training data, has another
+        number of views or no such view, or lacks a modality of the detector.
+    """
+    record, spec = run.record, detector.spec
+    if (data.dataset, data.category) != (record.dataset, record.category):
+        raise BadInput(
+            f"{data.folder}: is {data.dataset}/{data.category}, the run was trained on {record.dataset}/{record.category}"
+        )
+    if data.split == "train":
+        raise BadInput(f"{data.folder}: the split train was trained on; evaluate on the split test")
+    train = check_training(run, data.folder)
+    if len(data.views) != spec.views:
+        raise BadInput(f"{data.folder}: has {len(data.views)} views, the run was trained on {spec.views}")
+    missing = [name for name in spec.modalities if name not in data.stored]
+    if missing:
+        raise BadInput(f"{data.folder}: has no {missing[0]}, which the run was trained on; pack it with {missing[0]}")
     chosen = sorted(set(views))
     if chosen and not 0 <= chosen[0] <= chosen[-1] < len(data.views):
-        raise BadInput(f"--views {','.join(map(str, views))}: {packed} has views 0 to {len(data.views) - 1}")
-    trained = TrainedOn(len(train), folder.record.shards, folder.model_sha256)
-    return evaluate_split(run, data, detector.score, folder.record, trained, progress, chosen, callbacks, device)
+        raise BadInput(f"--views {','.join(map(str, views))}: {data.folder} has views 0 to {len(data.views) - 1}")
+    fields = [name for callback in callbacks for name in callback.fields]
+    trained = TrainedOn(len(train), record.shards, run.model_sha256)
+    shown = shown_fields(data, spec.modalities, fields)
+    return evaluate_split(run.path, shown, detector.score, record, trained, progress, chosen, callbacks, detector.device)
 
 
 def check_training(run: RunFolder, packed: Path) -> ShardSet:
@@ -151,6 +178,10 @@ class _Evaluation:
         """Add one sample: collect its pixels and scores, write its pictures."""
         maps, masks = at_pixels(batch, found)
         present = batch.present[0].numpy()
+        if not np.isfinite(maps[present]).all() or not np.isfinite(found.sample_scores.numpy()).all():
+            raise BadInput(
+                f"{self.run.name}: the maps or the score of {batch.keys[0]} are not finite; train again, or mend the method"
+            )
         self.pixels.add(batch.keys[0], maps[present], masks[present])
         for callback in self.callbacks:
             callback.on_sample(batch, found)

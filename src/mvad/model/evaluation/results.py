@@ -11,6 +11,7 @@ from typing import Any
 from mvad import files
 from mvad.errors import BadInput
 from mvad.model.metrics.intervals import UNDEFINED, Interval
+from mvad.model.metrics.table import metrics
 
 RESULTS = "results.json"
 SCAN_PROTOCOL = "scan"
@@ -61,7 +62,15 @@ class Figures:
     p_auroc_error_bound: float | None = None
 
     def __getitem__(self, name: str) -> float | None:
-        """Return a figure by its metric's name; None where it is not defined or was not computed."""
+        """Return a figure by its metric's name; None where it is not defined or was not computed.
+
+        Raises
+        ------
+        KeyError
+            If there is no such metric.
+        """
+        if name not in self.values and all(metric.name != name for metric in metrics()):
+            raise KeyError(f"no metric {name!r}; there are {', '.join(metric.name for metric in metrics())}")
         return self.values.get(name)
 
     def interval(self, name: str) -> Interval:

@@ -164,13 +164,15 @@ def _resized(values: NDArray[np.float32], shape: tuple[int, ...]) -> NDArray[np.
 def _claim(run: Path, record: RunRecord) -> None:
     """Write a run's ``config.json``, unless the folder holds another run."""
     about = record.to_json()
-    if (run / CONFIG).exists() and files.read_sealed_json(run / CONFIG, "a run", "give --name another") != _plain(about):
+    before = files.read_sealed_json(run / CONFIG, "a run", "give --name another") if (run / CONFIG).exists() else about
+    if _identity(before) != _identity(about):
         raise BadInput(f"{run}: holds another run; give --name another, or delete the folder")
     files.write_sealed_json(run / CONFIG, about)
 
 
-def _plain(value: Mapping[str, Any]) -> Any:
-    return json.loads(json.dumps(value))
+def _identity(about: Mapping[str, Any]) -> Any:
+    """Return what makes a run the same run: everything but the machine."""
+    return json.loads(json.dumps({name: value for name, value in about.items() if name != "machine"}))
 
 
 def _paths(export: Path, views: list[str]) -> dict[tuple[str, str], str]:

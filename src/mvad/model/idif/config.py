@@ -34,12 +34,14 @@ class EncoderConfig:
         256,
         "C, the channels of f_E after a 1x1 convolution; 0 keeps the backbone's channels, without a convolution.",
         paper=SILENT,
+        least=0,
     )
     freeze_early: bool = key(False, "Freeze the backbone up to stride 4 (small, demo): a step costs a third less.", paper=OURS)
     lr_scale: float = key(
         0.3,
         "Learning rate of the encoder as a factor on student_lr, since it starts from trained weights (optimizer.kind = adamw).",
         paper=OURS,
+        least=0,
     )
 
 
@@ -57,6 +59,7 @@ class BottleneckConfig:
         "Channels of f_c, a map of f_E's size that a 1x1 convolution lifts to C: few, to limit capacity; a map keeps positions.",
         paper='"low-dimensional", "limited in information capacity"',
         alternatives="8 to 64: the more f_c holds, the less the voxel is used; a pooled vector is not implemented: it loses positions",
+        least=1,
     )
     aggregate: Literal["mean", "attention"] = key(
         "mean",
@@ -74,6 +77,7 @@ class BottleneckConfig:
         "Weight of a KL term; the log-variance is clamped to -6..2, so that the noise does not vanish without this term.",
         paper="eq. 10 has no such term",
         alternatives="1e-4 to 1e-2",
+        least=0,
     )
     at_test: Literal["mean", "sample"] = key(
         "mean",
@@ -92,20 +96,22 @@ class BottleneckConfig:
 class VoxelConfig:
     """Voxel prototype P_0."""
 
-    channels: int = key(64, "Channels of the voxel prototype.", paper=SILENT, alternatives="32 in small")
+    channels: int = key(64, "Channels of the voxel prototype.", paper=SILENT, alternatives="32 in small", least=1)
     size: int = key(
         16,
         "Side of the voxel, D = H = W, in cells; planes of the spatial transformer are resized to f_E's size where the two differ.",
         paper=SILENT,
         alternatives="8, 32",
+        least=1,
     )
     patch: int = key(
         2,
         "Side of a patch in cells: (size / patch)^3 tokens.",
         paper="Figure 2c patchifies; the size is silent",
         alternatives="1, 4",
+        least=1,
     )
-    width: int = key(256, "Width of a token.", paper=SILENT, alternatives="128 in small")
+    width: int = key(256, "Width of a token.", paper=SILENT, alternatives="128 in small", least=1)
 
 
 @dataclass(frozen=True)
@@ -117,9 +123,9 @@ class FusionConfig:
         "voxel; conv3d: Pix2Vox's context-aware fusion (the paper's row 3-D convolutions); none: no fusion of views.",
         paper="voxel (eq. 7 to 9); Table 3 has rows with 3-D convolutions and with one model per view",
     )
-    blocks: int = key(3, "Number n of fusion blocks.", paper="n, unnamed; the figure shows three", alternatives="1 to 6")
-    self_layers: int = key(1, "Number l of self-attention layers per block.", paper="l, unnamed", alternatives="1 to 3")
-    heads: int = key(8, "Heads of every attention layer.", paper=SILENT, alternatives="4, 8")
+    blocks: int = key(3, "Number n of fusion blocks.", paper="n, unnamed; the figure shows three", alternatives="1 to 6", least=1)
+    self_layers: int = key(1, "Number l of self-attention layers per block.", paper="l, unnamed", alternatives="1 to 3", least=0)
+    heads: int = key(8, "Heads of every attention layer.", paper=SILENT, alternatives="4, 8", least=1)
     norm: Literal["pre", "post"] = key(
         "pre",
         "Normalisation before or after a layer; pre-norm trains without problems in warm-up. MLPs: GELU, ratio 4; all layers residual.",
@@ -163,6 +169,7 @@ class DecoderConfig:
         "Channels of the stages at strides 16, 8 and 4; empty: the teacher's.",
         paper=SILENT,
         alternatives="the teacher's, as DeSTSeg; narrower in small",
+        least=1,
     )
     share: Literal["view", "shared"] = key(
         "view",
@@ -186,7 +193,7 @@ class DecoderConfig:
 class HeadConfig:
     """Segmentation head: DeSTSeg's, on the products -t * s of all three levels."""
 
-    width: int = key(256, "Channels of all its layers.", paper="silent; DeSTSeg 256", alternatives="48 in small")
+    width: int = key(256, "Channels of all its layers.", paper="silent; DeSTSeg 256", alternatives="48 in small", least=1)
     share: Literal["shared", "view"] = key(
         "shared",
         "shared: one head for all views; view: one per view, as with one DeSTSeg per view.",
@@ -241,21 +248,30 @@ class OptimizerConfig:
         paper="silent; DeSTSeg SGD",
     )
     student_lr: float = key(
-        0.4, "Learning rate of the student's convolutions; with adamw the peak of the cycle.", paper="silent; DeSTSeg 0.4"
+        0.4,
+        "Learning rate of the student's convolutions; with adamw the peak of the cycle.",
+        paper="silent; DeSTSeg 0.4",
+        least=0,
     )
     head_lr: float = key(
-        0.01, "Learning rate of the ASPP and the layers after it; with adamw the peak of the cycle.", paper="silent; DeSTSeg 0.01"
+        0.01,
+        "Learning rate of the ASPP and the layers after it; with adamw the peak of the cycle.",
+        paper="silent; DeSTSeg 0.01",
+        least=0,
     )
-    head_residual_lr: float = key(0.1, "Learning rate of the head's residual blocks.", paper="silent; DeSTSeg 0.1")
+    head_residual_lr: float = key(0.1, "Learning rate of the head's residual blocks.", paper="silent; DeSTSeg 0.1", least=0)
     attention_lr: float = key(
         0.0003,
         "AdamW's learning rate for bottleneck, attention, prototype and angles: with 0.4 attention does not train.",
         paper=SILENT,
         alternatives="1e-4 to 1e-3",
+        least=0,
     )
-    warmup_steps: int = key(200, "Steps over which attention_lr rises from 0.", paper=SILENT)
-    weight_decay: float = key(0.0001, "Weight decay of either optimizer.", paper="silent; DeSTSeg 1e-4")
-    clip_norm: float = key(10.0, "Gradients are clipped to this norm.", paper=SILENT, alternatives="DeSTSeg does not clip")
+    warmup_steps: int = key(200, "Steps over which attention_lr rises from 0.", paper=SILENT, least=0)
+    weight_decay: float = key(0.0001, "Weight decay of either optimizer.", paper="silent; DeSTSeg 1e-4", least=0)
+    clip_norm: float = key(
+        10.0, "Gradients are clipped to this norm.", paper=SILENT, alternatives="DeSTSeg does not clip", least=0
+    )
 
 
 @dataclass(frozen=True)
@@ -263,7 +279,11 @@ class DropoutConfig:
     """View-wise Dropout, eq. 11 and 12."""
 
     p: float = key(
-        0.2, "Probability of dropping a view, with all its modalities, in a student step; never all views.", paper="0.2 per view"
+        0.2,
+        "Probability of dropping a view, with all its modalities, in a student step; never all views.",
+        paper="0.2 per view",
+        least=0,
+        most=1,
     )
     draw: Literal["step", "sample"] = key(
         "step",

@@ -22,7 +22,7 @@ from mvad.model.idif.training_steps import TrainingSteps
 from mvad.model.idif.window import Window, fitted
 from mvad.model.images import ViewImages, background_fill, view_images
 from mvad.model.input_spec import InputSpec
-from mvad.model.scoring import counted, fill_uncounted, finish, image_scores, smooth
+from mvad.model.scoring import counted, fill_uncounted, finish_maps, image_scores, smooth
 from mvad.model.synthesis.paste import Corrupted, corrupt
 from mvad.model.synthesis.textures import load_textures
 from mvad.model.training.context import FitContext
@@ -123,7 +123,7 @@ class Idif(Detector):
         mean, deviation = self.baseline[..., None, None]
         cosine, head = ((maps - mean[k]) / deviation[k] for k, maps in enumerate(self._maps(views)))
         combined = {"head": head, "cosine": cosine, "both": (cosine + head) / 2}
-        return finish(combined[self.config.score.map], views if scored is None else scored, self.config.score)
+        return finish_maps(combined[self.config.score.map], views if scored is None else scored, self.config.score)
 
     def state(self) -> dict[str, Tensor]:
         """See ``Detector.state``."""
@@ -132,6 +132,7 @@ class Idif(Detector):
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
         """See ``Detector.load_state``."""
+        state = _current_names(state)
         load_modules(self._parts(), state)
         self.baseline = state["baseline"].to(self.device)
         self.training_steps.window = replace(self.training_steps.window, side=int(state["window"]))
@@ -211,3 +212,23 @@ def _identity_baseline(spec: InputSpec) -> Tensor:
 
 def _resize(maps: Tensor, size: int) -> Tensor:
     return nn.functional.interpolate(maps[:, None], size=size, mode="bilinear", align_corners=False)[:, 0]
+
+
+_OLD_PARTS = (
+    (".trunks.", ".backbones."),
+    (".collapse.", ".depth_reduction."),
+    ("decoders.of.", "decoders.per_input."),
+    ("heads.of.", "heads.per_input."),
+)
+"""Parts of parameter names in runs and checkpoints of version 0.1, and the current ones."""
+
+
+def _current_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return a state under the current names of its parameters."""
+    renamed = {}
+    for name, tensor in state.items():
+        current = name
+        for before, after in _OLD_PARTS:
+            current = current.replace(before, after)
+        renamed[current] = tensor
+    return renamed

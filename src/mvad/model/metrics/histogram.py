@@ -8,7 +8,6 @@ the extremes (ADEval, torchmetrics) put nearly all sigmoid-like scores into one.
 from __future__ import annotations
 
 import math
-import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,6 +15,8 @@ from typing import Any
 import numpy as np
 from numba import njit
 from numpy.typing import NDArray
+
+from mvad.cores import usable_cores
 
 BITS = 22
 """There are 2^BITS bins: sign, eight bits of exponent, thirteen of mantissa. The width of a bin is at most 0.012 % of its
@@ -138,7 +139,7 @@ class ScoreHistogram:
             If a score is not finite, or shapes differ.
         """
         patterns, truth = _flat(scores, labels)
-        count = threads or (min(8, os.cpu_count() or 1) if len(patterns) >= _MIN_SCORES_FOR_THREADS else 1)
+        count = threads or (min(8, usable_cores()) if len(patterns) >= _MIN_SCORES_FOR_THREADS else 1)
         edges = np.linspace(0, len(patterns), count + 1).astype(int)
         parts = [self, *(ScoreHistogram() for _ in range(count - 1))]
 

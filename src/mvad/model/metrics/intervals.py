@@ -70,7 +70,7 @@ def from_clusters(
 ) -> Interval:
     """Return the interval from sums over I clusters (Obuchowski 1997, eq. 1 to 4); with one score per cluster it is DeLong's.
 
-    The interval is computed on the logit, so it stays within 0 and 1. Where the ranking is perfect the estimated variance is 0;
+    Sums are exact (``math.fsum``), so that the order of the clusters does not matter. The interval is computed on the logit, so it stays within 0 and 1. Where the ranking is perfect the estimated variance is 0;
     then the bound is Clopper and Pearson's for as many successes without failure as the smaller class has clusters.
 
     Parameters
@@ -85,7 +85,7 @@ def from_clusters(
     m, n = float(positives.sum()), float(negatives.sum())
     if not m or not n:
         return UNDEFINED
-    area = float(above.sum()) / m
+    area = math.fsum(above) / m
     with_positive, with_negative, count = int((positives > 0).sum()), int((negatives > 0).sum()), len(positives)
     fewest = min(with_positive, with_negative)
     if area in (0.0, 1.0) or fewest < 2:
@@ -95,10 +95,10 @@ def from_clusters(
         return Interval(area, bound, 1.0) if area else Interval(area, 0.0, 1 - bound)
     residual_above, residual_below = above - positives * area, below - negatives * area
     variance = (
-        with_positive / (with_positive - 1) * (residual_above**2).sum() / m**2
-        + with_negative / (with_negative - 1) * (residual_below**2).sum() / n**2
-        + 2 * count / (count - 1) * (residual_above * residual_below).sum() / (m * n)
+        with_positive / (with_positive - 1) * math.fsum(residual_above**2) / m**2
+        + with_negative / (with_negative - 1) * math.fsum(residual_below**2) / n**2
+        + 2 * count / (count - 1) * math.fsum(residual_above * residual_below) / (m * n)
     )
-    half_width = _Z * math.sqrt(max(float(variance), 0.0)) / (area * (1 - area))
+    half_width = _Z * math.sqrt(max(variance, 0.0)) / (area * (1 - area))
     middle = math.log(area / (1 - area))
     return Interval(area, 1 / (1 + math.exp(-(middle - half_width))), 1 / (1 + math.exp(-(middle + half_width))))

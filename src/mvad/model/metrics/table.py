@@ -120,6 +120,12 @@ _METRICS: list[Metric] = [
 ]  # fmt: skip
 
 
+RESERVED = (
+    "intervals", "s_auroc_by_defect", "samples", "anomalous", "regions", "pixel_threshold", "p_auroc_error_bound",
+)  # fmt: skip
+"""Names in ``results.json`` that stand beside the figures of merit, and that none may have."""
+
+
 def metrics() -> tuple[Metric, ...]:
     """Return every figure of merit, in the order of tables."""
     return tuple(_METRICS)
@@ -141,7 +147,7 @@ def register_metric(metric: Metric) -> None:
     ['hits']
     >>> unregister_metric("hits")
     """
-    if any(known.name == metric.name for known in _METRICS):
+    if metric.name in RESERVED or any(known.name == metric.name for known in _METRICS):
         raise BadInput(f"register_metric: there is a metric {metric.name!r} already; choose another name")
     _METRICS.append(metric)
 

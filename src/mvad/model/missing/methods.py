@@ -16,9 +16,9 @@ _UNNAMED = "Figure 4 names the competitor, not its network"
 class ReconstructKeys:
     """Small U-Net that generates missing views from those that are present."""
 
-    steps: int = key(1500, "Training steps of the U-Net.", paper=_UNNAMED)
-    lr: float = key(1e-3, "Peak learning rate of Adam.", paper=_UNNAMED)
-    width: int = key(32, "Channels of the U-Net's first level.", paper=_UNNAMED)
+    steps: int = key(1500, "Training steps of the U-Net.", paper=_UNNAMED, least=1)
+    lr: float = key(1e-3, "Peak learning rate of Adam.", paper=_UNNAMED, least=0)
+    width: int = key(32, "Channels of the U-Net's first level.", paper=_UNNAMED, least=1)
 
 
 @dataclass(frozen=True)

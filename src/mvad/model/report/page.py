@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from mvad import __version__, files
 from mvad.model.evaluation.missing_views import read_missing_views
 from mvad.model.evaluation.results import RESULTS, Results
+from mvad.model.metrics.pixels import LIMITS
 from mvad.model.report.budget import Budget
 from mvad.model.report.charts import Line, histogram, line_chart
 from mvad.model.report.gallery import gallery
@@ -24,7 +25,7 @@ from mvad.model.runs import METRICS, RunFolder, config_hash
 PICTURES = 12_500_000
 """Bytes for pictures and clouds on a page, divided between its runs; the rest of the page takes less than 2 MB."""
 
-_PRO_LIMIT = 0.3
+_PRO_LIMIT = LIMITS[0]
 
 
 def build_page(runs: Sequence[Path]) -> str:

@@ -13,7 +13,7 @@ from mvad.model.config import ModelConfig
 from mvad.model.detector import AnomalyMaps, Detector
 from mvad.model.features import ViewFeatures
 from mvad.model.input_spec import InputSpec
-from mvad.model.scoring import finish
+from mvad.model.scoring import finish_maps
 from mvad.model.training.context import FitContext
 
 
@@ -44,7 +44,7 @@ class MeanFeature(Detector):
         distance = (self.features.pooled(views) - self.mean).norm(dim=-1).mean(dim=2, keepdim=True)
         size = self.config.input.size
         maps = distance[..., None, None].expand(-1, -1, -1, size, size)
-        return finish(maps, views, self.config.score, distance)
+        return finish_maps(maps, views, self.config.score, distance)
 
     def state(self) -> dict[str, Tensor]:
         """See ``Detector.state``."""

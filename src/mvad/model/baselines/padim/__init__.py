@@ -17,10 +17,15 @@ class PaDiMKeys:
         100,
         "Number of channels, drawn at random from those of all levels.",
         paper="Defard et al. 2021: 100 of ResNet-18, 550 of WideResNet-50",
+        least=1,
     )
-    regulariser: float = key(0.01, "Added to the diagonal of each covariance.", paper="Defard et al. 2021: 0.01")
+    regulariser: float = key(0.01, "Added to the diagonal of each covariance.", paper="Defard et al. 2021: 0.01", least=0)
     sigma: float = key(
-        4.0, "Standard deviation of the Gaussian that smooths the map, in pixels at 256 x 256.", paper="Defard et al. 2021: 4"
+        4.0,
+        "Standard deviation of the Gaussian that smooths the map, in pixels at 256 x 256.",
+        paper="Defard et al. 2021: 4",
+        least=0.1,
+        most=32,
     )
 
 

@@ -20,7 +20,7 @@ from mvad.model.detector import AnomalyMaps, Detector
 from mvad.model.features import ViewFeatures, smooth_upsample
 from mvad.model.images import ViewImages
 from mvad.model.input_spec import InputSpec
-from mvad.model.scoring import counted, finish, highest
+from mvad.model.scoring import counted, finish_maps, highest
 from mvad.model.training.context import FitContext
 
 
@@ -77,7 +77,7 @@ class PaDiM(Detector):
             planes.append(plane.view(b, side, side))
         gathered = torch.stack(planes, dim=1).view(b, v, m, side, side) * self.features.counts(views, side)[:, :, None]
         maps = smooth_upsample(gathered.flatten(0, 2), size, self.config.padim.sigma * size / 256).view(b, v, m, size, size)
-        return finish(maps, views, self.config.score, highest(maps, counted(views, self.config.score)))
+        return finish_maps(maps, views, self.config.score, highest(maps, counted(views, self.config.score)))
 
     def state(self) -> dict[str, Tensor]:
         """See ``Detector.state``."""

@@ -17,24 +17,34 @@ class PatchCoreKeys:
         0.1,
         "Share of the patches that the memory bank keeps, chosen by greedy k-centre.",
         paper="Roth et al. 2022: 1, 10 or 25 %",
+        least=0,
+        most=1,
     )
     min_patches: int = key(
         0,
         "A memory bank is never reduced below this many patches, since few training samples give few patches.",
         paper=OURS,
         alternatives="0: the paper's share, however few patches that are",
+        least=0,
     )
     projection: int = key(
-        128, "Dimensions of the random projection in which the coreset is searched.", paper="Roth et al. 2022: 128"
+        128, "Dimensions of the random projection in which the coreset is searched.", paper="Roth et al. 2022: 128", least=1
     )
     neighbours: int = key(
-        9, "Number of neighbours of the reweighting (eq. 7).", paper="Roth et al. 2022: b nearest; their code 9"
+        9, "Number of neighbours of the reweighting (eq. 7).", paper="Roth et al. 2022: b nearest; their code 9", least=1
     )
     sigma: float = key(
-        4.0, "Standard deviation of the Gaussian that smooths the map, in pixels at 256 x 256.", paper="Roth et al. 2022: 4"
+        4.0,
+        "Standard deviation of the Gaussian that smooths the map, in pixels at 256 x 256.",
+        paper="Roth et al. 2022: 4",
+        least=0.1,
+        most=32,
     )
     max_patches: int = key(
-        100000, "Largest number of patches per view in the coreset search; drawn at random if there are more.", paper=OURS
+        100000,
+        "Largest number of patches per view in the coreset search; drawn at random if there are more.",
+        paper=OURS,
+        least=1,
     )
 
 

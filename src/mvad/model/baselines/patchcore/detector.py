@@ -19,7 +19,7 @@ from mvad.model.baselines.patchcore import PatchCoreConfig
 from mvad.model.detector import AnomalyMaps, Detector
 from mvad.model.features import ViewFeatures, smooth_upsample
 from mvad.model.input_spec import InputSpec
-from mvad.model.scoring import finish
+from mvad.model.scoring import finish_maps
 from mvad.model.training.context import FitContext
 
 
@@ -65,7 +65,7 @@ class PatchCore(Detector):
                 planes[row, view, modality] = plane
                 scores[row, view, modality] = score
         maps = smooth_upsample(planes.flatten(0, 2), size, self.config.patchcore.sigma * size / 256)
-        return finish(maps.view(b, v, m, size, size), views, self.config.score, scores)
+        return finish_maps(maps.view(b, v, m, size, size), views, self.config.score, scores)
 
     def state(self) -> dict[str, Tensor]:
         """See ``Detector.state``."""

@@ -13,11 +13,15 @@ from mvad.settings import key
 class ReverseDistillationKeys:
     """Reverse distillation (Deng and Li 2022)."""
 
-    epochs: int = key(200, "Passes over the training split.", paper="Deng and Li 2022: 200")
-    lr: float = key(0.005, "Learning rate of Adam, betas 0.5 and 0.999.", paper="Deng and Li 2022: 0.005")
-    batch: int = key(16, "Images per step.", paper="Deng and Li 2022: 16")
+    epochs: int = key(200, "Passes over the training split.", paper="Deng and Li 2022: 200", least=1)
+    lr: float = key(0.005, "Learning rate of Adam, betas 0.5 and 0.999.", paper="Deng and Li 2022: 0.005", least=0)
+    batch: int = key(16, "Images per step.", paper="Deng and Li 2022: 16", least=1)
     sigma: float = key(
-        4.0, "Standard deviation of the Gaussian that smooths the map, in pixels at 256 x 256.", paper="Deng and Li 2022: 4"
+        4.0,
+        "Standard deviation of the Gaussian that smooths the map, in pixels at 256 x 256.",
+        paper="Deng and Li 2022: 4",
+        least=0.1,
+        most=32,
     )
 
 

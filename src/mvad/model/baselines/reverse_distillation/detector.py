@@ -20,7 +20,7 @@ from mvad.model.baselines.reverse_distillation import ReverseDistillationConfig
 from mvad.model.detector import AnomalyMaps, Detector
 from mvad.model.features import ViewFeatures, smooth_upsample
 from mvad.model.input_spec import InputSpec
-from mvad.model.scoring import counted, finish, highest
+from mvad.model.scoring import counted, finish_maps, highest
 from mvad.model.training.context import FitContext
 from mvad.model.training.on_images import present_images, samples_per_step, spread, train_on_images
 from mvad.model.training.optimizers import Optimizers, constant, groups
@@ -105,7 +105,7 @@ class ReverseDistillation(Detector):
         resized = [functional.interpolate(p[:, None], size=size, mode="bilinear", align_corners=False)[:, 0] for p in planes]
         flat = smooth_upsample(resized[0] + resized[1] + resized[2], size, self.config.rd.sigma * size / 256)
         maps = spread(flat, views)
-        return finish(maps, views, self.config.score, highest(maps, counted(views, self.config.score)))
+        return finish_maps(maps, views, self.config.score, highest(maps, counted(views, self.config.score)))
 
     def state(self) -> dict[str, Tensor]:
         """See ``Detector.state``."""

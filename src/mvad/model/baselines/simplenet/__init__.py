@@ -17,16 +17,25 @@ class SimpleNetKeys:
         40,
         "Passes over the training split (the paper's code: 40 meta epochs of 4).",
         paper="Liu et al. 2023: 160; their code 40 of 4",
+        least=1,
     )
-    noise: float = key(0.015, "Standard deviation of the Gaussian noise on adapted features.", paper="Liu et al. 2023: 0.015")
+    noise: float = key(
+        0.015, "Standard deviation of the Gaussian noise on adapted features.", paper="Liu et al. 2023: 0.015", least=0
+    )
     margin: float = key(0.5, "Margin of the truncated L1 loss.", paper="Liu et al. 2023: 0.5")
-    adaptor_lr: float = key(0.0001, "Learning rate of the adaptor (Adam, weight decay 1e-5).", paper="Liu et al. 2023: 1e-4")
-    discriminator_lr: float = key(
-        0.0002, "Learning rate of the discriminator (Adam, weight decay 1e-5).", paper="Liu et al. 2023: 2e-4"
+    adaptor_lr: float = key(
+        0.0001, "Learning rate of the adaptor (Adam, weight decay 1e-5).", paper="Liu et al. 2023: 1e-4", least=0
     )
-    batch: int = key(8, "Images per step.", paper="Liu et al. 2023: 4; their code 8")
+    discriminator_lr: float = key(
+        0.0002, "Learning rate of the discriminator (Adam, weight decay 1e-5).", paper="Liu et al. 2023: 2e-4", least=0
+    )
+    batch: int = key(8, "Images per step.", paper="Liu et al. 2023: 4; their code 8", least=1)
     sigma: float = key(
-        4.0, "Standard deviation of the Gaussian that smooths the map, in pixels at 256 x 256.", paper="Liu et al. 2023: 4"
+        4.0,
+        "Standard deviation of the Gaussian that smooths the map, in pixels at 256 x 256.",
+        paper="Liu et al. 2023: 4",
+        least=0.1,
+        most=32,
     )
 
 

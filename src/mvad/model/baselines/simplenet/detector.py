@@ -19,7 +19,7 @@ from mvad.model.baselines.simplenet import SimpleNetConfig
 from mvad.model.detector import AnomalyMaps, Detector
 from mvad.model.features import ViewFeatures, averaged, neighbourhoods, smooth_upsample
 from mvad.model.input_spec import InputSpec
-from mvad.model.scoring import finish
+from mvad.model.scoring import finish_maps
 from mvad.model.training.context import FitContext
 from mvad.model.training.on_images import load_modules, module_state, present_images, samples_per_step, spread, train_on_images
 from mvad.model.training.optimizers import Optimizers, constant, groups
@@ -79,7 +79,7 @@ class SimpleNet(Detector):
         planes = torch.where(chosen, planes, torch.where(torch.isinf(lowest), planes.amin(dim=(1, 2), keepdim=True), lowest))
         scores = planes.amax(dim=(1, 2))
         maps = smooth_upsample(planes, size, self.config.simplenet.sigma * size / 256)
-        return finish(spread(maps, views), views, self.config.score, spread(scores, views))
+        return finish_maps(spread(maps, views), views, self.config.score, spread(scores, views))
 
     def state(self) -> dict[str, Tensor]:
         """See ``Detector.state``."""

@@ -13,19 +13,24 @@ from mvad.settings import key
 class UniADKeys:
     """UniAD (You et al. 2022)."""
 
-    epochs: int = key(1000, "Passes over the training split.", paper="You et al. 2022: 1,000")
-    width: int = key(256, "Width of a token.", paper="You et al. 2022: 256")
-    layers: int = key(4, "Layers of the encoder, and of the decoder.", paper="You et al. 2022: 4 and 4")
-    heads: int = key(8, "Heads of every attention layer.", paper="You et al. 2022: 8")
-    neighbours: int = key(7, "Side of the neighbourhood that is masked in attention.", paper="You et al. 2022: 7 x 7 of 14 x 14")
-    jitter: float = key(20.0, "Scale of the feature jitter.", paper="You et al. 2022: 20")
-    jitter_probability: float = key(1.0, "Share of the images whose features are jittered.", paper="You et al. 2022: 1")
+    epochs: int = key(1000, "Passes over the training split.", paper="You et al. 2022: 1,000", least=1)
+    width: int = key(256, "Width of a token.", paper="You et al. 2022: 256", least=1)
+    layers: int = key(4, "Layers of the encoder, and of the decoder.", paper="You et al. 2022: 4 and 4", least=1)
+    heads: int = key(8, "Heads of every attention layer.", paper="You et al. 2022: 8", least=1)
+    neighbours: int = key(
+        7, "Side of the neighbourhood that is masked in attention.", paper="You et al. 2022: 7 x 7 of 14 x 14", least=1, odd=True
+    )
+    jitter: float = key(20.0, "Scale of the feature jitter.", paper="You et al. 2022: 20", least=0)
+    jitter_probability: float = key(
+        1.0, "Share of the images whose features are jittered.", paper="You et al. 2022: 1", least=0, most=1
+    )
     lr: float = key(
         0.0001,
         "Learning rate of AdamW (weight decay 1e-4); divided by 10 after four fifths of the steps.",
         paper="You et al. 2022: 1e-4",
+        least=0,
     )
-    batch: int = key(16, "Images per step.", paper="You et al. 2022: 64 over 8 GPUs")
+    batch: int = key(16, "Images per step.", paper="You et al. 2022: 64 over 8 GPUs", least=1)
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from mvad.model.baselines.uniad import UniADConfig, UniADKeys
 from mvad.model.detector import AnomalyMaps, Detector
 from mvad.model.features import ViewFeatures, concatenated
 from mvad.model.input_spec import InputSpec
-from mvad.model.scoring import finish
+from mvad.model.scoring import finish_maps
 from mvad.model.training.context import FitContext
 from mvad.model.training.on_images import present_images, samples_per_step, spread, train_on_images
 from mvad.model.training.optimizers import Optimizers, groups
@@ -161,7 +161,7 @@ class UniAD(Detector):
         inside = seen if self.config.score.region == "object" else torch.ones_like(seen)
         pool = max(1, _POOL * size // 256)
         scores = functional.avg_pool2d((maps * inside)[:, None], pool, 1).amax(dim=(1, 2, 3))
-        return finish(spread(maps, views), views, self.config.score, spread(scores, views))
+        return finish_maps(spread(maps, views), views, self.config.score, spread(scores, views))
 
     def state(self) -> dict[str, Tensor]:
         """See ``Detector.state``."""
