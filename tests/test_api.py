@@ -18,11 +18,11 @@ import torch
 from command import MVAD, ROOT, python, surroundings
 
 import mvad
-from mvad import api
+from mvad import api, files, settings
 from mvad.datasets import registry as datasets
 from mvad.datasets.mvtec3d import MVTec3D
 from mvad.datasets.shards import loader
-from mvad.model import devices, explain, registry
+from mvad.model import devices, explain, images, registry, scoring
 from mvad.model.metrics import table
 from mvad.model.metrics.table import Metric
 from mvad.model.report.page import build_page
@@ -64,7 +64,9 @@ def test_every_function_has_an_example() -> None:
 
 
 @pytest.mark.parametrize(
-    "module", [api, trained_run, loader, datasets, registry, table, devices, explain], ids=lambda module: module.__name__
+    "module",
+    [api, trained_run, loader, datasets, registry, table, devices, explain, scoring, images, settings, files],
+    ids=lambda module: module.__name__,
 )
 def test_the_examples_of_docstrings_run(module: Any, beside_a_workspace: Path) -> None:
     finder, runner = doctest.DocTestFinder(), doctest.DocTestRunner(optionflags=doctest.ELLIPSIS)
@@ -252,6 +254,26 @@ def test_a_wrong_key_is_refused_before_anything_is_written(
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize(
+    ("method", "keys", "message"),
+    [
+        ("uniad", {"uniad__heads": 7}, "uniad.width = 256 must be a multiple of uniad.heads = 7"),
+        ("idif", {"fusion__heads": 7}, "voxel.width = 128 must be a multiple of fusion.heads = 7"),
+        ("idif", {"voxel__patch": 3}, "voxel.size = 8 must be a multiple of voxel.patch = 3"),
+    ],
+    ids=str,
+)
+def test_widths_that_heads_do_not_divide_are_refused(
+    method: str, keys: dict[str, Any], message: str, workspace: Path, tmp_path: Path
+) -> None:
+    shards = workspace / "shards" / "mvtec3d" / "gear"
+    with pytest.raises(mvad.BadInput, match=message):
+        mvad.train(
+            shards, method, tmp_path / "run", "small", teacher="tiny", input__size=64, pseudo__textures="procedural", **keys
+        )
+    assert not (tmp_path / "run").exists()
+
+
 def test_only_the_training_split_is_trained_on(workspace: Path, tmp_path: Path) -> None:
     with pytest.raises(mvad.BadInput, match="trained on the split train"):
         mvad.train(mvad.ShardSet(workspace / "shards" / "mvtec3d" / "gear", "test"), "padim", tmp_path / "run")
@@ -380,8 +402,6 @@ def test_an_unknown_split_is_refused(workspace: Path, tmp_path: Path) -> None:
 
 
 def test_imported_maps_are_no_detector(tmp_path: Path) -> None:
-    from mvad import files
-
     record = {"dataset": "a", "category": "b", "config": {}, "origins": {}, "shards": {}, "machine": {}}
     files.write_sealed_json(tmp_path / "config.json", record | {"teacher": {"name": "", "sha256": ""}})
     with pytest.raises(mvad.BadInput, match="holds imported maps, not a trained detector"):

@@ -206,6 +206,24 @@ def _allowed(hint: Any) -> tuple[str, ...]:
     return tuple(map(str, typing.get_args(hint))) if typing.get_origin(hint) is typing.Literal else ()
 
 
+def check_multiple(config: Any, of: str, part: str) -> None:
+    """Check that the value of one dotted key of a configuration is a multiple of that of another.
+
+    Raises
+    ------
+    BadInput
+        If it is not.
+
+    Examples
+    --------
+    >>> from mvad.model.config import ModelConfig
+    >>> check_multiple(ModelConfig(), "input.size", "train.batch")
+    """
+    values = flatten(config)
+    if values[of] % values[part]:
+        raise BadInput(f"{of} = {values[of]} must be a multiple of {part} = {values[part]}; change one of them (--set {of}=...)")
+
+
 def read_toml(path: Path) -> dict[str, Any]:
     """Read a TOML file as dotted keys.
 

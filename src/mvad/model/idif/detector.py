@@ -29,6 +29,7 @@ from mvad.model.training.context import FitContext
 from mvad.model.training.engine import TrainingPhase, train_phases
 from mvad.model.training.on_images import load_modules, module_state
 from mvad.model.training.parallel import share_batch_norms
+from mvad.settings import check_multiple
 
 _MEASURED = 500
 """Number of training samples, evenly spread, that the head's window is fitted to."""
@@ -43,6 +44,8 @@ class Idif(Detector):
     config: IdifConfig
 
     def __init__(self, config: IdifConfig, spec: InputSpec, teacher: Teacher, device: torch.device) -> None:
+        check_multiple(config, "voxel.width", "fusion.heads")
+        check_multiple(config, "voxel.size", "voxel.patch")
         inputs = spec.views * len(spec.modalities)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)

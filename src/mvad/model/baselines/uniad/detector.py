@@ -23,6 +23,7 @@ from mvad.model.scoring import finish_maps
 from mvad.model.training.context import FitContext
 from mvad.model.training.on_images import present_images, samples_per_step, spread, train_on_images
 from mvad.model.training.optimizers import Optimizers, groups
+from mvad.settings import check_multiple
 
 _POOL = 16
 
@@ -122,6 +123,7 @@ class UniAD(Detector):
     config: UniADConfig
 
     def __init__(self, config: UniADConfig, spec: InputSpec, teacher: Teacher, device: torch.device) -> None:
+        check_multiple(config, "uniad.width", "uniad.heads")
         self.config, self.spec, self.device = config, spec, device
         self.features = ViewFeatures(config, spec, teacher, device)
         self.side = config.input.size // 16
