@@ -173,6 +173,10 @@ def test_a_model_that_cannot_be_repaired_stays_a_fault(
             assert "not repaired" in said
             assert (run / "model.json").exists()
         (ws / "away").rename(shards)
+        record = files.read_sealed_json(run / "config.json", "a run", "")
+        files.write_sealed_json(run / "config.json", record | {"shards": {"train-00000.h5": "other"}})
+        assert verify(capsys, "--workspace", ws, "--repair", "--offline")[0] == 3
+        assert (run / "model.json").exists(), "made from other shards, which is found when training begins"
         if folder.name == "others":
             flip(run / "config.json")
             assert "config.json" in verify(capsys, "--workspace", ws, "--offline")[1]
