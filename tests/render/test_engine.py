@@ -60,9 +60,12 @@ def scheduler(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         for command in commands:
             processes.append(subprocess.Popen(command, env=environment, cwd=folder, **quiet))  # type: ignore[call-overload]
         deadline = time.monotonic() + 60
-        while not address.exists() and time.monotonic() < deadline:
+        place = ""
+        while not place and time.monotonic() < deadline:
             time.sleep(0.05)
-        yield json.loads(address.read_text())["address"]
+            with contextlib.suppress(FileNotFoundError, json.JSONDecodeError):  # not there, or not written to its end
+                place = json.loads(address.read_text())["address"]
+        yield place
     finally:
         for process in processes:
             os.killpg(process.pid, signal.SIGKILL)
