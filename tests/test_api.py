@@ -241,7 +241,7 @@ def test_a_scan_is_rendered_with_the_default_backend(workspace: Path) -> None:
         ({"input__size": 0}, "input.size = 0 must be at least 32"),
         ({"input__modalities": ["rgb", "rgb"]}, "names one twice"),
         ({"score__pool_px": 4}, "must be at least 1 and at most 255 and odd"),
-        ({"padim__sigma": 0}, "padim.sigma = 0.0 must be at least 0.1"),
+        ({"padim__sigma": 0}, "padim.sigma = 0.0 must be at least 0.001"),
         ({"train__keep_checkpoints": 0}, "must be at least 1"),
     ],
     ids=str,

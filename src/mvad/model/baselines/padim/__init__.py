@@ -24,7 +24,7 @@ class PaDiMKeys:
         4.0,
         "Standard deviation of the Gaussian that smooths the map, in pixels at 256 x 256.",
         paper="Defard et al. 2021: 4",
-        least=0.1,
+        least=0.001,
         most=32,
     )
 

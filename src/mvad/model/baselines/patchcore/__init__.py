@@ -37,7 +37,7 @@ class PatchCoreKeys:
         4.0,
         "Standard deviation of the Gaussian that smooths the map, in pixels at 256 x 256.",
         paper="Roth et al. 2022: 4",
-        least=0.1,
+        least=0.001,
         most=32,
     )
     max_patches: int = key(

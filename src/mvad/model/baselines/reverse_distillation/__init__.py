@@ -20,7 +20,7 @@ class ReverseDistillationKeys:
         4.0,
         "Standard deviation of the Gaussian that smooths the map, in pixels at 256 x 256.",
         paper="Deng and Li 2022: 4",
-        least=0.1,
+        least=0.001,
         most=32,
     )
 

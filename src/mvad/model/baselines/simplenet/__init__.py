@@ -34,7 +34,7 @@ class SimpleNetKeys:
         4.0,
         "Standard deviation of the Gaussian that smooths the map, in pixels at 256 x 256.",
         paper="Liu et al. 2023: 4",
-        least=0.1,
+        least=0.001,
         most=32,
     )
 
