@@ -356,6 +356,7 @@ def test_the_workspace_is_that_of_the_run_or_of_the_data(tmp_path: Path, monkeyp
     assert of(tmp_path / "place" / "runs" / "x").root == tmp_path / "place"
     assert of(tmp_path / "else" / "runs" / "x", packed).root == tmp_path / "place"
     assert of(Path("runs/x")).root == Path("mvad-data")
+    assert of(Path("x"), Path("gear")).root == Path("mvad-data"), "given by a short relative path"
     monkeypatch.setenv("MVAD_WORKSPACE", str(tmp_path))
     assert of(Path("runs/x")).root == tmp_path
 

@@ -17,6 +17,12 @@ SILENT = "silent"
 OURS = "not in the paper: ours"
 
 
+def smoothing_sigma(paper: str) -> Any:
+    """Declare the key ``sigma`` of a method whose maps ``features.smooth_upsample`` smooths; ``paper`` is its paper's value."""
+    why = "Standard deviation of the Gaussian that smooths the map, in pixels at 256 x 256."
+    return key(4.0, why, paper=paper, least=0.001, most=32)
+
+
 @dataclass(frozen=True)
 class InputConfig:
     """Input of the network."""

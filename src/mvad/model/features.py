@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from mvad.datasets.shards.loader import Batch
 from mvad.model.backbones.protocol import Teacher
-from mvad.model.config import ModelConfig
+from mvad.model.config import ModelConfig, ScoreConfig
 from mvad.model.devices import autocast
 from mvad.model.images import ViewImages, background_fill, view_images
 from mvad.model.input_spec import InputSpec
@@ -59,9 +59,13 @@ class ViewFeatures:
 
     def counts(self, views: ViewImages, side: int) -> Tensor:
         """Return which cells (B, V, side, side) count: of present views, more than half on the object (``score.region``)."""
-        share = averaged(views.seen.float(), side)
-        counts = share > 0.5 if self.config.score.region == "object" else torch.ones_like(share, dtype=torch.bool)
-        return counts & views.present[:, :, None, None]
+        return counted_cells(views.seen, side, self.config.score) & views.present[:, :, None, None]
+
+
+def counted_cells(seen: Tensor, side: int, config: ScoreConfig) -> Tensor:
+    """Return which cells (N, C, side, side) of outlines (N, C, S, S) bool are more than half on the object (``score.region``)."""
+    share = averaged(seen.float(), side)
+    return share > 0.5 if config.region == "object" else torch.ones_like(share, dtype=torch.bool)
 
 
 def neighbourhoods(levels: Sequence[Tensor]) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -45,6 +45,20 @@ class InputSpec:
     angles: torch.Tensor
     depth_range: tuple[float, float] | None
     scan_width: int | None = None
+
+    def check(self, what: str, views: int, stored: Container[str], remedy: str = "") -> None:
+        """Check that data have the views and modalities that a detector was trained on.
+
+        Raises
+        ------
+        BadInput
+            If ``what`` has another number of views, or lacks a modality; ``remedy`` ends the message on the modality.
+        """
+        if views != self.views:
+            raise BadInput(f"{what}: has {views} views, the run was trained on {self.views}")
+        missing = [name for name in self.modalities if name not in stored]
+        if missing:
+            raise BadInput(f"{what}: has no {missing[0]}, which the run was trained on{remedy.format(missing[0])}")
 
     def to_json(self) -> dict[str, Any]:
         """Return the fields as plain values."""

@@ -60,10 +60,12 @@ class EvaluationPlan:
         """
         if runs:
             return list(runs)
-        found = find_runs(self.workspace.runs)
-        folders = [run for run in found if RunFolder(run).record.config.get("model") in methods()]
-        for run in (run for run in found if run not in folders):
-            progress.say(f"{run.name}: left out, its method is not known here ({PLUGINS}=MODULE names what registers it)")
+        folders, known = [], methods()
+        for run in find_runs(self.workspace.runs):
+            if RunFolder(run).record.config.get("model") in known:
+                folders.append(run)
+            else:
+                progress.say(f"{run.name}: left out, its method is not known here ({PLUGINS}=MODULE names what registers it)")
         if not folders:
             raise BadInput(f"{self.workspace.runs}: no finished run; run mvad train first, or give --workspace")
         return folders

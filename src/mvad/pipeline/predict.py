@@ -16,7 +16,7 @@ from mvad.datasets.shards.sources import seen_sample
 from mvad.errors import BadInput
 from mvad.files import inside, sha256_bytes, sha256_file
 from mvad.model.detector import Detector
-from mvad.model.evaluation.predict import NewSample, check_fits
+from mvad.model.evaluation.predict import NewSample
 from mvad.model.runs import RunFolder
 from mvad.pipeline.workspace import Workspace
 from mvad.render.job import recorded_cameras
@@ -66,9 +66,7 @@ def batches_of(source: Path, run: RunFolder, workspace: Workspace, detector: Det
         If a sample cannot be read or does not fit the detector.
     """
     for sample in samples_of(source, run, workspace):
-        batch = batch_of(*sample.load())
-        check_fits(batch, detector.spec.views, detector.spec.modalities)
-        yield batch
+        yield sample.batch(detector.spec)
 
 
 def batch_of_scan(scan: Scan, run: RunFolder, workspace: Workspace) -> Batch:

@@ -22,9 +22,11 @@ from mvad.progress import Progress, Silent
 
 def workspace_of(run: Path, packed: Path | None = None) -> Workspace:
     """Return the workspace that a run lies in, else that of a packed category, else ``MVAD_WORKSPACE`` or the default one."""
-    if run.parent.name == "runs" and any((run.parent.parent / name).exists() for name in ("shards", "renders", "raw", "weights")):
-        return Workspace(run.parent.parent)
-    if packed is not None and packed.parents[1].name == "shards":
+    around = Workspace(run.parent.parent)
+    others = (around.shards, around.renders, around.raw(""), around.weights)
+    if run.parent == around.runs and any(folder.exists() for folder in others):
+        return around
+    if packed is not None and len(packed.parents) > 2 and packed.parents[1] == Workspace(packed.parents[2]).shards:
         return Workspace(packed.parents[2])
     return Workspace(Path(os.environ.get("MVAD_WORKSPACE") or DEFAULT_WORKSPACE))
 
@@ -137,7 +139,7 @@ class Run:
         9
         """
         if isinstance(source, Batch):
-            check_fits(source, self.detector.spec.views, self.detector.spec.modalities)
+            check_fits(source, self.detector.spec)
             return self.detector.score(source)
         if isinstance(source, Scan):
             return self.detector.score(batch_of_scan(source, self._folder, self._workspace))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -80,7 +80,8 @@ class Recipe:
         config, origins = configure(self.preset, model, layers)
         inputs = default_modalities(data.dataset)
         if inputs and not config.input.modalities:
-            config, origins = configure(self.preset, model, [*layers, (f"dataset {data.dataset}", {"input.modalities": inputs})])
+            config = replace(config, input=replace(config.input, modalities=inputs))
+            origins["input.modalities"] = f"dataset {data.dataset}"
         run = runs / (name or run_name(data.dataset, data.category, config.model, config.seed))
         prepared = prepare(data, config, self.textures, self.weights, self.device)
         if prepared.notice not in self._notices:

@@ -116,11 +116,7 @@ def evaluate_detector(
     if data.split == "train":
         raise BadInput(f"{data.folder}: the split train was trained on; evaluate on the split test")
     train = check_training(run, data.folder)
-    if len(data.views) != spec.views:
-        raise BadInput(f"{data.folder}: has {len(data.views)} views, the run was trained on {spec.views}")
-    missing = [name for name in spec.modalities if name not in data.stored]
-    if missing:
-        raise BadInput(f"{data.folder}: has no {missing[0]}, which the run was trained on; pack it with {missing[0]}")
+    spec.check(str(data.folder), len(data.views), data.stored, "; pack it with {}")
     chosen = sorted(set(views))
     if chosen and not 0 <= chosen[0] <= chosen[-1] < len(data.views):
         raise BadInput(f"--views {','.join(map(str, views))}: {data.folder} has views 0 to {len(data.views) - 1}")

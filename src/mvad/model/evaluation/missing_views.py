@@ -19,7 +19,7 @@ from mvad.errors import BadInput
 from mvad.model.backbones.weights import WeightsSource
 from mvad.model.detector import AnomalyMaps
 from mvad.model.evaluation.evaluate import check_training, shown_fields, with_views
-from mvad.model.evaluation.results import bounds_of, defined
+from mvad.model.evaluation.results import bounds_from_lists, bounds_of, bounds_to_lists, defined
 from mvad.model.metrics.auroc import auroc
 from mvad.model.metrics.intervals import auroc_interval
 from mvad.model.runs import RunFolder
@@ -68,13 +68,12 @@ class SubsetFigures:
 
     def to_json(self) -> dict[str, Any]:
         """Return the fields as plain values."""
-        bounds = {name: None if pair is None else list(pair) for name, pair in self.intervals.items()}
-        return {**self.__dict__, "views": list(self.views), "intervals": bounds}
+        return {**self.__dict__, "views": list(self.views), "intervals": bounds_to_lists(self.intervals)}
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> SubsetFigures:
         """Restore an object from what ``to_json`` returned."""
-        bounds = {name: None if pair is None else (pair[0], pair[1]) for name, pair in value["intervals"].items()}
+        bounds = bounds_from_lists(value["intervals"])
         return cls(tuple(value["views"]), value[VISIBLE], value[FULL], value[ORACLE], bounds)
 
 

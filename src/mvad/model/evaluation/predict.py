@@ -25,6 +25,7 @@ from mvad.model.devices import synchronise
 from mvad.model.evaluation.evaluate import file_stem
 from mvad.model.evaluation.pictures import grey_levels, strip
 from mvad.model.evaluation.threshold import Threshold
+from mvad.model.input_spec import InputSpec
 from mvad.progress import Progress
 
 PREDICTIONS = "predictions.csv"
@@ -50,6 +51,12 @@ class NewSample:
     key: str
     made_from: str
     load: Callable[[], tuple[Sample, DepthCoding | None]]
+
+    def batch(self, spec: InputSpec) -> Batch:
+        """Read the sample as a batch of one that fits a detector; see ``check_fits``."""
+        batch = batch_of(*self.load())
+        check_fits(batch, spec)
+        return batch
 
 
 @dataclass(frozen=True)
@@ -155,7 +162,7 @@ def predict(
     return Predictions(rows, len(failures))
 
 
-def check_fits(batch: Batch, views: int, modalities: Iterable[str]) -> None:
+def check_fits(batch: Batch, spec: InputSpec) -> None:
     """Check that a sample has the views and modalities that a detector was trained on.
 
     Raises
@@ -163,19 +170,14 @@ def check_fits(batch: Batch, views: int, modalities: Iterable[str]) -> None:
     BadInput
         If it has another number of views, or lacks a modality.
     """
-    if batch.mask.shape[1] != views:
-        raise BadInput(f"{batch.keys[0]}: has {batch.mask.shape[1]} views, the run was trained on {views}")
-    stored = {"rgb": batch.rgb, "depth": batch.depth_code, "normal": batch.normal}
-    missing = [name for name in modalities if stored[name] is None]
-    if missing:
-        raise BadInput(f"{batch.keys[0]}: has no {missing[0]}, which the run was trained on")
+    modalities = {"rgb": batch.rgb, "depth": batch.depth_code, "normal": batch.normal}
+    stored = [name for name, planes in modalities.items() if planes is not None]
+    spec.check(batch.keys[0], batch.mask.shape[1], stored)
 
 
 def _score(detector: Detector, sample: NewSample, out: Path) -> dict[str, Any]:
     began = time.perf_counter()
-    sample_read, coding = sample.load()
-    batch = batch_of(sample_read, coding)
-    check_fits(batch, detector.spec.views, detector.spec.modalities)
+    batch = sample.batch(detector.spec)
     if not bool(batch.present.any()):
         raise BadInput(f"{sample.key}: has no view; give at least one")
     loaded = time.perf_counter()

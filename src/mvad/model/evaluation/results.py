@@ -82,7 +82,7 @@ class Figures:
         """Return plain values; the figures are at the top level, by metric."""
         return {
             **self.values,
-            "intervals": {**_lists(self.intervals), "s_auroc_by_defect": _lists(self.by_defect_intervals)},
+            "intervals": {**bounds_to_lists(self.intervals), "s_auroc_by_defect": bounds_to_lists(self.by_defect_intervals)},
             "s_auroc_by_defect": dict(self.by_defect),
             "samples": self.samples,
             "anomalous": self.anomalous,
@@ -96,13 +96,13 @@ class Figures:
         """Restore an object from what ``to_json`` returned."""
         rest = dict(value)
         intervals = dict(rest.pop("intervals"))
-        by_defect_intervals = _bounds(intervals.pop("s_auroc_by_defect", {}))
+        by_defect_intervals = bounds_from_lists(intervals.pop("s_auroc_by_defect", {}))
         by_defect = rest.pop("s_auroc_by_defect", {})
         counts = {name: int(rest.pop(name, 0)) for name in ("samples", "anomalous", "regions")}
         threshold, error = rest.pop("pixel_threshold", None), rest.pop("p_auroc_error_bound", None)
         return cls(
             rest,
-            _bounds(intervals),
+            bounds_from_lists(intervals),
             by_defect,
             by_defect_intervals,
             **counts,
@@ -111,11 +111,13 @@ class Figures:
         )
 
 
-def _lists(bounds: Mapping[str, tuple[float, float] | None]) -> dict[str, list[float] | None]:
+def bounds_to_lists(bounds: Mapping[str, tuple[float, float] | None]) -> dict[str, list[float] | None]:
+    """Return bounds by name as plain values."""
     return {name: None if pair is None else list(pair) for name, pair in bounds.items()}
 
 
-def _bounds(lists: Mapping[str, Sequence[float] | None]) -> dict[str, tuple[float, float] | None]:
+def bounds_from_lists(lists: Mapping[str, Sequence[float] | None]) -> dict[str, tuple[float, float] | None]:
+    """Restore bounds from what ``bounds_to_lists`` returned."""
     return {name: None if pair is None else (float(pair[0]), float(pair[1])) for name, pair in lists.items()}
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from mvad.model.config import ModelConfig
+from mvad.model.config import ModelConfig, smoothing_sigma
 from mvad.model.method import Method
 from mvad.settings import key
 
@@ -20,13 +20,7 @@ class PaDiMKeys:
         least=1,
     )
     regulariser: float = key(0.01, "Added to the diagonal of each covariance.", paper="Defard et al. 2021: 0.01", least=0)
-    sigma: float = key(
-        4.0,
-        "Standard deviation of the Gaussian that smooths the map, in pixels at 256 x 256.",
-        paper="Defard et al. 2021: 4",
-        least=0.001,
-        most=32,
-    )
+    sigma: float = smoothing_sigma("Defard et al. 2021: 4")
 
 
 @dataclass(frozen=True)

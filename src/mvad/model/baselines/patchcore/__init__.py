@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from mvad.model.config import OURS, ModelConfig
+from mvad.model.config import OURS, ModelConfig, smoothing_sigma
 from mvad.model.method import Method
 from mvad.settings import key
 
@@ -33,13 +33,7 @@ class PatchCoreKeys:
     neighbours: int = key(
         9, "Number of neighbours of the reweighting (eq. 7).", paper="Roth et al. 2022: b nearest; their code 9", least=1
     )
-    sigma: float = key(
-        4.0,
-        "Standard deviation of the Gaussian that smooths the map, in pixels at 256 x 256.",
-        paper="Roth et al. 2022: 4",
-        least=0.001,
-        most=32,
-    )
+    sigma: float = smoothing_sigma("Roth et al. 2022: 4")
     max_patches: int = key(
         100000,
         "Largest number of patches per view in the coreset search; drawn at random if there are more.",

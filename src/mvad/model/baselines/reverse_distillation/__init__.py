@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from mvad.model.config import ModelConfig
+from mvad.model.config import ModelConfig, smoothing_sigma
 from mvad.model.method import Method
 from mvad.settings import key
 
@@ -16,13 +16,7 @@ class ReverseDistillationKeys:
     epochs: int = key(200, "Passes over the training split.", paper="Deng and Li 2022: 200", least=1)
     lr: float = key(0.005, "Learning rate of Adam, betas 0.5 and 0.999.", paper="Deng and Li 2022: 0.005", least=0)
     batch: int = key(16, "Images per step.", paper="Deng and Li 2022: 16", least=1)
-    sigma: float = key(
-        4.0,
-        "Standard deviation of the Gaussian that smooths the map, in pixels at 256 x 256.",
-        paper="Deng and Li 2022: 4",
-        least=0.001,
-        most=32,
-    )
+    sigma: float = smoothing_sigma("Deng and Li 2022: 4")
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from mvad.model.config import ModelConfig
+from mvad.model.config import ModelConfig, smoothing_sigma
 from mvad.model.method import Method
 from mvad.settings import key
 
@@ -30,13 +30,7 @@ class SimpleNetKeys:
         0.0002, "Learning rate of the discriminator (Adam, weight decay 1e-5).", paper="Liu et al. 2023: 2e-4", least=0
     )
     batch: int = key(8, "Images per step.", paper="Liu et al. 2023: 4; their code 8", least=1)
-    sigma: float = key(
-        4.0,
-        "Standard deviation of the Gaussian that smooths the map, in pixels at 256 x 256.",
-        paper="Liu et al. 2023: 4",
-        least=0.001,
-        most=32,
-    )
+    sigma: float = smoothing_sigma("Liu et al. 2023: 4")
 
 
 @dataclass(frozen=True)

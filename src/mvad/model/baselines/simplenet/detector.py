@@ -17,7 +17,7 @@ from mvad.datasets.shards.loader import Batch, ShardSet
 from mvad.model.backbones.protocol import Teacher
 from mvad.model.baselines.simplenet import SimpleNetConfig
 from mvad.model.detector import AnomalyMaps, Detector
-from mvad.model.features import ViewFeatures, averaged, neighbourhoods, smooth_upsample
+from mvad.model.features import ViewFeatures, counted_cells, neighbourhoods, smooth_upsample
 from mvad.model.input_spec import InputSpec
 from mvad.model.scoring import finish_maps
 from mvad.model.training.context import FitContext
@@ -107,6 +107,4 @@ class SimpleNet(Detector):
     def _patches(self, images: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
         """Return patches (N, s, s, C) at stride 8, and which of them count (N, s, s) bool."""
         patches = neighbourhoods(self.features.features(images))
-        share = averaged(counts.float()[:, None], patches.shape[1])[:, 0]
-        chosen = share > 0.5 if self.config.score.region == "object" else torch.ones_like(share, dtype=torch.bool)
-        return patches, chosen
+        return patches, counted_cells(counts[:, None], patches.shape[1], self.config.score)[:, 0]
