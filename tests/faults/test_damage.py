@@ -148,7 +148,7 @@ def test_every_kind_of_output_cut_short_is_named(done: tuple[Path, Path], tell: 
     for path in kept(out):
         good = path.read_bytes()
         for size in {0, 1, len(good) // 2, len(good) - 1}:
-            if path.suffix == ".jsonl" and (good[:size].endswith(b"\n") or size in (0, len(good) - 1)):
+            if path.suffix == ".jsonl" and (size == 0 or b"\n" in good[size - 1 : size + 1]):
                 continue  # whole lines: a log may end anywhere
             noticed(path, good[:size], checked(path.parent))
             count += 1
