@@ -49,7 +49,7 @@ def formats() -> str:
         "",
         f"`renders/<dataset>/<category>/<split>/<defect>/<id>/`, one folder per scan, complete or absent; `{layout.RECORD}`",
         "holds the SHA-256 of every input and output, the configuration, the counts of points, the audit of the ground truth,",
-        "and `rig_shift_m`: metres to add to the positions of the rig's poses for this scan (0 unless `--center scan`).",
+        "`scan_size` (height and width of the scan), `pose` (4 x 4, metres: from the sensor's camera frame to the frame of the rig) and `pose_number`.",
         "",
         "| file, K is the view | content |",
         "|---|---|",

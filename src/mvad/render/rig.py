@@ -39,6 +39,8 @@ class Rig:
         Depths between which the object lies, metres.
     center
         (3,) float64, the point that the cameras are placed around, metres, sensor's camera frame.
+    radius_m
+        Greatest distance of the object's outline from the center, metres; 0 takes half the range from near to far.
     """
 
     poses: NDArray[np.float64]
@@ -47,6 +49,11 @@ class Rig:
     near_m: float
     far_m: float
     center: NDArray[np.float64]
+    radius_m: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.radius_m == 0:
+            object.__setattr__(self, "radius_m", (self.far_m - self.near_m) / 2)
 
     def moved_to(self, center: NDArray[np.float64]) -> Rig:
         """Return the same cameras around another point (3,), metres: every camera is translated, none is rotated."""
@@ -73,6 +80,7 @@ class Rig:
             "near_m": self.near_m,
             "far_m": self.far_m,
             "center": self.center.tolist(),
+            "radius_m": self.radius_m,
         }
 
     @staticmethod
@@ -87,7 +95,8 @@ class Rig:
         try:
             poses, intrinsics = np.array(value["poses"], float), np.array(value["intrinsics"], float)
             center = np.array(value["center"], float)
-            rig = Rig(poses, intrinsics, int(value["size"]), float(value["near_m"]), float(value["far_m"]), center)
+            near, far, radius = (float(value.get(name, 0)) for name in ("near_m", "far_m", "radius_m"))
+            rig = Rig(poses, intrinsics, int(value["size"]), near, far, center, radius)
             rig.check()
         except (KeyError, TypeError, ValueError) as error:
             raise BadInput(f"rig: expected poses, intrinsics, size, near_m, far_m, center ({error})") from error
@@ -95,7 +104,7 @@ class Rig:
 
     @staticmethod
     def from_toml(path: Path) -> Rig:
-        """Read a rig file: ``size``, ``near_m``, ``far_m``, ``center``, and one ``[[view]]`` per camera.
+        """Read a rig file: ``size``, ``near_m``, ``far_m``, ``center``, ``radius_m`` (optional), and one ``[[view]]`` per camera.
 
         ``pose`` is 4 x 4, camera to the sensor's camera frame (x right, y down, z forward, metres); ``intrinsics`` is
         3 x 3 in pixels, a pixel's centre at +0.5. ``docs/rigs.md`` has an example.
@@ -111,7 +120,7 @@ class Rig:
             raise BadInput(f"{path}: not found; give --rig a TOML file") from error
         except (OSError, ValueError) as error:
             raise BadInput(f"{path}: not readable as TOML: {error}") from error
-        known = {"size", "near_m", "far_m", "center", "view"}
+        known = {"size", "near_m", "far_m", "center", "radius_m", "view"}
         if unknown := sorted(value.keys() - known):
             raise BadInput(f"{path}: unknown key {unknown[0]!r}; known: {', '.join(sorted(known))}")
         try:
@@ -136,7 +145,7 @@ class Rig:
         v = len(self.poses)
         if self.poses.shape != (v, 4, 4) or self.intrinsics.shape != (v, 3, 3) or self.center.shape != (3,) or v == 0:
             raise ValueError(f"poses {self.poses.shape}, intrinsics {self.intrinsics.shape}, center {self.center.shape}")
-        numbers = np.concatenate([self.poses.ravel(), self.intrinsics.ravel(), self.center, [self.near_m, self.far_m]])
+        numbers = np.concatenate([self.poses.ravel(), self.intrinsics.ravel(), self.center, [self.near_m, self.far_m, self.radius_m]])
         if not np.isfinite(numbers).all():
             raise ValueError("a number is not finite")
         rotation = self.poses[:, :3, :3]
@@ -146,13 +155,14 @@ class Rig:
         k = self.intrinsics
         if (k[:, [0, 1], [0, 1]] <= 0).any() or k[:, [0, 1], [1, 0]].any() or (k[:, 2] != [0, 0, 1]).any():
             raise ValueError("intrinsics are [[fx, 0, cx], [0, fy, cy], [0, 0, 1]] with positive fx, fy")
-        if not (MIN_SIZE <= self.size <= MAX_SIZE and 0 < self.near_m < self.far_m):
-            raise ValueError(f"size {MIN_SIZE} to {MAX_SIZE}, 0 < near_m < far_m")
+        if not (MIN_SIZE <= self.size <= MAX_SIZE and 0 < self.near_m < self.far_m and self.radius_m > 0):
+            raise ValueError(f"size {MIN_SIZE} to {MAX_SIZE}, 0 < near_m < far_m, radius_m over 0")
 
     @property
     def sha256(self) -> str:
         """SHA-256 of everything in the rig that determines the rendered images."""
-        numbers = np.concatenate([self.poses.ravel(), self.intrinsics.ravel(), [self.size, self.near_m, self.far_m], self.center])
+        lengths = [self.size, self.near_m, self.far_m, self.radius_m]
+        numbers = np.concatenate([self.poses.ravel(), self.intrinsics.ravel(), lengths, self.center])
         return hashlib.sha256(numbers.astype("<f8").tobytes()).hexdigest()
 
 
@@ -230,7 +240,7 @@ def fit_rig(extents: Sequence[Extent], options: RigOptions) -> Rig:
     focal = middle / (reach * options.margin)
     intrinsics = np.tile(np.array([[focal, 0, middle], [0, focal, middle], [0, 0, 1]]), (options.views, 1, 1))
     near = max(distance - 1.5 * radius, 0.01 * distance)
-    return Rig(poses, intrinsics, options.size, near, distance + 1.5 * radius, centre)
+    return Rig(poses, intrinsics, options.size, near, distance + 1.5 * radius, centre, radius)
 
 
 def _reach(extent: Extent, poses: NDArray[np.float64]) -> float:

@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from mvad import __version__
 from mvad.datasets.registry import reader_for
 from mvad.datasets.renders.record import SCHEMA
@@ -93,7 +95,7 @@ def render_scan(job: ScanJob) -> dict[str, float]:
     contents = encode_views(views, rig)
     timer.record("encode")
     audit = audit_scan(scan, cleaned, views)
-    write_sample(job.folder, contents, _record(job, rig, audit, count_points(scan, cleaned)))
+    write_sample(job.folder, contents, _record(job, scan, rig, audit, count_points(scan, cleaned)))
     timer.record("write")
     return timer.seconds
 
@@ -145,9 +147,11 @@ def _rendered(scan: Scan, options: RenderOptions, rig: Rig, timer: StageTimer) -
     return cleaned, views, rig
 
 
-def _record(job: ScanJob, rig: Rig, audit: dict[str, Any], points: dict[str, Any]) -> dict[str, Any]:
+def _record(job: ScanJob, scan: Scan, rig: Rig, audit: dict[str, Any], points: dict[str, Any]) -> dict[str, Any]:
     ref = job.ref
     coding = rig.depth_coding
+    pose = np.eye(4)
+    pose[:3, 3] = job.rig.center - rig.center
     return {
         "schema": SCHEMA,
         "mvad_version": __version__,
@@ -161,7 +165,9 @@ def _record(job: ScanJob, rig: Rig, audit: dict[str, Any], points: dict[str, Any
         "size": rig.size,
         "depth": {"step_m": coding.step_m, "offset_m": coding.offset_m},
         "rig_sha256": job.rig.sha256,
-        "rig_shift_m": (rig.center - job.rig.center).tolist(),
+        "scan_size": list(scan.valid.shape),
+        "pose": pose.tolist(),
+        "pose_number": 0,
         "config": flatten(job.options.recorded()),
         "inputs": {kind: {"file": path.name, "sha256": sha256_file(path)} for kind, path in sorted(ref.paths.items())},
         "points": points,

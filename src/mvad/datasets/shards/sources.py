@@ -140,7 +140,7 @@ def _rendered(folder: Path, sha256: str) -> tuple[Sample, str]:
         key=record["key"], defect=record["defect"], label=int(anomalous), rgb=images.rgb, mask=images.mask,
         present=np.ones(len(images.rgb), np.uint8), view_label=np.asarray(images.mask.any(axis=(1, 2)), dtype=np.uint8),
         depth=images.depth, normal=images.normal, seen=(images.source >= 0).astype(np.uint8), source=images.source,
-        shift=np.array(record["rig_shift_m"], dtype=np.float64),
+        shift=-np.array(record["pose"], dtype=np.float64)[:3, 3],
     )  # fmt: skip
     return sample, sha256
 
