@@ -11,10 +11,11 @@ import numpy as np
 
 from mvad import files
 from mvad.datasets.exported import FACTS as EXPORT
+from mvad.datasets.renders.coding import DepthCoding
 from mvad.datasets.renders.layout import AUDIT, FAILED, RECORD, RIG, TIMINGS
 from mvad.datasets.renders.record import read_record
-from mvad.datasets.shards.reader import ShardFile
-from mvad.datasets.shards.schema import CARD, MANIFEST, WRITTEN, contradiction
+from mvad.datasets.shards.reader import ShardFile, of_another_version
+from mvad.datasets.shards.schema import CARD, MANIFEST, WRITTEN, contradiction, contradictions_of_rig
 from mvad.errors import BadInput
 from mvad.progress import Progress
 
@@ -198,6 +199,10 @@ def verify_tree(
 
 def _manifest(check: Check, path: Path) -> None:
     manifest = check.manifest_of(path.parent)
+    if "shards" in manifest:
+        wrong = of_another_version(manifest)
+        if wrong:
+            check.fault(path, f"{path}: {wrong}")
     for sample in manifest.get("samples", []):
         record = files.below(path.parent, sample["split"], sample["defect"], sample["id"], RECORD)
         check.compare(record, sample["record_sha256"], "run the same mvad render again")
@@ -248,17 +253,15 @@ def _shard(check: Check, path: Path) -> None:
 
 
 def _rig_faults(shard: ShardFile) -> list[str]:
-    """Return the faults of a shard's cameras: poses must be rigid, intrinsics those of a pinhole camera."""
-    if "rig/poses" not in shard.layout.fields or "rig/intrinsics" not in shard.layout.fields:
+    """Return the faults of a shard's cameras and ranges."""
+    if "rig/range" not in shard.layout.fields:
         return []
-    poses, intrinsics = shard.read("rig/poses"), shard.read("rig/intrinsics")
-    rotations = poses[:, :3, :3]
-    faults = []
-    rigid = np.allclose(rotations @ rotations.transpose(0, 2, 1), np.eye(3), atol=1e-6) and (np.linalg.det(rotations) > 0).all()
-    if not np.isfinite(poses).all() or not rigid or not np.array_equal(poses[:, 3], np.tile([0.0, 0, 0, 1], (len(poses), 1))):
-        faults.append("rig/poses are not rigid")
-    if not np.isfinite(intrinsics).all() or not (intrinsics[:, [0, 1], [0, 1]] > 0).all():
-        faults.append("rig/intrinsics have no focal length")
+    near_far_radius = shard.read("rig/range")
+    faults = contradictions_of_rig(shard.read("rig/poses"), shard.read("rig/intrinsics"), near_far_radius)
+    if not faults and shard.coding is not None:
+        coding, expected = shard.coding, DepthCoding.between(*near_far_radius[:2].tolist())
+        if not np.allclose([coding.step_m, coding.offset_m], [expected.step_m, expected.offset_m], rtol=1e-9, atol=0):
+            faults.append("step and offset of depth do not span near to far of rig/range")
     return faults
 
 

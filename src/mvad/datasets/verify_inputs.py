@@ -70,7 +70,12 @@ def _photographs(shards: Path, raw: Path, progress: Progress) -> tuple[int, list
     """Compare the photographs and split files of Real-IAD with the records of their shards."""
     compared, faults = 0, []
     for path in sorted(shards.glob(f"{realiad.NAME}/*/{MANIFEST}")):
-        manifest, root = read_manifest(path.parent), raw / realiad.NAME
+        root = raw / realiad.NAME
+        try:
+            manifest = read_manifest(path.parent)
+        except BadInput as error:
+            faults.append(Fault(str(error), path, "shards", path.parent))
+            continue
         category = str(manifest["category"])
         if realiad.image_root(root) is None or not (root / realiad.JSON_FOLDERS[0] / f"{category}.json").exists():
             continue

@@ -16,10 +16,6 @@ from mvad.errors import BadInput
 from mvad.model.config import ModelConfig, TexturedConfig
 
 _REALIAD_TILT_DEG = 45.0
-_NARROWEST, _WIDEST = 64, 2048
-_FEWEST_STEPS, _STEPS, _SAMPLES = 500, 20_000, 4
-_OUTLIER = 0.25
-"""Upper bound of one step's remainder as a share of the width, since steps across an edge can have any size."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +31,7 @@ class InputSpec:
     angles
         (V, 3) float32, Euler angles xyz of each camera relative to the first, radians.
     depth_range
-        Middle and half width of the object's depths (metres), or None without depth.
+        Middle of the coded depths, and radius of the objects (metres); None without depth.
     scan_width
         Number of columns of the raw scans, to which ``source`` refers; None where it is not needed.
     """
@@ -88,7 +84,7 @@ def input_spec_of(data: ShardSet, config: ModelConfig) -> InputSpec:
     Raises
     ------
     BadInput
-        If the configuration names a modality that the shards do not have.
+        If the configuration names a modality that the shards do not have, or needs scans of one width and they have several.
     """
     modalities = config.input.modalities or tuple(name for name in MODALITIES if name in data.stored)
     missing = [name for name in modalities if name not in data.stored]
@@ -99,45 +95,24 @@ def input_spec_of(data: ShardSet, config: ModelConfig) -> InputSpec:
     if len(set(modalities)) < len(modalities):
         raise BadInput(f"input.modalities = {', '.join(modalities)}: names one twice")
     depth_range = None
-    if data.coding is not None:
-        near, far = data.coding.offset_m, data.coding.offset_m + data.coding.step_m * 65534
-        # The coded range is 1.5 times the object's radius on either side of its centre.
-        depth_range = ((near + far) / 2, (far - near) / 3)
-    width = scan_width(data) if uses_source(config) else None
+    if data.coding is not None and data.rig_range is not None:
+        near, far, radius = data.rig_range
+        depth_range = ((near + far) / 2, radius)
+    width = _scan_width(data) if uses_source(config) else None
     return InputSpec(len(data.views), tuple(modalities), _angles(data), depth_range, width)
 
 
-def scan_width(data: ShardSet) -> int:
-    """Estimate the number W of columns of the raw scans, which shards do not record, from ``source`` = row * W + column.
-
-    From a pixel to its neighbour, ``source`` changes by some rows and a few columns, that is by nearly a multiple of W. Among
-    all widths the true one leaves the smallest remainder as a share of the width: the same remainder is a larger share of a
-    divisor of W, and multiples of W do not fit the steps of one row that tilted views have.
-
-    Raises
-    ------
-    BadInput
-        If the shards have no ``source``, or the views show too few pixels.
-    """
-    if "source" not in data.stored:
+def _scan_width(data: ShardSet) -> int:
+    """Return the number W of columns of the raw scans, to which ``source`` = row * W + column refers."""
+    if "source" not in data.stored or data.scan_sizes is None:
         raise BadInput(f"{data.folder}: has no source, which pseudo.views = consistent needs; pack renders with it")
-    chosen = np.linspace(0, len(data) - 1, min(len(data), _SAMPLES)).round().astype(int)
-    stored = data.select(["source"]).batch([int(row) for row in np.unique(chosen)]).source
-    assert stored is not None
-    source = stored.numpy().astype(np.int64)
-    steps = []
-    for first, second in ((source[..., :-1, :], source[..., 1:, :]), (source[..., :-1], source[..., 1:])):
-        step = np.abs(second - first)[(first >= 0) & (second >= 0)]
-        steps.append(step[step >= _NARROWEST // 2])
-    steps_used = np.concatenate(steps)
-    if len(steps_used) < _FEWEST_STEPS:
+    widths = np.unique(data.scan_sizes[:, 1]).tolist()
+    if len(widths) > 1:
         raise BadInput(
-            f"{data.folder}: the views show too few pixels to find the width of the scans; take pseudo.views = independent"
+            f"{data.folder}: the scans of {data.split} have the widths {', '.join(map(str, widths))}, "
+            "pseudo.views = consistent needs one; take pseudo.views = independent"
         )
-    steps_used = steps_used[:: max(1, len(steps_used) // _STEPS)]
-    widths = np.arange(_NARROWEST, _WIDEST + 1)
-    remainders = [np.minimum(np.abs((steps_used + w // 2) % w - w // 2) / w, _OUTLIER).mean() for w in widths]
-    return int(widths[int(np.argmin(remainders))])
+    return int(widths[0])
 
 
 def _angles(data: ShardSet) -> torch.Tensor:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from mvad.datasets.renders.coding import DepthCoding
 from mvad.datasets.shards import chunks
-from mvad.datasets.shards.schema import FIELDS, IMAGES, MAX_TEXT_BYTES, Sample
+from mvad.datasets.shards.schema import FIELDS, IMAGES, MAX_TEXT_BYTES, PLACES, Sample
 from mvad.errors import BadInput
 
 
@@ -47,8 +47,9 @@ def compress(sample: Sample, sha256: str, filter_name: str, level: int | None) -
     """
     arrays = {name: array for name in IMAGES if (array := getattr(sample, name)) is not None}
     values: dict[str, Any] = {"present": sample.present, "view_label": sample.view_label, "label": np.uint8(sample.label)}
-    if sample.shift is not None:
-        values["shift"] = sample.shift
+    for name in PLACES:
+        if getattr(sample, name) is not None:
+            values[name] = np.asarray(getattr(sample, name), FIELDS[name].dtype)
     for name in ("key", "defect"):
         values[name] = getattr(sample, name).encode()
         if len(values[name]) > MAX_TEXT_BYTES:
@@ -66,7 +67,7 @@ def build(
     samples: Sequence[PackedSample],
     attributes: Mapping[str, str | int],
     coding: DepthCoding | None,
-    rig: tuple[NDArray[np.float64], NDArray[np.float64]] | None,
+    rig: tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]] | None,
     filter_name: str,
     level: int | None,
 ) -> bytes:
@@ -101,7 +102,7 @@ def build(
             text = isinstance(rows[0], bytes)
             array = np.array(rows, h5py.string_dtype("utf-8", max(1, *map(len, rows)))) if text else np.stack(rows)
             datasets[name] = _small(file, name, array)
-        for name, array in zip(("poses", "intrinsics"), rig or (), strict=False):
+        for name, array in zip(("poses", "intrinsics", "range"), rig or (), strict=False):
             datasets[f"rig/{name}"] = _small(file, f"rig/{name}", array)
         for name, dataset in datasets.items():
             _attribute(dataset, "meaning", FIELDS[name].meaning)

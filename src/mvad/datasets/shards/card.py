@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
@@ -20,6 +21,7 @@ def card(manifest: Mapping[str, Any]) -> str:
         f"{samples} samples of {len(manifest['views'])} views ({', '.join(manifest['views'])}), {megabytes:.1f} MB.",
         f"Licence of the data: {manifest['licence']}.",
         f"Format: {SCHEMA} {SCHEMA_VERSION}; read it with h5py after `import hdf5plugin`.",
+        *_place(manifest),
         "",
         "| file | samples | anomalous | defects | views that show one | MB | SHA-256 |",
         "|---|---|---|---|---|---|---|",
@@ -50,3 +52,18 @@ def card(manifest: Mapping[str, Any]) -> str:
     for title, key in (("Made with", "config"), ("Packed with", "packing")):
         lines += ["", f"{title}:", "", "```json", json.dumps(manifest[key], indent=1, sort_keys=True), "```"]
     return "\n".join(lines) + "\n"
+
+
+def _place(manifest: Mapping[str, Any]) -> list[str]:
+    """Return lines on the range of the rig, and on the stable poses that the scans took where they took several."""
+    if manifest["rig_range"] is None:
+        return []
+    near, far, radius = manifest["rig_range"]
+    lines = [f"Depths are coded from {near:.4f} to {far:.4f} m, the objects' radius is {radius:.4f} m."]
+    numbers: Counter[str] = Counter()
+    for entry in manifest["shards"]:
+        numbers.update(entry["pose_numbers"])
+    if len(numbers) > 1:
+        counts = ", ".join(f"{number}: {numbers[number]}" for number in sorted(numbers, key=int))
+        lines.append(f"Scans by the number of their pose (-1: fits none): {counts}.")
+    return lines

@@ -15,8 +15,13 @@ _SHOWN = 400
 
 
 def attribute_rows(shard: ShardFile) -> list[tuple[str, str]]:
-    """Return (name, value) of each root attribute; long values are truncated."""
-    values = ((name, str(shard.layout.attributes[name])) for name in ROOT_ATTRIBUTES)
+    """Return (name, value) of each root attribute, and of what renders say of rig and scans; long values are truncated."""
+    values = [(name, str(shard.layout.attributes[name])) for name in ROOT_ATTRIBUTES]
+    if shard.rig_range is not None:
+        values.append(("near, far, radius", ", ".join(f"{length:.6g}" for length in shard.rig_range) + " m"))
+        numbers, sizes = np.unique(shard.read("pose_number"), return_counts=True), np.unique(shard.read("scan_size"), axis=0)
+        values.append(("pose numbers", ", ".join(f"{number}: {count}" for number, count in zip(*numbers, strict=True))))
+        values.append(("scan sizes", ", ".join(f"{height} x {width}" for height, width in sizes)))
     return [(name, value if len(value) <= _SHOWN else value[:_SHOWN] + " ...") for name, value in values]
 
 

@@ -33,10 +33,13 @@ from mvad.datasets.shards.schema import (
     MAX_VIEWS,
     MODALITIES,
     NUMBERS,
+    OF_RENDERS,
+    RENDERED,
     REQUIRED,
     ROOT_ATTRIBUTES,
     SCHEMA,
     SCHEMA_VERSION,
+    of_an_older_version,
 )
 from mvad.errors import BadInput
 
@@ -166,6 +169,9 @@ class _Parser:
         attributes = self._attributes(self.file, "/", ROOT_ATTRIBUTES, INTEGERS, ())
         version = attributes.get("schema_version")
         if attributes.get("schema") != SCHEMA or version != SCHEMA_VERSION:
+            older = of_an_older_version(version, attributes.get("dataset"), attributes.get("category"))
+            if older and attributes.get("schema") == SCHEMA:
+                raise BadInput(f"{self.path}: {older}")
             raise self._refuse(
                 f"schema {attributes.get('schema')!r} version {version!r}; this reads {SCHEMA} {SCHEMA_VERSION}", "pack again"
             )
@@ -176,6 +182,8 @@ class _Parser:
         missing = [name for name in REQUIRED if name not in fields]
         if not missing and not any(name in fields for name in MODALITIES):
             missing = ["rgb"]
+        if not missing and any(name in fields for name in OF_RENDERS):
+            missing = [name for name in RENDERED if name not in fields]
         if missing:
             raise self._refuse(f"{missing[0]} is missing", "delete it and pack again")
         views = self._texts(attributes, "views")

@@ -19,7 +19,7 @@ from mvad.cores import usable_cores
 from mvad.datasets.renders.coding import DepthCoding
 from mvad.datasets.shards.buffers import Buffers
 from mvad.datasets.shards.reader import ShardFile, read_manifest
-from mvad.datasets.shards.schema import IMAGES, MODALITIES, Sample
+from mvad.datasets.shards.schema import IMAGES, MODALITIES, PLACES, Sample
 from mvad.errors import BadInput
 
 
@@ -163,10 +163,27 @@ class ShardSet(Dataset[Batch]):
     threads
         Number of samples that are decoded at the same time; 0: the number of cores.
 
+    Attributes
+    ----------
+    keys, defects
+        Keys of the samples, and names of their defects, in order.
+    views, size
+        Names of the views, and their side in pixels.
+    poses
+        (V, 4, 4) float64, metres, camera to the frame of the rig; None for photographs.
+    coding, rig_range
+        Coding of depth; near and far of the coded depths and radius of the objects, metres; None for photographs.
+    object_poses
+        (N, 4, 4) float64, metres, from the sensor's camera frame to the frame of the rig; None for photographs.
+    pose_numbers
+        (N,) int16, which stable pose of the category each scan took, -1 where it fits none; None for photographs.
+    scan_sizes
+        (N, 2) int32, height and width of the raw scans, pixels; None for photographs.
+
     Raises
     ------
     BadInput
-        If the manifest is missing, has no such split, or a file differs from the manifest.
+        If the manifest is missing or of another version, has no such split, or a file differs from the manifest.
 
     Examples
     --------
@@ -198,6 +215,7 @@ class ShardSet(Dataset[Batch]):
         self.views, self.coding = first.views, first.coding
         self.size = int(first.layout.fields["mask"].shape[2])
         self.poses = first.read("rig/poses") if "rig/poses" in first.layout.fields else None
+        self.rig_range = first.rig_range
         self._shapes = {name: (f.shape[1:], f.dtype) for name, f in first.layout.fields.items() if name in IMAGES}
         if any(
             {n: (f.shape[1:], f.dtype) for n, f in file.layout.fields.items() if n in IMAGES} != self._shapes
@@ -206,8 +224,11 @@ class ShardSet(Dataset[Batch]):
             raise BadInput(f"{folder}: the shards of {split} have different fields or sizes; pack again with --overwrite")
         self.stored = [name for name in (*MODALITIES, "source") if name in self._shapes]
         self._small = {
-            name: np.concatenate([file.read(name) for file in self._files]) for name in ("present", "view_label", "label")
+            name: np.concatenate([file.read(name) for file in self._files])
+            for name in ("present", "view_label", "label", *PLACES)
+            if name in first.layout.fields
         }
+        self.object_poses, self.pose_numbers, self.scan_sizes = (self._small.get(name) for name in PLACES)
         self._memory: dict[str, Tensor] = {}
         self._buffers = Buffers()
         self._pool: tuple[int, ThreadPoolExecutor] | None = None

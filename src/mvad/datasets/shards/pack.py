@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Generator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
@@ -120,6 +120,7 @@ def pack_category(
         manifest = {
             "schema": SCHEMA, "schema_version": SCHEMA_VERSION, "dataset": category.dataset, "category": category.category,
             "licence": category.licence, "views": category.views, "config": category.config, "packing": packing,
+            "rig_range": None if category.rig is None else category.rig[2].tolist(),
             "audit": category.audit, "shards": [listed[part.name] for part in parts],
         }  # fmt: skip
         text = card(manifest)
@@ -277,9 +278,11 @@ def _entry(shard: ShardFile, part: _Part, sha256: str) -> dict[str, Any]:
         name: {"shape": list(field.shape), "bytes": sum(length for _, length in field.chunks)}
         for name, field in shard.layout.fields.items()
     }
+    numbers = Counter(shard.read("pose_number").tolist()) if "pose_number" in fields else {}
     return {
         "file": path.name, "split": part.split, "samples": len(defects), "bytes": path.stat().st_size, "sha256": sha256,
         "fields": fields, "anomalous": int(shard.read("label").sum()),
         "defects": {name: defects.count(name) for name in sorted(set(defects))},
+        "pose_numbers": {str(number): numbers[number] for number in sorted(numbers)},
         "views_with_defect": [int(count) for count in shard.read("view_label").sum(axis=0)],
     }  # fmt: skip

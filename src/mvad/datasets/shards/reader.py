@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import threading
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from mvad import files
 from mvad.datasets.renders.coding import DepthCoding
 from mvad.datasets.shards.chunks import DamagedChunkError, decode_into
 from mvad.datasets.shards.layout import Layout, layout_of
-from mvad.datasets.shards.schema import IMAGES, MANIFEST, Sample
+from mvad.datasets.shards.schema import IMAGES, MANIFEST, PLACES, SCHEMA, SCHEMA_VERSION, Sample, of_an_older_version
 from mvad.errors import BadInput
 
 _thread = threading.local()
@@ -80,6 +81,14 @@ class ShardFile:
             return None
         attributes = self.layout.fields["depth"].attributes
         return DepthCoding(float(attributes["step"]), float(attributes["offset"]))
+
+    @property
+    def rig_range(self) -> tuple[float, float, float] | None:
+        """Near and far of the coded depths, and radius of the objects, metres; None where the views are photographs."""
+        if "rig/range" not in self.layout.fields:
+            return None
+        near, far, radius = self.read("rig/range").tolist()
+        return near, far, radius
 
     def open(self) -> int:
         """Return the file's descriptor; the first call opens the file.
@@ -148,10 +157,12 @@ class ShardFile:
     def sample(self, row: int) -> Sample:
         """Return one sample with all its fields."""
         fields = self.layout.fields
-        images = {name: self.read(name, row) for name in IMAGES if name in fields}
-        values = {name: self.read(name)[row] for name in ("present", "view_label", "shift") if name in fields}
+        values: dict[str, Any] = {name: self.read(name, row) for name in IMAGES if name in fields}
+        values |= {name: self.read(name)[row] for name in ("present", "view_label", *PLACES) if name in fields}
+        if "pose_number" in values:
+            values["pose_number"] = int(values["pose_number"])
         key, defect = self.texts("key")[row], self.texts("defect")[row]
-        return Sample(key=key, defect=defect, label=int(self.read("label")[row]), **images, **values)
+        return Sample(key=key, defect=defect, label=int(self.read("label")[row]), **values)
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
@@ -160,8 +171,26 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     Raises
     ------
     BadInput
-        If it is missing, damaged, or not a manifest of shards.
+        If it is missing, damaged, not a manifest of shards, or of shards of another version.
     """
+    manifest = _manifest_of_any_version(folder)
+    wrong = of_another_version(manifest)
+    if wrong:
+        raise BadInput(f"{folder / MANIFEST}: {wrong}")
+    return manifest
+
+
+def of_another_version(manifest: Mapping[str, Any]) -> str:
+    """Return what is said of a manifest of shards of another version, with the remedy; "" for this version's."""
+    version = manifest.get("schema_version")
+    if version == SCHEMA_VERSION:
+        return ""
+    return of_an_older_version(version, manifest.get("dataset"), manifest.get("category")) or (
+        f"{SCHEMA} {str(version)[:20]!r}, this version reads {SCHEMA_VERSION}; pack again with --overwrite"
+    )
+
+
+def _manifest_of_any_version(folder: Path) -> dict[str, Any]:
     kind = 'a manifest of shards; "mvad pack" writes it'
     manifest = files.read_sealed_json(folder / MANIFEST, kind, "pack again with --overwrite")
     entries = manifest.get("shards")
@@ -186,13 +215,13 @@ def open_shard(path: Path, trusted: bool = True) -> ShardFile:
     """
     listed = None
     if (path.parent / MANIFEST).exists():
-        entries = read_manifest(path.parent)["shards"]
+        entries = _manifest_of_any_version(path.parent)["shards"]  # the shard itself says its version
         listed = next((entry["sha256"] for entry in entries if entry["file"] == path.name), None)
     return ShardFile(path, listed, trusted)
 
 
 def recorded_packing(folder: Path) -> dict[str, Any]:
-    """Return the packing options of a category, from its manifest, or from a shard if the manifest is damaged.
+    """Return the packing options of a category, from its manifest, which may be of an earlier version, or else from a shard.
 
     Raises
     ------
@@ -200,7 +229,7 @@ def recorded_packing(folder: Path) -> dict[str, Any]:
         If neither can be read.
     """
     try:
-        return dict(read_manifest(folder)["packing"])
+        return dict(_manifest_of_any_version(folder)["packing"])
     except BadInput:
         for path in sorted(folder.glob("*.h5")):
             try:

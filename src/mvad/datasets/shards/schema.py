@@ -1,14 +1,15 @@
-"""The definition of the shard format, version 1. ``docs/shard-format.md`` is generated from it."""
+"""The definition of the shard format, version 2. ``docs/shard-format.md`` is generated from it."""
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 SCHEMA = "mvad-shard"
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 MANIFEST = "manifest.json"
 CARD = "README.md"
 
@@ -16,6 +17,7 @@ MAX_CHUNK_BYTES = 256 << 20
 MAX_SAMPLES = 1 << 16
 MAX_VIEWS = 256
 MAX_SIDE = 8192
+MAX_POSE_NUMBER = 32767
 MAX_TEXT_BYTES = 4096
 MAX_ATTRIBUTE_BYTES = 1 << 20
 MAX_ATTRIBUTES = 32
@@ -41,15 +43,24 @@ FIELDS = {
     "present": Field("N V", "uint8", "", "1 where the view exists; all else of a view that does not is 0"),
     "label": Field("N", "uint8", "", "1 if the sample is anomalous"),
     "view_label": Field("N V", "uint8", "", "1 if the view shows the defect"),
-    "shift": Field("N 3", "float64", "metre", "to add to the positions of rig/poses for this sample (renders only)"),
+    "pose": Field(
+        "N 4 4", "float64", "metre",
+        "sensor's camera frame to the frame of rig/poses, a rigid motion or a mirrored one (renders only); a camera in the "
+        "sensor's frame is inverse(pose) @ rig/poses",
+    ),
+    "pose_number": Field("N", "int16", "", "which stable pose of the category the scan took, -1 if it fits none (renders only)"),
+    "scan_size": Field("N 2", "int32", "pixel", "height H and width W of the raw scan, to which source refers (renders only)"),
     "key": Field("N", "S", "", "category/split/defect/id, UTF-8"),
     "defect": Field("N", "S", "", "good, or the defect's name, UTF-8"),
     "made_from": Field(
         "N", "S", "", "SHA-256 of what the sample was made from: a render's record, or the hashes of its photographs"
     ),
-    "rig/poses": Field("V 4 4", "float64", "metre", "camera to sensor frame, x right, y down, z forward (renders only)"),
+    "rig/poses": Field("V 4 4", "float64", "metre", "camera to the frame of the rig, x right, y down, z forward (renders only)"),
     "rig/intrinsics": Field("V 3 3", "float64", "pixel", "a pixel's centre lies at +0.5 (renders only)"),
-}
+    "rig/range": Field(
+        "3", "float64", "metre", "near, far: the coded depths; radius of the objects around the rig's centre (renders only)"
+    ),
+}  # fmt: skip
 IMAGES = ("rgb", "depth", "normal", "mask", "seen", "source")
 """Fields with one chunk per sample; each other field is one chunk."""
 
@@ -59,10 +70,16 @@ WRITTEN = "written.jsonl"
 MODALITIES = ("rgb", "depth", "normal")
 REQUIRED = ("mask", "present", "label", "view_label", "key", "defect", "made_from")
 """Fields of every shard; there is also at least one modality."""
+RENDERED = ("seen", "pose", "pose_number", "scan_size", "rig/poses", "rig/intrinsics", "rig/range")
+"""Fields of every shard of renders, and of no other: all or none."""
+OF_RENDERS = (*RENDERED, "depth", "normal", "source")
+"""Fields that only renders have; the last three may have been left out."""
+PLACES = ("pose", "pose_number", "scan_size")
+"""Fields that say where a scan's object lay and what the scan was, one row per sample."""
 
 ROOT_ATTRIBUTES = {
     "schema": "mvad-shard",
-    "schema_version": "1, an integer",
+    "schema_version": f"{SCHEMA_VERSION}, an integer",
     "dataset": "mvtec3d, eyecandies or realiad",
     "category": "the category's name",
     "split": "train, validation, test or private",
@@ -86,7 +103,7 @@ NUMBERS = ("step", "offset")
 
 @dataclass(frozen=True)
 class Sample:
-    """One multi-view sample, coded as in a shard (as integers, except for ``shift``).
+    """One multi-view sample, coded as in a shard (as integers, except for ``pose``).
 
     Attributes
     ----------
@@ -102,8 +119,12 @@ class Sample:
         (V, H, W, 3) uint8, or None.
     depth, seen, source
         (V, H, W) uint16, uint8, int32, or None.
-    shift
-        (3,) float64, metres to add to the positions of the rig's poses, or None.
+    pose
+        (4, 4) float64, metres: sensor's camera frame to the frame of the rig, or None.
+    pose_number
+        Which stable pose of the category the scan took, -1 if it fits none; or None.
+    scan_size
+        (2,) int32, height and width of the raw scan, pixels; or None.
     """
 
     key: str
@@ -117,14 +138,16 @@ class Sample:
     normal: NDArray[np.uint8] | None = None
     seen: NDArray[np.uint8] | None = None
     source: NDArray[np.int32] | None = None
-    shift: NDArray[np.float64] | None = None
+    pose: NDArray[np.float64] | None = None
+    pose_number: int | None = None
+    scan_size: NDArray[np.int32] | None = None
 
 
 def contradiction(sample: Sample) -> str:
     """Return the first inconsistency between a sample's fields, or "".
 
     A mask is only in views that exist and are labelled; a labelled view belongs to a labelled sample; values are in
-    range; the pixels that show the object are the same in every field.
+    range; the pixels that show the object are the same in every field, and show points of the scan; the pose is rigid.
     """
     views = len(sample.mask)
     masked, labelled, present = (
@@ -163,4 +186,70 @@ def contradiction(sample: Sample) -> str:
     for name, extent in extents.items():
         if not np.array_equal(extent, next(iter(extents.values()))):
             return f"{name} and {next(iter(extents))} disagree where the object is"
+    return _contradiction_of_place(sample)
+
+
+def _contradiction_of_place(sample: Sample) -> str:
+    """Return the first fault of a sample's pose, pose number and size of the scan, or ""."""
+    if sample.pose is not None and not _are_rigid(sample.pose[None], mirrored=True):
+        return "pose is not rigid"
+    if sample.pose_number is not None and not -1 <= sample.pose_number <= MAX_POSE_NUMBER:
+        return f"pose_number is {sample.pose_number}, expected -1 to {MAX_POSE_NUMBER}"
+    if sample.scan_size is None:
+        return ""
+    height, width = (int(length) for length in sample.scan_size)
+    if not (0 < height <= MAX_SIDE and 0 < width <= MAX_SIDE):
+        return f"scan_size is {height} x {width}, expected 1 to {MAX_SIDE} pixels a side"
+    if sample.source is not None and not -1 <= sample.source.min(initial=-1) <= sample.source.max(initial=-1) < height * width:
+        return f"source has points outside of the scan of {height} x {width}"
     return ""
+
+
+def contradictions_of_rig(
+    poses: NDArray[np.float64], intrinsics: NDArray[np.float64], near_far_radius: NDArray[np.float64]
+) -> list[str]:
+    """Return what is wrong with the cameras of a shard: poses must be rigid, intrinsics those of a pinhole camera.
+
+    Parameters
+    ----------
+    poses, intrinsics, near_far_radius
+        ``rig/poses`` (V, 4, 4), ``rig/intrinsics`` (V, 3, 3) and ``rig/range`` (3,), float64.
+    """
+    faults = []
+    if not _are_rigid(poses):
+        faults.append("rig/poses are not rigid")
+    if not np.isfinite(intrinsics).all() or not (intrinsics[:, [0, 1], [0, 1]] > 0).all():
+        faults.append("rig/intrinsics have no focal length")
+    near, far, radius = near_far_radius
+    if not np.isfinite(near_far_radius).all() or not (0 < near < far and radius > 0):
+        faults.append("rig/range is not 0 < near < far and a radius over 0")
+    return faults
+
+
+def _are_rigid(poses: NDArray[np.float64], mirrored: bool = False) -> bool:
+    """Return whether (K, 4, 4) matrices are finite rigid motions, with or without reflections."""
+    if not np.isfinite(poses).all() or not np.array_equal(poses[:, 3], np.tile([0.0, 0, 0, 1], (len(poses), 1))):
+        return False
+    rotations = poses[:, :3, :3]
+    with np.errstate(over="ignore", invalid="ignore"):
+        rigid = np.allclose(rotations @ rotations.transpose(0, 2, 1), np.eye(3), atol=1e-6)
+        return rigid and (mirrored or bool((np.linalg.det(rotations) > 0).all()))
+
+
+def of_an_older_version(version: object, dataset: object, category: object) -> str:
+    """Return what is said of shards of an earlier version, with the command that makes them anew; "" for this version's.
+
+    Parameters
+    ----------
+    version, dataset, category
+        Attributes of a shard, or of a manifest of shards; placeholders stand for names that cannot be part of a command.
+    """
+    if type(version) is not int or not 0 < version < SCHEMA_VERSION:
+        return ""
+    names = [
+        shlex.quote(name) if isinstance(name, str) and name.isprintable() and 0 < len(name) <= 100 and name[0] != "-" else unknown
+        for name, unknown in ((dataset, "DATASET"), (category, "CATEGORY"))
+    ]
+    pack = f"mvad pack --dataset {names[0]} --category {names[1]} --overwrite"
+    render = "" if dataset == "realiad" else f"mvad render {names[0]} --category {names[1]} --overwrite && "
+    return f"{SCHEMA} {version}, this version reads {SCHEMA_VERSION}; pack again: {render}{pack}"

@@ -17,10 +17,10 @@ from mvad.datasets import realiad
 from mvad.datasets.images import read_gray, read_rgb
 from mvad.datasets.registry import licence_of
 from mvad.datasets.renders.coding import DepthCoding, encode_normal
-from mvad.datasets.renders.layout import RECORD, category_folder
+from mvad.datasets.renders.layout import MANIFEST, RECORD, category_folder
 from mvad.datasets.renders.record import read_manifest, read_record, read_sample
 from mvad.datasets.scan import GOOD, UNKNOWN, SampleRef
-from mvad.datasets.shards.schema import Sample
+from mvad.datasets.shards.schema import Sample, contradictions_of_rig
 from mvad.errors import BadInput
 
 MASK_RULE = (
@@ -53,7 +53,8 @@ class Source:
 class CategorySource:
     """A category to pack: the attributes of its shards, and its samples sorted by key.
 
-    ``coding`` is that of depth; ``rig`` has poses (V, 4, 4) and intrinsics (V, 3, 3); photographs have neither.
+    ``coding`` is that of depth; ``rig`` has poses (V, 4, 4), intrinsics (V, 3, 3), and near, far and radius (3,), as in the
+    fields of a shard; photographs have neither.
     """
 
     dataset: str
@@ -64,7 +65,7 @@ class CategorySource:
     size: int
     sources: list[Source]
     coding: DepthCoding | None = None
-    rig: tuple[NDArray[np.float64], NDArray[np.float64]] | None = None
+    rig: tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]] | None = None
     audit: dict[str, Any] | None = None
 
 
@@ -94,9 +95,13 @@ def rendered_category(renders: Path, dataset: str, category: str) -> CategorySou
         )
     rig = manifest["rig"]
     poses, intrinsics = np.array(rig["poses"], dtype=np.float64), np.array(rig["intrinsics"], dtype=np.float64)
+    near_far_radius = np.array([rig["near_m"], rig["far_m"], rig.get("radius_m", np.nan)], dtype=np.float64)
+    wrong = contradictions_of_rig(poses, intrinsics, near_far_radius)
+    if wrong:
+        raise BadInput(f"{folder / MANIFEST}: {wrong[0]}; render again with --overwrite")
     return CategorySource(
         dataset, category, manifest["licence"], manifest["config"], [f"view_{k}" for k in range(len(poses))], int(rig["size"]),
-        sources, DepthCoding.between(rig["near_m"], rig["far_m"]), (poses, intrinsics), manifest["audit"],
+        sources, DepthCoding.between(rig["near_m"], rig["far_m"]), (poses, intrinsics, near_far_radius), manifest["audit"],
     )  # fmt: skip
 
 
@@ -140,16 +145,30 @@ def _rendered(folder: Path, sha256: str) -> tuple[Sample, str]:
         key=record["key"], defect=record["defect"], label=int(anomalous), rgb=images.rgb, mask=images.mask,
         present=np.ones(len(images.rgb), np.uint8), view_label=np.asarray(images.mask.any(axis=(1, 2)), dtype=np.uint8),
         depth=images.depth, normal=images.normal, seen=(images.source >= 0).astype(np.uint8), source=images.source,
-        shift=-np.array(record["pose"], dtype=np.float64)[:3, 3],
+        **_place(folder, record),
     )  # fmt: skip
     return sample, sha256
+
+
+def _place(folder: Path, record: dict[str, Any]) -> dict[str, Any]:
+    """Return the pose, the pose number and the size of the scan that a render's record says."""
+    try:
+        pose, size = np.array(record["pose"], dtype=np.float64), np.array(record["scan_size"], dtype=np.int32)
+        number = record["pose_number"]
+        if pose.shape != (4, 4) or size.shape != (2,) or type(number) is not int:
+            raise ValueError(f"shapes {pose.shape} and {size.shape}, number {number!r}")
+    except (LookupError, TypeError, ValueError, OverflowError) as error:
+        raise BadInput(
+            f"{folder / RECORD}: expected pose, pose_number and scan_size ({error}); render again with --overwrite"
+        ) from error
+    return {"pose": pose, "pose_number": number, "scan_size": size}
 
 
 def seen_sample(
     key: str, rgb: NDArray[np.uint8], depth: NDArray[np.float32], normal: NDArray[np.float32], source: NDArray[np.int32],
     coding: DepthCoding,
 ) -> Sample:  # fmt: skip
-    """Return rendered views as the sample that writing and packing them would give, without labels.
+    """Return rendered views as the sample that writing and packing them would give, without labels, pose and size of the scan.
 
     Parameters
     ----------
