@@ -230,6 +230,35 @@ def test_contradicting_fields_are_found_although_hashes_match(ws: Path, capsys: 
     assert "has a mask and is labelled normal; pack again" in said
 
 
+WRONG_PLACES = {
+    "pose is not rigid": ("pose", lambda values: values * 2),
+    "pose_number is -7, expected -1": ("pose_number", lambda values: values - 7),
+    "source has points outside of the scan of 16 x 16": ("scan_size", lambda values: values // 10),
+    "scan_size is 0 x 0": ("scan_size", lambda values: values * 0),
+    "rig/range is not 0 < near < far": ("rig/range", lambda values: -values),
+    "step and offset of depth do not span near to far": ("rig/range", lambda values: values * 1.001),
+}
+
+
+@pytest.mark.parametrize("said_of_it", WRONG_PLACES)
+def test_places_that_cannot_be_are_found_although_hashes_match(
+    said_of_it: str, ws: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shard = one(ws / "shards", "validation-*.h5")
+    name, change = WRONG_PLACES[said_of_it]
+    with h5py.File(shard, "r+") as file:
+        file[name][:] = change(file[name][:])
+    manifest = files.read_sealed_json(shard.parent / "manifest.json", "a manifest", "")
+    for entry in manifest["shards"]:
+        entry["sha256"] = files.sha256_file(shard.parent / entry["file"])
+    files.write_sealed_json(shard.parent / "manifest.json", manifest)
+    for more in ((), ("--untrusted",)):
+        code, said = verify(capsys, shard.parent, *more)
+        assert code == 3
+        assert said_of_it in said
+        assert "1 faults" in said
+
+
 def test_a_shard_without_manifest_and_an_unlisted_shard_are_checked(
     ws: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:

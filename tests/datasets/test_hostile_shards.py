@@ -98,6 +98,11 @@ def missing_chunks(file: h5py.File) -> None:
     swap(file, "seen", chunks=(1, *file["seen"].shape[1:]))
 
 
+def photographs_with_a_pose(file: h5py.File) -> None:
+    for name in ("depth", "normal", "source", "seen", "rig"):
+        del file[name]
+
+
 def committed(file: h5py.File) -> None:
     file["own"] = np.dtype("u1")
 
@@ -147,7 +152,32 @@ HOSTILE = {
     "views": (views_are_no_list, "views is no JSON list"),
     "missing field": (lambda f: f.__delitem__("mask"), "mask is missing"),
     "missing modalities": (lambda f: [f.__delitem__(name) for name in ("rgb", "depth", "normal")], "rgb is missing"),
-    "version of the future": (version(99), "version 99; this reads mvad-shard 1"),
+    "no pose": (lambda f: f.__delitem__("pose"), "pose is missing"),
+    "no pose number": (lambda f: f.__delitem__("pose_number"), "pose_number is missing"),
+    "no scan size": (lambda f: f.__delitem__("scan_size"), "scan_size is missing"),
+    "no range": (lambda f: f.__delitem__("rig/range"), "rig/range is missing"),
+    "photographs with a pose": (photographs_with_a_pose, "seen is missing"),
+    "shift of version 1": (lambda f: f.create_dataset("shift", (1, 3), "f8", chunks=(1, 3)), "shift is no field"),
+    "pose of three rows": (lambda f: swap(f, "pose", (1, 3, 4)), r"pose is \(1, 3, 4\) float64, expected \(N 4 4\)"),
+    "pose of floats": (lambda f: swap(f, "pose", dtype="f4"), "pose is float32, expected float64"),
+    "poses of others": (lambda f: swap(f, "pose", (2, 4, 4)), "pose is .* expected"),
+    "absurd poses": (lambda f: swap(f, "pose", (10**9, 4, 4), chunks=(1, 4, 4)), "pose is .* expected"),
+    "wide pose number": (lambda f: swap(f, "pose_number", dtype="i4"), "pose_number is int32, expected int16"),
+    "scan size of three": (lambda f: swap(f, "scan_size", (1, 3)), r"scan_size is \(1, 3\) int32, expected \(N 2\)"),
+    "scan size in chunks": (lambda f: swap(f, "scan_size", chunks=(1, 1)), "scan_size has chunks of"),
+    "range of four": (lambda f: swap(f, "rig/range", (4,)), r"rig/range is \(4,\) float64, expected \(3\)"),
+    "range elsewhere": (
+        lambda f: swap(f, "rig/range", external=[("/etc/hostname", 0, 24)], chunks=None, fletcher32=None),
+        "rig/range lies in other files",
+    ),
+    "range without a sum": (lambda f: swap(f, "rig/range", fletcher32=False), r"rig/range has the filters \[\]"),
+    "version of the past": (
+        version(1),
+        "given.h5: mvad-shard 1, this version reads 2; pack again: mvad render mvtec3d --category gear --overwrite "
+        "&& mvad pack --dataset mvtec3d --category gear --overwrite$",
+    ),
+    "version of the future": (version(99), "version 99; this reads mvad-shard 2"),
+    "no version": (version(0), "version 0; this reads mvad-shard 2"),
     "version is text": (version(np.bytes_(b"1")), "attribute schema_version of / is"),
 }  # fmt: skip
 

@@ -18,7 +18,7 @@ from mvad.datasets.shards.contact_sheet import as_png, attribute_rows, contact_s
 from mvad.datasets.shards.loader import ShardSet
 from mvad.datasets.shards.pack import PackOptions, pack_realiad, pack_renders
 from mvad.datasets.shards.reader import open_shard, read_manifest
-from mvad.datasets.shards.schema import Sample, contradiction
+from mvad.datasets.shards.schema import Sample, contradiction, contradictions_of_rig
 from mvad.errors import BadInput
 from mvad.progress import Silent
 
@@ -188,7 +188,17 @@ def lawful() -> Sample:
         None,
         seen,
         source,
+        pose=np.eye(4),
+        pose_number=0,
+        scan_size=np.array([2, 4], np.int32),
     )
+
+
+def turned(change: np.ndarray, last: tuple[float, ...] = (0, 0, 0, 1)) -> np.ndarray:
+    """A pose with this upper left part and last row."""
+    pose = np.eye(4)
+    pose[:3, :3], pose[3] = change, last
+    return pose
 
 
 BROKEN = {
@@ -202,6 +212,20 @@ BROKEN = {
     "source and seen disagree": {"seen": np.zeros((2, 4, 4), np.uint8)},
     "depth and seen disagree": {"depth": np.zeros((2, 4, 4), np.uint16)},
     "rgb is not empty in a view that does not exist": {"rgb": np.ones((2, 4, 4, 3), np.uint8)},
+    "pose_number is -2, expected -1 to 32767": {"pose_number": -2},
+    "pose_number is 32768": {"pose_number": 32768},
+    "scan_size is 0 x 4": {"scan_size": np.array([0, 4], np.int32)},
+    "scan_size is 8193 x 1, expected 1 to 8192": {"scan_size": np.array([8193, 1], np.int32)},
+    "source has points outside of the scan of 1 x 7": {"scan_size": np.array([1, 7], np.int32)},
+    "source has points outside of the scan of 2 x 4": {"source": np.where(lawful().seen > 0, 7, -2).astype(np.int32)},
+}
+NOT_RIGID = {
+    "larger": turned(2 * np.eye(3)),
+    "sheared": turned(np.array([[1, 0.1, 0], [0, 1, 0], [0, 0, 1]])),
+    "not finite": turned(np.eye(3)) + np.array([0, 0, 0, np.nan]),
+    "infinite": turned(np.full((3, 3), np.inf)),
+    "huge": turned(np.full((3, 3), 1e300)),
+    "projective": turned(np.eye(3), (0, 0, 1e-9, 1)),
 }
 
 
@@ -209,6 +233,108 @@ BROKEN = {
 def test_a_sample_that_contradicts_itself_is_told(law: str) -> None:
     assert contradiction(lawful()) == ""
     assert law in contradiction(replace(lawful(), **BROKEN[law]))
+
+
+@pytest.mark.parametrize("how", NOT_RIGID)
+def test_a_pose_that_is_not_rigid_is_told(how: str) -> None:
+    assert contradiction(replace(lawful(), pose=NOT_RIGID[how])) == "pose is not rigid"
+
+
+def test_an_object_may_be_turned_and_mirrored_and_fit_no_pose_but_a_camera_is_never_mirrored() -> None:
+    turn = np.array([[0, -1, 0], [1, 0, 0], [0, 0, 1.0]])
+    mirrored = turned(turn * [1, 1, -1])
+    assert np.linalg.det(mirrored) < 0
+    for pose in (turned(turn), mirrored):
+        assert contradiction(replace(lawful(), pose=pose, pose_number=-1)) == ""
+    intrinsics, near_far_radius = np.array([[[50, 0, 8], [0, 50, 8], [0, 0, 1.0]]]), np.array([0.5, 0.7, 0.06])
+    assert contradictions_of_rig(turned(turn)[None], intrinsics, near_far_radius) == []
+    assert contradictions_of_rig(mirrored[None], intrinsics, near_far_radius) == ["rig/poses are not rigid"]
+    assert contradictions_of_rig(turned(turn)[None], -intrinsics, near_far_radius) == ["rig/intrinsics have no focal length"]
+    for wrong in ([0.7, 0.5, 0.06], [0, 0.5, 0.06], [0.5, 0.7, 0], [0.5, np.inf, 0.06], [0.5, 0.7, np.nan]):
+        assert contradictions_of_rig(turned(turn)[None], intrinsics, np.array(wrong)) == [
+            "rig/range is not 0 < near < far and a radius over 0"
+        ]
+
+
+def rerecorded(workspace: Path, tmp_path: Path, split: str, **changes: object) -> Path:
+    """Return a copy of the generated renders in which the record of the first sample of a split says something else."""
+    shutil.copytree(workspace / "renders" / "mvtec3d" / "gear", tmp_path / "renders" / "mvtec3d" / "gear")
+    folder = tmp_path / "renders" / "mvtec3d" / "gear"
+    manifest = files.read_sealed_json(folder / "manifest.json", "a manifest", "")
+    entry = next(sample for sample in manifest["samples"] if sample["split"] == split)
+    record = folder / entry["split"] / entry["defect"] / entry["id"] / "record.json"
+    files.write_sealed_json(record, files.read_sealed_json(record, "a record", "") | changes)
+    entry["record_sha256"] = files.sha256_file(record)
+    files.write_sealed_json(folder / "manifest.json", manifest)
+    return tmp_path / "renders"
+
+
+def test_where_objects_lay_comes_out_as_it_was_recorded(workspace: Path, tmp_path: Path) -> None:
+    folder = category_folder(workspace / "renders", "mvtec3d", "gear")
+    rig = files.read_sealed_json(folder / "rig.json", "a rig", "")["rig"]
+    pose = turned(np.array([[0, -1, 0], [1, 0, 0], [0, 0, -1.0]]))
+    pose[:3, 3] = 0.01, -0.02, 0.03
+    renders = rerecorded(workspace, tmp_path, "test", pose=pose.tolist(), pose_number=2, scan_size=[170, 160])
+    pack_renders(renders, "mvtec3d", "gear", tmp_path, PackOptions(), Silent())
+    data = ShardSet(tmp_path / "mvtec3d" / "gear", "test")
+    assert data.rig_range == (rig["near_m"], rig["far_m"], rig["radius_m"])
+    assert np.array_equal(data.object_poses, [pose, *[np.eye(4)] * 8])
+    assert data.object_poses.dtype == np.float64
+    assert data.pose_numbers.tolist() == [2, *[0] * 8]
+    assert data.scan_sizes.tolist() == [[170, 160], *[[160, 160]] * 8]
+    shard = open_shard(tmp_path / "mvtec3d" / "gear" / "test-00000.h5")
+    sample = shard.sample(0)
+    assert np.array_equal(sample.pose, pose)
+    assert (sample.pose_number, sample.scan_size.tolist()) == (2, [170, 160])
+    shown = dict(attribute_rows(shard))
+    assert shown["pose numbers"] == "0: 8, 2: 1"
+    assert shown["scan sizes"] == "160 x 160, 170 x 160"
+    assert shown["near, far, radius"].startswith(f"{rig['near_m']:.6g}, {rig['far_m']:.6g}, ")
+    card = (tmp_path / "mvtec3d" / "gear" / "README.md").read_text()
+    assert "Scans by the number of their pose (-1: fits none): 0: 13, 2: 1." in card
+    assert f"the objects' radius is {rig['radius_m']:.4f} m" in card
+    assert "number of their pose" not in (workspace / "shards" / "mvtec3d" / "gear" / "README.md").read_text()
+
+
+def test_photographs_lay_nowhere(workspace: Path) -> None:
+    data = ShardSet(workspace / "shards" / "realiad" / "plate", "test")
+    assert (data.rig_range, data.object_poses, data.pose_numbers, data.scan_sizes) == (None, None, None, None)
+    sample = open_shard(next(data.folder.glob("test-*.h5"))).sample(0)
+    assert (sample.pose, sample.pose_number, sample.scan_size) == (None, None, None)
+    assert "radius" not in (data.folder / "README.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"pose": np.diag([2.0, 1, 1, 1]).tolist()}, "pose is not rigid; render it again"),
+        ({"pose": [[1.0, 0], [0, 1]]}, r"record.json: expected pose.*\(2, 2\).*render again with --overwrite"),
+        ({"pose": "here"}, "record.json: expected pose"),
+        ({"pose_number": -2}, "pose_number is -2"),
+        ({"pose_number": 10**6}, "pose_number is 1000000"),
+        ({"pose_number": 1.5}, "record.json: expected pose, pose_number"),
+        ({"scan_size": [4, 4]}, "source has points outside of the scan of 4 x 4"),
+        ({"scan_size": [10**12, 4]}, "record.json: expected pose, pose_number and scan_size"),
+    ],
+)
+def test_a_record_that_says_what_cannot_be_is_not_packed(
+    workspace: Path, tmp_path: Path, changes: dict[str, object], message: str
+) -> None:
+    renders = rerecorded(workspace, tmp_path, "validation", **changes)
+    with pytest.raises(BadInput, match=message) as caught:
+        pack_renders(renders, "mvtec3d", "gear", tmp_path, PackOptions(), Silent())
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["near_m", "radius_m"])
+def test_renders_whose_rig_has_no_range_are_not_packed(workspace: Path, tmp_path: Path, name: str) -> None:
+    renders = rerecorded(workspace, tmp_path, "validation")
+    path = renders / "mvtec3d" / "gear" / "manifest.json"
+    manifest = files.read_sealed_json(path, "a manifest", "")
+    del manifest["rig"][name]
+    files.write_sealed_json(path, manifest)
+    with pytest.raises(BadInput, match=r"manifest\.json.*render again with --overwrite"):
+        pack_renders(renders, "mvtec3d", "gear", tmp_path, PackOptions(), Silent())
 
 
 def test_inspect_describes_and_draws(workspace: Path) -> None:

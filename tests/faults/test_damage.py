@@ -20,8 +20,10 @@ from conftest import Sampled
 from faults.tiny import CATEGORY, DATASET, OPTIONS, PACKING, ends_in_one_line, run, small_raw, tree
 from mvad import files
 from mvad.datasets import realiad, verify
+from mvad.datasets.shards.layout import parse
 from mvad.datasets.shards.loader import ShardSet
 from mvad.datasets.shards.pack import PackOptions, pack_renders
+from mvad.datasets.shards.schema import FIELDS
 from mvad.datasets.verify import verify_tree
 from mvad.datasets.verify_inputs import verify_inputs
 from mvad.errors import BadInput
@@ -112,6 +114,30 @@ def test_every_flipped_bit_of_every_kind_of_output_is_named(
     flip_and_look(chosen)
     tell(f"{len(chosen)} of {len(every)} flips in {len(kept(out))} files of {len(kinds)} kinds: 0 silent")
     assert checked(out)() == []
+
+
+def test_a_flipped_bit_in_any_field_of_a_shard_is_named(
+    done: tuple[Path, Path], tmp_path: Path, tell: Callable[[str], None]
+) -> None:
+    """By the hash in the manifest, and without a manifest by the sum of the field's chunk."""
+    path = next((done[1] / "shards").rglob("test-*.h5"))
+    fields = parse(path).fields
+    assert set(fields) == set(FIELDS)
+    count = 0
+    for name, field in fields.items():
+        for offset, length in field.chunks:
+            for place in sorted({offset, offset + length // 2, offset + length - 1}):
+                damaged = flipped(path, place, place % 8)
+                noticed(path, damaged, checked(path.parent))
+                alone = tmp_path / "alone.h5"
+                alone.write_bytes(damaged)
+                said = [fault.text for fault in verify_tree([alone], Silent())[1]]
+                assert any(f"of {name} is damaged" in line or f"alone.h5: {name} is damaged" in line for line in said), (
+                    name,
+                    said,
+                )
+                count += 1
+    tell(f"{count} flips in {len(fields)} fields: 0 silent")
 
 
 def test_a_flipped_bit_is_met_by_whoever_reads(done: tuple[Path, Path], tmp_path: Path, tell: Callable[[str], None]) -> None:
@@ -308,7 +334,7 @@ def test_another_schema_over_old_output_is_refused(done: tuple[Path, Path], tmp_
     shutil.copytree(out, tmp_path / "out")
     record = next((tmp_path / "out" / "renders").rglob("record.json"))
     files.write_sealed_json(record, files.read_sealed_json(record, "ours", "") | {"schema": 1})
-    assert "schema 1, this version reads 2; render again with --overwrite" in ends_in_one_line(lambda: run(raw, tmp_path / "out"))
+    assert "schema 1, this version reads 3; render again with --overwrite" in ends_in_one_line(lambda: run(raw, tmp_path / "out"))
     render_category(DATASET, CATEGORY, raw, tmp_path / "out" / "renders", OPTIONS, ("train", "test"), Workers(), True, Silent())
     assert tree(tmp_path / "out" / "renders") == tree(out / "renders")
 

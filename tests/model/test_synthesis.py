@@ -3,27 +3,26 @@
 from __future__ import annotations
 
 import math
+import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 import torch
-from conftest import small_options
 
+from mvad import files
 from mvad.datasets.shards.loader import ShardSet
-from mvad.datasets.shards.pack import PackOptions, pack_renders
 from mvad.errors import BadInput
 from mvad.model.config import PseudoConfig, TexturedConfig
 from mvad.model.images import ViewImages, view_images
-from mvad.model.input_spec import InputSpec, input_spec_of, scan_width
+from mvad.model.input_spec import InputSpec, input_spec_of
 from mvad.model.synthesis.paste import corrupt
 from mvad.model.synthesis.perlin import draw_perlin, make_perlin
 from mvad.model.synthesis.textures import ProceduralTextures
 from mvad.model.training.parallel import ProcessGroup
-from mvad.progress import Silent
-from mvad.render.engine import Workers
-from mvad.render.job import render_category
 from mvad.settings import resolve
 
 
@@ -103,8 +102,41 @@ def test_textures_in_depth_are_used_on_request_only(modalities: tuple[str, ...])
 
 
 @pytest.mark.parametrize(("dataset", "category"), [("mvtec3d", "gear"), ("eyecandies", "dome")])
-def test_the_width_of_scans_is_read_from_source(dataset: str, category: str, workspace: Path) -> None:
-    assert scan_width(ShardSet(workspace / "shards" / dataset / category, "train")) == 160
+def test_width_of_scans_and_range_of_depth_are_those_of_the_shards(dataset: str, category: str, workspace: Path) -> None:
+    config, _ = resolve(TexturedConfig, [("test", {"pseudo.views": "consistent"})])
+    spec = input_spec_of(ShardSet(workspace / "shards" / dataset / category, "train"), config)
+    rig = files.read_sealed_json(workspace / "renders" / dataset / category / "rig.json", "a rig", "")["rig"]
+    assert spec.scan_width == 160
+    assert spec.depth_range == pytest.approx(((rig["near_m"] + rig["far_m"]) / 2, rig["radius_m"]))
+    assert input_spec_of(ShardSet(workspace / "shards" / dataset / category, "train"), TexturedConfig()).scan_width is None
+
+
+def other_shards(workspace: Path, tmp_path: Path, name: str, change: Callable[[np.ndarray], np.ndarray]) -> Path:
+    """Return a copy of the generated shards in which a field of the training split has other values."""
+    folder = shutil.copytree(workspace / "shards" / "mvtec3d" / "gear", tmp_path / "gear")
+    with h5py.File(folder / "train-00000.h5", "r+") as file:
+        file[name][:] = change(file[name][:])
+    manifest = files.read_sealed_json(folder / "manifest.json", "a manifest", "")
+    for entry in manifest["shards"]:
+        entry["sha256"] = files.sha256_file(folder / entry["file"])
+    files.write_sealed_json(folder / "manifest.json", manifest)
+    return folder
+
+
+def test_a_split_of_scans_of_several_widths_has_no_consistent_patches(workspace: Path, tmp_path: Path) -> None:
+    folder = other_shards(workspace, tmp_path, "scan_size", lambda sizes: sizes + np.array([[0, 0], [0, 0], [0, 40], [40, 0]]))
+    config, _ = resolve(TexturedConfig, [("test", {"pseudo.views": "consistent"})])
+    with pytest.raises(
+        BadInput, match=r"the scans of train have the widths 160, 200, pseudo\.views = consistent needs one; take"
+    ):
+        input_spec_of(ShardSet(folder, "train"), config)
+    assert input_spec_of(ShardSet(folder, "train"), TexturedConfig()).depth_range is not None
+
+
+def test_the_range_of_depth_is_not_guessed_from_its_coding(workspace: Path, tmp_path: Path) -> None:
+    """As with the cameras of a rig file, whose near and far have no fixed relation to the radius."""
+    folder = other_shards(workspace, tmp_path, "rig/range", lambda _: np.array([0.4, 1.0, 0.07]))
+    assert input_spec_of(ShardSet(folder, "train"), TexturedConfig()).depth_range == pytest.approx((0.7, 0.07))
 
 
 def test_photographs_have_no_scan_width(workspace: Path) -> None:
@@ -141,13 +173,3 @@ def test_a_consistent_patch_lies_on_the_scan(workspace: Path) -> None:
     assert np.mean(agree) == 1, "views agree at the same point of the scan"
     independent = corrupt(views, spec, ProceduralTextures(), PseudoConfig(), generator(0))
     assert not torch.equal(independent.mask[:, 0], independent.mask[:, 1])
-
-
-@pytest.mark.real
-def test_the_width_of_real_scans_is_read_from_source(real_data: Path, tmp_path: Path) -> None:
-    for dataset, category, width in (("mvtec3d", "cable_gland", 400), ("eyecandies", "CandyCane", 512)):
-        options = small_options()
-        raw = real_data / dataset
-        render_category(dataset, category, raw, tmp_path / "renders", options, ("validation",), Workers(), False, Silent())
-        pack_renders(tmp_path / "renders", dataset, category, tmp_path / "shards", PackOptions(), Silent())
-        assert scan_width(ShardSet(tmp_path / "shards" / dataset / category, "validation")) == width

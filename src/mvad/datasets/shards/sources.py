@@ -95,13 +95,13 @@ def rendered_category(renders: Path, dataset: str, category: str) -> CategorySou
         )
     rig = manifest["rig"]
     poses, intrinsics = np.array(rig["poses"], dtype=np.float64), np.array(rig["intrinsics"], dtype=np.float64)
-    near_far_radius = np.array([rig["near_m"], rig["far_m"], rig.get("radius_m", np.nan)], dtype=np.float64)
+    near_far_radius = np.array([rig.get(name, np.nan) for name in ("near_m", "far_m", "radius_m")], dtype=np.float64)
     wrong = contradictions_of_rig(poses, intrinsics, near_far_radius)
     if wrong:
         raise BadInput(f"{folder / MANIFEST}: {wrong[0]}; render again with --overwrite")
     return CategorySource(
         dataset, category, manifest["licence"], manifest["config"], [f"view_{k}" for k in range(len(poses))], int(rig["size"]),
-        sources, DepthCoding.between(rig["near_m"], rig["far_m"]), (poses, intrinsics, near_far_radius), manifest["audit"],
+        sources, DepthCoding.between(*near_far_radius[:2].tolist()), (poses, intrinsics, near_far_radius), manifest["audit"],
     )  # fmt: skip
 
 
