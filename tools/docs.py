@@ -93,6 +93,16 @@ with h5py.File("test-00000.h5") as file:
 """
 
 
+CAMERAS = """import h5py, hdf5plugin, numpy
+
+with h5py.File("test-00000.h5") as file:
+    cameras = numpy.linalg.inv(file["pose"][0]) @ file["rig/poses"][:]
+    near, far, radius = file["rig/range"][:]
+    rows, columns = numpy.divmod(file["source"][0], file["scan_size"][0, 1])
+    numpy.savez("cameras.npz", cameras=cameras, rows=rows, columns=columns, pose_number=file["pose_number"][0])
+"""
+
+
 def _levels(chosen: Filter) -> str:
     by_field = ", ".join(f"{level} for {name}" for name, level in chosen.field_levels.items())
     return str(chosen.default_level) + (f" ({by_field})" if by_field else "")
@@ -120,9 +130,18 @@ def shard_format() -> str:
         "",
         "After `mvad pack --filter gzip` (or `none`) the same works without `hdf5plugin`.",
         "",
+        "The cameras stand in the frame of the rig, the same for all samples of a category. Where they stood in the sensor's frame",
+        "of a sample, that is in the frame of its raw scan, and which row and column of the scan each pixel shows:",
+        "",
+        "```python",
+        *CAMERAS.splitlines(),
+        "```",
+        "",
+        "The pose of an object that was drawn mirrored has determinant -1, and so have its cameras in the sensor's frame.",
+        "",
         "## Fields",
         "",
-        "N samples, V views, H x W pixels. Every file has all fields but those of renders only; of",
+        "N samples, V views, H x W pixels. Every file has all fields but those of renders only, of which renders have all; of",
         f"{', '.join(MODALITIES)} and source a file may have been packed with some only, at least one of {', '.join(MODALITIES)}.",
         "",
         "| dataset | shape | dtype | unit | meaning |",
@@ -147,6 +166,16 @@ def shard_format() -> str:
         "Only views that are present and labelled anomalous have a mask; a sample with such a view is labelled anomalous; a",
         "sample whose defect is `good` is not; all pixels of a missing view are 0; `seen`, `depth > 0`, `normal != 0` and",
         "`source >= 0` are the same pixels. A sample may be labelled anomalous although no view shows its defect.",
+        "",
+        "`pose` is a rigid motion or a mirrored one, `rig/poses` are rigid motions, their last rows 0 0 0 1; `pose_number` is at",
+        "least -1; `source` is below the product of `scan_size`; 0 < near < far and radius > 0 in `rig/range`, and the levels of",
+        "`depth` span near to far.",
+        "",
+        "## Version 1",
+        "",
+        "had `shift` (N 3) instead of `pose`, `pose_number` and `scan_size`, and no `rig/range`. It is not read: every command says",
+        "so with the commands that make the shards anew, `mvad render DATASET --category CATEGORY --overwrite` and `mvad pack",
+        "--dataset DATASET --category CATEGORY --overwrite` (for photographs the second alone).",
         "",
         "## Storage",
         "",

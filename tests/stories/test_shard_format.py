@@ -7,15 +7,24 @@ import re
 import shutil
 import subprocess
 import venv
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
-from conftest import ROOT
+import tifffile
+from conftest import ROOT, small_options
 
+from mvad import files
+from mvad.datasets.shards.loader import ShardSet
 from mvad.datasets.shards.pack import PackOptions, pack_renders
 from mvad.progress import Silent
+from mvad.render.engine import Workers
+from mvad.render.job import render_category
+from mvad.render.options import RigOptions
 
-LINES = re.search(r"```python\n(.*?)```", (ROOT / "docs" / "shard-format.md").read_text(), re.S)
+BLOCKS = re.finditer(r"```python\n(.*?)```", (ROOT / "docs" / "shard-format.md").read_text(), re.S)
+LINES, CAMERAS = next(BLOCKS), next(BLOCKS)
 
 
 def environment(place: Path, packages: tuple[str, ...]) -> Path:
@@ -37,7 +46,6 @@ def run(python: Path, code: str, folder: Path) -> subprocess.CompletedProcess[st
 
 
 def test_five_lines_of_h5py_read_a_shard(workspace: Path, tmp_path: Path) -> None:
-    assert LINES is not None
     statements = [line for line in LINES[1].splitlines() if line.strip() and not line.startswith("import")]
     assert len(statements) <= 5
     python = environment(tmp_path / "venv", ("numpy", "h5py", "hdf5plugin"))
@@ -49,9 +57,42 @@ def test_five_lines_of_h5py_read_a_shard(workspace: Path, tmp_path: Path) -> Non
     assert "(5, 64, 64, 3) 0." in done.stdout
 
 
+@pytest.mark.parametrize("center", ["category", "scan"])
+def test_cameras_and_rows_of_the_raw_scan_are_those_that_the_page_says(center: str, workspace: Path, tmp_path: Path) -> None:
+    """Depth, cast from the cameras in the sensor's frame, meets the points of the raw scan that source names."""
+    options = replace(small_options(), rig=RigOptions(size=96, center=center))
+    raw = workspace / "raw" / "mvtec3d"
+    render_category(
+        "mvtec3d", "gear", raw, tmp_path / "renders", options, ("train", "test"), Workers(), False, Silent()
+    )  # fmt: skip
+    pack_renders(tmp_path / "renders", "mvtec3d", "gear", tmp_path / "shards", PackOptions(), Silent())
+    folder = tmp_path / "shards" / "mvtec3d" / "gear"
+    done = run(environment(tmp_path / "venv", ("numpy", "h5py", "hdf5plugin")), CAMERAS[1], folder)
+    assert done.returncode == 0, done.stderr
+    made, data = np.load(folder / "cameras.npz"), ShardSet(folder, "test", ("depth", "source"))
+    batch = data.batch([0])
+    assert batch.depth is not None
+    _, split, defect, number = data.keys[0].split("/")
+    scan = tifffile.imread(raw / "gear" / split / defect / "xyz" / f"{number}.tiff").astype(np.float64)
+    intrinsics = np.array(
+        files.read_sealed_json(tmp_path / "renders" / "mvtec3d" / "gear" / "rig.json", "a rig", "")["rig"]["intrinsics"]
+    )
+    assert np.abs(made["cameras"] - data.poses).max() > 1e-4 or center == "category"
+    for view in range(5):
+        depth = batch.depth[0, view].numpy().astype(np.float64)
+        row, column = np.nonzero(depth)
+        pixels = np.stack([column + 0.5, row + 0.5, np.ones(len(row))])
+        points = np.linalg.inv(intrinsics[view]) @ pixels * depth[row, column]
+        points = made["cameras"][view, :3, :3] @ points + made["cameras"][view, :3, 3:]
+        named = scan[made["rows"][view, row, column], made["columns"][view, row, column]]
+        distances = np.linalg.norm(points.T - named, axis=1)[named[:, 2] > 0]  # small holes of the scan are filled
+        assert len(distances) > 500
+        assert np.median(distances) < 0.0003, "under the spacing of the points"
+        assert np.quantile(distances, 0.99) < 0.003
+
+
 @pytest.mark.parametrize("name", ["gzip", "none"])
 def test_plain_shards_need_no_plugin(name: str, workspace: Path, tmp_path: Path) -> None:
-    assert LINES is not None
     python = environment(tmp_path / "venv", ("numpy", "h5py"))
     pack_renders(workspace / "renders", "mvtec3d", "gear", tmp_path, PackOptions(filter=name), Silent())
     folder = tmp_path / "mvtec3d" / "gear"
