@@ -175,7 +175,7 @@ class PseudoConfig:
     )
     bump_mm: tuple[float, ...] = key(
         (0.5, 3.0),
-        "Range of the height of a bump or dent in depth, in millimetres; scaled by the rig's range where units are not metres.",
+        "Range of the height of a bump or dent in depth, in millimetres; where units are not metres, as if the object's radius were 30 mm.",
         paper=SILENT,
         least=0,
         length=2,

@@ -22,7 +22,9 @@ from mvad.model.synthesis.textures import Textures
 from mvad.model.training.parallel import ProcessGroup
 
 _MAX_DEPTH_M = 2.0
-"""Depths beyond this are not in metres (Eyecandies); heights of bumps are then relative to the range of depth."""
+"""Depths beyond this are not in metres (Eyecandies); heights of bumps are then relative to the object's radius."""
+_USUAL_RADIUS_M = 0.03
+"""Radius of an object for which ``pseudo.bump_mm`` is meant, where units are not metres."""
 
 
 @dataclass(frozen=True)
@@ -203,12 +205,12 @@ def _bump(mask: Tensor, numbers: Tensor, edge: int) -> Tensor:
 def _raise(plane: Tensor, mask: Tensor, spec: InputSpec, config: PseudoConfig, numbers: Tensor, edge: int) -> Tensor:
     """Add a bump or dent to depth images (B, V, 3, S, S) in 0..255."""
     assert spec.depth_range is not None
-    middle, half = spec.depth_range
+    middle, radius = spec.depth_range
     low, high = (value / 1000 for value in config.bump_mm[:2])
-    if middle + half > _MAX_DEPTH_M:
-        low, high = low * half / 0.03, high * half / 0.03
+    if middle + radius > _MAX_DEPTH_M:
+        low, high = low * radius / _USUAL_RADIUS_M, high * radius / _USUAL_RADIUS_M
     height = low + (high - low) * numbers[:, :, 4]
-    change = -127.5 * height * _bump(mask, numbers, edge) / half
+    change = -127.5 * height * _bump(mask, numbers, edge) / radius
     return plane + change[:, :, None]
 
 
