@@ -34,7 +34,7 @@ def pack(
     size: Annotated[int, typer.Option(min=32, max=2048, help="Side of Real-IAD's views in pixels; renders keep theirs.")] = 256,
     shard_mb: Annotated[float, typer.Option(min=0.01, help="Uncompressed megabytes per file; bounds memory.")] = 512,
     jobs: Annotated[int, typer.Option(min=0, help="Samples that are processed at the same time; 0: the number of cores.")] = 0,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace shards of another configuration.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace shards of another configuration or version.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be packed, without packing.")] = False,
 ) -> None:
     """Pack rendered categories, and Real-IAD if present, to HDF5 shards. Repeat the command to continue."""
