@@ -124,7 +124,7 @@ def other_shards(workspace: Path, tmp_path: Path, name: str, change: Callable[[n
 
 
 def test_a_split_of_scans_of_several_widths_has_no_consistent_patches(workspace: Path, tmp_path: Path) -> None:
-    folder = other_shards(workspace, tmp_path, "scan_size", lambda sizes: sizes + np.array([[0, 0], [0, 0], [0, 40], [40, 0]]))
+    folder = other_shards(workspace, tmp_path, "scan_size", lambda sizes: sizes + np.array([[0, 0], [0, 0], [0, 40], [80, 0]]))
     config, _ = resolve(TexturedConfig, [("test", {"pseudo.views": "consistent"})])
     with pytest.raises(
         BadInput, match=r"the scans of train have the widths 160, 200, pseudo\.views = consistent needs one; take"
