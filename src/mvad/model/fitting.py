@@ -19,6 +19,7 @@ from mvad.errors import BadInput, MissingComponent
 from mvad.model.backbones.choose import choose_teacher
 from mvad.model.backbones.protocol import Teacher
 from mvad.model.backbones.weights import WeightsSource
+from mvad.model.calibration import Calibration, calibrate, remove_folds
 from mvad.model.config import ModelConfig, TexturedConfig
 from mvad.model.detector import Detector
 from mvad.model.input_spec import input_spec_of, uses_source
@@ -128,17 +129,25 @@ def fit_run(
             group = ranks if shares_batches else ProcessGroup()
             with _logs(run, config, ranks) as log, _determinism(config.train.deterministic):
                 detector.fit(data.select(fields), FitContext(run, progress, log, group))
-        if ranks.rank == 0:
-            _write_model(run, detector)
+                calibration = calibrate(
+                    detector, lambda: make_detector(config, detector.spec, prepared.teacher, detector.device),
+                    method_named(config.model), data.select(fields), run, progress, group,
+                )  # fmt: skip
+                detector.scale = calibration.scale
+                if ranks.rank == 0:
+                    _write_model(run, detector, calibration)
+                    remove_folds(run)
         ranks.wait()
     return True
 
 
-def _write_model(run: Path, detector: Detector) -> None:
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in sorted(detector.state().items())}
+def _write_model(run: Path, detector: Detector, calibration: Calibration) -> None:
+    state = detector.state() | (calibration.scale.state() if calibration.scale else {})
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in sorted(state.items())}
     content = safetensors.torch.save(tensors)
     files.write_bytes(run / MODEL, content)
-    files.write_sealed_json(run / MODEL_FACTS, {"sha256": files.sha256_bytes(content), "mvad_version": __version__})
+    facts = {"sha256": files.sha256_bytes(content), "mvad_version": __version__, **calibration.to_json()}
+    files.write_sealed_json(run / MODEL_FACTS, facts)
 
 
 @contextlib.contextmanager

@@ -126,7 +126,9 @@ class Idif(Detector):
         mean, deviation = self.baseline[..., None, None]
         cosine, head = ((maps - mean[k]) / deviation[k] for k, maps in enumerate(self._maps(views)))
         combined = {"head": head, "cosine": cosine, "both": (cosine + head) / 2}
-        return finish_maps(combined[self.config.score.map], views if scored is None else scored, self.config.score)
+        return finish_maps(
+            combined[self.config.score.map], views if scored is None else scored, self.config.score, scale=self.scale
+        )
 
     def state(self) -> dict[str, Tensor]:
         """See ``Detector.state``."""
