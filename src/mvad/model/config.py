@@ -130,7 +130,7 @@ class ScoreConfig:
     )
     calibrate: bool = key(
         False,
-        "Standardise the map of each view and modality by the mean and standard deviation of its scores on the training samples, so that a maximum over views and modalities compares values on one scale. Chosen on generated data.",
+        "Standardise the maps of each view and modality by the mean and standard deviation of their scores on the training samples: needed where score.map = both adds two kinds of maps (preset demo). score.scale standardises what comes out by samples that were not in training, and takes the place of this where one kind of map is used: it undoes what this does up to the drawing together of views.",
         paper=SILENT,
     )
 
