@@ -105,7 +105,7 @@ def fit_run(
     BadInput
         If the folder holds a run of another configuration or other data, or the ranks do not divide the batch.
     """
-    ranks, config, detector, folder = ranks or ProcessGroup(), prepared.config, prepared.detector, RunFolder(run)
+    ranks, config, folder = ranks or ProcessGroup(), prepared.config, RunFolder(run)
     if config.train.batch % ranks.size:
         raise BadInput(
             f"train.batch = {config.train.batch} cannot be shared by {ranks.size} processes; choose a multiple (--set train.batch=...)"
@@ -124,21 +124,27 @@ def fit_run(
             return False
         if config.train.threads:
             torch.set_num_threads(config.train.threads)
-        fields = [*config.input.modalities, *(["source"] if uses_source(config) else [])]
         if ranks.rank == 0 or shares_batches:
-            group = ranks if shares_batches else ProcessGroup()
-            with _logs(run, config, ranks) as log, _determinism(config.train.deterministic):
-                detector.fit(data.select(fields), FitContext(run, progress, log, group))
-                calibration = calibrate(
-                    detector, lambda: make_detector(config, detector.spec, prepared.teacher, detector.device),
-                    method_named(config.model), data.select(fields), run, progress, group,
-                )  # fmt: skip
-                detector.scale = calibration.scale
-                if ranks.rank == 0:
-                    _write_model(run, detector, calibration)
-                    remove_folds(run)
+            _fit(run, data, prepared, progress, ranks if shares_batches else ProcessGroup(), ranks.rank == 0)
         ranks.wait()
     return True
+
+
+def _fit(run: Path, data: ShardSet, prepared: Prepared, progress: Progress, group: ProcessGroup, writes: bool) -> None:
+    """Fit the detector, find the scale of its scores, and write the model if this process is the one that writes."""
+    config, detector = prepared.config, prepared.detector
+    read = data.select([*config.input.modalities, *(["source"] if uses_source(config) else [])])
+
+    def fresh() -> Detector:
+        return make_detector(config, detector.spec, prepared.teacher, detector.device)
+
+    with _logs(run, config, group) as log, _determinism(config.train.deterministic):
+        detector.fit(read, FitContext(run, progress, log, group))
+        calibration = calibrate(detector, fresh, method_named(config.model), read, run, progress, group)
+    detector.scale = calibration.scale
+    if writes:
+        _write_model(run, detector, calibration)
+        remove_folds(run)
 
 
 def _write_model(run: Path, detector: Detector, calibration: Calibration) -> None:
