@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
+from scipy import ndimage
 from training import NOWHERE, StopAfter, load, prepared, train
 
 from mvad import files
@@ -137,6 +138,14 @@ def test_modalities_are_standardised_and_added_with_weights() -> None:
     assert bool((absent.maps[0, 1] == absent.maps.min()).all()), "what does not count has the lowest value"
 
 
+def test_maps_of_views_keep_their_order_and_modalities_get_one_unit() -> None:
+    """Deviations 1 and 4 of the first modality have the geometric mean 2, locations 0 and 2 the mean 1."""
+    maps = torch.tensor([[[3.0, 10.0], [5.0, 10.0]]])[..., None, None].expand(1, 2, 2, 4, 4)
+    used = scale([[0, 10], [2, 10]], [[1, 5], [4, 5]], [0.5, 0.5])
+    assert used.of_maps(maps)[0, :, :, 0, 0].tolist() == [[1, 0], [2, 0]]
+    assert finish_maps(maps, views_of([True, True]), ScoreConfig(), scale=used).maps[0, :, 0, 0].tolist() == [0.5, 1]
+
+
 def test_a_modality_at_chance_gets_no_weight_and_few_samples_give_equal_ones() -> None:
     rng = np.random.default_rng(5)
     normals = torch.from_numpy(rng.standard_normal((30, 5, 2)))
@@ -183,6 +192,15 @@ def test_one_place_on_the_scan_is_changed_in_all_views(workspace: Path) -> None:
     inside, outside = set(batch.source[shows].tolist()), set(batch.source[~shows & batch.seen].tolist())
     assert int(shows.flatten(2).any(dim=2).sum()) >= 3
     assert not inside & outside, "a scan point is changed in all views or in none"
+    covered = len(np.unique(batch.source[batch.seen].numpy() // 2)) * 4  # cells of the scan; views show about every second
+    widest = 2 * (1.8 * 0.027 * covered / np.pi) ** 0.5 + 2
+    for view in range(5):
+        labels, count = ndimage.label(shows[0, view].numpy(), np.ones((3, 3)))
+        assert count <= 4, "at most three blobs, some cut by what hides them"
+        for number in range(1, count + 1):
+            places = batch.source[0, view].numpy()[labels == number]
+            assert np.ptp(places // 160) <= widest
+            assert np.ptp(places % 160) <= widest
 
 
 def test_validation_normals_are_used_where_there_are_ten(many: Path, tmp_path: Path) -> None:

@@ -43,7 +43,7 @@ class ScoreScale:
     Attributes
     ----------
     location, deviation
-        (V, M) float32, in the method's unit: of the image scores of normal samples. Maps are brought to the same scale.
+        (V, M) float32, in the method's unit: of the image scores of normal samples.
     weights
         (M,) float32, sum 1: weights of the modalities where they are added.
     normals
@@ -60,9 +60,14 @@ class ScoreScale:
         return (scores - self.location.to(scores.device)) / self.deviation.to(scores.device)
 
     def of_maps(self, maps: Tensor) -> Tensor:
-        """Return maps (B, V, M, S, S) on the scale of the image scores."""
-        location, deviation = (tensor.to(maps.device)[..., None, None] for tensor in (self.location, self.deviation))
-        return (maps - location) / deviation
+        """Return maps (B, V, M, S, S) in deviations of their modality, the same for all views.
+
+        Each view's own location would lift or lower its background, where most pixels lie: pixels would then be compared by
+        their view. With one modality the order of the pixels stays as the method gives it.
+        """
+        location, deviation = self.location.mean(dim=0), self.deviation.log().mean(dim=0).exp()
+        shape = (len(location), 1, 1)
+        return (maps - location.to(maps.device).view(shape)) / deviation.to(maps.device).view(shape)
 
     def without(self, sample: int) -> ScoreScale:
         """Return the scale estimated without one of its samples; the weights stay."""
