@@ -61,7 +61,10 @@ class Detector(Protocol):
 
     @abstractmethod
     def fit(self, train: ShardSet, context: FitContext) -> None:
-        """Train on normal samples, from the run's last checkpoint where there is one."""
+        """Train on normal samples, from the run's last checkpoint where there is one.
+
+        Afterwards each process scores for itself: ``score`` must not wait for the others that train together.
+        """
 
     @abstractmethod
     def score(self, batch: Batch) -> AnomalyMaps:
