@@ -203,7 +203,7 @@ def _row(category: str, method: str, size: int, group: list[Evaluated]) -> dict[
     row: dict[str, Any] = {
         "category": category, "method": method, "input": first.config["input.modalities"], "size": size,
         "backbone": backbone_label(first.model, first.teacher), "training_samples": first.training_samples,
-        "test_samples": first.figures.samples, "seeds": [result.seed for result in results],
+        "test_samples": first.figures.samples, "rule": first.rule, "seeds": [result.seed for result in results],
         "paper_s_auroc": paper_s_auroc(first.dataset, category, first.model),
     }  # fmt: skip
     for name in ("s_auroc", "image_auroc", "p_auroc"):

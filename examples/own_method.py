@@ -46,7 +46,7 @@ class MeanView(mvad.Detector):
     def score(self, batch: mvad.Batch) -> mvad.AnomalyMaps:
         """Return the distances as maps; ``finish_maps`` makes the scores by ``score.*`` and leaves out what does not count."""
         views = self.images(batch)
-        return mvad.finish_maps((views.images - self.mean).norm(dim=3), views, self.config.score)
+        return mvad.finish_maps((views.images - self.mean).norm(dim=3), views, self.config.score, scale=self.scale)
 
     def state(self) -> dict[str, Tensor]:
         """Return what is saved."""

@@ -8,8 +8,8 @@ mvad=${MVAD:-mvad}
 export MVAD_WORKSPACE=$workspace
 began=$SECONDS
 
-"$mvad" synth mvtec3d --category dome --seed "$seed" --train 20 --validation 2 --good 14 --per-defect 3 --size 224
-"$mvad" synth eyecandies --category dome --seed "$seed" --train 20 --validation 2 --good 14 --per-defect 4 --size 256
+"$mvad" synth mvtec3d --category dome --seed "$seed" --train 20 --validation 10 --good 14 --per-defect 3 --size 224
+"$mvad" synth eyecandies --category dome --seed "$seed" --train 20 --validation 10 --good 14 --per-defect 4 --size 256
 "$mvad" render mvtec3d --views 5 --size 128
 "$mvad" render eyecandies --views 5 --size 128
 "$mvad" pack

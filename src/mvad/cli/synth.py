@@ -27,7 +27,7 @@ def synth(
     workspace: WorkspaceFolder = DEFAULT_WORKSPACE,
     seed: Annotated[int, typer.Option(help="Seed of the dataset.")] = 0,
     train: Annotated[int, typer.Option(help="Training samples per category.")] = 24,
-    validation: Annotated[int, typer.Option(help="Validation samples per category.")] = 4,
+    validation: Annotated[int, typer.Option(help="Validation samples per category.")] = 10,
     good: Annotated[int, typer.Option(help="Good test samples per category.")] = 12,
     per_defect: Annotated[int, typer.Option(help="Test samples per defect.")] = 3,
     size: Annotated[int, typer.Option(min=64, max=1024, help="Side of a scan or photograph in pixels.")] = 256,

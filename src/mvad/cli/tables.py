@@ -30,7 +30,7 @@ def figures_tables(results: Sequence[Results]) -> list[Table]:
     tables = []
     for teacher in sorted({result.teacher for result in results}):
         table = _table(
-            f"Percent, below each AUROC its 95 % interval; backbone {teacher} (below each model its paper's)",
+            f"Percent, below each AUROC its 95 % interval; backbone {teacher} (below each model its paper's); S-AUROC by the run's own rule",
             "category", "model", "input", "seed",
         )  # fmt: skip
         for name in (*(metric.title for metric in metrics() if metric.terminal), "test"):
@@ -72,6 +72,26 @@ def with_interval(value: float | None, bounds: Sequence[float] | None, between: 
     if value is None:
         return "-"
     return f"{100 * value:.{digits}f}" + (f"{between}{100 * bounds[0]:.0f}-{100 * bounds[1]:.0f}" if bounds else "")
+
+
+def rule_table(results: Sequence[Results]) -> list[Table]:
+    """Return a table of each run's rule from views to sample and what its scores are standardised by, with every rule's S-AUROC.
+
+    Empty where the results do not say, as those of imported maps.
+    """
+    table = _table("S-AUROC by rule from views to sample, percent; the table above shows the rule of each run", "category")
+    for name in ("model", "shown above", "standardised by"):
+        table.add_column(name, overflow="fold")
+    rules = list(dict.fromkeys(rule for result in results for rule in result.rules))
+    for rule in rules:
+        table.add_column(rule, justify="right", no_wrap=True)
+    for result in sorted(results, key=lambda r: (r.dataset, r.category, _method(r), r.seed)):
+        if result.rules:
+            figures = [result.rules[rule] for rule in rules]
+            cells = [with_interval(figure.s_auroc, figure.interval, "\n") for figure in figures]
+            about = f"{result.model}\n{result.input_name}, seed {result.seed}"
+            table.add_row(f"{result.dataset}\n{result.category}", about, result.rule, result.standardised_by, *cells)
+    return [table] if table.row_count else []
 
 
 def scan_table(results: Sequence[Results]) -> list[Table]:

@@ -81,10 +81,31 @@ class ScoreConfig:
         "head: output of the segmentation head; cosine: sum of 1 - cos over the three levels; both: mean of the two, calibrated.",
         paper='a segmentation head "for the final map"',
     )
-    sample: Literal["max", "mean"] = key(
+    scale: Literal["held_out", "none"] = key(
+        "held_out",
+        "held_out: the score of each view and modality is standardised by location and deviation over normal samples that the detector was not fitted to, each view drawn towards the mean of all views as far as chance explains their differences; none: raw scores are compared.",
+        paper="silent; raw scores are compared (preset paper)",
+        alternatives="none: the paper's comparison; a maximum over views is then decided by the view whose scores vary most",
+    )
+    folds: int = key(
+        0,
+        "Folds of the training split where the validation split has fewer than ten normal samples: a fresh detector is fitted to each complement and scores the fold. 0: 4 for methods of one pass, 2 for others; 1: the training samples themselves, which are not held out.",
+        paper=OURS,
+        alternatives="1: no detector is fitted again, but scores of samples in training are lower and vary less than those of others",
+        least=0,
+        most=20,
+    )
+    modalities: Literal["add", "max"] = key(
+        "add",
+        "add: the scores of a view's modalities are added, with weights from compact pseudo anomalies in held-out normal samples; max: the highest counts. Chosen on generated data without test labels (benchmarks/score_rules.py).",
+        paper=SILENT,
+        alternatives="max: with raw scores one modality can decide alone",
+    )
+    sample: Literal["max", "top2", "mean"] = key(
         "max",
-        "How the scores of the present views are combined to the sample's score.",
+        "How the scores of the present views are combined to the sample's score; top2: the mean of the two highest. Chosen on generated data without labels (benchmarks/score_rules.py): with standardised scores the maximum loses least in the worse of two cases, a small anomaly in one view or in all. mvad evaluate prints S-AUROC under every rule.",
         paper="maximum over views, in Table 3's ensemble",
+        alternatives="top2, mean: for defects that several or all views show",
     )
     pool_px: int = key(
         5,
@@ -109,7 +130,7 @@ class ScoreConfig:
     )
     calibrate: bool = key(
         False,
-        "Standardise the map of each view and modality by the mean and standard deviation of its scores on the training samples, so that a maximum over views and modalities compares values on one scale. Chosen on generated data.",
+        "Standardise the maps of each view and modality by the mean and standard deviation of their scores on the training samples: needed where score.map = both adds two kinds of maps (preset demo). score.scale standardises what comes out by samples that were not in training, and takes the place of this where one kind of map is used: it undoes what this does up to the drawing together of views.",
         paper=SILENT,
     )
 
@@ -195,15 +216,17 @@ class TexturedConfig(ModelConfig):
     pseudo: PseudoConfig = field(default_factory=PseudoConfig)
 
 
+_PAPER_SCORES = {"score.scale": "none", "score.modalities": "max", "score.sample": "max"}
+"""The maximum over views and modalities of raw scores. It needs no held-out samples, so no fold is fitted."""
+
 PRESETS: Mapping[str, Mapping[str, Any]] = {
-    "paper": {},
+    "paper": _PAPER_SCORES,
     "destseg": {
         "input.background": "black", "pseudo.region": "image", "pseudo.modality": "texture", "score.pool_px": 1,
-        "score.region": "image", "train.batch": 32,
+        "score.region": "image", "train.batch": 32, **_PAPER_SCORES,
     },
     "small": {
-        "input.size": 128, "score.map": "head", "score.calibrate": True, "train.batch": 4, "train.student_steps": 200,
-        "train.head_steps": 200,
+        "input.size": 128, "score.map": "head", "train.batch": 4, "train.student_steps": 200, "train.head_steps": 200,
     },
     "demo": {
         "input.size": 128, "score.map": "both", "score.calibrate": True, "train.batch": 2, "train.student_steps": 150,

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from mvad.datasets.shards.loader import Batch, ShardSet
 from mvad.model.config import ModelConfig
 from mvad.model.input_spec import InputSpec
+from mvad.model.score_scale import ScoreScale
 from mvad.model.training.context import FitContext
 
 
@@ -28,11 +29,15 @@ class AnomalyMaps:
         (B, V) float32; -inf where the view is missing.
     sample_scores
         (B,) float32, by ``score.sample`` over the views that are present.
+    image_scores
+        (B, V, M) float32, the method's own score of each view and modality before they are brought to one scale; -inf where the
+        view is missing. None where a method does not give them: its scores cannot be standardised then.
     """
 
     maps: Tensor
     view_scores: Tensor
     sample_scores: Tensor
+    image_scores: Tensor | None = None
 
 
 class Detector(Protocol):
@@ -44,15 +49,22 @@ class Detector(Protocol):
         Configuration and input spec that the detector was made with.
     device
         Device of its computations; results are on the CPU.
+    scale
+        Scale of its scores, which ``score`` passes to ``finish_maps``; None: they are compared as they are. Training sets it
+        after ``fit`` and saves it beside ``state`` (``model/calibration.py``).
     """
 
     config: ModelConfig
     spec: InputSpec
     device: torch.device
+    scale: ScoreScale | None = None
 
     @abstractmethod
     def fit(self, train: ShardSet, context: FitContext) -> None:
-        """Train on normal samples, from the run's last checkpoint where there is one."""
+        """Train on normal samples, from the run's last checkpoint where there is one.
+
+        Afterwards each process scores for itself: ``score`` must not wait for the others that train together.
+        """
 
     @abstractmethod
     def score(self, batch: Batch) -> AnomalyMaps:

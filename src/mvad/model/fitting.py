@@ -19,6 +19,7 @@ from mvad.errors import BadInput, MissingComponent
 from mvad.model.backbones.choose import choose_teacher
 from mvad.model.backbones.protocol import Teacher
 from mvad.model.backbones.weights import WeightsSource
+from mvad.model.calibration import Calibration, calibrate, remove_folds
 from mvad.model.config import ModelConfig, TexturedConfig
 from mvad.model.detector import Detector
 from mvad.model.input_spec import input_spec_of, uses_source
@@ -104,7 +105,7 @@ def fit_run(
     BadInput
         If the folder holds a run of another configuration or other data, or the ranks do not divide the batch.
     """
-    ranks, config, detector, folder = ranks or ProcessGroup(), prepared.config, prepared.detector, RunFolder(run)
+    ranks, config, folder = ranks or ProcessGroup(), prepared.config, RunFolder(run)
     if config.train.batch % ranks.size:
         raise BadInput(
             f"train.batch = {config.train.batch} cannot be shared by {ranks.size} processes; choose a multiple (--set train.batch=...)"
@@ -123,22 +124,36 @@ def fit_run(
             return False
         if config.train.threads:
             torch.set_num_threads(config.train.threads)
-        fields = [*config.input.modalities, *(["source"] if uses_source(config) else [])]
         if ranks.rank == 0 or shares_batches:
-            group = ranks if shares_batches else ProcessGroup()
-            with _logs(run, config, ranks) as log, _determinism(config.train.deterministic):
-                detector.fit(data.select(fields), FitContext(run, progress, log, group))
-        if ranks.rank == 0:
-            _write_model(run, detector)
+            _fit(run, data, prepared, progress, ranks if shares_batches else ProcessGroup(), ranks.rank == 0)
         ranks.wait()
     return True
 
 
-def _write_model(run: Path, detector: Detector) -> None:
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in sorted(detector.state().items())}
+def _fit(run: Path, data: ShardSet, prepared: Prepared, progress: Progress, group: ProcessGroup, writes: bool) -> None:
+    """Fit the detector, find the scale of its scores, and write the model if this process is the one that writes."""
+    config, detector = prepared.config, prepared.detector
+    read = data.select([*config.input.modalities, *(["source"] if uses_source(config) else [])])
+
+    def fresh() -> Detector:
+        return make_detector(config, detector.spec, prepared.teacher, detector.device)
+
+    with _logs(run, config, group) as log, _determinism(config.train.deterministic):
+        detector.fit(read, FitContext(run, progress, log, group))
+        calibration = calibrate(detector, fresh, method_named(config.model), read, run, progress, group)
+    detector.scale = calibration.scale
+    if writes:
+        _write_model(run, detector, calibration)
+        remove_folds(run)
+
+
+def _write_model(run: Path, detector: Detector, calibration: Calibration) -> None:
+    state = detector.state() | (calibration.scale.state() if calibration.scale else {})
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in sorted(state.items())}
     content = safetensors.torch.save(tensors)
     files.write_bytes(run / MODEL, content)
-    files.write_sealed_json(run / MODEL_FACTS, {"sha256": files.sha256_bytes(content), "mvad_version": __version__})
+    facts = {"sha256": files.sha256_bytes(content), "mvad_version": __version__, **calibration.to_json()}
+    files.write_sealed_json(run / MODEL_FACTS, facts)
 
 
 @contextlib.contextmanager

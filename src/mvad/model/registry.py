@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 PLUGINS = "MVAD_PLUGINS"
 """Environment variable with the modules, separated by commas, that the commands import first, since they register something."""
 
+_EARLIER = {"score.scale": "none", "score.modalities": "max"}
+"""What runs did that do not record these keys."""
+
 _registered: dict[str, Method] = {}
 
 
@@ -148,7 +151,7 @@ def recorded_config(recorded: Mapping[str, Any]) -> ModelConfig:
             f"the method {name} is not known here; import the module that registers it ({PLUGINS}=MODULE for the commands)"
         )
     method = method_named(name)
-    return resolve(method.config, [(RECORDED, recorded)], all_keys())[0]
+    return resolve(method.config, [(RECORDED, _EARLIER), (RECORDED, recorded)], all_keys())[0]
 
 
 def make_detector(config: ModelConfig, spec: InputSpec, teacher: Teacher, device: torch.device) -> Detector:

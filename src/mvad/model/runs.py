@@ -23,6 +23,7 @@ from mvad.model.detector import Detector
 from mvad.model.evaluation.results import RESULTS, Results
 from mvad.model.input_spec import InputSpec
 from mvad.model.registry import make_detector, recorded_config
+from mvad.model.score_scale import PREFIX, ScoreScale
 
 CONFIG = "config.json"
 MODEL = "model.safetensors"
@@ -138,8 +139,23 @@ class RunFolder:
         BadInput
             If the run is not finished.
         """
+        return str(self._model_facts["sha256"])
+
+    @property
+    def scale_facts(self) -> dict[str, Any]:
+        """What the scale of the scores was estimated from: ``normals`` in words, ``shards``, ``weights``; empty without a scale.
+
+        Raises
+        ------
+        BadInput
+            If the run is not finished.
+        """
+        return dict(self._model_facts.get("scale", {}))
+
+    @property
+    def _model_facts(self) -> dict[str, Any]:
         remedy = f"delete {self.path / MODEL_FACTS} and run the same mvad train again"
-        return str(files.read_sealed_json(self.path / MODEL_FACTS, "a finished run", remedy)["sha256"])
+        return files.read_sealed_json(self.path / MODEL_FACTS, "a finished run", remedy)
 
     def category_folder(self, shards: Path) -> Path:
         """Return the folder of the run's category in the workspace's shards."""
@@ -180,7 +196,9 @@ class RunFolder:
         teacher = teacher_by_hash(record.teacher, record.teacher_sha256, weights)
         detector = make_detector(config, InputSpec.from_json(record.spec), teacher, device)
         try:
-            detector.load_state(safetensors.torch.load(content))
+            state = safetensors.torch.load(content)
+            detector.scale = ScoreScale.from_state(state)
+            detector.load_state({name: tensor for name, tensor in state.items() if not name.startswith(PREFIX)})
         except (KeyError, RuntimeError, safetensors.SafetensorError) as error:
             raise BadInput(f"{model}: does not fit the run's configuration; train again") from error
         return detector

@@ -9,16 +9,23 @@ from torch.nn import functional
 from mvad.model.config import ScoreConfig
 from mvad.model.detector import AnomalyMaps
 from mvad.model.images import ViewImages
+from mvad.model.score_scale import ScoreScale
+
+SAMPLE_RULES = ("max", "top2", "mean")
+"""Values of ``score.sample``."""
 
 _REFERENCE_PIXELS = 256 * 256
 
 
-def finish_maps(maps: Tensor, views: ViewImages, config: ScoreConfig, scores: Tensor | None = None) -> AnomalyMaps:
+def finish_maps(
+    maps: Tensor, views: ViewImages, config: ScoreConfig, scores: Tensor | None = None, scale: ScoreScale | None = None
+) -> AnomalyMaps:
     """Return the maps and scores of samples from one map per view and modality.
 
-    A view's map and score are the maximum over its modalities; a sample's score combines its present views (``score.sample``).
-    Pixels that do not count (off the object, unless ``score.region`` is ``image``; missing views) get the lowest value of
-    their sample, whatever the method's scale: a constant added to all maps and scores changes no figure.
+    Scores and maps are brought to one scale (``score.scale``), the modalities of a view are added or compared
+    (``score.modalities``), and a sample's score combines its present views (``score.sample``). Pixels that do not count (off the
+    object, unless ``score.region`` is ``image``; missing views) get the lowest value of their sample, whatever the method's
+    scale: a constant added to all maps and scores changes no figure.
 
     Parameters
     ----------
@@ -30,6 +37,8 @@ def finish_maps(maps: Tensor, views: ViewImages, config: ScoreConfig, scores: Te
         ``score.*``.
     scores
         (B, V, M) float32, scores of images where the method computes its own; None: ``image_scores``.
+    scale
+        The detector's scale (``Detector.scale``); None: scores and maps are combined as they are.
 
     Examples
     --------
@@ -39,12 +48,24 @@ def finish_maps(maps: Tensor, views: ViewImages, config: ScoreConfig, scores: Te
     tensor([[1., -inf]])
     """
     counts = counted(views, config).to(maps.device)
-    filled = fill_uncounted(maps, counts)
     if scores is None:
-        scores = image_scores(filled, config)
+        scores = image_scores(fill_uncounted(maps, counts), config)
     present = views.present.to(scores.device)
-    view_scores = scores.amax(dim=2).masked_fill(~present, -torch.inf)
-    return AnomalyMaps(filled.amax(dim=2).cpu(), view_scores.cpu(), sample_scores(view_scores, config).cpu())
+    raw = scores.masked_fill(~present[:, :, None], -torch.inf)
+    if scale is not None:
+        maps, scores = scale.of_maps(maps), scale.of_scores(scores)
+    combined = fill_uncounted(over_modalities(maps, config, scale)[:, :, None], counts)[:, :, 0]
+    view_scores = over_modalities(scores, config, scale).masked_fill(~present, -torch.inf)
+    return AnomalyMaps(combined.cpu(), view_scores.cpu(), sample_scores(view_scores, config).cpu(), raw.cpu())
+
+
+def over_modalities(values: Tensor, config: ScoreConfig, scale: ScoreScale | None) -> Tensor:
+    """Return the weighted sum or the maximum (B, V, ...) over the modalities of values (B, V, M, ...) (``score.modalities``)."""
+    if config.modalities == "max" or values.shape[2] == 1:
+        return values.amax(dim=2)
+    count = values.shape[2]
+    weights = torch.full((count,), 1 / count) if scale is None else scale.weights
+    return (values * weights.to(values).view(count, *(1 for _ in values.shape[3:]))).sum(dim=2)
 
 
 def counted(views: ViewImages, config: ScoreConfig) -> Tensor:
@@ -85,7 +106,28 @@ def image_scores(maps: Tensor, config: ScoreConfig) -> Tensor:
 
 def sample_scores(view_scores: Tensor, config: ScoreConfig) -> Tensor:
     """Return sample scores (B,) from view scores (B, V), which are -inf where a view is missing (``score.sample``)."""
-    if config.sample == "max":
+    return over_views(view_scores, config.sample)
+
+
+def over_views(view_scores: Tensor, rule: str) -> Tensor:
+    """Return sample scores (B,) from view scores (B, V), -inf where a view is missing, by a rule.
+
+    Parameters
+    ----------
+    view_scores
+        Float.
+    rule
+        ``max``; ``top2``: the mean of the two highest, or the highest where one view is present; ``mean``: over present views.
+
+    Examples
+    --------
+    >>> scores = torch.tensor([[3.0, 1.0, 2.0], [-torch.inf, 4.0, -torch.inf]])
+    >>> [over_views(scores, rule).tolist() for rule in ("max", "top2", "mean")]
+    [[3.0, 4.0], [2.5, 4.0], [2.0, 4.0]]
+    """
+    if rule == "max":
         return view_scores.amax(dim=1)
+    if rule == "top2":
+        view_scores = view_scores.topk(min(2, view_scores.shape[1]), dim=1).values
     finite = torch.isfinite(view_scores)
     return view_scores.masked_fill(~finite, 0).sum(dim=1) / finite.sum(dim=1)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from mvad import files
 from mvad.datasets.verify import Check, FilePattern, FileRules, Kind, check_log, check_sealed, named
+from mvad.model.calibration import FOLDER as FOLDS
 from mvad.model.evaluation.missing_views import MISSING_VIEWS
 from mvad.model.evaluation.results import Results
 from mvad.model.evaluation.threshold import THRESHOLD
@@ -62,6 +63,7 @@ RUN_RULES = FileRules(
         ),
         FilePattern(lambda path: path.match("results*.json") and _in_run(path), _results),
         FilePattern(named(MISSING_VIEWS, THRESHOLD), check_sealed),
+        FilePattern(lambda path: path.match(f"{FOLDS}/fold-*.json"), check_sealed),
         FilePattern(lambda path: path.match("reports/reproduce-*.json"), check_sealed),
         FilePattern(lambda path: path.name.endswith(".onnx.json"), _onnx),
         FilePattern(lambda path: path.name == CONFIG and _in_run(path), check_sealed),

@@ -12,8 +12,9 @@ import torch
 from mvad.datasets.registry import default_modalities
 from mvad.datasets.shards.loader import ShardSet
 from mvad.model.backbones.weights import WeightsSource
+from mvad.model.calibration import fold_count
 from mvad.model.fitting import fit_run, prepare
-from mvad.model.registry import configure
+from mvad.model.registry import configure, method_named
 from mvad.model.runs import RunFolder, run_name
 from mvad.model.training.parallel import ProcessGroup
 from mvad.progress import Progress
@@ -88,6 +89,10 @@ class Recipe:
             progress.say(prepared.notice)
             self._notices.add(prepared.notice)
         if not RunFolder(run).is_trained and self.ranks.rank == 0:
-            minutes = prepared.detector.planned_seconds(len(data)) / 60 / self.ranks.size
-            progress.say(f"{run.name}: preset {self.preset}, {len(data)} samples, about {minutes:.1f} minutes on this machine")
+            folds = fold_count(prepared.config, method_named(prepared.config.model), data)
+            minutes = (1 + folds) * prepared.detector.planned_seconds(len(data)) / 60 / self.ranks.size
+            again = f", of it {folds} folds for the scale of the scores" if folds else ""
+            progress.say(
+                f"{run.name}: preset {self.preset}, {len(data)} samples, about {minutes:.1f} minutes on this machine{again}"
+            )
         return run, fit_run(run, data, prepared, origins, progress, self.ranks)

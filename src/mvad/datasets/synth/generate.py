@@ -28,7 +28,7 @@ class SynthOptions:
 
     seed: int = 0
     train: int = 24
-    validation: int = 4
+    validation: int = 10
     good: int = 12
     per_defect: int = 3
     size: int = 256

@@ -20,7 +20,7 @@ from mvad.errors import BadInput
 from mvad.model.backbones.weights import WeightsSource
 from mvad.model.detector import AnomalyMaps, Detector
 from mvad.model.devices import synchronise
-from mvad.model.evaluation.figures import curves_of, figures_of
+from mvad.model.evaluation.figures import curves_of, figures_by_rule, figures_of
 from mvad.model.evaluation.pictures import grey_levels, strip
 from mvad.model.evaluation.results import RESULTS, Results, SampleResult, ScanResults
 from mvad.model.metrics.pixels import PixelScores
@@ -54,11 +54,12 @@ class EvaluationCallback(Protocol):
 
 @dataclass(frozen=True)
 class TrainedOn:
-    """Training data and model of a detector; empty for imported maps."""
+    """Training data and model of a detector, and what its scores are standardised by; empty for imported maps."""
 
     training_samples: int | None = None
     train_shards: Mapping[str, str] = field(default_factory=dict)
     model_sha256: str | None = None
+    scale: Mapping[str, Any] = field(default_factory=dict)
 
 
 def evaluate_run(
@@ -121,7 +122,7 @@ def evaluate_detector(
     if chosen and not 0 <= chosen[0] <= chosen[-1] < len(data.views):
         raise BadInput(f"--views {','.join(map(str, views))}: {data.folder} has views 0 to {len(data.views) - 1}")
     fields = [name for callback in callbacks for name in callback.fields]
-    trained = TrainedOn(len(train), record.shards, run.model_sha256)
+    trained = TrainedOn(len(train), record.shards, run.model_sha256, run.scale_facts if detector.scale else {})
     shown = shown_fields(data, spec.modalities, fields)
     return evaluate_split(run.path, shown, detector.score, record, trained, progress, chosen, callbacks, detector.device)
 
@@ -260,6 +261,7 @@ def evaluate_split(
         model_sha256=trained.model_sha256, views=tuple(views),
         samples_without_these_views=len(data) - len(samples) if views else 0,
         scan=_earlier_scan_results(path, trained, data), seconds=seconds, machine=machine(device),
+        rules={} if trained.model_sha256 is None else figures_by_rule(samples), scale=trained.scale,
     )  # fmt: skip
     for callback in callbacks:
         results = replace(results, **callback.results())

@@ -6,14 +6,17 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from mvad.datasets.scan import GOOD
 from mvad.model.evaluation.results import Figures, SampleResult, bounds_of, defined
+from mvad.model.evaluation.rules import RuleFigure
 from mvad.model.metrics.histogram import Curve, exact_curve
 from mvad.model.metrics.intervals import Interval, auroc_interval
 from mvad.model.metrics.pixels import PixelScores
 from mvad.model.metrics.table import Metric, Scores, metrics
+from mvad.model.scoring import SAMPLE_RULES, over_views
 
 _DRAWN = 200
 """Number of points of a curve in the results."""
@@ -37,6 +40,18 @@ def figures_of(samples: Sequence[SampleResult], pixels: PixelScores) -> Figures:
         {name: bounds_of(area) for name, area in by_defect.items()}, len(samples), int(scores.labels.sum()),
         scores.pixels.regions, defined(scores.pixels.threshold), defined(scores.pixels.error_bound),
     )  # fmt: skip
+
+
+def figures_by_rule(samples: Sequence[SampleResult]) -> dict[str, RuleFigure]:
+    """Return S-AUROC with its interval by rule from views to sample, from the scores of the views that are present."""
+    labels = np.array([sample.label for sample in samples], bool)
+    views = [[-np.inf if score is None else score for score in sample.view_scores] for sample in samples]
+    table = torch.tensor(views, dtype=torch.float64).reshape(len(samples), -1)
+    found = {}
+    for rule in SAMPLE_RULES if table.numel() else ():
+        area = auroc_interval(over_views(table, rule).numpy(), labels)
+        found[rule] = RuleFigure(defined(area.value), bounds_of(area))
+    return found
 
 
 def scan_figures(scores: NDArray[np.float64], labels: NDArray[np.bool_], pixels: PixelScores) -> Figures:

@@ -10,6 +10,7 @@ from typing import Any
 
 from mvad import files
 from mvad.errors import BadInput
+from mvad.model.evaluation.rules import RuleFigure, rule_in_words
 from mvad.model.metrics.intervals import UNDEFINED, Interval
 from mvad.model.metrics.table import metrics
 
@@ -230,6 +231,11 @@ class Results:
         ``scan`` for imported maps on the scans' grid, else empty.
     seconds, machine
         Times in seconds, and the machine (``runs.machine``).
+    rules
+        S-AUROC and its 95 % bounds by rule from views to sample (``score.sample``), from the scores of the views; empty in files
+        of before, and where maps were imported.
+    scale
+        What the scores were standardised by: ``normals`` in words, ``weights`` of the modalities; empty where they were not.
     """
 
     run: str
@@ -254,6 +260,8 @@ class Results:
     protocol: str = ""
     seconds: Mapping[str, float] = field(default_factory=dict)
     machine: Mapping[str, Any] = field(default_factory=dict)
+    rules: Mapping[str, RuleFigure] = field(default_factory=dict)
+    scale: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def is_imported(self) -> bool:
@@ -265,6 +273,17 @@ class Results:
         """Name of the input in tables, such as ``rgb+depth 128``."""
         return f"{'+'.join(self.config['input.modalities'])} {self.config['input.size']}"
 
+    @property
+    def rule(self) -> str:
+        """Rule by which scores of views and modalities became the scores of samples, see ``rule_in_words``."""
+        return "their own" if self.is_imported else rule_in_words(self.config, bool(self.scale))
+
+    @property
+    def standardised_by(self) -> str:
+        """What the scores are standardised by, and the weights of the modalities, in words."""
+        weights = ", ".join(f"{name} {weight:.2f}" for name, weight in self.scale.get("weights", {}).items())
+        return str(self.scale.get("normals", "nothing")) + (f"; {weights}" if weights else "")
+
     def to_json(self) -> dict[str, Any]:
         """Return the content of ``results.json``."""
         plain = ("run", "dataset", "category", "model", "seed", "backbone", "curves", "training_samples")
@@ -275,6 +294,10 @@ class Results:
             optional |= {"views": list(self.views), "samples_without_these_views": self.samples_without_these_views}
         if self.scan is not None:
             optional["scan"] = self.scan.to_json()
+        if self.rules:
+            optional["rules"] = {name: figure.to_json() for name, figure in self.rules.items()}
+        if self.scale:
+            optional["scale"] = dict(self.scale)
         if self.protocol:
             optional["protocol"] = self.protocol
         return {
@@ -300,6 +323,7 @@ class Results:
                 "samples": [SampleResult(**sample) for sample in rest["samples"]],
                 "views": tuple(rest.get("views", ())),
                 "scan": None if scan is None else ScanResults.from_json(scan),
+                "rules": {name: RuleFigure.from_json(figure) for name, figure in rest.get("rules", {}).items()},
             }
         )
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from mvad import files
 from mvad.datasets.shards.loader import ShardSet
@@ -15,6 +16,8 @@ from mvad.errors import BadInput
 from mvad.model.detector import Detector
 from mvad.model.evaluation.evaluate import shown_fields
 from mvad.model.runs import RunFolder
+from mvad.model.score_scale import ScoreScale
+from mvad.model.scoring import over_modalities, sample_scores
 from mvad.progress import Progress
 
 THRESHOLD = "threshold.json"
@@ -75,7 +78,10 @@ def conformal(scores: Sequence[float], false_alarms: float) -> Threshold:
 def threshold_of(run: RunFolder, detector: Detector, packed: Path, false_alarms: float, progress: Progress) -> Threshold:
     """Return a run's threshold from the normal validation samples of its packed category.
 
-    Their scores are stored in ``threshold.json`` and reused while model and shards stay the same.
+    Their scores are stored in ``threshold.json`` and reused while model and shards stay the same. Where the scores of the run
+    were standardised by these same samples, each is scored under the scale of the others, since a sample lies closer to the
+    location that it had a part in than a new one does. New samples are scored under the scale of all, so the promise is met up
+    to the effect of one sample on the scale.
 
     Parameters
     ----------
@@ -102,13 +108,30 @@ def threshold_of(run: RunFolder, detector: Detector, packed: Path, false_alarms:
     made_from, path = {"model_sha256": run.model_sha256, "shards": data.sha256}, run.path / THRESHOLD
     stored = files.read_sealed_json(path, "a threshold", "delete it") if path.exists() else {}
     if stored.get("made_from") != made_from:
-        progress.start(f"threshold of {run.name}", len(data))
-        scores = []
-        for index in range(len(data)):
-            batch = data.batch([index])
-            if not bool(batch.label[0]) and bool(batch.present.any()):
-                scores.append(float(detector.score(batch).sample_scores[0]))
-            progress.advance()
+        scale = detector.scale if run.scale_facts.get("shards") == data.sha256 else None
+        scores = left_out_scores(scale, detector) if scale else _scores(detector, data, f"threshold of {run.name}", progress)
         stored = {"made_from": made_from, "scores": scores}
         files.write_sealed_json(path, stored)
     return conformal(stored["scores"], false_alarms)
+
+
+def left_out_scores(scale: ScoreScale, detector: Detector) -> list[float]:
+    """Return the sample scores of the normal samples of a scale, each under the scale that is estimated without it."""
+    found = []
+    for sample, raw in enumerate(scale.normals):
+        others = scale.without(sample)
+        views = over_modalities(others.of_scores(raw[None]), detector.config.score, others)
+        found.append(float(sample_scores(views.nan_to_num(-torch.inf, -torch.inf, -torch.inf), detector.config.score)[0]))
+    return found
+
+
+def _scores(detector: Detector, data: ShardSet, label: str, progress: Progress) -> list[float]:
+    """Return the scores of the normal samples of a split."""
+    progress.start(label, len(data))
+    scores = []
+    for index in range(len(data)):
+        batch = data.batch([index])
+        if not bool(batch.label[0]) and bool(batch.present.any()):
+            scores.append(float(detector.score(batch).sample_scores[0]))
+        progress.advance()
+    return scores

@@ -28,7 +28,7 @@ from mvad.model.synthesis.textures import load_textures
 from mvad.model.training.context import FitContext
 from mvad.model.training.engine import TrainingPhase, train_phases
 from mvad.model.training.on_images import load_modules, module_state
-from mvad.model.training.parallel import share_batch_norms
+from mvad.model.training.parallel import ProcessGroup, share_batch_norms
 from mvad.settings import check_multiple
 
 _MEASURED = 500
@@ -73,6 +73,7 @@ class Idif(Detector):
         steps.window = self._window(train)
         train_phases(train, self._phases(context), self.config, context, config.batch, self.device, self.state, self.load_state)
         self._calibrate(train)
+        steps.ranks = ProcessGroup()  # from here on each process scores for itself
 
     def _phases(self, context: FitContext) -> list[TrainingPhase]:
         """Return the two phases: the student learns the teacher's features, then the head learns to segment anomalies."""
@@ -126,7 +127,9 @@ class Idif(Detector):
         mean, deviation = self.baseline[..., None, None]
         cosine, head = ((maps - mean[k]) / deviation[k] for k, maps in enumerate(self._maps(views)))
         combined = {"head": head, "cosine": cosine, "both": (cosine + head) / 2}
-        return finish_maps(combined[self.config.score.map], views if scored is None else scored, self.config.score)
+        return finish_maps(
+            combined[self.config.score.map], views if scored is None else scored, self.config.score, scale=self.scale
+        )
 
     def state(self) -> dict[str, Tensor]:
         """See ``Detector.state``."""

@@ -17,6 +17,7 @@ from mvad.model.missing.filler import Filler
 from mvad.model.missing.methods import ReconstructConfig
 from mvad.model.missing.reconstruct import Reconstruct
 from mvad.model.missing.retrieve import Retrieve
+from mvad.model.score_scale import ScoreScale
 from mvad.model.training.context import FitContext
 
 
@@ -28,6 +29,15 @@ class FilledDetector(Detector):
     def __init__(self, base: Idif, filler: Filler) -> None:
         self.base, self.filler = base, filler
         self.config, self.spec, self.device = base.config, base.spec, base.device
+
+    @property
+    def scale(self) -> ScoreScale | None:
+        """Scale of the scores, see ``Detector``: that of IDIF, which computes them."""
+        return self.base.scale
+
+    @scale.setter
+    def scale(self, scale: ScoreScale | None) -> None:
+        self.base.scale = scale
 
     def fit(self, train: ShardSet, context: FitContext) -> None:
         """See ``Detector.fit``: IDIF first, which has checkpoints, then the filler, which has none."""

@@ -228,13 +228,13 @@ def arithmetic() -> str:
 
 
 def protocol(result: Results, preset: str) -> str:
-    """Return the protocol of a figure in one line: data, views, input, preset, teacher."""
+    """Return the protocol of a figure in one line: data, views, input, preset, rule from views to sample, teacher."""
     samples = result.figures.samples
     if result.is_imported:
         return f"imported maps{' on the scan grid' if result.protocol == SCAN_PROTOCOL else ''}; test {samples}"
     data = f"train {result.training_samples}, test {samples}"
     views = len(result.samples[0].view_scores) if result.samples else 0
-    return f"one model per class; {views} views, {result.input_name} px; preset {preset}; {result.teacher}; {data}"
+    return f"one model per class; {views} views, {result.input_name} px; preset {preset}; {result.rule}; {result.teacher}; {data}"
 
 
 def _ours(groups: Sequence[Sequence[Results]]) -> dict[str, Any]:

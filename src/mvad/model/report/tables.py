@@ -31,13 +31,34 @@ def headline(results: Sequence[Results]) -> str:
         train = group[0].training_samples
         cells = [
             _two(category, dataset), _two(model, backbone_label(model, teacher)),
-            _two(inputs, f"{len(group)} seed" + "s" * (len(group) > 1)),
+            _two(inputs, f"{len(group)} seed" + "s" * (len(group) > 1) + f"; {group[0].rule}"),
             *(_two(_mean(group, metric), _interval(means.intervals.get(metric.name))) for metric in _page_metrics()),
             _two("" if paper is None else f"{paper:.1f}", against), _two(str(first.samples), f"of {train} train" if train else ""),
         ]  # fmt: skip
         defects = ", ".join(f"{name} {_percent(value)}" for name, value in first.by_defect.items())
         rows.append(_cells(cells, f"<td class=small>{escape(defects)}</td>"))
     return "".join(rows)
+
+
+def by_rule(results: Sequence[Results]) -> str:
+    """Return the section with S-AUROC by rule from views to sample, or "" where no results say."""
+    rules = list(dict.fromkeys(rule for result in results for rule in result.rules))
+    rows = [
+        _cells([
+            *(escape(cell) for cell in (f"{r.dataset} / {r.category}", r.run, r.rule, r.standardised_by)),
+            *(_two(_percent(r.rules[rule].s_auroc), _interval(r.rules[rule].interval)) for rule in rules),
+        ])
+        for r in results
+        if r.rules
+    ]  # fmt: skip
+    if not rows:
+        return ""
+    head = "".join(f"<th>{escape(name)}</th>" for name in ("category", "run", "in the table above", "standardised by", *rules))
+    return (
+        "<h3>S-AUROC by rule from views to sample</h3><p class=dim>max: the highest score of a view (the paper's rule, of raw "
+        "scores); top2: the mean of the two highest; mean: over all views. All from one pass, over the run's scores of views.</p>"
+        f'<div class="wide"><table class="figures from5"><thead><tr>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table></div>'
+    )
 
 
 def _page_metrics() -> list[Metric]:

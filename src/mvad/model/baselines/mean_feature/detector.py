@@ -44,7 +44,7 @@ class MeanFeature(Detector):
         distance = (self.features.pooled(views) - self.mean).norm(dim=-1).mean(dim=2, keepdim=True)
         size = self.config.input.size
         maps = distance[..., None, None].expand(-1, -1, -1, size, size)
-        return finish_maps(maps, views, self.config.score, distance)
+        return finish_maps(maps, views, self.config.score, distance, scale=self.scale)
 
     def state(self) -> dict[str, Tensor]:
         """See ``Detector.state``."""

@@ -77,7 +77,7 @@ class PaDiM(Detector):
             planes.append(plane.view(b, side, side))
         gathered = torch.stack(planes, dim=1).view(b, v, m, side, side) * self.features.counts(views, side)[:, :, None]
         maps = smooth_upsample(gathered.flatten(0, 2), size, self.config.padim.sigma * size / 256).view(b, v, m, size, size)
-        return finish_maps(maps, views, self.config.score, highest(maps, counted(views, self.config.score)))
+        return finish_maps(maps, views, self.config.score, highest(maps, counted(views, self.config.score)), scale=self.scale)
 
     def state(self) -> dict[str, Tensor]:
         """See ``Detector.state``."""

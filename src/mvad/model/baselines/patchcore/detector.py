@@ -65,7 +65,7 @@ class PatchCore(Detector):
                 planes[row, view, modality] = plane
                 scores[row, view, modality] = score
         maps = smooth_upsample(planes.flatten(0, 2), size, self.config.patchcore.sigma * size / 256)
-        return finish_maps(maps.view(b, v, m, size, size), views, self.config.score, scores)
+        return finish_maps(maps.view(b, v, m, size, size), views, self.config.score, scores, scale=self.scale)
 
     def state(self) -> dict[str, Tensor]:
         """See ``Detector.state``."""

@@ -105,7 +105,7 @@ class ReverseDistillation(Detector):
         resized = [functional.interpolate(p[:, None], size=size, mode="bilinear", align_corners=False)[:, 0] for p in planes]
         flat = smooth_upsample(resized[0] + resized[1] + resized[2], size, self.config.rd.sigma * size / 256)
         maps = spread(flat, views)
-        return finish_maps(maps, views, self.config.score, highest(maps, counted(views, self.config.score)))
+        return finish_maps(maps, views, self.config.score, highest(maps, counted(views, self.config.score)), scale=self.scale)
 
     def state(self) -> dict[str, Tensor]:
         """See ``Detector.state``."""

@@ -79,7 +79,7 @@ class SimpleNet(Detector):
         planes = torch.where(chosen, planes, torch.where(torch.isinf(lowest), planes.amin(dim=(1, 2), keepdim=True), lowest))
         scores = planes.amax(dim=(1, 2))
         maps = smooth_upsample(planes, size, self.config.simplenet.sigma * size / 256)
-        return finish_maps(spread(maps, views), views, self.config.score, spread(scores, views))
+        return finish_maps(spread(maps, views), views, self.config.score, spread(scores, views), scale=self.scale)
 
     def state(self) -> dict[str, Tensor]:
         """See ``Detector.state``."""

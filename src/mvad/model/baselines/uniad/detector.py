@@ -163,7 +163,7 @@ class UniAD(Detector):
         inside = seen if self.config.score.region == "object" else torch.ones_like(seen)
         pool = max(1, _POOL * size // 256)
         scores = functional.avg_pool2d((maps * inside)[:, None], pool, 1).amax(dim=(1, 2, 3))
-        return finish_maps(spread(maps, views), views, self.config.score, spread(scores, views))
+        return finish_maps(spread(maps, views), views, self.config.score, spread(scores, views), scale=self.scale)
 
     def state(self) -> dict[str, Tensor]:
         """See ``Detector.state``."""

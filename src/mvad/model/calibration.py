@@ -1,0 +1,315 @@
+"""The scale of a trained detector's scores, from normal samples that it was not fitted to (``score.scale``).
+
+These are the normal samples of the validation split where it has ten or more; else each fold of the training split, scored by a
+fresh detector that was fitted to the other folds.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mvad import files
+from mvad.datasets.shards.loader import Batch, ShardSet
+from mvad.errors import BadInput
+from mvad.model.config import ModelConfig
+from mvad.model.detector import Detector
+from mvad.model.input_spec import scan_width
+from mvad.model.method import Method
+from mvad.model.metrics.auroc import auroc
+from mvad.model.score_scale import LEAST_NORMALS, ScoreScale, drawn_together, scale_of
+from mvad.model.synthesis.compact import draw_compact
+from mvad.model.training.context import FitContext
+from mvad.model.training.parallel import ProcessGroup
+from mvad.progress import Progress
+
+LEAST_VALIDATION = 10
+"""Normal samples that the validation split must have to be used."""
+
+FOLDER = "scale"
+"""Folder of a run with what was scored so far; removed when the model is written."""
+
+_STREAM = 5
+_SHOWN: tuple[Literal["all", "one"], ...] = ("all", "one")
+_REMEDY = "delete it and run the same mvad train again"
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """The scale of a detector's scores, and what it was estimated from.
+
+    Attributes
+    ----------
+    scale
+        The scale; None where scores are compared as they are.
+    normals
+        What it was estimated from, in words: "23 validation normals".
+    shards
+        SHA-256 of each file of the validation split, if that was used.
+    weights
+        Weight of each modality, where they are added.
+    """
+
+    scale: ScoreScale | None = None
+    normals: str = ""
+    shards: Mapping[str, str] = field(default_factory=dict)
+    weights: Mapping[str, float] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what is recorded with the model; empty where scores are compared as they are."""
+        if self.scale is None:
+            return {}
+        return {"scale": {"normals": self.normals, "shards": dict(self.shards), "weights": dict(self.weights)}}
+
+
+@dataclass
+class Scored:
+    """Raw image scores of normal samples (N, V, M), NaN where a view is missing, and of the same with pseudo anomalies.
+
+    ``pseudo`` has (N, V, M) scores for each kind, NaN also where a view does not show the anomaly.
+    """
+
+    normals: list[Tensor] = field(default_factory=list)
+    pseudo: dict[str, list[Tensor]] = field(default_factory=lambda: {kind: [] for kind in _SHOWN})
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain values."""
+        return {"normals": _plain(self.normals), "pseudo": {kind: _plain(rows) for kind, rows in self.pseudo.items()}}
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Scored:
+        """Restore scores from what ``to_json`` returned."""
+        return cls(_rows(value["normals"]), {kind: _rows(rows) for kind, rows in value["pseudo"].items()})
+
+    def add(self, other: Scored) -> None:
+        """Append the scores of other samples."""
+        self.normals += other.normals
+        for kind, rows in other.pseudo.items():
+            self.pseudo[kind] += rows
+
+
+def fold_count(config: ModelConfig, method: Method, data: ShardSet) -> int:
+    """Return how many detectors are fitted besides the one that is trained: 0 where validation samples serve, or none are needed."""
+    if config.score.scale == "none" or config.score.folds == 1 or _validation(data) is not None:
+        return 0
+    return min(config.score.folds or (4 if method.one_pass else 2), len(data))
+
+
+def calibrate(
+    detector: Detector, fresh: Callable[[], Detector], method: Method, data: ShardSet, run: Path, progress: Progress,
+    ranks: ProcessGroup,
+) -> Calibration:  # fmt: skip
+    """Return the scale of a fitted detector's scores; it is not set.
+
+    The result depends on data and configuration only. A call after an interruption continues: scored folds are kept in the run's
+    folder ``scale``, and fitting of a fold from its last checkpoint there.
+
+    Parameters
+    ----------
+    detector
+        The fitted detector.
+    fresh
+        Returns an unfitted detector of the same configuration.
+    method
+        Declaration of its method.
+    data
+        The training split, with the fields that ``fit`` reads; the validation split of the same packed category is used.
+    run
+        The run's folder.
+    progress
+        Receives the steps.
+    ranks
+        The processes that train together; all of them fit the folds, and rank 0 scores.
+    """
+    config = detector.config
+    if config.score.scale == "none":
+        return Calibration()
+    validation = _validation(data)
+    count, scorer = fold_count(config, method, data), _Scorer(data, config.seed, progress)
+    scored = Scored()
+    if validation is not None:
+        rows = _normal_rows(validation)
+        if ranks.rank == 0:
+            progress.start(f"scale of {run.name}", len(rows))
+            scored = scorer.scores(detector, validation, rows)
+        normals, shards = f"{len(rows)} validation normals", validation.sha256
+    elif count < 2:
+        if ranks.rank == 0:
+            progress.start(f"scale of {run.name}", len(data))
+            scored = scorer.scores(detector, data, range(len(data)))
+        normals, shards = f"{len(data)} training samples, not held out", {}
+    else:
+        for fold in range(count):
+            scored.add(_of_fold(fold, count, fresh, scorer, run, ranks))
+        normals, shards = f"{count} folds of {len(data)} training samples", {}
+    return _calibration(detector, scored, normals, shards, progress)
+
+
+def remove_folds(run: Path) -> None:
+    """Remove the scored folds of a run whose model is written."""
+    shutil.rmtree(run / FOLDER, ignore_errors=True)
+
+
+def part_of(data: ShardSet, rows: Sequence[int]) -> ShardSet:
+    """Return a split with some of its samples only, in the given order."""
+    part = data.select(data.fields)
+    part._places = [data._places[row] for row in rows]
+    part.keys, part.defects = [data.keys[row] for row in rows], [data.defects[row] for row in rows]
+    part._small = {name: values[list(rows)] for name, values in data._small.items()}
+    part._memory = data._from_memory(list(rows)) if data._memory else {}
+    return part
+
+
+def weights_of(scale: ScoreScale, pseudo: Sequence[Tensor]) -> Tensor:
+    """Return the weights (M,) of the modalities, sum 1: in proportion to how well each tells pseudo anomalies from normals.
+
+    For independent features of equal variance the best linear weights are in proportion to the shift (Fisher 1936). The shift
+    is taken from ranks, sqrt(2) times the normal quantile of the AUROC, so that heavy tails do not count. Shifts are drawn
+    towards their mean by the share of their variance that chance explains (about 1 / N each), so that few samples give nearly
+    equal weights, and a modality that sees nothing gets a weight near 0.
+
+    Parameters
+    ----------
+    scale
+        The scale, with equal weights, of N normal samples.
+    pseudo
+        For each kind of pseudo anomaly, the raw image scores (N, V, M) of the same samples; NaN where a view does not show it.
+    """
+    before = scale.of_scores(scale.normals)
+    after = [scale.of_scores(scores.float()) for scores in pseudo]
+    shifts = []
+    for modality in range(before.shape[2]):
+        areas = []
+        for scores in after:
+            negative, positive = (z[:, :, modality][torch.isfinite(z[:, :, modality])] for z in (before, scores))
+            labels = np.arange(len(negative) + len(positive)) >= len(negative)
+            areas.append(auroc(torch.cat([negative, positive]).double().numpy(), labels))
+        area = float(np.clip(np.nanmean(areas), 0.5, 1 - 1 / (2 * len(before) + 2))) if not np.isnan(areas).all() else 0.5
+        shifts.append(2**0.5 * float(torch.special.ndtri(torch.tensor(area, dtype=torch.float64))))
+    shift = torch.tensor(shifts, dtype=torch.float64)
+    if not bool(shift.any()):
+        return torch.full((len(shift),), 1 / len(shift))  # no modality sees them
+    drawn = drawn_together(shift, 1 / len(before))
+    return (drawn / drawn.sum()).float()
+
+
+@dataclass(frozen=True)
+class _Scorer:
+    """Scores normal samples, and the same with pseudo anomalies where there are several modalities to weigh."""
+
+    train: ShardSet
+    seed: int
+    progress: Progress
+
+    def scores(self, detector: Detector, data: ShardSet, rows: Sequence[int]) -> Scored:
+        """Return the raw scores of some samples of a split; those without a view are left out."""
+        scored = Scored()
+        width = self._scan_width(detector)
+        shown = data if width is None else data.select([*detector.spec.modalities, "source"])
+        before, detector.scale = detector.scale, None
+        try:
+            for row in rows:
+                batch = shown.batch([row])
+                self.progress.advance()
+                raw = detector.score(batch).image_scores if bool(batch.present.any()) else None
+                if raw is None:
+                    continue
+                scored.normals.append(_finite(raw[0]))
+                for kind in _SHOWN if raw.shape[2] > 1 else ():
+                    scored.pseudo[kind].append(self._with_anomaly(detector, batch, kind, width))
+        finally:
+            detector.scale = before
+        return scored
+
+    def _with_anomaly(self, detector: Detector, batch: Batch, kind: Literal["all", "one"], width: int | None) -> Tensor:
+        digest = int(files.sha256_bytes(f"{batch.keys[0]} {kind}".encode())[:8], 16)
+        number = int(np.random.SeedSequence([self.seed, _STREAM, digest]).generate_state(1)[0])
+        changed, shows = draw_compact(batch, torch.Generator().manual_seed(number), kind, width)
+        raw = detector.score(changed).image_scores
+        assert raw is not None
+        return _finite(raw[0]).masked_fill(~shows[0].flatten(1).any(dim=1)[:, None], torch.nan)
+
+    def _scan_width(self, detector: Detector) -> int | None:
+        """Return the width of the scans that the views show, or None where one modality needs no weight or it is not known."""
+        if len(detector.spec.modalities) < 2 or "source" not in self.train.stored:
+            return None
+        if detector.spec.scan_width is not None:
+            return detector.spec.scan_width
+        try:
+            return scan_width(self.train)
+        except BadInput:
+            return None
+
+
+def _calibration(
+    detector: Detector, scored: Scored, normals: str, shards: Mapping[str, str], progress: Progress
+) -> Calibration:  # fmt: skip
+    if len(scored.normals) < LEAST_NORMALS:
+        if scored.normals:
+            progress.say(f"{len(scored.normals)} normal samples are too few to standardise scores; raw scores are compared")
+        return Calibration()
+    scale = scale_of(torch.stack(scored.normals))
+    names = detector.spec.modalities
+    if len(names) < 2 or scale.normals.shape[2] < 2 or detector.config.score.modalities == "max":
+        return Calibration(scale, normals, shards)
+    scale = ScoreScale(
+        scale.location, scale.deviation, weights_of(scale, [torch.stack(rows) for rows in scored.pseudo.values()]), scale.normals
+    )
+    weights = {name: round(float(weight), 4) for name, weight in zip(names, scale.weights, strict=True)}
+    progress.say(f"scale from {normals}; weights {', '.join(f'{name} {weight:.2f}' for name, weight in weights.items())}")
+    return Calibration(scale, normals, shards, weights)
+
+
+def _of_fold(
+    fold: int, count: int, fresh: Callable[[], Detector], scorer: _Scorer, run: Path, ranks: ProcessGroup
+) -> Scored:  # fmt: skip
+    """Return the scores of a fold by a detector that is fitted to the other folds, or what was stored of them."""
+    path, data = run / FOLDER / f"fold-{fold}.json", scorer.train
+    if path.exists():
+        return Scored.from_json(files.read_sealed_json(path, "scores of a fold", _REMEDY))
+    rows = range(fold, len(data), count)
+    others = [row for row in range(len(data)) if row % count != fold]
+    detector, progress = fresh(), scorer.progress
+    place = run / FOLDER / f"fold-{fold}"
+    detector.fit(part_of(data, others), FitContext(place, progress, lambda figures: None, ranks))
+    scored = Scored()
+    if ranks.rank == 0:
+        progress.start(f"scale of {run.name}, fold {fold + 1} of {count}", len(rows))
+        scored = scorer.scores(detector, data, rows)
+    ranks.wait()
+    if ranks.rank == 0:
+        files.write_sealed_json(path, scored.to_json())
+    return scored
+
+
+def _validation(data: ShardSet) -> ShardSet | None:
+    """Return the validation split of a training split's category where it has ten normal samples or more."""
+    try:
+        split = ShardSet(data.folder, "validation", threads=data.threads)
+    except BadInput:
+        return None
+    fits = set(data.fields) <= set(split.stored) and len(split.views) == len(data.views)
+    return split.select(data.fields) if fits and len(_normal_rows(split)) >= LEAST_VALIDATION else None
+
+
+def _normal_rows(split: ShardSet) -> list[int]:
+    return [int(row) for row in np.flatnonzero(~split.labels & split._small["present"].astype(bool).any(axis=1))]
+
+
+def _finite(scores: Tensor) -> Tensor:
+    return scores.float().masked_fill(~torch.isfinite(scores), torch.nan)
+
+
+def _plain(rows: Sequence[Tensor]) -> list[Any]:
+    return [[[None if np.isnan(x) else x for x in view] for view in row.tolist()] for row in rows]
+
+
+def _rows(plain: Sequence[Any]) -> list[Tensor]:
+    return [torch.tensor([[float("nan") if x is None else x for x in view] for view in row]) for row in plain]
