@@ -54,8 +54,8 @@ def prepared(what: str, size: int = 256, scan_size: int = 800, views: int = 5) -
     from scans import big_scan, load, real_refs
 
     from mvad.render.clean import clean
+    from mvad.render.fit_rig import extent_of, fit_rig
     from mvad.render.options import CleanOptions, RigOptions, SurfaceOptions
-    from mvad.render.rig import extent_of, fit_rig
     from mvad.render.surface import build_surface
 
     if what == "generated":
@@ -174,10 +174,10 @@ def stages(backend: str, what: str, scans: int) -> dict[str, float]:
     from mvad.render.backends.choose import rasteriser
     from mvad.render.backends.protocol import projected
     from mvad.render.clean import clean
+    from mvad.render.fit_rig import extent_of, fit_rig
     from mvad.render.normals import grid_normals
     from mvad.render.options import RenderOptions
     from mvad.render.render_views import render_views
-    from mvad.render.rig import extent_of, fit_rig
     from mvad.render.scan_to_views import ScanJob, _record
     from mvad.render.surface import build_surface
     from mvad.render.writer import encode_views, write_sample
@@ -250,8 +250,8 @@ def memory(backend: str, scans: int) -> dict[str, float]:
 
     from mvad.datasets.registry import reader_for
     from mvad.datasets.scan import ReadOptions
+    from mvad.render.cameras import fit_cameras
     from mvad.render.options import RenderOptions
-    from mvad.render.rig import fit_rig
     from mvad.render.scan_to_views import ScanJob, measure_scan, render_scan
 
     options = RenderOptions(backend=backend)  # type: ignore[arg-type]
@@ -261,7 +261,7 @@ def memory(backend: str, scans: int) -> dict[str, float]:
         else:
             write_category(Path(folder) / "raw" / "big", 8, 300)
             refs = reader_for("mvtec3d").refs(Path(folder) / "raw", "big", ReadOptions())
-        rig = fit_rig([measure_scan((ref, options, None)) for ref in refs[:4]], options.rig)
+        rig = fit_cameras([measure_scan((ref, options, None)) for ref in refs[:4]], options.rig)
         early = 0.0
         for number in range(scans + 40):
             render_scan(ScanJob(refs[number % len(refs)], options, rig, Path(folder) / "out"))

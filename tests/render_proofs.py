@@ -9,16 +9,17 @@ from mvad.datasets.scan import Scan
 from mvad.render.backends.choose import rasteriser
 from mvad.render.backends.protocol import Rasteriser
 from mvad.render.clean import Cleaned
+from mvad.render.fit_rig import extent_of, fit_rig
 from mvad.render.options import RigOptions, SurfaceOptions
 from mvad.render.render_views import render_views
-from mvad.render.rig import Rig, extent_of, fit_rig
+from mvad.render.rig import Rig
 from mvad.render.surface import Surface, build_surface
 from mvad.render.views import ViewSet
 
 
 def whole(scan: Scan) -> Cleaned:
     nothing = np.zeros_like(scan.valid)
-    return Cleaned(scan.xyz, scan.valid.copy(), nothing, nothing.astype(np.uint8))
+    return Cleaned(scan.xyz, scan.valid.copy(), nothing, nothing.astype(np.uint8), np.array([0.0, 0.0, -1.0, 1.0]))
 
 
 def surface_and_rig(scan: Scan, size: int = 128, views: int = 5) -> tuple[Surface, Rig]:

@@ -20,6 +20,7 @@ from mvad.datasets.scan import ReadOptions
 from mvad.errors import BadInput, MissingComponent
 from mvad.progress import Silent
 from mvad.render.backends.choose import rasteriser
+from mvad.render.cameras import stand_before
 from mvad.render.clean import clean
 from mvad.render.engine import Workers
 from mvad.render.job import Summary, render_category
@@ -94,9 +95,11 @@ def test_decoded_files_are_within_half_a_step_of_what_was_drawn(workspace: Path)
     for ref in reader.refs(workspace / "raw" / "mvtec3d", "gear", ReadOptions())[::5]:
         scan = reader.load(ref)
         surface = build_surface(scan, cleaned := clean(scan, options.clean), options.surface)
-        views = render_views(surface, scan.gt, rig, rasteriser("cpu"))
+        before, pose = stand_before(rig, scan, cleaned, options.rig)
+        views = render_views(surface, scan.gt, before, rasteriser("cpu"))
         record = read_record(folder / ref.split / ref.defect / ref.id)
         sample = read_sample(folder / ref.split / ref.defect / ref.id, record)
+        assert np.array_equal(record["pose"], pose.matrix)
         assert record["depth"]["step_m"] == pytest.approx((rig.far_m - rig.near_m) / 65534)
         assert record["depth"]["step_m"] < 5e-6
         seen = views.source >= 0

@@ -17,9 +17,10 @@ from mvad.errors import MissingComponent
 from mvad.render.backends.choose import rasteriser
 from mvad.render.backends.protocol import Rasteriser
 from mvad.render.clean import clean
+from mvad.render.fit_rig import extent_of, fit_rig
 from mvad.render.options import CleanOptions, RenderOptions, RigOptions, SurfaceOptions
 from mvad.render.render_views import render_views
-from mvad.render.rig import Rig, extent_of, fit_rig
+from mvad.render.rig import Rig
 from mvad.render.scan_to_views import ScanJob, render_scan
 from mvad.render.surface import Surface, build_surface
 

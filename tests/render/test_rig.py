@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 
 from mvad.errors import BadInput
 from mvad.render.clean import clean
+from mvad.render.fit_rig import Extent, extent_of, fit_rig
 from mvad.render.options import CleanOptions, RigOptions
-from mvad.render.rig import Extent, Rig, extent_of, fit_rig
+from mvad.render.rig import Rig
 
 
 def extents(seed: int, count: int = 7) -> list[Extent]:

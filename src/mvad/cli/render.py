@@ -27,8 +27,12 @@ def render(  # more than 60 lines: one parameter per option
     size: Annotated[int | None, typer.Option(min=64, max=1024, help="Side of a view in pixels (256).")] = None,
     tilt: Annotated[float | None, typer.Option(min=0, max=80, help="Tilt of views 1 to V-1, degrees (30).")] = None,
     light: Annotated[int | None, typer.Option(min=0, max=5, help="Eyecandies image number (4).")] = None,
+    frame: Annotated[
+        str | None, typer.Option(help="object (cameras turn with each object) or sensor (they stand still); object.")
+    ] = None,
     center: Annotated[
-        str | None, typer.Option(help="category (one fixed rig) or scan (the rig is shifted to each object).")
+        str | None,
+        typer.Option(help="With --frame sensor: category (one fixed rig) or scan (the rig is shifted to each object)."),
     ] = None,
     rig: Annotated[Path | None, typer.Option("--rig", help="TOML file that defines the cameras; see docs/rigs.md.")] = None,
     backend: Annotated[str | None, typer.Option(help="auto, cpu or egl.")] = None,
@@ -44,7 +48,7 @@ def render(  # more than 60 lines: one parameter per option
 ) -> None:
     """Render scans to views of RGB, depth, normals, masks and source maps. Repeat the command to continue."""
     from mvad.cli.console import Bars
-    from mvad.cli.tables import audit_tables, invisible_lines
+    from mvad.cli.tables import audit_tables, invisible_lines, pose_lines, pose_table
     from mvad.datasets.registry import find_categories, reader_for
     from mvad.datasets.scan import SPLITS
     from mvad.errors import BadInput, PartlyDone
@@ -55,12 +59,14 @@ def render(  # more than 60 lines: one parameter per option
     from mvad.settings import resolve
 
     named = {
-        "rig.views": views, "rig.size": size, "rig.tilt_deg": tilt, "rig.center": center, "light": light, "backend": backend,
+        "rig.views": views, "rig.size": size, "rig.tilt_deg": tilt, "rig.frame": frame, "rig.center": center, "light": light, "backend": backend,
         "device": device,
     }  # fmt: skip
     options, _ = resolve(RenderOptions, layers_of(config, named, sets))
     if rig is not None and (views, size, tilt) != (None, None, None):
         raise BadInput("--rig defines views, size and tilt; leave out --views, --size and --tilt")
+    if rig is not None and frame == "object":
+        raise BadInput("--rig defines cameras in the sensor's frame; leave out --frame object")
     cameras = Rig.from_toml(rig) if rig is not None else None
     splits = split or ["train", "validation", "test"]
     unknown = [name for name in splits if name not in SPLITS]
@@ -75,14 +81,14 @@ def render(  # more than 60 lines: one parameter per option
             if name not in reader.known_categories:
                 bars.say(f"notice: {name} is not a published category of {dataset}; it is rendered nevertheless")
         renders, workers = Workspace(workspace).renders, Workers(jobs, threads, scheduler, recycle)
-        audits = {}
+        audits, poses = {}, {}
         for done in render_categories(dataset, names, folder, renders, options, splits, workers, overwrite, bars, cameras):
             failed += done.failed
-            audits[done.category] = done.audit
+            audits[done.category], poses[done.category] = done.audit, done.poses
             bars.say(f"{done.folder}: {done.rendered} rendered, {done.skipped} were there, {done.failed} failed")
-            for line in invisible_lines(done.audit):
+            for line in [*pose_lines(done.poses), *invisible_lines(done.audit)]:
                 bars.say(line)
-        for table in audit_tables(audits):
+        for table in [*audit_tables(audits), *pose_table(poses)]:
             bars.show(table)
     if failed:
         raise PartlyDone(f"{failed} scans failed; failed.jsonl in each category's folder has the list and the reasons")

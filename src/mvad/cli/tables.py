@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from mvad.model.explain import Explanation
     from mvad.model.paper.rows import MissingRow, Row
 
+_NAMED = 12
 _SHARES = (("seen_any", "seen"), ("no_point", "missing"), ("removed", "removed"), ("unseen", "hidden"))
 
 
@@ -193,6 +194,38 @@ def audit_tables(audits: Mapping[str, Mapping[str, Any]]) -> list[Table]:
         shares = [audit[name] / audit["total"] for name, _ in _SHARES] + [view["seen"] for view in audit["views"]]
         seen.add_row(category, str(audit["samples_with_defect"]), *_percent(shares))
     return [table for table in (removed, seen) if table.row_count]
+
+
+def pose_table(categories: Mapping[str, Mapping[str, Any]]) -> list[Table]:
+    """Return a table of how the objects lay, one row for each stable pose; empty where all cameras stand in the sensor's frame."""
+    table = _table("How the objects lay: stable poses, and how exactly their turns are known", "category")
+    for name in ("pose", "n", "template of", "turn", "spread", "fit, median", "least"):
+        table.add_column(name, justify="right", no_wrap=name != "turn", overflow="fold")
+    for category, summary in categories.items():
+        for pose in summary.get("poses", ()):
+            mirrored = "" if pose["mirror_of"] is None else f" (mirror image of {pose['mirror_of']})"
+            turn = {0: "none", 1: "any"}.get(pose["order"], f"up to 1/{pose['order']} of a full turn")
+            spread = "" if pose["spread_deg"] is None else f"{pose['spread_deg']:.2f} deg"
+            fit = ["", ""] if summary["fit"] is None else [f"{100 * summary['fit'][1]:.1f}", f"{100 * summary['fit'][0]:.1f}"]
+            template = f"{pose['training_scans']} scans" if pose["training_scans"] else "none"
+            table.add_row(category, f"{pose['number']}{mirrored}", str(pose["samples"]), template, turn, spread, *fit)
+    return [table] if table.row_count else []
+
+
+def pose_lines(summary: Mapping[str, Any]) -> list[str]:
+    """Return lines on what is unusual about a category's poses: no template, scans that fit none, objects that are cut off."""
+    lines = [f"notice: {summary['note']}"] if summary.get("note") else []
+    if summary.get("unfit"):
+        lines.append(f"notice: fits no stable pose well: {_listed(summary['unfit'])}")
+    if summary.get("cut"):
+        cut = [f"{key} (view {', '.join(map(str, views))})" for key, views in summary["cut"].items()]
+        lines.append(f"notice: reaches beyond the picture: {_listed(cut)}")
+    return lines
+
+
+def _listed(names: Sequence[str]) -> str:
+    shown = ", ".join(names[:_NAMED])
+    return shown if len(names) <= _NAMED else f"{shown} and {len(names) - _NAMED} more (manifest.json has all)"
 
 
 def _percent(shares: Sequence[float]) -> list[str]:

@@ -21,7 +21,6 @@ from mvad.datasets.shards.loader import Batch, ShardSet
 from mvad.errors import BadInput
 from mvad.model.config import ModelConfig
 from mvad.model.detector import Detector
-from mvad.model.input_spec import scan_width
 from mvad.model.method import Method
 from mvad.model.metrics.auroc import auroc
 from mvad.model.score_scale import LEAST_NORMALS, ScoreScale, drawn_together, scale_of
@@ -242,10 +241,8 @@ class _Scorer:
             return None
         if detector.spec.scan_width is not None:
             return detector.spec.scan_width
-        try:
-            return scan_width(self.train)
-        except BadInput:
-            return None
+        widths = set() if self.train.scan_sizes is None else {int(width) for width in self.train.scan_sizes[:, 1]}
+        return widths.pop() if len(widths) == 1 else None
 
 
 def _calibration(

@@ -13,12 +13,12 @@ from mvad.datasets.shards.pack import PackOptions, pack_realiad, pack_renders
 from mvad.errors import BadInput
 from mvad.progress import Progress
 from mvad.render.backends.choose import rasteriser, resolve_backend
-from mvad.render.clean import clean
+from mvad.render.cameras import fit_cameras
 from mvad.render.engine import Workers
 from mvad.render.job import Summary, render_category
 from mvad.render.options import RenderOptions
-from mvad.render.rig import Rig, extent_of, fit_rig
-from mvad.render.scan_to_views import views_of_scan
+from mvad.render.rig import Rig
+from mvad.render.scan_to_views import measured_scan, views_of_scan
 from mvad.render.views import ViewSet
 
 
@@ -29,8 +29,8 @@ def render_scan(scan: Scan | str | Path, rig: Rig | None, options: RenderOptions
     if not isinstance(scan, Scan):
         scan = _read(Path(scan))
     if rig is None:
-        rig = fit_rig([extent_of(clean(scan, options.clean))], options.rig)
-    return views_of_scan(scan, options, rig)[0]
+        rig = fit_cameras([measured_scan(scan, options)], options.rig)
+    return views_of_scan(scan, options, rig).views
 
 
 def _read(xyz: Path) -> Scan:

@@ -22,7 +22,7 @@ from mvad.pipeline.workspace import Workspace
 from mvad.render.job import recorded_cameras
 from mvad.render.options import RenderOptions
 from mvad.render.rig import Rig
-from mvad.render.scan_to_views import views_of, views_of_scan
+from mvad.render.scan_to_views import RenderedScan, views_of, views_of_scan
 
 
 def samples_of(
@@ -78,9 +78,7 @@ def batch_of_scan(scan: Scan, run: RunFolder, workspace: Workspace) -> Batch:
         If the workspace has no renders of the category, or the scan shows no object.
     """
     options, rig = recorded_cameras(category_folder(workspace.renders, run.record.dataset, run.record.category))
-    views, used = views_of_scan(scan, options, rig)
-    coding = used.depth_coding
-    return batch_of(seen_sample("scan", views.rgb, views.depth, views.normal, views.source, coding), coding)
+    return batch_of(*_seen("scan", views_of_scan(scan, options, rig)))
 
 
 def _of_shard(path: Path, trusted: bool = False) -> Iterator[NewSample]:
@@ -112,9 +110,17 @@ def _of_scans(source: Path, run: RunFolder, workspace: Workspace, light: int | N
 
 
 def _rendered(ref: ScanRef, options: RenderOptions, rig: Rig) -> tuple[Sample, DepthCoding]:
-    views, used = views_of(ref, options, rig)
-    coding = used.depth_coding
-    return seen_sample(ref.key, views.rgb, views.depth, views.normal, views.source, coding), coding
+    return _seen(ref.key, views_of(ref, options, rig))
+
+
+def _seen(key: str, done: RenderedScan) -> tuple[Sample, DepthCoding]:
+    """Return a scan that was rendered on the fly as the sample that packing it would give, and the coding of its depth."""
+    views, pose, coding = done.views, done.pose, done.rig.depth_coding
+    height, width = done.scan.valid.shape
+    sample = seen_sample(
+        key, views.rgb, views.depth, views.normal, views.source, coding, pose.matrix, pose.number, (height, width)
+    )
+    return sample, coding
 
 
 def _hash_of(paths: dict[str, Path]) -> str:

@@ -35,6 +35,9 @@ _MIN_PLANE_POINTS = 50
 _RANSAC_POINTS = 3000
 _RANSAC_ROUNDS = 300
 _FIT_POINTS = 8000
+_PLANE_ROUNDS = 30
+_PLANE_DIGITS = 9
+"""Decimals of a support's normal and offset, so that processors that round differently agree."""
 _BEHIND_WEIGHT = 10
 """Penalty for a share of points behind a candidate support plane, relative to the reward for a share of points on it."""
 
@@ -56,12 +59,15 @@ class Cleaned:
         (H, W) bool, points that the sensor did not return and that were interpolated.
     removed_as
         (H, W) uint8, 1 + index into ``BACKGROUND`` for removed valid points, 0 elsewhere.
+    plane
+        (4,) float64, the support: its unit normal n towards the sensor, and d, so that n.p + d is a point's height, metres.
     """
 
     xyz: NDArray[np.float32]
     keep: NDArray[np.bool_]
     filled: NDArray[np.bool_]
     removed_as: NDArray[np.uint8]
+    plane: NDArray[np.float64]
 
     @property
     def removed(self) -> NDArray[np.bool_]:
@@ -81,12 +87,12 @@ def clean(scan: Scan, options: CleanOptions) -> Cleaned:
         If no object remains.
     """
     has_known_scene = scan.pose_camera_to_world is not None
-    above, removed_as = _object_in_scene(scan, options) if has_known_scene else _object_on_plane(scan, options)
+    above, removed_as, plane = _object_in_scene(scan, options) if has_known_scene else _object_on_plane(scan, options)
     if not above.any():
         raise BadInput("nothing is left above the support plane; is this a scan of an object?")
     xyz, filled = _fill(scan, above, options)
     removed_as[above] = 0
-    return Cleaned(xyz, above | filled, filled, removed_as)
+    return Cleaned(xyz, above | filled, filled, removed_as, np.round(plane, _PLANE_DIGITS))
 
 
 def support_plane(scan: Scan, options: CleanOptions) -> tuple[NDArray[np.float64], float]:
@@ -95,7 +101,8 @@ def support_plane(scan: Scan, options: CleanOptions) -> tuple[NDArray[np.float64
     RANSAC (open3d, seeded) runs on bands along the image's border and on the whole scan. Each plane's score is the share of
     the widest band's points on it, minus ten times the share of points behind it: nothing lies behind a support, so the
     surface of an object that touches the image's border is not chosen. The best plane is refined by least squares over the
-    points on it.
+    points on it until they stay the same, so that it does not depend on which of two equally good planes was drawn: open3d counts
+    in parallel, and the first to finish wins.
 
     Raises
     ------
@@ -127,8 +134,12 @@ def support_plane(scan: Scan, options: CleanOptions) -> tuple[NDArray[np.float64
     if not planes:
         raise BadInput("the scan's points lie on one line and define no plane; is this a scan of an object on a support?")
     normal, offset = max(planes, key=score)
-    for _ in range(2):
-        near = every[np.abs(every @ normal + offset) < distance]
+    near_before = np.zeros(len(every), dtype=np.bool_)
+    for _ in range(_PLANE_ROUNDS):
+        is_near = np.abs(every @ normal + offset) < distance
+        if np.array_equal(is_near, near_before):
+            break
+        near, near_before = every[is_near], is_near
         centre = near.mean(axis=0)
         normal = np.linalg.svd(np.cov((near - centre).T))[0][:, 2]
         normal *= -np.sign(normal[2]) or 1.0
@@ -163,9 +174,10 @@ def _ransac(points: NDArray[np.float64], distance: float, seed: int) -> tuple[ND
     return plane[:3], float(plane[3])
 
 
-def _object_on_plane(scan: Scan, options: CleanOptions) -> tuple[NDArray[np.bool_], NDArray[np.uint8]]:
-    """Return the object (H, W) bool and, as in ``Cleaned.removed_as``, the part of the background of all other points."""
+def _object_on_plane(scan: Scan, options: CleanOptions) -> tuple[NDArray[np.bool_], NDArray[np.uint8], NDArray[np.float64]]:
+    """Return the object (H, W) bool, the part of the background of all other points, and the support, as in ``Cleaned``."""
     normal, offset = support_plane(scan, options)
+    plane = np.array([*normal, offset])
     height = heights_above(scan.xyz, scan.valid, normal, offset)
     above = height > options.plane_margin_mm / 1000
     removed_as = np.where(scan.valid, np.where(above, np.uint8(_FRAGMENTS), np.uint8(_SUPPORT)), np.uint8(0))
@@ -174,7 +186,7 @@ def _object_on_plane(scan: Scan, options: CleanOptions) -> tuple[NDArray[np.bool
     tall = peaks > options.piece_height_mm / 1000
     tall[0] = False
     if not tall.any():
-        return np.zeros_like(above), removed_as
+        return np.zeros_like(above), removed_as, plane
     largest = int(np.argmax(np.where(tall, sizes, 0)))
     centre = boxes[largest].mean(axis=0)
     reach = options.piece_reach * radius_of(labels, largest, scan.xyz, centre)
@@ -196,11 +208,11 @@ def _object_on_plane(scan: Scan, options: CleanOptions) -> tuple[NDArray[np.bool
     sizes, _, centres, _ = measure_pieces(labels, count, height, scan.xyz)
     kept = belongs(sizes, centres) & (step_shares(labels, count, height, options.low_step_mm / 1000) >= options.low_step_share)
     kept[0] = False
-    return object_ | kept[labels], removed_as
+    return object_ | kept[labels], removed_as, plane
 
 
-def _object_in_scene(scan: Scan, options: CleanOptions) -> tuple[NDArray[np.bool_], NDArray[np.uint8]]:
-    """Return the object (H, W) bool and, as in ``Cleaned.removed_as``, the part of the background of all other points."""
+def _object_in_scene(scan: Scan, options: CleanOptions) -> tuple[NDArray[np.bool_], NDArray[np.uint8], NDArray[np.float64]]:
+    """Return the object (H, W) bool, the part of the background of all other points, and the floor, as in ``Cleaned``."""
     pose = scan.pose_camera_to_world
     assert pose is not None
     world = scan.xyz.astype(np.float64) @ pose[:3, :3].T + pose[:3, 3]
@@ -213,7 +225,7 @@ def _object_in_scene(scan: Scan, options: CleanOptions) -> tuple[NDArray[np.bool
     sizes = np.bincount(labels.ravel(), minlength=count + 1)
     kept = sizes >= max(4, options.piece_share * sizes[1:].max(initial=0))
     kept[0] = False
-    return np.asarray(kept[labels]), removed_as
+    return np.asarray(kept[labels]), removed_as, np.array([*pose[2, :3], pose[2, 3]])
 
 
 def _enclosed(object_: NDArray[np.bool_]) -> NDArray[np.bool_]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +17,11 @@ from mvad.errors import BadInput, MvadError
 from mvad.progress import Progress
 from mvad.render.audit import summarise
 from mvad.render.backends.choose import rasteriser, resolve_backend
+from mvad.render.cameras import fit_cameras
 from mvad.render.engine import Run, Workers, started
 from mvad.render.options import RenderOptions
-from mvad.render.rig import Rig, fit_rig
+from mvad.render.pose_summary import summarise_poses
+from mvad.render.rig import Rig
 from mvad.render.scan_to_views import ScanJob, measure_scan, render_scan
 from mvad.settings import flatten, resolve
 
@@ -40,6 +42,8 @@ class Summary:
         Folder of its renders.
     audit
         Visibility of its ground truth; see ``audit.summarise``.
+    poses
+        How its objects lay, and what was cut off; see ``pose_summary.summarise_poses``.
     """
 
     category: str
@@ -48,6 +52,7 @@ class Summary:
     failed: int
     folder: Path
     audit: dict[str, Any]
+    poses: dict[str, Any] = field(default_factory=dict)
 
 
 def render_category(
@@ -156,7 +161,7 @@ def _one_category(
         manifest = _write_manifest(folder, facts, failures)
     rendered = sum(ref.key not in failures for ref in todo)
     skipped = len(wanted) - len({ref.key for ref in todo} | {ref.key for ref in wanted if ref.key in failures})
-    return Summary(facts["category"], rendered, skipped, len(failures), folder, manifest["audit"])
+    return Summary(facts["category"], rendered, skipped, len(failures), folder, manifest["audit"], manifest["poses"])
 
 
 def recorded_cameras(folder: Path) -> tuple[RenderOptions, Rig]:
@@ -203,19 +208,19 @@ def _fit(
     training = sorted(ref for ref in refs if ref.split == "train")
     step = max(1, len(training) / max(options.rig.measured, 1)) if options.rig.measured else 1
     chosen = [training[int(k * step)] for k in range(int(len(training) / step))]
-    extents = {}
+    measured = {}
     progress.start(f"measure {refs[0].category}", len(chosen))
     reader = reader_for(chosen[0].dataset) if chosen else None
     for (ref, _, _), result in run(measure_scan, [(ref, options, reader) for ref in chosen]):
         if isinstance(result, Exception):
             failures[ref.key] = _reason(result)
         else:
-            extents[ref.key] = result
+            measured[ref.key] = result
         progress.advance()
-    rig = fit_rig([extents[key] for key in sorted(extents)], options.rig)
+    rig = fit_cameras([measured[key] for key in sorted(measured)], options.rig)
     files.write_sealed_json(
         folder / RIG,
-        {"config": flatten(options.recorded()), "rig": rig.to_json(), "training_scans": sorted(extents)},
+        {"config": flatten(options.recorded()), "rig": rig.to_json(), "training_scans": sorted(measured)},
     )
     return rig
 
@@ -263,7 +268,7 @@ def _reason(error: Exception) -> str:
 
 def _write_manifest(folder: Path, facts: dict[str, Any], failures: dict[str, str]) -> dict[str, Any]:
     """Write manifest and audit as the sorted union of the records, and the list of failures."""
-    samples, audits, points = [], {}, {}
+    samples, audits, points, records = [], {}, {}, {}
     for path in sorted(folder.glob(f"*/*/*/{RECORD}")):
         if ".part-" in str(path.relative_to(folder)):
             continue
@@ -271,11 +276,16 @@ def _write_manifest(folder: Path, facts: dict[str, Any], failures: dict[str, str
         samples.append(
             {name: record[name] for name in ("key", "split", "defect", "id")} | {"record_sha256": files.sha256_file(path)}
         )
-        audits[record["key"]], points[record["key"]] = record["audit"], record["points"]
+        audits[record["key"]], points[record["key"]], records[record["key"]] = record["audit"], record["points"], record
     samples.sort(key=lambda sample: str(sample["key"]))
     recorded = files.read_sealed_json(folder / RIG, "a rig", _AGAIN) if (folder / RIG).exists() else {}
-    rig, from_scans = recorded.get("rig"), bool(recorded.get("training_scans"))
-    manifest = facts | {"rig": rig, "rig_from_scans": from_scans, "samples": samples, "audit": summarise(audits, points)}
+    cameras = dict(recorded.get("rig") or {})
+    poses = summarise_poses(records, Rig.from_json(cameras) if cameras else None)
+    cameras.pop("frame", None)  # the templates stand in rig.json alone
+    manifest = facts | {
+        "rig": cameras or None, "rig_from_scans": bool(recorded.get("training_scans")), "samples": samples,
+        "audit": summarise(audits, points), "poses": poses,
+    }  # fmt: skip
     files.write_sealed_json(folder / AUDIT, {"summary": manifest["audit"], "samples": audits})
     if failures:
         files.write_lines(folder / FAILED, [{"key": key, "reason": reason} for key, reason in sorted(failures.items())])

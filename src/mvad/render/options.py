@@ -78,13 +78,34 @@ class RigOptions:
         30.0, "Tilt of views 1 to V - 1 in degrees. At larger angles a scan taken from one side shows mostly holes."
     )
     size: int = key(256, "Side of a view in pixels.")
+    frame: Literal["object", "sensor"] = key(
+        "object",
+        "Where the cameras stand. object: around the object as it lies, turned with it, so that every part is seen in the same "
+        "pose; sensor: around the sensor's axis, however the part lies.",
+    )
+    axis: Literal["auto", "support", "sensor"] = key(
+        "auto",
+        "In the object's frame, what view 0 looks along. support: the support's normal; sensor: the sensor's axis, which hides "
+        "nothing that was scanned, but turns a part about a slanted axis; auto: sensor where the two are within 3 degrees.",
+    )
+    mirror: Literal["auto", "never"] = key(
+        "auto",
+        "In the object's frame, what becomes of poses that are mirror images of one another, as of a cane that hooks left or "
+        "right. auto: one is drawn mirrored, if marks on the parts (lettering, say) do not speak against it; never: each pose "
+        "is one of its own.",
+    )
     center: Literal["category", "scan"] = key(
         "category",
-        "category: one set of cameras around the median centre of the category; scan: shifted to the centre of each scan.",
+        "In the sensor's frame: category: one set of cameras around the median centre of the category; scan: shifted to the "
+        "centre of each scan. In the object's frame every object's centre is the cameras'.",
     )
-    measured: int = key(100, "Number of training scans that the rig is fitted to, evenly spread over their keys; 0 uses all.")
+    measured: int = key(
+        100, "Number of training scans that the rig is fitted to, evenly spread over their keys; 0 uses all.", least=0
+    )
     reach_quantile: float = key(
-        0.98, "Quantile, over the training scans, of the object's extent from a view's centre; the field of view fits it."
+        0.98,
+        "In the sensor's frame: quantile, over the training scans, of the object's extent from a view's centre; the field of view "
+        "fits it. In the object's frame it fits them all.",
     )
     margin: float = key(1.06, "Factor by which the field of view is larger than that extent.")
 

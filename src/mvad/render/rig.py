@@ -1,10 +1,9 @@
-"""The cameras: one rig per category, from order-independent statistics of its training scans."""
+"""The cameras of a category."""
 
 from __future__ import annotations
 
 import hashlib
 import tomllib
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,12 +11,10 @@ from typing import Any
 import numpy as np
 from numba import njit
 from numpy.typing import NDArray
-from scipy.spatial.transform import Rotation
 
 from mvad.datasets.renders.coding import DepthCoding
 from mvad.errors import BadInput
-from mvad.render.clean import Cleaned
-from mvad.render.options import RigOptions
+from mvad.render.frame.object_frame import ObjectFrame, ObjectPose
 
 MIN_SIZE, MAX_SIZE = 16, 4096
 """Least and greatest side of a view in pixels."""
@@ -25,12 +22,12 @@ MIN_SIZE, MAX_SIZE = 16, 4096
 
 @dataclass(frozen=True)
 class Rig:
-    """V pinhole cameras around one centre.
+    """V pinhole cameras around one centre, in the object's frame or in the sensor's camera frame.
 
     Attributes
     ----------
     poses
-        (V, 4, 4) float64, camera to the sensor's camera frame; x right, y down, z forward.
+        (V, 4, 4) float64, camera to the rig's frame; x right, y down, z forward.
     intrinsics
         (V, 3, 3) float64, pixels; a pixel's centre lies at +0.5.
     size
@@ -38,9 +35,11 @@ class Rig:
     near_m, far_m
         Depths between which the object lies, metres.
     center
-        (3,) float64, the point that the cameras are placed around, metres, sensor's camera frame.
+        (3,) float64, the point that the cameras are placed around, metres.
     radius_m
         Greatest distance of the object's outline from the center, metres; 0 takes half the range from near to far.
+    frame
+        The object's frame, in which the cameras stand; None: they stand in the sensor's camera frame.
     """
 
     poses: NDArray[np.float64]
@@ -50,6 +49,7 @@ class Rig:
     far_m: float
     center: NDArray[np.float64]
     radius_m: float = 0.0
+    frame: ObjectFrame | None = None
 
     def __post_init__(self) -> None:
         if self.radius_m == 0:
@@ -60,6 +60,24 @@ class Rig:
         poses = self.poses.copy()
         poses[:, :3, 3] += center - self.center
         return replace(self, poses=poses, center=np.asarray(center, dtype=np.float64))
+
+    def before(self, pose: ObjectPose) -> Rig:
+        """Return the cameras in the sensor's camera frame, before an object in this pose.
+
+        Of a mirrored object the cameras stand mirrored as well. A mirrored camera would see a mirrored picture; these see the
+        plain one, which ``ViewSet.mirrored`` turns into it.
+        """
+        to_sensor = np.linalg.inv(pose.matrix)
+        poses, intrinsics = to_sensor @ self.poses, self.intrinsics.copy()
+        if pose.mirrored:
+            poses[:, :3, 0] *= -1
+            intrinsics[:, 0, 2] = self.size - intrinsics[:, 0, 2]
+        center = to_sensor[:3, :3] @ self.center + to_sensor[:3, 3]
+        return replace(self, poses=poses, intrinsics=intrinsics, center=center, frame=None)
+
+    def cut(self, points: NDArray[np.float32]) -> list[int]:
+        """Return the views that points (N, 3) of an object, metres, in the frame in which the cameras stand, reach beyond."""
+        return [int(view) for view in np.flatnonzero(_beyond(points, self.poses, self.intrinsics, float(self.size)))]
 
     @property
     def views(self) -> int:
@@ -73,7 +91,8 @@ class Rig:
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values from which ``from_json`` makes an equal rig."""
-        return {
+        frame = {} if self.frame is None else {"frame": self.frame.to_json()}
+        return frame | {
             "poses": self.poses.tolist(),
             "intrinsics": self.intrinsics.tolist(),
             "size": self.size,
@@ -96,7 +115,8 @@ class Rig:
             poses, intrinsics = np.array(value["poses"], float), np.array(value["intrinsics"], float)
             center = np.array(value["center"], float)
             near, far, radius = (float(value.get(name, 0)) for name in ("near_m", "far_m", "radius_m"))
-            rig = Rig(poses, intrinsics, int(value["size"]), near, far, center, radius)
+            frame = ObjectFrame.from_json(value["frame"]) if "frame" in value else None
+            rig = Rig(poses, intrinsics, int(value["size"]), near, far, center, radius, frame)
             rig.check()
         except (KeyError, TypeError, ValueError) as error:
             raise BadInput(f"rig: expected poses, intrinsics, size, near_m, far_m, center ({error})") from error
@@ -145,7 +165,9 @@ class Rig:
         v = len(self.poses)
         if self.poses.shape != (v, 4, 4) or self.intrinsics.shape != (v, 3, 3) or self.center.shape != (3,) or v == 0:
             raise ValueError(f"poses {self.poses.shape}, intrinsics {self.intrinsics.shape}, center {self.center.shape}")
-        numbers = np.concatenate([self.poses.ravel(), self.intrinsics.ravel(), self.center, [self.near_m, self.far_m, self.radius_m]])
+        numbers = np.concatenate(
+            [self.poses.ravel(), self.intrinsics.ravel(), self.center, [self.near_m, self.far_m, self.radius_m]]
+        )
         if not np.isfinite(numbers).all():
             raise ValueError("a number is not finite")
         rotation = self.poses[:, :3, :3]
@@ -163,87 +185,23 @@ class Rig:
         """SHA-256 of everything in the rig that determines the rendered images."""
         lengths = [self.size, self.near_m, self.far_m, self.radius_m]
         numbers = np.concatenate([self.poses.ravel(), self.intrinsics.ravel(), lengths, self.center])
-        return hashlib.sha256(numbers.astype("<f8").tobytes()).hexdigest()
+        frame = b"" if self.frame is None else self.frame.sha256.encode()
+        return hashlib.sha256(numbers.astype("<f8").tobytes() + frame).hexdigest()
 
 
-@dataclass(frozen=True)
-class Extent:
-    """Position and outline of one scan's object, metres, sensor's camera frame.
-
-    Attributes
-    ----------
-    centre
-        (3,) float64, the middle of its bounding box.
-    outline
-        (K, 3) float64, its farthest points in K directions.
-    """
-
-    centre: NDArray[np.float64]
-    outline: NDArray[np.float64]
-
-
-def extent_of(cleaned: Cleaned) -> Extent:
-    """Measure a cleaned scan; the bounding box is made of quantiles, so that stray points do not move it."""
-    points = np.ascontiguousarray(cleaned.xyz[cleaned.keep])
-    ranks = (int(0.005 * (len(points) - 1)), int(0.995 * (len(points) - 1)))
-    middle = [np.partition(points[:, axis], ranks)[list(ranks)].mean(dtype=np.float64) for axis in range(3)]
-    directions = Rotation.from_euler(
-        "zy", np.stack(np.meshgrid(np.arange(8) * 45, [-60, -30, 0, 30, 60]), -1).reshape(-1, 2), degrees=True
-    )
-    return Extent(np.array(middle), points[_farthest(points, directions.apply([1.0, 0.0, 0.0]))].astype(np.float64))
-
-
-@njit(nogil=True, cache=True)
-def _farthest(points, directions):  # type: ignore[no-untyped-def]  # numba infers the types
-    """Return, for each direction (K, 3), the index of the point (N, 3) farthest along it: (K,) int64."""
-    farthest = np.zeros(len(directions), dtype=np.int64)
-    for k in range(len(directions)):
-        x, y, z = directions[k, 0], directions[k, 1], directions[k, 2]
-        reached = -np.inf
+@njit(nogil=True, cache=True, error_model="numpy")
+def _beyond(points, poses, intrinsics, size):  # type: ignore[no-untyped-def]  # numba infers the types
+    """Return which views (V,) bool a point (N, 3) lies beyond."""
+    beyond = np.zeros(len(poses), dtype=np.bool_)
+    for v in range(len(poses)):
         for i in range(len(points)):
-            along = x * points[i, 0] + y * points[i, 1] + z * points[i, 2]
-            if along > reached:
-                reached, farthest[k] = along, i
-    return farthest
-
-
-def fit_rig(extents: Sequence[Extent], options: RigOptions) -> Rig:
-    """Place the cameras around the median centre, with a field of view that fits a high quantile of the objects, and a margin.
-
-    View 0 looks along the sensor's optical axis at the centre, from the sensor's distance; views 1 to V-1 are rotated about
-    the centre by ``tilt_deg`` at equal azimuths. With ``center = scan`` the rig is fitted to the
-    objects as if each lay at the median centre, and ``Rig.moved_to`` moves it to each of them.
-
-    Raises
-    ------
-    BadInput
-        If there is no training scan.
-    """
-    if not extents:
-        raise BadInput("a rig is fitted to training scans, and there is none; render the train split as well")
-    centre = np.median([extent.centre for extent in extents], axis=0)
-    if options.center == "scan":
-        extents = [Extent(centre, extent.outline + centre - extent.centre) for extent in extents]
-    radii = [np.linalg.norm(extent.outline - centre, axis=1).max() for extent in extents]
-    radius = float(np.quantile(radii, options.reach_quantile)) * options.margin
-    distance = max(float(np.linalg.norm(centre)), 2 * radius)
-    rotations = [np.eye(3)]
-    for k in range(options.views - 1):
-        azimuth = 2 * np.pi * k / (options.views - 1)
-        axis = np.array([np.sin(azimuth), np.cos(azimuth), 0.0])
-        rotations.append(Rotation.from_rotvec(np.radians(options.tilt_deg) * axis).as_matrix())
-    poses = np.tile(np.eye(4), (options.views, 1, 1))
-    poses[:, :3, :3] = rotations
-    poses[:, :3, 3] = centre - distance * poses[:, :3, 2]
-    reach = float(np.quantile([_reach(extent, poses) for extent in extents], options.reach_quantile))
-    middle = options.size / 2
-    focal = middle / (reach * options.margin)
-    intrinsics = np.tile(np.array([[focal, 0, middle], [0, focal, middle], [0, 0, 1]]), (options.views, 1, 1))
-    near = max(distance - 1.5 * radius, 0.01 * distance)
-    return Rig(poses, intrinsics, options.size, near, distance + 1.5 * radius, centre, radius)
-
-
-def _reach(extent: Extent, poses: NDArray[np.float64]) -> float:
-    """Return the largest |x/z| or |y/z| of an object's outline over all views: the tangent of half the field of view."""
-    points = np.einsum("vki,vnk->vni", poses[:, :3, :3], extent.outline - poses[:, None, :3, 3])
-    return float(np.abs(points[..., :2] / points[..., 2:]).max())
+            x, y, z = points[i, 0] - poses[v, 0, 3], points[i, 1] - poses[v, 1, 3], points[i, 2] - poses[v, 2, 3]
+            depth = poses[v, 0, 2] * x + poses[v, 1, 2] * y + poses[v, 2, 2] * z
+            across = poses[v, 0, 0] * x + poses[v, 1, 0] * y + poses[v, 2, 0] * z
+            down = poses[v, 0, 1] * x + poses[v, 1, 1] * y + poses[v, 2, 1] * z
+            column = across / depth * intrinsics[v, 0, 0] + intrinsics[v, 0, 2]
+            row = down / depth * intrinsics[v, 1, 1] + intrinsics[v, 1, 2]
+            if not (depth > 0.0 and 0.0 <= column <= size and 0.0 <= row <= size):
+                beyond[v] = True
+                break
+    return beyond

@@ -9,8 +9,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from mvad import __version__
 from mvad.datasets.registry import reader_for
 from mvad.datasets.renders.record import SCHEMA
@@ -19,10 +17,12 @@ from mvad.errors import BadInput
 from mvad.files import sha256_file
 from mvad.render.audit import audit_scan, count_points
 from mvad.render.backends.choose import rasteriser
+from mvad.render.cameras import Measured, measure, stand_before
 from mvad.render.clean import Cleaned, clean
+from mvad.render.frame.object_frame import ObjectPose
 from mvad.render.options import RenderOptions
 from mvad.render.render_views import render_views
-from mvad.render.rig import Extent, Rig, extent_of
+from mvad.render.rig import Rig
 from mvad.render.surface import build_surface
 from mvad.render.views import ViewSet
 from mvad.render.writer import encode_views, write_sample
@@ -66,19 +66,50 @@ def _with_file_name(ref: ScanRef) -> Iterator[None]:
         raise BadInput(f"{ref.paths.get('xyz', ref.paths.get('depth'))}: {error}") from error
 
 
-def measure_scan(job: tuple[ScanRef, RenderOptions, ScanReader | None]) -> Extent:
-    """Return the extent of a training scan's object, for the rig.
+@dataclass(frozen=True)
+class RenderedScan:
+    """A rendered scan with everything that is recorded of it.
+
+    Attributes
+    ----------
+    scan, cleaned, views
+        The scan, its object, and its views.
+    rig
+        The cameras in the sensor's camera frame.
+    pose
+        Pose of the object in the category's rig.
+    cut
+        Views that the object reaches beyond.
+    """
+
+    scan: Scan
+    cleaned: Cleaned
+    views: ViewSet
+    rig: Rig
+    pose: ObjectPose
+    cut: list[int]
+
+
+def measure_scan(job: tuple[ScanRef, RenderOptions, ScanReader | None]) -> Measured:
+    """Return what the rig needs of a training scan.
 
     Raises
     ------
     BadInput
-        If the scan cannot be read or cleaned.
+        If the scan cannot be read, cleaned or meshed.
     """
     ref, options, reader = job
     rasteriser(options.backend, device=options.device)  # before open3d: see backends.egl
     scan = (reader or reader_for(ref.dataset)).load(ref)
     with _with_file_name(ref):
-        return extent_of(clean(scan, options.clean))
+        return measured_scan(scan, options)
+
+
+def measured_scan(scan: Scan, options: RenderOptions) -> Measured:
+    """Return what the rig needs of a scan that was read already; see ``measure_scan``."""
+    cleaned = clean(scan, options.clean)
+    surface = build_surface(scan, cleaned, options.surface) if options.rig.frame == "object" else None
+    return measure(scan, cleaned, surface)
 
 
 def render_scan(job: ScanJob) -> dict[str, float]:
@@ -91,28 +122,26 @@ def render_scan(job: ScanJob) -> dict[str, float]:
     """
     ref, options = job.ref, job.options
     timer = StageTimer()
-    scan, cleaned, views, rig = _render(ref, job.reader, options, job.rig, timer)
-    contents = encode_views(views, rig)
+    done = _render(ref, job.reader, options, job.rig, timer)
+    contents = encode_views(done.views, done.rig)
     timer.record("encode")
-    audit = audit_scan(scan, cleaned, views)
-    write_sample(job.folder, contents, _record(job, scan, rig, audit, count_points(scan, cleaned)))
+    write_sample(job.folder, contents, _record(job, done))
     timer.record("write")
     return timer.seconds
 
 
-def views_of(ref: ScanRef, options: RenderOptions, rig: Rig) -> tuple[ViewSet, Rig]:
-    """Render one scan without writing anything; return its views and the rig, moved to the scan where ``center`` is ``scan``.
+def views_of(ref: ScanRef, options: RenderOptions, rig: Rig) -> RenderedScan:
+    """Render one scan without writing anything.
 
     Raises
     ------
     BadInput
         As ``render_scan``.
     """
-    _, _, views, used = _render(ref, None, options, rig, StageTimer())
-    return views, used
+    return _render(ref, None, options, rig, StageTimer())
 
 
-def views_of_scan(scan: Scan, options: RenderOptions, rig: Rig) -> tuple[ViewSet, Rig]:
+def views_of_scan(scan: Scan, options: RenderOptions, rig: Rig) -> RenderedScan:
     """Render a scan that was read already; see ``views_of``.
 
     Raises
@@ -120,38 +149,34 @@ def views_of_scan(scan: Scan, options: RenderOptions, rig: Rig) -> tuple[ViewSet
     BadInput
         If the scan cannot be cleaned, meshed or seen.
     """
-    _, views, used = _rendered(scan, options, rig, StageTimer())
-    return views, used
+    return _rendered(scan, options, rig, StageTimer())
 
 
-def _render(
-    ref: ScanRef, reader: ScanReader | None, options: RenderOptions, rig: Rig, timer: StageTimer
-) -> tuple[Scan, Cleaned, ViewSet, Rig]:
+def _render(ref: ScanRef, reader: ScanReader | None, options: RenderOptions, rig: Rig, timer: StageTimer) -> RenderedScan:
     rasteriser(options.backend, device=options.device)  # before open3d: see backends.egl
     scan = (reader or reader_for(ref.dataset)).load(ref)
     timer.record("read")
     with _with_file_name(ref):
-        return scan, *_rendered(scan, options, rig, timer)
+        return _rendered(scan, options, rig, timer)
 
 
-def _rendered(scan: Scan, options: RenderOptions, rig: Rig, timer: StageTimer) -> tuple[Cleaned, ViewSet, Rig]:
+def _rendered(scan: Scan, options: RenderOptions, rig: Rig, timer: StageTimer) -> RenderedScan:
     backend = rasteriser(options.backend, device=options.device)
     cleaned = clean(scan, options.clean)
     timer.record("clean")
     surface = build_surface(scan, cleaned, options.surface)
     timer.record("mesh")
-    if options.rig.center == "scan":
-        rig = rig.moved_to(extent_of(cleaned).centre)
-    views = render_views(surface, scan.gt, rig, backend, options.samples)
+    before, pose = stand_before(rig, scan, cleaned, options.rig)
+    timer.record("pose")
+    views = render_views(surface, scan.gt, before, backend, options.samples)
+    views = views.mirrored() if pose.mirrored else views
     timer.record("raster")
-    return cleaned, views, rig
+    return RenderedScan(scan, cleaned, views, before, pose, before.cut(surface.drawn))
 
 
-def _record(job: ScanJob, scan: Scan, rig: Rig, audit: dict[str, Any], points: dict[str, Any]) -> dict[str, Any]:
-    ref = job.ref
-    coding = rig.depth_coding
-    pose = np.eye(4)
-    pose[:3, 3] = job.rig.center - rig.center
+def _record(job: ScanJob, done: RenderedScan) -> dict[str, Any]:
+    ref, pose = job.ref, done.pose
+    coding = job.rig.depth_coding
     return {
         "schema": SCHEMA,
         "mvad_version": __version__,
@@ -161,15 +186,18 @@ def _record(job: ScanJob, scan: Scan, rig: Rig, audit: dict[str, Any], points: d
         "split": ref.split,
         "defect": ref.defect,
         "id": ref.id,
-        "views": rig.views,
-        "size": rig.size,
+        "views": job.rig.views,
+        "size": job.rig.size,
         "depth": {"step_m": coding.step_m, "offset_m": coding.offset_m},
         "rig_sha256": job.rig.sha256,
-        "scan_size": list(scan.valid.shape),
-        "pose": pose.tolist(),
-        "pose_number": 0,
+        "scan_size": list(done.scan.valid.shape),
+        "pose": pose.matrix.tolist(),
+        "pose_number": pose.number,
+        "pose_fit": pose.fit,
+        "turn_deg": pose.turn_deg,
+        "cut": done.cut,
         "config": flatten(job.options.recorded()),
         "inputs": {kind: {"file": path.name, "sha256": sha256_file(path)} for kind, path in sorted(ref.paths.items())},
-        "points": points,
-        "audit": audit,
+        "points": count_points(done.scan, done.cleaned),
+        "audit": audit_scan(done.scan, done.cleaned, done.views),
     }

@@ -50,6 +50,13 @@ class Surface:
     source: NDArray[np.int32]
     spacing_m: float
 
+    @property
+    def drawn(self) -> NDArray[np.float32]:
+        """(K, 3) float32, the vertices that belong to a face that does not span a depth discontinuity, metres."""
+        used = np.zeros(len(self.vertices), dtype=np.bool_)
+        used[self.faces[: len(self.faces) - self.bridges]] = True
+        return self.vertices[used]
+
     def drawn_in(self, pose: NDArray[np.float64]) -> int:
         """Return how many of the faces, from the first, a camera of this pose (4, 4) draws; bridges only along the axis."""
         return len(self.faces) if pose[2, 2] > _MIN_AXIS_COSINE else len(self.faces) - self.bridges

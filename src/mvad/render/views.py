@@ -32,6 +32,13 @@ class ViewSet:
     mask: NDArray[np.bool_]
     source: NDArray[np.int32]
 
+    def mirrored(self) -> ViewSet:
+        """Return the views of the mirrored object: each picture flipped from left to right, and the normals' x with it."""
+        normal = np.ascontiguousarray(self.normal[:, :, ::-1])
+        normal[..., 0] *= -1
+        others = (np.ascontiguousarray(planes[:, :, ::-1]) for planes in (self.mask, self.source))
+        return ViewSet(np.ascontiguousarray(self.rgb[:, :, ::-1]), np.ascontiguousarray(self.depth[:, :, ::-1]), normal, *others)  # type: ignore[arg-type]
+
 
 def empty_views(views: int, size: int) -> ViewSet:
     """Return V views of ``size`` x ``size`` pixels that show nothing, to be filled in."""

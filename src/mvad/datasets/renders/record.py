@@ -20,7 +20,7 @@ from mvad.files import read_sealed_json, sha256_bytes
 AGAIN = "run the same mvad render again"
 SCHEMA = 3
 """Version 2 added: counts of removed points and ground truth by part of the background, shift and center of the rig. Version 3
-added: size of the scan, pose and pose number of the object, radius of the object in the rig."""
+added: size of the scan; pose, pose number, fit and turn of the object; views that cut it; its radius and frame in the rig."""
 
 
 @dataclass(frozen=True)

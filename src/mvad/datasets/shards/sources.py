@@ -166,9 +166,9 @@ def _place(folder: Path, record: dict[str, Any]) -> dict[str, Any]:
 
 def seen_sample(
     key: str, rgb: NDArray[np.uint8], depth: NDArray[np.float32], normal: NDArray[np.float32], source: NDArray[np.int32],
-    coding: DepthCoding,
+    coding: DepthCoding, pose: NDArray[np.float64], pose_number: int, scan_size: tuple[int, int],
 ) -> Sample:  # fmt: skip
-    """Return rendered views as the sample that writing and packing them would give, without labels, pose and size of the scan.
+    """Return rendered views as the sample that writing and packing them would give, without labels.
 
     Parameters
     ----------
@@ -178,12 +178,15 @@ def seen_sample(
         Outputs of the renderer: (V, H, W, 3) uint8, (V, H, W) float32 metres, (V, H, W, 3) float32, (V, H, W) int32.
     coding
         Coding of the depth.
+    pose, pose_number, scan_size
+        (4, 4) float64, metres, and number of the object's pose; height and width of the scan, as in a shard.
     """
     views = len(rgb)
     return Sample(
         key=key, defect=UNKNOWN, label=0, rgb=rgb, mask=np.zeros(source.shape, np.uint8), present=np.ones(views, np.uint8),
         view_label=np.zeros(views, np.uint8), depth=coding.encode(depth), normal=encode_normal(normal),
-        seen=(source >= 0).astype(np.uint8), source=source,
+        seen=(source >= 0).astype(np.uint8), source=source, pose=pose, pose_number=pose_number,
+        scan_size=np.array(scan_size, np.int32),
     )  # fmt: skip
 
 
