@@ -29,14 +29,13 @@ class Measured:
     Attributes
     ----------
     extent
-        Position and outline of the object, in the sensor's camera frame.
-    points
-        The points from which its pose is estimated; None where the cameras stand in the sensor's frame.
-    hull
-        (K, 3) float64, metres, sensor's camera frame: points with the convex hull of all that is drawn; or None.
+        Position and outline of the object, in the sensor's camera frame; None where the cameras stand in the object's frame.
+    points, hull
+        The points from which its pose is estimated, and (K, 3) float64, metres, sensor's camera frame, points with the convex hull
+        of all that is drawn; None where the cameras stand in the sensor's frame.
     """
 
-    extent: Extent
+    extent: Extent | None = None
     points: ScanPoints | None = None
     hull: NDArray[np.float64] | None = None
 
@@ -45,7 +44,7 @@ def measure(scan: Scan, cleaned: Cleaned, surface: Surface | None) -> Measured:
     """Measure a cleaned training scan; ``surface`` is needed where the cameras are to stand in the object's frame."""
     if surface is None:
         return Measured(extent_of(cleaned))
-    return Measured(extent_of(cleaned), scan_points(scan, cleaned), hull_of(surface.drawn))
+    return Measured(None, scan_points(scan, cleaned), hull_of(surface.drawn))
 
 
 def fit_cameras(measured: Sequence[Measured], options: RigOptions) -> Rig:
@@ -57,14 +56,15 @@ def fit_cameras(measured: Sequence[Measured], options: RigOptions) -> Rig:
         If there is no training scan.
     """
     points = [one.points for one in measured if one.points is not None]
-    if not points or options.frame == "sensor":
-        return fit_rig([one.extent for one in measured], options)
+    hulls = [one.hull for one in measured if one.hull is not None]
+    if not points:
+        return fit_rig([one.extent for one in measured if one.extent is not None], options)
     frame = fit_frame(points, options.axis, options.mirror == "auto")
     with ThreadPoolExecutor(usable_cores()) as pool:
         poses = list(pool.map(frame.pose_of, points))
-    hulls = [one.hull for one in measured if one.hull is not None]
     outlines = [in_frame(hull, pose) for hull, pose in zip(hulls, poses, strict=True) if pose.number != NO_POSE]
-    distance = float(np.median([np.linalg.norm(one.extent.centre) for one in measured]))
+    # The pose moves the sensor, at the origin of its frame, as far from the object's as it stood.
+    distance = float(np.median([np.linalg.norm(pose.matrix[:3, 3]) for pose in poses]))
     return fit_object_rig(outlines, distance, frame, options)
 
 

@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from mvad.render.frame.groups import AS_IT_STANDS, Group, find_groups, joined, spreads_of
+from mvad.render.frame.groups import AS_IT_STANDS, Group, find_groups, joined, refined, spreads_of
 from mvad.render.frame.object_frame import ObjectFrame, StablePose
 from mvad.render.frame.points import ScanPoints
 from mvad.render.frame.template import Placement, Template
@@ -19,7 +19,7 @@ Array = NDArray[np.float64]
 
 _USED = 40
 """Training scans that templates are made of, evenly spread over their keys."""
-_LEAST_SCANS = 2
+_LEAST_SCANS, _ROUNDS = 2, 2
 _PARALLEL_DEG = 3.0
 """Mean angle between the sensor's axis and the support's normal up to which the sensor's axis is taken."""
 _SEARCH_HEIGHT, _SEARCH_GREY = 0.15, 0.15
@@ -58,17 +58,27 @@ def fit_frame(
     none = ObjectFrame(axis, (), False, height / 2, search, search, 0.0)
     if len(chosen) < _LEAST_SCANS:
         return replace(none, note="one training scan makes no template, so turns are 0")
+    whole, chosen = chosen, [scan.flattened() for scan in chosen]
     groups = find_groups(chosen, radius, (search, search))
     if not groups:
         return replace(none, note="the training scans fit no common template, so turns are 0")
     spreads = spreads_of(chosen, groups, height)
     groups, mirrored = joined(chosen, groups, (search, spreads), mirror)
-    poses, fits = list[StablePose](), list[float]()
+    found, fits = list[tuple[Group, int, float | None]](), list[float]()
     for group in groups:
         group, order, spread = settled(chosen, group, radius, height, (search, spreads))
-        template = _centred(chosen, group, radius) if order == 0 else _in_gauge(chosen, group, radius)
-        poses.append(StablePose(template, len(group.members), order, spread, group.order))
+        template = Template.of([whole[n] for n in group.members], [group.placed[n] for n in group.members], radius)
+        group = refined(whole, replace(group, template=template), radius, (search, spreads), _ROUNDS, search=False)
+        found.append((group, order, spread))
         fits += [group.fits[number] for number in group.members]
+    spreads = spreads_of(whole, [group for group, _, _ in found], height)
+    poses = [
+        StablePose(
+            _centred(whole, group, radius) if order == 0 else _in_gauge(whole, group, radius),
+            len(group.members), order, spread, group.order,
+        )
+        for group, order, spread in found
+    ]  # fmt: skip
     middle = float(np.median(fits))
     spread_of_fits = 1.4826 * float(np.median(np.abs(np.array(fits) - middle)))
     least = max(_LEAST_FIT, middle - max(_MISFIT, _DEVIATIONS * spread_of_fits))

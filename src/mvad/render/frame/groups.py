@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from mvad.cores import usable_cores
 from mvad.render.frame.kernels import residuals
 from mvad.render.frame.points import ScanPoints
-from mvad.render.frame.template import Placement, Template, place
+from mvad.render.frame.template import SEARCHED, Placement, Template, place
 
 Array = NDArray[np.float64]
 AS_IT_STANDS = Placement(0.0, (0.0, 0.0))
 
 _COMPARED = 16
 """Scans among which the one that is most like the others is looked for."""
-_SEARCH_ROUNDS = 3
+_SEARCH_ROUNDS = 2
 _LEAST_SCANS, _LEAST_SHARE = 2, 0.05
 """Least number and share of scans of a stable pose."""
 _ALIKE = 0.9
@@ -29,7 +31,9 @@ _COMMON = 0.6
 """Least mean fit of scans on a template that they have in common."""
 _SAME_FIT = 0.05
 """Greatest lack of fit of another group's scans on a template, against its own scans, if both are one pose."""
-_MARKED, _SAME_MARKS = 0.4, 0.6
+_SAME_SHARE = 0.35
+"""The same for mirror images, as a share of what its own scans lack when they are turned by a quarter."""
+_MARKED, _SAME_MARKS = 0.25, 0.6
 """Least correlation of scans' grey values with their template's that means marks which are the same on all; least share of it
 that mirror images must have, too."""
 
@@ -88,20 +92,29 @@ def started(scans: Sequence[ScanPoints], numbers: list[int], radius: float, spre
 
 
 def refined(
-    scans: Sequence[ScanPoints], group: Group, radius: float, spreads: tuple[Array, Array], rounds: int, select: bool = False
-) -> Group:
-    """Place the members on the template and average them again, ``rounds`` times; ``select`` keeps those that are alike."""
+    scans: Sequence[ScanPoints], group: Group, radius: float, spreads: tuple[Array, Array], rounds: int,
+    search: bool = True, select: bool = False,
+) -> Group:  # fmt: skip
+    """Place the members on the template and average them again, ``rounds`` times.
+
+    ``search`` looks at every turn each time, else only near the one that was found; ``select`` keeps those that are alike.
+    """
     template, placed, members = group.template, dict(group.placed), list(group.members)
-    fits: dict[int, float] = {}
-    for _ in range(rounds):
-        for number in group.members:
-            flip = placed[number].flip if number in placed else 1.0
-            placed[number] = place(scans[number], [template], (flip,), spreads, [group.order])[1]
-        fits = {number: template.fit(scans[number], placed[number]) for number in group.members}
-        if select:
-            good = _ALIKE * float(np.quantile(list(fits.values()), 0.75))
-            members = [number for number in group.members if fits[number] >= good]
-        template = Template.of([scans[n] for n in members], [placed[n] for n in members], radius)
+
+    def placed_again(number: int) -> Placement:
+        if not search and number in placed:
+            return template.refined(scans[number], placed[number], spreads[1])
+        flip = placed[number].flip if number in placed else 1.0
+        return place(scans[number], [template], (flip,), spreads, [group.order])[1]
+
+    with ThreadPoolExecutor(usable_cores()) as pool:
+        for _ in range(rounds):
+            placed |= dict(zip(group.members, list(pool.map(placed_again, group.members)), strict=True))
+            if select:
+                fits = {number: template.fit(scans[number], placed[number]) for number in group.members}
+                good = _ALIKE * float(np.quantile(list(fits.values()), 0.75))
+                members = [number for number in group.members if fits[number] >= good]
+            template = Template.of([scans[n] for n in members], [placed[n] for n in members], radius)
     fits = {number: template.fit(scans[number], placed[number]) for number in group.members}
     return Group(template, members, placed, fits, group.order)
 
@@ -127,27 +140,46 @@ def joined(
     """Join groups that are one pose, or one the other's mirror image; return those that are left, and whether any is mirrored."""
     kept, mirrored = list[Group](), False
     for group in groups:
-        joined = False
-        for flip in (1.0, -1.0) if mirror else (1.0,):
-            for other in kept:
-                placed = {n: _placed_on(scans[n], other, flip, spreads) for n in group.members}
-                own = float(np.median([other.fits[n] for n in other.members]))
-                alike = float(np.median([fit for _, fit in placed.values()])) >= own - _SAME_FIT
-                if joined or not alike or (flip < 0 and not _same_marks(scans, other, placed)):
-                    continue
-                other.members = sorted([*other.members, *group.members])
-                other.placed |= {n: at for n, (at, _) in placed.items()}
-                other.fits |= {n: fit for n, (_, fit) in placed.items()}
-                joined, mirrored = True, mirrored or flip < 0
-        if not joined:
+        into = _same_pose(scans, group, kept, spreads, mirror)
+        if into is not None:
+            other, placed = into
+            other.members = sorted([*other.members, *group.members])
+            other.placed |= placed
+            other.fits |= {n: other.template.fit(scans[n], at) for n, at in placed.items()}
+            mirrored = mirrored or placed[group.members[0]].flip < 0
+        else:
             kept.append(group)
     return kept, mirrored
 
 
-def _same_marks(scans: Sequence[ScanPoints], group: Group, placed: Mapping[int, tuple[Placement, float]]) -> bool:
+def _same_pose(
+    scans: Sequence[ScanPoints], group: Group, others: Sequence[Group], spreads: tuple[Array, Array], mirror: bool
+) -> tuple[Group, dict[int, Placement]] | None:  # fmt: skip
+    """Return the group whose pose, or its mirror image, a group's is, with the scans placed on its template; or None."""
+    for flip in (1.0, -1.0) if mirror else (1.0,):
+        for other in others:
+            found = {n: _placed_on(scans[n], other, flip, spreads) for n in group.members}
+            placed, fit = {n: at for n, (at, _) in found.items()}, float(np.median([fit for _, fit in found.values()]))
+            own = float(np.median([other.fits[n] for n in other.members]))
+            across = [
+                other.template.fit(scans[n], other.placed[n].about(np.pi / 2, other.template.center)) for n in other.members
+            ]
+            lack = _SAME_FIT if flip > 0 else max(_SAME_FIT, _SAME_SHARE * (own - float(np.median(across))))
+            if fit >= own - lack and (flip > 0 or _same_marks(scans, other, placed)):
+                return other, placed
+    return None
+
+
+def _same_marks(scans: Sequence[ScanPoints], group: Group, placed: Mapping[int, Placement]) -> bool:
     """Return whether mirrored scans show what a group's own show: lettering, say, is not its own mirror image."""
-    own = float(np.median([_likeness(scans[n], group.template, group.placed[n]) for n in group.members]))
-    other = float(np.median([_likeness(scans[n], group.template, at) for n, (at, _) in placed.items()]))
+    halves = (group.members[0::2], group.members[1::2])
+    radius = group.template.search_radius / SEARCHED
+    likenesses = []
+    for half, rest in (halves, halves[::-1]):  # a scan is like a template of which it is a part
+        template = Template.of([scans[n] for n in half], [group.placed[n] for n in half], radius)
+        likenesses += [_likeness(scans[n], template, group.placed[n]) for n in rest]
+    own = float(np.median(likenesses))
+    other = float(np.median([_likeness(scans[n], group.template, at) for n, at in placed.items()]))
     return own < _MARKED or other >= _SAME_MARKS * own
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,13 +15,13 @@ _POINTS = 3000
 """Points of the object that are looked at, about; more do not make the pose more exact."""
 _AROUND = 0.15
 """Width of the border around the object, as a share of its box, whose support is looked at as well."""
-_SUPPORT = 1.0
+_SUPPORT = 0.6
 """Points of the support that are looked at for one of the object, about; each counts for those that it stands for."""
 _TOP_CELL = 0.06
 """Side of the cells in which the highest points are found, in radii."""
 _SHADING_ROUNDS, _RIDGE, _DARK = 3, 1e-4, 0.25
 _STEEP = 0.35
-"""Least cosine between a point's normal and the support's: a sensor that looks from the side sees steep sides on one side only."""
+"""Least cosine between the support's normal and that of a surface that is not steep."""
 _FAR = 0.98
 """Quantile of the distances from the centre that is the object's radius."""
 
@@ -36,6 +36,9 @@ class ScanPoints:
         (N, 6) float64: x, y relative to ``center`` and height above the support, metres; grey value without
         shading; 1 on the object, 0 on the support; how many points it stands for. Where the sensor saw nothing there is none, and
         of points above one another only the upper.
+    flat
+        (N,) bool, points of the support, and of surfaces that are not steep. A sensor that looks from the side sees steep ones on
+        one side only, so that they tell where the sensor stands before they tell how the object lies.
     center
         (2,) float64, mean of the object's points on the support, metres.
     to_support
@@ -47,10 +50,15 @@ class ScanPoints:
     """
 
     points: NDArray[np.float64]
+    flat: NDArray[np.bool_]
     center: NDArray[np.float64]
     to_support: NDArray[np.float64]
     offset: float
     radius_m: float
+
+    def flattened(self) -> ScanPoints:
+        """Return the flat points alone."""
+        return replace(self, points=self.points[self.flat], flat=self.flat[self.flat])
 
 
 def scan_points(scan: Scan, cleaned: Cleaned) -> ScanPoints:
@@ -83,10 +91,11 @@ def scan_points(scan: Scan, cleaned: Cleaned) -> ScanPoints:
     points[on_object, 3] = without_shading(points[on_object, 3], normals[on_object])
     distance = np.hypot(points[:, 0], points[:, 1])
     radius = max(float(np.quantile(distance[on_object], _FAR)), 1e-9)
-    facing = (np.abs(normals[:, 2]) > _STEEP) | ~on_object
-    points = points[(distance < (1 + 2 * _AROUND) * radius) & facing]
-    points = points[on_top(points, (1 + 2 * _AROUND) * radius, _TOP_CELL * radius)]
-    return ScanPoints(points, center, to_support, float(cleaned.plane[3]), radius)
+    near = distance < (1 + 2 * _AROUND) * radius
+    points, facing = points[near], np.abs(normals[near, 2]) > _STEEP
+    top = on_top(points, (1 + 2 * _AROUND) * radius, _TOP_CELL * radius)
+    flat = facing[top] | (points[top, 4] == 0)
+    return ScanPoints(points[top], flat, center, to_support, float(cleaned.plane[3]), radius)
 
 
 def without_shading(grey: NDArray[np.float64], normals: NDArray[np.float64]) -> NDArray[np.float64]:

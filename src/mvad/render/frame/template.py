@@ -21,9 +21,12 @@ CELLS = 96
 RINGS, ANGLES = 24, 256
 _REACH = 1.25
 """Half side of a template in radii of the object."""
+SEARCHED = 1.1
+"""Radius of the polar maps in radii of the object."""
 _FULL = 0.25
 """Points per scan and cell from which a cell is fully known."""
-_CANDIDATES = 5
+_CANDIDATES, _KEPT, _APART = 6, 4, 13
+"""Turns that are tried of each template, and that are looked at closely; their least distance in angles of 360 / 256 degrees."""
 _THINNED, _ROUGH_ROUNDS, _ROUNDS = 4, 5, 14
 _BLUR = 2.0
 """Standard deviation of the blur, cells, with which a placement begins."""
@@ -137,7 +140,7 @@ class Template:
     @property
     def search_radius(self) -> float:
         """Radius of the polar maps in which a turn is searched, metres."""
-        return 1.1 / _REACH * self.cell_m * CELLS / 2
+        return SEARCHED / _REACH * self.cell_m * CELLS / 2
 
     def curve(self, scan: ScanPoints, flip: float, spreads: Array) -> Array:
         """Return the mean squared difference (ANGLES,) of a scan turned by each angle about its centre, over what both know.
@@ -160,24 +163,28 @@ class Template:
         return np.asarray(total / np.maximum(share, 1e-9 * max(float(share.max()), 1e-30)))
 
     def candidates(self, scan: ScanPoints, flip: float, spreads: Array) -> list[tuple[float, Placement]]:
-        """Return the best placements by ``curve``, with their differences; not refined yet."""
+        """Return the best placements by ``curve``, some way apart, with their differences; not refined yet."""
         curve = self.curve(scan, flip, spreads)
         lowest = np.flatnonzero((curve < np.roll(curve, 1)) & (curve <= np.roll(curve, -1)))
-        chosen = lowest[np.argsort(curve[lowest], kind="stable")][:_CANDIDATES]
+        chosen: list[int] = []
+        for k in lowest[np.argsort(curve[lowest], kind="stable")].tolist():
+            if all(min((k - other) % ANGLES, (other - k) % ANGLES) >= _APART for other in chosen):
+                chosen.append(k)
+            if len(chosen) == _CANDIDATES:
+                break
         return [(float(curve[k]), Placement(2 * np.pi * float(k) / ANGLES, self.center, flip)) for k in chosen]
 
     def refined(self, scan: ScanPoints, at: Placement, spreads: Array, turns: bool = True) -> Placement:
         """Return a placement refined on all points."""
         return self._registered(scan, at, spreads, turns, self.maps, 1, _ROUNDS)
 
-    def roughly(self, scan: ScanPoints, at: Placement, spreads: tuple[Array, Array], turns: bool = True) -> Placement:
-        """Return a placement refined on a part of the points, first against blurred maps, with spreads of search and refinement."""
-        blurred = self._registered(scan, at, spreads[0], turns, self._blurred, _THINNED, _ROUGH_ROUNDS)
-        return self._registered(scan, blurred, spreads[1], turns, self.maps, _THINNED, _ROUGH_ROUNDS)
+    def roughly(self, scan: ScanPoints, at: Placement, spreads: Array, turns: bool = True) -> Placement:
+        """Return a placement refined on a part of the points against blurred maps, with the spreads of the search."""
+        return self._registered(scan, at, spreads, turns, self._blurred, _THINNED, _ROUGH_ROUNDS)
 
-    def again(self, scan: ScanPoints, at: Placement, spreads: Array) -> Placement:
+    def again(self, scan: ScanPoints, at: Placement, spreads: Array, rounds: int = 2, turns: bool = True) -> Placement:
         """Return a placement that is nearly right already, refined on a part of the points, with the energy of that part."""
-        return self._registered(scan, at, spreads, True, self.maps, _THINNED, 2)
+        return self._registered(scan, at, spreads, turns, self.maps, _THINNED, rounds)
 
     def _registered(
         self, scan: ScanPoints, at: Placement, spreads: Array, turns: bool, maps: Array, step: int, rounds: int
@@ -244,7 +251,9 @@ def place(
             else:
                 found += [(apart, number, at) for apart, at in template.candidates(scan, flip, spreads[0])]
     found.sort(key=lambda item: item[0])
-    rough = [(templates[n].roughly(scan, at, spreads, orders[n] > 0), n) for _, n, at in found[: _CANDIDATES + 1]]
+    rough = [(templates[n].roughly(scan, at, spreads[0], orders[n] > 0), n) for _, n, at in found[: _CANDIDATES + 2]]
+    rough.sort(key=lambda item: item[0].energy)
+    rough = [(templates[n].again(scan, at, spreads[1], _ROUGH_ROUNDS, orders[n] > 0), n) for at, n in rough[:_KEPT]]
     best, number = min(rough, key=lambda item: item[0].energy)
     template, order = templates[number], orders[number]
     best = template.refined(scan, best, spreads[1], order > 0)

@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from mvad.render.frame.groups import AS_IT_STANDS, Group, refined, spreads_of, started
+from mvad.render.frame.groups import AS_IT_STANDS, Group, refined, some_of, spreads_of, started
 from mvad.render.frame.kernels import residuals
 from mvad.render.frame.points import ScanPoints
 from mvad.render.frame.template import Template
@@ -18,7 +18,10 @@ Array = NDArray[np.float64]
 
 _ROUNDS = 3
 _ORDERS = (1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 12)
-_MOST_ORDER = 36
+_MOST_ORDER = 6
+"""Greatest order whose turns are compared with particular care, since each comparison takes time."""
+_JUDGED = 20
+"""Scans by which the order is judged."""
 _LEAST_DEPTH = 0.05
 """Least rise of the energy, as a share of it, when scans are turned anyhow, of an object that has a turn."""
 _NEARLY, _EXACTLY = 0.6, 0.1
@@ -47,7 +50,7 @@ def settled(
     near = _orders(scans, group, radius, spreads, _NEARLY)
     if near == 0:
         return group, 0, None
-    group = refined(scans, replace(group, order=near), radius, spreads, _ROUNDS)
+    group = refined(scans, replace(group, order=near if near <= _MOST_ORDER else 1), radius, spreads, _ROUNDS, search=near > 1)
     order = _orders(scans, group, radius, spreads, _EXACTLY)
     halves = []
     for half in (group.members[0::2], group.members[1::2]):
@@ -93,21 +96,20 @@ def _orders(scans: Sequence[ScanPoints], group: Group, radius: float, spreads: t
     The scans are turned on by different n-th parts of a full turn and averaged. n counts if their energy on that template rises
     by no more than ``tolerance`` of what it rises by when they are turned anyhow.
     """
+    members = some_of(group.members, _JUDGED)
 
     def energy(angles: Array) -> float:
-        placed = [
-            group.placed[n].about(float(angle), group.template.center) for n, angle in zip(group.members, angles, strict=True)
-        ]
-        template = Template.of([scans[n] for n in group.members], placed, radius)
-        found = [template.again(scans[n], at, spreads[1]) for n, at in zip(group.members, placed, strict=True)]
+        placed = [group.placed[n].about(float(angle), group.template.center) for n, angle in zip(members, angles, strict=True)]
+        template = Template.of([scans[n] for n in members], placed, radius)
+        found = [template.again(scans[n], at, spreads[1]) for n, at in zip(members, placed, strict=True)]
         return math.fsum(at.energy for at in found) / len(found)
 
-    index = np.arange(len(group.members))
+    index = np.arange(len(members))
     least, most = energy(np.zeros(len(index))), energy(2 * np.pi * ((index * 0.5 * (np.sqrt(5) - 1)) % 1))
     if most - least < _LEAST_DEPTH * least:
         return 0
     same = [n for n in _ORDERS if energy(2 * np.pi * (index % n) / n) - least <= tolerance * (most - least)]
-    return min(int(np.lcm.reduce([1, *same])), _MOST_ORDER)
+    return int(np.lcm.reduce([1, *same]))
 
 
 def _concentration(group: Group) -> float:
