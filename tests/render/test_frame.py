@@ -328,7 +328,7 @@ def test_another_part_fits_no_pose() -> None:
 
 def test_shading_goes_and_marks_stay() -> None:
     rng = np.random.default_rng(1)
-    normals = rng.normal(size=(4000, 3)) + [0, 0, -2]
+    normals = rng.normal(size=(4000, 3)) + np.array([0, 0, -2])
     normals /= np.linalg.norm(normals, axis=1, keepdims=True)
     mark = np.arange(4000) % 10 == 0
     reflectance = np.where(mark, 0.2, 0.6)

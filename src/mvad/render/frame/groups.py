@@ -17,7 +17,7 @@ from mvad.render.frame.template import SEARCHED, Placement, Template, place
 Array = NDArray[np.float64]
 AS_IT_STANDS = Placement(0.0, (0.0, 0.0))
 
-_COMPARED = 16
+_COMPARED = 10
 """Scans among which the one that is most like the others is looked for."""
 _SEARCH_ROUNDS = 2
 _LEAST_SCANS, _LEAST_SHARE = 2, 0.05

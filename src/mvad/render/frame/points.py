@@ -11,7 +11,7 @@ from mvad.datasets.scan import Scan
 from mvad.render.clean import Cleaned
 from mvad.render.frame.kernels import fit_weighted, gather, mean_place, on_top
 
-_POINTS = 3000
+_POINTS = 2200
 """Points of the object that are looked at, about; more do not make the pose more exact."""
 _AROUND = 0.15
 """Width of the border around the object, as a share of its box, whose support is looked at as well."""

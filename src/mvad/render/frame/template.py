@@ -27,7 +27,7 @@ _FULL = 0.25
 """Points per scan and cell from which a cell is fully known."""
 _CANDIDATES, _KEPT, _APART = 6, 4, 13
 """Turns that are tried of each template, and that are looked at closely; their least distance in angles of 360 / 256 degrees."""
-_THINNED, _ROUGH_ROUNDS, _ROUNDS = 4, 5, 14
+_THINNED, _ROUGH_ROUNDS, _ROUNDS = 4, 5, 10
 _BLUR = 2.0
 """Standard deviation of the blur, cells, with which a placement begins."""
 _CLOSE = 0.03

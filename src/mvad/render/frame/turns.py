@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
+from mvad.cores import usable_cores
 from mvad.render.frame.groups import AS_IT_STANDS, Group, refined, some_of, spreads_of, started
 from mvad.render.frame.kernels import residuals
 from mvad.render.frame.points import ScanPoints
@@ -20,7 +22,7 @@ _ROUNDS = 3
 _ORDERS = (1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 12)
 _MOST_ORDER = 6
 """Greatest order whose turns are compared with particular care, since each comparison takes time."""
-_JUDGED = 20
+_JUDGED = 16
 """Scans by which the order is judged."""
 _LEAST_DEPTH = 0.05
 """Least rise of the energy, as a share of it, when scans are turned anyhow, of an object that has a turn."""
@@ -43,7 +45,7 @@ def settled(
     Where an object nearly looks the same after an n-th part of a turn, such turns are compared with particular care.
     The spread is that of the turns which scans take on a template of every other scan, against a template of the rest.
     """
-    group = refined(scans, group, radius, spreads, 1)
+    group = refined(scans, group, radius, spreads, 1, search=False)
     if _concentration(group) > _CONCENTRATED:
         other = refined(scans, _without_the_sensor(scans, group, radius, height, spreads), radius, spreads, 1)
         group = other if _energy(other) <= _NO_WORSE * _energy(group) else group
@@ -101,14 +103,15 @@ def _orders(scans: Sequence[ScanPoints], group: Group, radius: float, spreads: t
     def energy(angles: Array) -> float:
         placed = [group.placed[n].about(float(angle), group.template.center) for n, angle in zip(members, angles, strict=True)]
         template = Template.of([scans[n] for n in members], placed, radius)
-        found = [template.again(scans[n], at, spreads[1]) for n, at in zip(members, placed, strict=True)]
+        found = list(pool.map(lambda n, at: template.again(scans[n], at, spreads[1]), members, placed))
         return math.fsum(at.energy for at in found) / len(found)
 
     index = np.arange(len(members))
-    least, most = energy(np.zeros(len(index))), energy(2 * np.pi * ((index * 0.5 * (np.sqrt(5) - 1)) % 1))
-    if most - least < _LEAST_DEPTH * least:
-        return 0
-    same = [n for n in _ORDERS if energy(2 * np.pi * (index % n) / n) - least <= tolerance * (most - least)]
+    with ThreadPoolExecutor(usable_cores()) as pool:
+        least, most = energy(np.zeros(len(index))), energy(2 * np.pi * ((index * 0.5 * (np.sqrt(5) - 1)) % 1))
+        if most - least < _LEAST_DEPTH * least:
+            return 0
+        same = [n for n in _ORDERS if energy(2 * np.pi * (index % n) / n) - least <= tolerance * (most - least)]
     return int(np.lcm.reduce([1, *same]))
 
 
