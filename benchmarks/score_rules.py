@@ -27,11 +27,9 @@ from torch import Tensor
 import mvad
 from mvad import files
 from mvad.datasets.shards.loader import Batch, ShardSet
-from mvad.errors import BadInput
 from mvad.model.config import ScoreConfig
 from mvad.model.devices import resolve_device
 from mvad.model.evaluation.evaluate import at_pixels
-from mvad.model.input_spec import scan_width
 from mvad.model.metrics.auroc import auroc
 from mvad.model.metrics.pixels import PixelScores
 from mvad.model.runs import machine
@@ -135,10 +133,8 @@ def generated(packed: Path, method: str, inputs: str, run: Path) -> dict[str, An
     assert scale is not None
     data = ShardSet(packed, "test", fields=[*names, "source"])
     good, bad = (np.flatnonzero(data.labels == label) for label in (False, True))
-    try:
-        width = scan_width(ShardSet(packed, "train"))
-    except BadInput:
-        width = None
+    assert data.scan_sizes is not None
+    width = int(data.scan_sizes[0, 1])
     scores: dict[str, list[Tensor]] = {"good": [], "defects": [], "all": [], "one": []}
     for row in good:
         batch = data.batch([int(row)])
@@ -155,7 +151,10 @@ def generated(packed: Path, method: str, inputs: str, run: Path) -> dict[str, An
         for modalities in (("max", "add") if len(names) > 1 else ("max",))
     }
     weights = dict(zip(names, scale.weights.tolist(), strict=True))
-    return {"m5_and_s_auroc": rows, "weights": weights, "p_auroc": _pixels(detector, data, scale), "test": len(data)}
+    return {
+        "m5_and_s_auroc": rows, "weights": weights, "p_auroc": _pixels(detector, data, scale), "test": len(data),
+        "views_of_a_point": views_of_a_point(packed),
+    }  # fmt: skip
 
 
 TEXTURES = {"pseudo__textures": "procedural"}
@@ -198,6 +197,18 @@ def _pixels(detector: mvad.Detector, data: ShardSet, scale: ScoreScale) -> dict[
     return figures
 
 
+def views_of_a_point(packed: Path) -> list[float]:
+    """Return the shares of the training objects' points that one view shows, two views show, and so on."""
+    data = ShardSet(packed, "train", fields=["source"])
+    counts = np.zeros(len(data.views) + 1)
+    for row in range(0, len(data), 3):
+        source = data.batch([row]).source
+        assert source is not None
+        points = np.concatenate([np.unique(view[view >= 0]) for view in source[0].numpy()])
+        counts += np.bincount(np.unique(points, return_counts=True)[1], minlength=len(counts))
+    return [round(float(count), 3) for count in counts[1:] / counts[1:].sum()]
+
+
 def with_modalities(config: Any, modalities: str) -> Any:
     """Return a configuration with another ``score.modalities``."""
     from dataclasses import replace
@@ -206,21 +217,31 @@ def with_modalities(config: Any, modalities: str) -> Any:
 
 
 def summary(rows: dict[str, Any]) -> dict[str, Any]:
-    """Return the means over categories by method and input."""
+    """Return the means over categories by method and input.
+
+    ``expected`` weighs the two kinds of pseudo anomalies by how many views show a point of a training object: the share of points
+    that one view alone shows is that of anomalies in one view.
+    """
     groups: dict[str, list[Any]] = {}
     for name, row in rows.items():
         method, inputs, *_ = name.split()
-        groups.setdefault(f"{method} {inputs}", []).append(row["m5_and_s_auroc"])
-    return {
-        group: {
+        groups.setdefault(f"{method} {inputs}", []).append(row)
+    means: dict[str, Any] = {}
+    for group, members in groups.items():
+        alone = float(np.mean([row["views_of_a_point"][0] for row in members]))
+        found = [row["m5_and_s_auroc"] for row in members]
+        means[group] = {
             way: {
-                kind: {rule: round(float(np.mean([m[way][kind][rule] for m in members])), 1) for rule in SAMPLE_RULES}
-                for kind in members[0][way]
+                kind: {rule: round(float(np.mean([m[way][kind][rule] for m in found])), 1) for rule in SAMPLE_RULES}
+                for kind in found[0][way]
             }
-            for way in members[0]
+            for way in found[0]
         }
-        for group, members in groups.items()
-    }
+        for way, kinds in means[group].items():
+            expected = {rule: round((1 - alone) * kinds["all"][rule] + alone * kinds["one"][rule], 1) for rule in SAMPLE_RULES}
+            means[group][way] = kinds | {"expected": expected}
+        means[group]["points that one view alone shows, percent"] = round(100 * alone, 1)
+    return means
 
 
 def main(words: Sequence[str]) -> None:

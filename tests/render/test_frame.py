@@ -191,18 +191,35 @@ def test_a_part_that_is_its_own_mirror_image_is_not_drawn_mirrored() -> None:
     assert not frame_of(mixed).mirrored
 
 
-def test_a_category_without_a_common_template_says_so_and_is_not_turned() -> None:
-    scans = [category(name)[0][0] for name in ("hook", "ring", "gear")]
-    strange = [*scans, *(shown(s.planned, lambda scan: replace(scan, xyz=scan.xyz)) for s in scans[:1])]
-    one = frame_of([category("hook")[0][0]])
-    assert one.poses == ()
-    assert "one training scan" in one.note
-    none = frame_of([category("hook")[0][0], category("disc")[0][1], category("gear")[0][2]])
-    assert none.poses == () or "template" in none.note or len(none.poses) >= 1
-    pose = one.pose_of(strange[0].points)
+def test_one_training_scan_makes_no_template() -> None:
+    train, test = category("hook")
+    frame = frame_of(train[:1])
+    assert frame.poses == ()
+    assert "one training scan" in frame.note
+    pose = frame.pose_of(test[0].points)
     assert (pose.turn_deg, pose.number, pose.fit) == (0.0, 0, None)
-    centre = in_frame(strange[0].scan.xyz[clean(strange[0].scan, CleanOptions()).keep], pose)
-    assert np.abs(centre.mean(axis=0)).max() < 0.004, "its own middle is the origin"
+    kept = test[0].scan.xyz[clean(test[0].scan, CleanOptions()).keep]
+    assert np.abs(in_frame(kept, pose).mean(axis=0)).max() < 0.004, "its own middle is the origin"
+    rig = rig_of(train[:1])
+    done = views_of_scan(test[0].scan, RenderOptions(backend="cpu", rig=RigOptions(size=128)), rig)
+    assert (done.views.source[0] >= 0).mean() > 0.05
+
+
+def test_scans_without_a_common_template_are_not_turned() -> None:
+    strange = [category(name)[0][number] for number, name in enumerate(("hook", "disc", "gear", "ring", "plate"))]
+    frame = frame_of(strange)
+    assert [pose.order for pose in frame.poses] in ([], [0]), "round ones among them may share an outline, never a turn"
+    assert {frame.pose_of(scan.points).turn_deg for scan in strange} == {0.0}
+    apart = frame_of([category("hook")[0][0], category("disc")[0][0]])
+    assert apart.poses == ()
+    assert "no common template" in apart.note
+
+
+def test_noise_makes_no_crash_and_no_turn() -> None:
+    train, _ = category("disc")
+    frame = frame_of([shown(scan.planned, noisy) for scan in train[:8]])
+    assert all(pose.order == 0 for pose in frame.poses)
+    assert all(np.isfinite(frame.pose_of(scan.points).matrix).all() for scan in train[:2])
 
 
 def test_frames_survive_json_and_do_not_depend_on_chance() -> None:
