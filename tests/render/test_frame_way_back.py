@@ -161,7 +161,17 @@ def seen_points(batch: object, shape: tuple[int, ...]) -> np.ndarray:
 
 def test_masks_projected_to_the_scan_are_its_ground_truth_wherever_it_is_seen(category: Category, tmp_path: Path) -> None:
     data, run = category.data, tmp_path / "run"
-    record = RunRecord("mvtec3d", "hook", {"input.modalities": ["depth"], "input.size": 96, "model": "perfect", "seed": 0}, {}, "none", "", {}, None, {})
+    record = RunRecord(
+        "mvtec3d",
+        "hook",
+        {"input.modalities": ["depth"], "input.size": 96, "model": "perfect", "seed": 0},
+        {},
+        "none",
+        "",
+        {},
+        None,
+        {},
+    )
     evaluator = ScanEvaluator(run, category.scans, ["mean", "max", "visibility"])
     result = evaluate_split(run, data, perfect, record, TrainedOn(), Silent(), callbacks=[evaluator])
     assert result.scan is not None

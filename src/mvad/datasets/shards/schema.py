@@ -18,6 +18,8 @@ MAX_SAMPLES = 1 << 16
 MAX_VIEWS = 256
 MAX_SIDE = 8192
 MAX_POSE_NUMBER = 32767
+NO_POSE = -1
+"""``pose_number`` of a scan that fits no stable pose of its category well."""
 NO_TEMPLATE = -1.0
 """``pose_fit`` of a scan whose category has no template."""
 MAX_TEXT_BYTES = 4096
@@ -210,7 +212,7 @@ def _contradiction_of_place(sample: Sample) -> str:
     """Return the first fault of a sample's pose, its number, fit and turn, and size of the scan, or ""."""
     if sample.pose is not None and not _are_rigid(sample.pose[None], mirrored=True):
         return "pose is not rigid"
-    if sample.pose_number is not None and not -1 <= sample.pose_number <= MAX_POSE_NUMBER:
+    if sample.pose_number is not None and not NO_POSE <= sample.pose_number <= MAX_POSE_NUMBER:
         return f"pose_number is {sample.pose_number}, expected -1 to {MAX_POSE_NUMBER}"
     if sample.pose_fit is not None and not (sample.pose_fit == NO_TEMPLATE or 0 <= sample.pose_fit <= 1):
         return f"pose_fit is {sample.pose_fit}, expected 0 to 1, or -1 without a template"

@@ -210,7 +210,7 @@ def pose_of(data: ShardSet, index: int) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def write_pictures(run: Path, folder: str, key: str, picture: bytes, drawn: bytes) -> dict[str, str]:
+def write_pictures(run: Path, folder: str, key: str, picture: bytes, drawn: bytes) -> dict[str, Any]:
     """Write a sample's picture (JPEG) and its maps (PNG); return their names and hashes by the fields of ``SampleResult``."""
     stem = f"{folder}/{file_stem(key)}"
     files.write_bytes(run / f"{stem}.jpg", picture)

@@ -16,8 +16,6 @@ from mvad.model.metrics.table import metrics
 
 RESULTS = "results.json"
 SCAN_PROTOCOL = "scan"
-NO_POSE = -1
-"""``pose_number`` of a scan that fits no stable pose of its category well."""
 NOT_OURS = "not ours"
 """Name of the teacher in the results of imported maps."""
 
@@ -104,14 +102,9 @@ class Figures:
         counts = {name: int(rest.pop(name, 0)) for name in ("samples", "anomalous", "regions")}
         threshold, error = rest.pop("pixel_threshold", None), rest.pop("p_auroc_error_bound", None)
         return cls(
-            rest,
-            bounds_from_lists(intervals),
-            by_defect,
-            by_defect_intervals,
-            **counts,
-            pixel_threshold=threshold,
+            rest, bounds_from_lists(intervals), by_defect, by_defect_intervals, **counts, pixel_threshold=threshold,
             p_auroc_error_bound=error,
-        )
+        )  # fmt: skip
 
 
 def bounds_to_lists(bounds: Mapping[str, tuple[float, float] | None]) -> dict[str, list[float] | None]:

@@ -12,8 +12,9 @@ import numpy as np
 
 from mvad import files
 from mvad.datasets.scan import GOOD
+from mvad.datasets.shards.schema import NO_POSE
 from mvad.model.evaluation.pictures import SIDE
-from mvad.model.evaluation.results import NO_POSE, Results, SampleResult
+from mvad.model.evaluation.results import Results, SampleResult
 from mvad.model.metrics.histogram import exact_curve
 from mvad.model.report.budget import Budget
 from mvad.model.report.clouds import clouds

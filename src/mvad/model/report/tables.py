@@ -9,8 +9,9 @@ from html import escape
 
 import numpy as np
 
+from mvad.datasets.shards.schema import NO_POSE
 from mvad.model.evaluation.compare import difference, mean_figures, same_samples
-from mvad.model.evaluation.results import NO_POSE, SCAN_PROTOCOL, Figures, Results
+from mvad.model.evaluation.results import SCAN_PROTOCOL, Figures, Results
 from mvad.model.metrics.bootstrap import verdict
 from mvad.model.metrics.table import Metric, metrics
 from mvad.model.paper.tables import paper_s_auroc
@@ -113,8 +114,8 @@ def poses(results: Sequence[Results]) -> str:
             continue
         shown.add(of_data)
         fits = [sample.pose_fit for sample in known if sample.pose_fit is not None]
-        counts = Counter(sample.pose_number for sample in known if sample.pose_number != NO_POSE)
-        taken = ", ".join(f"pose {number}: {counts[number]}" for number in sorted(counts))
+        counts = Counter(sample.pose_number for sample in known if sample.pose_number not in (None, NO_POSE))
+        taken = ", ".join(f"pose {number}: {count}" for number, count in sorted(counts.items(), key=lambda item: item[0] or 0))
         unfit = sorted(sample.key for sample in known if sample.pose_number == NO_POSE)
         named = ", ".join(unfit[:_NAMED]) + (f" and {len(unfit) - _NAMED} more" if len(unfit) > _NAMED else "")
         about = (f"{r.dataset} / {r.category}", str(len(known)), taken or "-")
