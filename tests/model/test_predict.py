@@ -97,7 +97,7 @@ def test_predictions_say_how_each_scan_lay(place: Path, tmp_path: Path) -> None:
     shutil.copytree(place / "shards" / GEAR, shards)
     with h5py.File(shards / "test-00000.h5", "r+") as file:
         file["pose_number"][1], file["pose_fit"][1], file["pose_fit"][2] = -1, 0.5, -1
-        file["cut"][3] = [0, 1, 0, 0, 1]
+        file["cut"][3], file["pose_number"][3] = [0, 1, 0, 0, 1], 2
     manifest = files.read_sealed_json(shards / "manifest.json", "x", "y")
     for entry in manifest["shards"]:
         entry["sha256"] = files.sha256_file(shards / entry["file"])
@@ -109,11 +109,11 @@ def test_predictions_say_how_each_scan_lay(place: Path, tmp_path: Path) -> None:
     assert f"notice: fits no stable pose well: {data.keys[1]}\n" in done.stdout
     assert f"notice: reaches beyond the picture: {data.keys[3]} (view 1, 4)\n" in done.stdout
     found = list(csv.DictReader((tmp_path / "packed" / "predictions.csv").read_text().splitlines()))
-    assert [row["pose"] for row in found] == ["0", "-1", *["0"] * 7]
+    assert [row["pose"] for row in found] == ["0", "-1", "0", "2", *["0"] * 5]
     assert [row["fit"] for row in found[:3]] == [f"{data.pose_fits[0]:.4f}", "0.5000", ""]
     assert [row["cut"] for row in found[2:5]] == ["", "1 4", ""]
     lines = files.read_lines(tmp_path / "packed" / "predictions.jsonl")
-    assert [(line["pose"], line["fit"], line["cut"]) for line in lines[1:4:2]] == [(-1, 0.5, []), (0, data.pose_fits[3], [1, 4])]
+    assert [(line["pose"], line["fit"], line["cut"]) for line in lines[1:4:2]] == [(-1, 0.5, []), (2, data.pose_fits[3], [1, 4])]
     raw = tmp_path / "new"
     shutil.copytree(place / "raw" / GEAR / "test" / "good", raw)
     done = mvad("predict", str(place / "runs" / "floor"), str(raw), *words[3:], "--out", str(tmp_path / "raw"))
