@@ -49,7 +49,8 @@ def formats() -> str:
         "",
         f"`renders/<dataset>/<category>/<split>/<defect>/<id>/`, one folder per scan, complete or absent; `{layout.RECORD}`",
         "holds the SHA-256 of every input and output, the configuration, the counts of points, the audit of the ground truth,",
-        "`scan_size` (height and width of the scan), `pose` (4 x 4, metres: from the sensor's camera frame to the frame of the rig) and `pose_number`.",
+        "`scan_size` (height and width of the scan), `pose` (4 x 4, metres: from the sensor's camera frame to the frame of the rig), `pose_number`,",
+        "`pose_fit` (0 to 1; null without a template), `turn_deg` and `cut` (the views that the object reaches beyond).",
         "",
         "| file, K is the view | content |",
         "|---|---|",
@@ -99,7 +100,8 @@ with h5py.File("test-00000.h5") as file:
     cameras = numpy.linalg.inv(file["pose"][0]) @ file["rig/poses"][:]
     near, far, radius = file["rig/range"][:]
     rows, columns = numpy.divmod(file["source"][0], file["scan_size"][0, 1])
-    numpy.savez("cameras.npz", cameras=cameras, rows=rows, columns=columns, pose_number=file["pose_number"][0])
+    fit, turn = file["pose_fit"][0], file["turn_deg"][0]
+    numpy.savez("cameras.npz", cameras=cameras, rows=rows, columns=columns, pose_number=file["pose_number"][0], fit=fit, turn=turn)
 """
 
 
@@ -168,12 +170,12 @@ def shard_format() -> str:
         "`source >= 0` are the same pixels. A sample may be labelled anomalous although no view shows its defect.",
         "",
         "`pose` is a rigid motion or a mirrored one, `rig/poses` are rigid motions, their last rows 0 0 0 1; `pose_number` is at",
-        "least -1; `source` is below the product of `scan_size`; 0 < near < far and radius > 0 in `rig/range`, and the levels of",
+        "least -1; `pose_fit` is 0 to 1, or -1 where the category has no template; `turn_deg` is -180 to 180; `cut` is 0 or 1; `source` is below the product of `scan_size`; 0 < near < far and radius > 0 in `rig/range`, and the levels of",
         "`depth` span near to far.",
         "",
         "## Version 1",
         "",
-        "had `shift` (N 3) instead of `pose`, `pose_number` and `scan_size`, and no `rig/range`. It is not read: every command says",
+        "had `shift` (N 3) instead of `pose` and the fields after it up to `scan_size`, and no `rig/range`. It is not read: every command says",
         "so with the commands that make the shards anew, `mvad render DATASET --category CATEGORY --overwrite` and `mvad pack",
         "--dataset DATASET --category CATEGORY --overwrite` (for photographs the second alone).",
         "",

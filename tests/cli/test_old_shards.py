@@ -18,7 +18,7 @@ from mvad.datasets.shards.layout import layout_of
 from mvad.datasets.shards.loader import ShardSet
 from mvad.datasets.shards.pack import PackOptions, pack_realiad, pack_renders
 from mvad.datasets.shards.reader import open_shard, read_manifest
-from mvad.datasets.shards.schema import of_an_older_version
+from mvad.datasets.shards.schema import PLACES, of_an_older_version
 from mvad.errors import BadInput
 from mvad.progress import Silent
 
@@ -42,7 +42,7 @@ def make_old(folder: Path) -> Path:
             file.attrs["schema_version"] = 1
             if "pose" in file:
                 shifts = -file["pose"][:, :3, 3]
-                for name in ("pose", "pose_number", "scan_size", "rig/range"):
+                for name in (*PLACES, "rig/range"):
                     del file[name]
                     entry["fields"].pop(name)
                 made = file.create_dataset("shift", data=shifts, chunks=shifts.shape, fletcher32=True, track_times=False)
@@ -139,7 +139,7 @@ def test_the_commands_that_are_given_work_on_renders_of_before(
     renders = ws / "renders" / "mvtec3d" / "gear"
     for path in [*renders.glob("*/*/*/record.json"), renders / "manifest.json"]:
         content = files.read_sealed_json(path, "ours", "") | {"schema": 2}
-        for name in ("pose", "pose_number", "scan_size"):
+        for name in PLACES:
             content.pop(name, None)
         files.write_sealed_json(path, content)
     code, said = mvad(capsys, "pack", "--workspace", ws, "--category", "gear", "--overwrite")

@@ -190,6 +190,9 @@ def lawful() -> Sample:
         source,
         pose=np.eye(4),
         pose_number=0,
+        pose_fit=0.9,
+        turn_deg=12.5,
+        cut=np.array([1, 0], np.uint8),
         scan_size=np.array([2, 4], np.int32),
     )
 
@@ -214,6 +217,13 @@ BROKEN = {
     "rgb is not empty in a view that does not exist": {"rgb": np.ones((2, 4, 4, 3), np.uint8)},
     "pose_number is -2, expected -1 to 32767": {"pose_number": -2},
     "pose_number is 32768": {"pose_number": 32768},
+    "pose_fit is nan, expected 0 to 1, or -1": {"pose_fit": float("nan")},
+    "pose_fit is 1.0001, expected 0 to 1": {"pose_fit": 1.0001},
+    "pose_fit is -0.5, expected 0 to 1": {"pose_fit": -0.5},
+    "turn_deg is 180.5, expected -180 to 180": {"turn_deg": 180.5},
+    "turn_deg is nan": {"turn_deg": float("nan")},
+    "cut has values over 1": {"cut": np.array([2, 0], np.uint8)},
+    "cut is not empty in a view that does not exist": {"cut": np.array([0, 1], np.uint8)},
     "scan_size is 0 x 4": {"scan_size": np.array([0, 4], np.int32)},
     "scan_size is 8193 x 1, expected 1 to 8192": {"scan_size": np.array([8193, 1], np.int32)},
     "source has points outside of the scan of 1 x 7": {"scan_size": np.array([1, 7], np.int32)},
@@ -245,7 +255,7 @@ def test_an_object_may_be_turned_and_mirrored_and_fit_no_pose_but_a_camera_is_ne
     mirrored = turned(turn * [1, 1, -1])
     assert np.linalg.det(mirrored) < 0
     for pose in (turned(turn), mirrored):
-        assert contradiction(replace(lawful(), pose=pose, pose_number=-1)) == ""
+        assert contradiction(replace(lawful(), pose=pose, pose_number=-1, pose_fit=-1.0)) == ""
     intrinsics, near_far_radius = np.array([[[50, 0, 8], [0, 50, 8], [0, 0, 1.0]]]), np.array([0.5, 0.7, 0.06])
     assert contradictions_of_rig(turned(turn)[None], intrinsics, near_far_radius) == []
     assert contradictions_of_rig(mirrored[None], intrinsics, near_far_radius) == ["rig/poses are not rigid"]
@@ -274,7 +284,8 @@ def test_where_objects_lay_comes_out_as_it_was_recorded(workspace: Path, tmp_pat
     rig = files.read_sealed_json(folder / "rig.json", "a rig", "")["rig"]
     pose = turned(np.array([[0, -1, 0], [1, 0, 0], [0, 0, -1.0]]))
     pose[:3, 3] = 0.01, -0.02, 0.03
-    renders = rerecorded(workspace, tmp_path, "test", pose=pose.tolist(), pose_number=2, scan_size=[170, 160])
+    said = {"pose_fit": None, "turn_deg": -61.25, "cut": [1, 3], "pose_number": 2, "scan_size": [170, 160]}
+    renders = rerecorded(workspace, tmp_path, "test", pose=pose.tolist(), **said)
     pack_renders(renders, "mvtec3d", "gear", tmp_path, PackOptions(), Silent())
     data = ShardSet(tmp_path / "mvtec3d" / "gear", "test")
     assert data.rig_range == (rig["near_m"], rig["far_m"], rig["radius_m"])
@@ -282,13 +293,21 @@ def test_where_objects_lay_comes_out_as_it_was_recorded(workspace: Path, tmp_pat
     assert np.array_equal(data.object_poses, [pose, *(record["pose"] for record in records[1:])])
     assert data.object_poses.dtype == np.float64
     assert data.pose_numbers.tolist() == [2, *[0] * 8]
+    assert data.pose_fits.tolist() == [-1.0, *(record["pose_fit"] for record in records[1:])]
+    assert 0.7 < data.pose_fits[1:].min() < data.pose_fits.max() < 1
+    assert data.turns_deg.tolist() == [-61.25, *(record["turn_deg"] for record in records[1:])]
+    assert data.cut.tolist() == [[0, 1, 0, 1, 0], *([int(view in r["cut"]) for view in range(5)] for r in records[1:])]
     assert data.scan_sizes.tolist() == [[170, 160], *[[160, 160]] * 8]
     shard = open_shard(tmp_path / "mvtec3d" / "gear" / "test-00000.h5")
     sample = shard.sample(0)
     assert np.array_equal(sample.pose, pose)
     assert (sample.pose_number, sample.scan_size.tolist()) == (2, [170, 160])
+    assert (sample.pose_fit, sample.turn_deg, sample.cut.tolist()) == (-1.0, -61.25, [0, 1, 0, 1, 0])
     shown = dict(attribute_rows(shard))
     assert shown["pose numbers"] == "0: 8, 2: 1"
+    fits = data.pose_fits[1:]
+    assert shown["fit to the pose's template"] == f"least {fits.min():.4f}, median {np.median(fits):.4f}"
+    assert shown["cut off in a view"] == "1 of 9 samples"
     assert shown["scan sizes"] == "160 x 160, 170 x 160"
     assert shown["near, far, radius"].startswith(f"{rig['near_m']:.6g}, {rig['far_m']:.6g}, ")
     card = (tmp_path / "mvtec3d" / "gear" / "README.md").read_text()
@@ -300,8 +319,10 @@ def test_where_objects_lay_comes_out_as_it_was_recorded(workspace: Path, tmp_pat
 def test_photographs_lay_nowhere(workspace: Path) -> None:
     data = ShardSet(workspace / "shards" / "realiad" / "plate", "test")
     assert (data.rig_range, data.object_poses, data.pose_numbers, data.scan_sizes) == (None, None, None, None)
+    assert (data.pose_fits, data.turns_deg, data.cut) == (None, None, None)
     sample = open_shard(next(data.folder.glob("test-*.h5"))).sample(0)
     assert (sample.pose, sample.pose_number, sample.scan_size) == (None, None, None)
+    assert (sample.pose_fit, sample.turn_deg, sample.cut) == (None, None, None)
     assert "radius" not in (data.folder / "README.md").read_text()
 
 
@@ -315,7 +336,13 @@ def test_photographs_lay_nowhere(workspace: Path) -> None:
         ({"pose_number": 10**6}, "pose_number is 1000000"),
         ({"pose_number": 1.5}, "record.json: expected pose, pose_number"),
         ({"scan_size": [4, 4]}, "source has points outside of the scan of 4 x 4"),
-        ({"scan_size": [10**12, 4]}, "record.json: expected pose, pose_number and scan_size"),
+        ({"scan_size": [10**12, 4]}, "record.json: expected pose, pose_number, pose_fit, turn_deg, cut, scan_size"),
+        ({"pose_fit": 1.5}, "pose_fit is 1.5, expected 0 to 1"),
+        ({"pose_fit": "good"}, "record.json: expected pose, pose_number, pose_fit"),
+        ({"turn_deg": None}, "record.json: expected pose, pose_number, pose_fit, turn_deg"),
+        ({"turn_deg": -200}, "turn_deg is -200.0, expected -180 to 180"),
+        ({"cut": [5]}, r"record.json: expected .*\(cut \[5\] of 5 views\)"),
+        ({"cut": 3}, "record.json: expected pose"),
     ],
 )
 def test_a_record_that_says_what_cannot_be_is_not_packed(

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import csv
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 import tifffile
@@ -87,6 +89,83 @@ def test_scans_rendered_on_the_fly_score_as_packed_ones(place: Path, tmp_path: P
     again = mvad("predict", run, str(place / "raw" / GEAR / "test"), "--workspace", str(place), "--out", str(out))
     assert again.returncode == 0
     assert (out / "predictions.csv").read_bytes() == before, "nothing is scored twice, seconds included"
+
+
+def test_predictions_say_how_each_scan_lay(place: Path, tmp_path: Path) -> None:
+    """Of raw scans and of packed samples alike; scans that are unlike the category or cut off are named."""
+    shards = tmp_path / "shards"
+    shutil.copytree(place / "shards" / GEAR, shards)
+    with h5py.File(shards / "test-00000.h5", "r+") as file:
+        file["pose_number"][1], file["pose_fit"][1], file["pose_fit"][2] = -1, 0.5, -1
+        file["cut"][3], file["pose_number"][3] = [0, 1, 0, 0, 1], 2
+    manifest = files.read_sealed_json(shards / "manifest.json", "x", "y")
+    for entry in manifest["shards"]:
+        entry["sha256"] = files.sha256_file(shards / entry["file"])
+    files.write_sealed_json(shards / "manifest.json", manifest)
+    data = ShardSet(shards, "test")
+    words = ["predict", str(place / "runs" / "floor"), str(shards), "--workspace", str(place), "--threshold", "1"]
+    done = mvad(*words, "--out", str(tmp_path / "packed"))
+    assert done.returncode == 0, done.stderr
+    assert f"notice: fits no stable pose well: {data.keys[1]}\n" in done.stdout
+    assert f"notice: reaches beyond the picture: {data.keys[3]} (view 1, 4)\n" in done.stdout
+    found = list(csv.DictReader((tmp_path / "packed" / "predictions.csv").read_text().splitlines()))
+    assert [row["pose"] for row in found] == ["0", "-1", "0", "2", *["0"] * 5]
+    assert [row["fit"] for row in found[:3]] == [f"{data.pose_fits[0]:.4f}", "0.5000", ""]
+    assert [row["cut"] for row in found[2:5]] == ["", "1 4", ""]
+    lines = files.read_lines(tmp_path / "packed" / "predictions.jsonl")
+    assert [(line["pose"], line["fit"], line["cut"]) for line in lines[1:4:2]] == [(-1, 0.5, []), (2, data.pose_fits[3], [1, 4])]
+    raw = tmp_path / "new"
+    shutil.copytree(place / "raw" / GEAR / "test" / "good", raw)
+    done = mvad("predict", str(place / "runs" / "floor"), str(raw), *words[3:], "--out", str(tmp_path / "raw"))
+    whole = ShardSet(place / "shards" / GEAR, "test")
+    for name, row in rows(tmp_path / "raw" / "predictions.csv").items():
+        index = next(k for k, key in enumerate(whole.keys) if key.endswith(f"good/{name}"))
+        assert (row["pose"], row["fit"], row["cut"]) == ("0", f"{whole.pose_fits[index]:.4f}", "")
+    assert "notice: fits" not in done.stdout
+
+
+def test_a_scan_unlike_its_category_is_named(place: Path, tmp_path: Path) -> None:
+    """A scan of which a half is missing fits no pose, and says so when it is rendered on the fly."""
+    folder = tmp_path / "new"
+    shutil.copytree(place / "raw" / GEAR / "test" / "good", folder)
+    path = sorted((folder / "xyz").glob("*.tiff"))[0]
+    xyz = tifffile.imread(path)
+    xyz[:, : xyz.shape[1] // 2] = 0
+    tifffile.imwrite(path, xyz, photometric="rgb")
+    run, out = str(place / "runs" / "floor"), tmp_path / "out"
+    words = ["predict", run, str(folder), "--workspace", str(place), "--threshold", "1", "--out", str(out)]
+    first = mvad(*words)
+    assert first.returncode == 0, first.stderr
+    assert re.search(rf"notice: fits no stable pose well: \S*{path.stem}\n", first.stdout)
+    assert rows(out / "predictions.csv")[path.stem]["pose"] == "-1"
+    assert mvad(*words).stdout.count("fits no stable pose well") == 1, "when it is continued, too"
+
+
+def test_predictions_of_an_earlier_version_are_continued(place: Path, tmp_path: Path) -> None:
+    run, folder, out = place / "runs" / "floor", place / "raw" / GEAR / "test" / "good", tmp_path / "out"
+    words = ["predict", str(run), str(folder), "--workspace", str(place), "--threshold", "1", "--out", str(out)]
+    assert mvad(*words).returncode == 0
+    lines = files.read_lines(out / "predictions.jsonl")
+    before = [{k: v for k, v in line.items() if k not in ("pose", "fit", "cut", "crc32")} for line in lines]
+    files.write_lines(out / "predictions.jsonl", before[:1])
+    scored = rows(out / "predictions.csv")
+    done = mvad(*words)
+    assert done.returncode == 0, done.stderr
+    after = rows(out / "predictions.csv")
+    old, new = (line["key"].split("/")[-1] for line in before)
+    assert (after[old]["pose"], after[old]["fit"]) == ("", ""), "it was not scored again"
+    assert after[old]["load_seconds"] == scored[old]["load_seconds"]
+    assert (after[new]["pose"], after[new]["fit"]) == ("0", scored[new]["fit"])
+
+
+def test_photographs_lay_nowhere(place: Path, tmp_path: Path) -> None:
+    train(tmp_path / "run", place / "shards" / "realiad" / "plate", model="mean_feature")
+    shards = str(place / "shards" / "realiad" / "plate")
+    words = ["predict", str(tmp_path / "run"), shards, "--workspace", str(place), "--threshold", "1"]
+    done = mvad(*words, "--out", str(tmp_path / "out"))
+    assert done.returncode == 0, done.stderr
+    found = list(csv.DictReader((tmp_path / "out" / "predictions.csv").read_text().splitlines()))
+    assert {(row["pose"], row["fit"], row["cut"]) for row in found} == {("", "", "")}
 
 
 def test_a_scan_that_cannot_be_read_is_skipped_and_reported(place: Path, tmp_path: Path) -> None:

@@ -16,8 +16,10 @@ from training import NOWHERE, train
 
 from mvad import files
 from mvad.datasets.registry import RawScans
+from mvad.datasets.shards.loader import ShardSet
 from mvad.model.evaluation.evaluate import evaluate_run
 from mvad.model.evaluation.missing_views import evaluate_missing_views
+from mvad.model.evaluation.results import Results
 from mvad.model.evaluation.scan_maps import ScanEvaluator
 from mvad.model.report import page as report
 from mvad.model.report.page import build_page
@@ -92,6 +94,67 @@ def test_names_from_outside_are_escaped(runs: list[Path], tmp_path: Path) -> Non
     assert evil not in page
     assert "&lt;script&gt;" in page
     assert page.count("<script>") == 2, "only the page's own"
+
+
+def posed(run: Path, target: Path, changes: dict[int, dict[str, Any]]) -> Path:
+    """Copy a run, with changes to some of its samples by number."""
+    shutil.copytree(run, target)
+    result = files.read_sealed_json(target / "results.json", "x", "y")
+    samples = [sample | changes.get(k, {}) for k, sample in enumerate(result["samples"])]
+    files.write_sealed_json(target / "results.json", result | {"samples": samples})
+    return target
+
+
+def test_the_page_says_how_each_scan_lay(runs: list[Path], workspace: Path, tmp_path: Path) -> None:
+    data = ShardSet(workspace / "shards" / GEAR, "test")
+    assert data.pose_fits is not None
+    page = build_page(runs)
+    captions = re.findall(r'<span class="pose">(.*?)</span>', page)
+    assert len(captions) == 3 * len(data)
+    for k in range(len(data)):
+        said = f"pose 0, turn {data.turns_deg[k]:.0f} deg, template fit {100 * data.pose_fits[k]:.1f} %"
+        assert captions.count(said) >= 3, said
+    fit = f"{100 * np.median(data.pose_fits):.1f}<br><small>least {100 * data.pose_fits.min():.1f}</small>"
+    row = f"<tr><td>mvtec3d / gear</td><td>9</td><td>pose 0: 9</td><td>{fit}</td><td>0</td><td class=small>-</td></tr>"
+    assert page.count(row) == 1, "once for runs on the same data"
+    changes = {0: {"pose_number": -1}, 1: {"pose_number": 3, "pose_fit": None}, 2: {"pose_number": -1, "key": "<b>"}}
+    other = build_page([posed(runs[0], tmp_path / "other", changes)])
+    assert "fits no stable pose, turn" in other
+    assert f"pose 3, turn {data.turns_deg[1]:.0f} deg</span>" in other
+    assert "<td>pose 0: 6, pose 3: 1</td>" in other
+    assert f"<td>2</td><td class=small>&lt;b&gt;, {data.keys[0]}</td>" in other
+
+
+def test_results_without_poses_are_shown_without(runs: list[Path], tmp_path: Path) -> None:
+    shutil.copytree(runs[0], tmp_path / "old")
+    result = files.read_sealed_json(tmp_path / "old" / "results.json", "x", "y")
+    for sample in result["samples"]:
+        for name in ("pose_number", "pose_fit", "turn_deg"):
+            del sample[name]
+    files.write_sealed_json(tmp_path / "old" / "results.json", result)
+    assert Results.read(tmp_path / "old" / "results.json").to_json() == {k: v for k, v in result.items() if k != "seal"}
+    page = build_page([tmp_path / "old"])
+    assert 'class="pose"' not in page
+    assert "<h2>Data</h2>" not in page
+    assert "<figure data-score" in page
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("width", [1280, 400])
+def test_the_pose_stands_below_the_picture_and_nothing_is_wider_than_the_page(
+    width: int, browser: Any, runs: list[Path], tmp_path: Path
+) -> None:
+    target = tmp_path / "report.html"
+    target.write_text(build_page([posed(runs[0], tmp_path / "run", {k: {"pose_number": -1} for k in range(9)})]))
+    tab = browser.new_page(viewport={"width": width, "height": 900})
+    tab.goto(f"file://{target}")
+    figure = tab.locator("figure[data-score]").first
+    figure.scroll_into_view_if_needed()
+    picture, line = figure.locator("img").bounding_box(), figure.locator(".pose").bounding_box()
+    assert line["y"] >= picture["y"] + picture["height"]
+    assert line["x"] + line["width"] <= width
+    assert tab.evaluate("document.documentElement.scrollWidth") <= width
+    tab.close()
 
 
 @pytest.fixture(scope="module")

@@ -77,6 +77,8 @@ def test_cameras_and_rows_of_the_raw_scan_are_those_that_the_page_says(center: s
     intrinsics = np.array(
         files.read_sealed_json(tmp_path / "renders" / "mvtec3d" / "gear" / "rig.json", "a rig", "")["rig"]["intrinsics"]
     )
+    assert (made["pose_number"], made["fit"], made["turn"]) == (data.pose_numbers[0], data.pose_fits[0], data.turns_deg[0])
+    assert 0.7 < made["fit"] < 1
     assert np.abs(made["cameras"] - data.poses).max() > 1e-4 or center == "category"
     for view in range(5):
         depth = batch.depth[0, view].numpy().astype(np.float64)

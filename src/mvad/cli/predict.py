@@ -44,6 +44,7 @@ def predict(
 ) -> None:
     """Score samples: a CSV file with one decision per sample, maps, latency. Exit code 6 if some could not be scored."""
     from mvad.cli.console import Bars
+    from mvad.cli.tables import pose_lines
     from mvad.errors import PartlyDone
     from mvad.model.backbones.weights import WeightsSource
     from mvad.model.devices import resolve_device
@@ -65,6 +66,8 @@ def predict(
             used = Threshold(threshold, 0, None, True)
         done = score(detector, folder.model_sha256, used, samples, len(samples), target, bars)
         bars.say(done.describe())
+        for line in pose_lines(done.poses(), PREDICTIONS):
+            bars.say(line)
         bars.say(f"written: {target / PREDICTIONS}")
     if done.failed:
         raise PartlyDone(

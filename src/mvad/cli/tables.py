@@ -197,35 +197,41 @@ def audit_tables(audits: Mapping[str, Mapping[str, Any]]) -> list[Table]:
 
 
 def pose_table(categories: Mapping[str, Mapping[str, Any]]) -> list[Table]:
-    """Return a table of how the objects lay, one row for each stable pose; empty where all cameras stand in the sensor's frame."""
-    table = _table("How the objects lay: stable poses, and how exactly their turns are known", "category")
-    for name in ("pose", "n", "template of", "turn", "spread", "fit, median", "least"):
-        table.add_column(name, justify="right", no_wrap=name != "turn", overflow="fold")
+    """Return a table of how the objects lay, one row for each stable pose; empty where all cameras stand in the sensor's frame.
+
+    At 80 columns no cell is cut off.
+    """
+    table = _table("How the objects lay: stable poses, how exactly their turns are known; the fit is over all poses", "category")
+    for name in ("pose", "n", "template", "turn", "spread", "fit", "least"):
+        table.add_column(name, justify="right", no_wrap=name not in ("pose", "turn"), overflow="fold")
     for category, summary in categories.items():
         for pose in summary.get("poses", ()):
-            mirrored = "" if pose["mirror_of"] is None else f" (mirror image of {pose['mirror_of']})"
-            turn = {0: "none", 1: "any"}.get(pose["order"], f"up to 1/{pose['order']} of a full turn")
-            spread = "" if pose["spread_deg"] is None else f"{pose['spread_deg']:.2f} deg"
+            mirrored = "" if pose["mirror_of"] is None else f" mirror of {pose['mirror_of']}"
+            turn = {0: "none", 1: "any"}.get(pose["order"], f"up to 1/{pose['order']}")
+            spread = "" if pose["spread_deg"] is None else f"{pose['spread_deg']:.2f}°"
             fit = ["", ""] if summary["fit"] is None else [f"{100 * summary['fit'][1]:.1f}", f"{100 * summary['fit'][0]:.1f}"]
             template = f"{pose['training_scans']} scans" if pose["training_scans"] else "none"
             table.add_row(category, f"{pose['number']}{mirrored}", str(pose["samples"]), template, turn, spread, *fit)
     return [table] if table.row_count else []
 
 
-def pose_lines(summary: Mapping[str, Any]) -> list[str]:
-    """Return lines on what is unusual about a category's poses: no template, scans that fit none, objects that are cut off."""
+def pose_lines(summary: Mapping[str, Any], listed_in: str = "manifest.json") -> list[str]:
+    """Return lines on what is unusual about poses: no template, scans that fit none, objects that are cut off.
+
+    ``summary`` has ``note``, ``unfit`` and ``cut`` of ``summarise_poses``; the file ``listed_in`` names all where lines do not.
+    """
     lines = [f"notice: {summary['note']}"] if summary.get("note") else []
     if summary.get("unfit"):
-        lines.append(f"notice: fits no stable pose well: {_listed(summary['unfit'])}")
+        lines.append(f"notice: fits no stable pose well: {_listed(summary['unfit'], listed_in)}")
     if summary.get("cut"):
         cut = [f"{key} (view {', '.join(map(str, views))})" for key, views in summary["cut"].items()]
-        lines.append(f"notice: reaches beyond the picture: {_listed(cut)}")
+        lines.append(f"notice: reaches beyond the picture: {_listed(cut, listed_in)}")
     return lines
 
 
-def _listed(names: Sequence[str]) -> str:
+def _listed(names: Sequence[str], file: str) -> str:
     shown = ", ".join(names[:_NAMED])
-    return shown if len(names) <= _NAMED else f"{shown} and {len(names) - _NAMED} more (manifest.json has all)"
+    return shown if len(names) <= _NAMED else f"{shown} and {len(names) - _NAMED} more ({file} has all)"
 
 
 def _percent(shares: Sequence[float]) -> list[str]:

@@ -118,8 +118,9 @@ def _seen(key: str, done: RenderedScan) -> tuple[Sample, DepthCoding]:
     views, pose, coding = done.views, done.pose, done.rig.depth_coding
     height, width = done.scan.valid.shape
     sample = seen_sample(
-        key, views.rgb, views.depth, views.normal, views.source, coding, pose.matrix, pose.number, (height, width)
-    )
+        key, views.rgb, views.depth, views.normal, views.source, coding, pose.matrix, pose.number, pose.fit, pose.turn_deg,
+        done.cut, (height, width),
+    )  # fmt: skip
     return sample, coding
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mvad.datasets.shards.reader import ShardFile
-from mvad.datasets.shards.schema import FIELDS, ROOT_ATTRIBUTES
+from mvad.datasets.shards.schema import FIELDS, NO_TEMPLATE, ROOT_ATTRIBUTES
 
 _SHOWN = 400
 
@@ -21,6 +21,13 @@ def attribute_rows(shard: ShardFile) -> list[tuple[str, str]]:
         values.append(("near, far, radius", ", ".join(f"{length:.6g}" for length in shard.rig_range) + " m"))
         numbers, sizes = np.unique(shard.read("pose_number"), return_counts=True), np.unique(shard.read("scan_size"), axis=0)
         values.append(("pose numbers", ", ".join(f"{number}: {count}" for number, count in zip(*numbers, strict=True))))
+        fits = shard.read("pose_fit")
+        fits = fits[fits != NO_TEMPLATE]
+        values.append(
+            ("fit to the pose's template", f"least {fits.min():.4f}, median {np.median(fits):.4f}" if len(fits) else "none")
+        )
+        cut = int(shard.read("cut").any(axis=1).sum())
+        values.append(("cut off in a view", f"{cut} of {len(shard)} samples"))
         values.append(("scan sizes", ", ".join(f"{height} x {width}" for height, width in sizes)))
     return [(name, value if len(value) <= _SHOWN else value[:_SHOWN] + " ...") for name, value in values]
 

@@ -175,10 +175,11 @@ class ShardSet(Dataset[Batch]):
         Coding of depth; near and far of the coded depths and radius of the objects, metres; None for photographs.
     object_poses
         (N, 4, 4) float64, metres, from the sensor's camera frame to the frame of the rig; None for photographs.
-    pose_numbers
-        (N,) int16, which stable pose of the category each scan took, -1 where it fits none; None for photographs.
-    scan_sizes
-        (N, 2) int32, height and width of the raw scans, pixels; None for photographs.
+    pose_numbers, pose_fits, turns_deg
+        (N,) int16, float64 and float64: which stable pose of the category each scan took, -1 where it fits none; its fit to the
+        template, 0 to 1, -1 without one; its turn about the support's normal, degrees; None for photographs.
+    cut, scan_sizes
+        (N, V) uint8, 1 where the object reaches beyond the view; (N, 2) int32, height and width of the raw scans, pixels.
 
     Raises
     ------
@@ -199,8 +200,7 @@ class ShardSet(Dataset[Batch]):
 
     def __init__(self, folder: str | Path, split: str, fields: Sequence[str] | None = None, threads: int = 0) -> None:
         folder = Path(folder)
-        self.folder, self.split = folder, split
-        self.threads = threads or usable_cores()
+        self.folder, self.split, self.threads = folder, split, threads or usable_cores()
         manifest = read_manifest(folder)
         entries = [entry for entry in manifest["shards"] if entry["split"] == split]
         if not entries:
@@ -228,7 +228,8 @@ class ShardSet(Dataset[Batch]):
             for name in ("present", "view_label", "label", *PLACES)
             if name in first.layout.fields
         }
-        self.object_poses, self.pose_numbers, self.scan_sizes = (self._small.get(name) for name in PLACES)
+        of_scans = (self._small.get(name) for name in PLACES)
+        self.object_poses, self.pose_numbers, self.pose_fits, self.turns_deg, self.cut, self.scan_sizes = of_scans
         self._memory: dict[str, Tensor] = {}
         self._buffers = Buffers()
         self._pool: tuple[int, ThreadPoolExecutor] | None = None
@@ -326,7 +327,6 @@ class ShardSet(Dataset[Batch]):
         names = self._read_names()
         leased = {name: self._buffers.empty((len(rows), *self._shapes[name][0]), self._shapes[name][1]) for name in names}
         outs = {name: array for name, (_, array) in leased.items()}
-
         for number in {self._places[row][0] for row in rows}:
             self._files[number].open()
 

@@ -159,8 +159,9 @@ class ShardFile:
         fields = self.layout.fields
         values: dict[str, Any] = {name: self.read(name, row) for name in IMAGES if name in fields}
         values |= {name: self.read(name)[row] for name in ("present", "view_label", *PLACES) if name in fields}
-        if "pose_number" in values:
-            values["pose_number"] = int(values["pose_number"])
+        for name, kind in (("pose_number", int), ("pose_fit", float), ("turn_deg", float)):
+            if name in values:
+                values[name] = kind(values[name])
         key, defect = self.texts("key")[row], self.texts("defect")[row]
         return Sample(key=key, defect=defect, label=int(self.read("label")[row]), **values)
 

@@ -18,6 +18,10 @@ MAX_SAMPLES = 1 << 16
 MAX_VIEWS = 256
 MAX_SIDE = 8192
 MAX_POSE_NUMBER = 32767
+NO_POSE = -1
+"""``pose_number`` of a scan that fits no stable pose of its category well."""
+NO_TEMPLATE = -1.0
+"""``pose_fit`` of a scan whose category has no template."""
 MAX_TEXT_BYTES = 4096
 MAX_ATTRIBUTE_BYTES = 1 << 20
 MAX_ATTRIBUTES = 32
@@ -49,6 +53,12 @@ FIELDS = {
         "sensor's frame is inverse(pose) @ rig/poses",
     ),
     "pose_number": Field("N", "int16", "", "which stable pose of the category the scan took, -1 if it fits none (renders only)"),
+    "pose_fit": Field(
+        "N", "float64", "",
+        "overlap of the scan's outline and its pose's template, 0 to 1; -1 where there is no template (renders only)",
+    ),
+    "turn_deg": Field("N", "float64", "degree", "turn about the support's normal that pose contains, -180 to 180 (renders only)"),
+    "cut": Field("N V", "uint8", "", "1 where the object reaches beyond the view (renders only)"),
     "scan_size": Field("N 2", "int32", "pixel", "height H and width W of the raw scan, to which source refers (renders only)"),
     "key": Field("N", "S", "", "category/split/defect/id, UTF-8"),
     "defect": Field("N", "S", "", "good, or the defect's name, UTF-8"),
@@ -70,12 +80,12 @@ WRITTEN = "written.jsonl"
 MODALITIES = ("rgb", "depth", "normal")
 REQUIRED = ("mask", "present", "label", "view_label", "key", "defect", "made_from")
 """Fields of every shard; there is also at least one modality."""
-RENDERED = ("seen", "pose", "pose_number", "scan_size", "rig/poses", "rig/intrinsics", "rig/range")
+PLACES = ("pose", "pose_number", "pose_fit", "turn_deg", "cut", "scan_size")
+"""Fields that say where a scan's object lay and what the scan was, one row per sample."""
+RENDERED = ("seen", *PLACES, "rig/poses", "rig/intrinsics", "rig/range")
 """Fields of every shard of renders, and of no other: all or none."""
 OF_RENDERS = (*RENDERED, "depth", "normal", "source")
 """Fields that only renders have; the last three may have been left out."""
-PLACES = ("pose", "pose_number", "scan_size")
-"""Fields that say where a scan's object lay and what the scan was, one row per sample."""
 
 ROOT_ATTRIBUTES = {
     "schema": "mvad-shard",
@@ -94,7 +104,7 @@ ROOT_ATTRIBUTES = {
 INTEGERS = ("schema_version", "part")
 FIELD_ATTRIBUTES = {
     "meaning": "what the field holds (every field)",
-    "unit": "metre or pixel (fields that have one)",
+    "unit": "metre, pixel or degree (fields that have one)",
     "step": "metres per level, a float64 (depth)",
     "offset": "metres of level 1, a float64 (depth)",
 }
@@ -103,7 +113,7 @@ NUMBERS = ("step", "offset")
 
 @dataclass(frozen=True)
 class Sample:
-    """One multi-view sample, coded as in a shard (as integers, except for ``pose``).
+    """One multi-view sample, coded as in a shard (as integers, except for ``pose``, ``pose_fit`` and ``turn_deg``).
 
     Attributes
     ----------
@@ -123,6 +133,12 @@ class Sample:
         (4, 4) float64, metres: sensor's camera frame to the frame of the rig, or None.
     pose_number
         Which stable pose of the category the scan took, -1 if it fits none; or None.
+    pose_fit
+        Intersection over union of its outline and the template's, 0 to 1, ``NO_TEMPLATE`` without a template; or None.
+    turn_deg
+        Turn about the support's normal that ``pose`` contains, degrees; or None.
+    cut
+        (V,) uint8, 1 where the object reaches beyond the view; or None.
     scan_size
         (2,) int32, height and width of the raw scan, pixels; or None.
     """
@@ -140,6 +156,9 @@ class Sample:
     source: NDArray[np.int32] | None = None
     pose: NDArray[np.float64] | None = None
     pose_number: int | None = None
+    pose_fit: float | None = None
+    turn_deg: float | None = None
+    cut: NDArray[np.uint8] | None = None
     scan_size: NDArray[np.int32] | None = None
 
 
@@ -155,7 +174,7 @@ def contradiction(sample: Sample) -> str:
         sample.view_label.astype(bool),
         sample.present.astype(bool),
     )
-    for name in ("mask", "present", "view_label", "seen"):
+    for name in ("mask", "present", "view_label", "seen", "cut"):
         array = getattr(sample, name)
         if array is not None and array.max(initial=0) > 1:
             return f"{name} has values over 1"
@@ -169,7 +188,7 @@ def contradiction(sample: Sample) -> str:
         return f"view {int(np.argmax(labelled))} is labelled and the sample is not"
     if sample.label and sample.defect == "good":
         return "the sample is labelled and its defect is good"
-    for name in ("rgb", "depth", "normal", "mask", "seen") if not present.all() else ():
+    for name in ("rgb", "depth", "normal", "mask", "seen", "cut") if not present.all() else ():
         array = getattr(sample, name)
         if array is not None and array.reshape(views, -1)[~present].any():
             return f"{name} is not empty in a view that does not exist"
@@ -190,11 +209,15 @@ def contradiction(sample: Sample) -> str:
 
 
 def _contradiction_of_place(sample: Sample) -> str:
-    """Return the first fault of a sample's pose, pose number and size of the scan, or ""."""
+    """Return the first fault of a sample's pose, its number, fit and turn, and size of the scan, or ""."""
     if sample.pose is not None and not _are_rigid(sample.pose[None], mirrored=True):
         return "pose is not rigid"
-    if sample.pose_number is not None and not -1 <= sample.pose_number <= MAX_POSE_NUMBER:
+    if sample.pose_number is not None and not NO_POSE <= sample.pose_number <= MAX_POSE_NUMBER:
         return f"pose_number is {sample.pose_number}, expected -1 to {MAX_POSE_NUMBER}"
+    if sample.pose_fit is not None and not (sample.pose_fit == NO_TEMPLATE or 0 <= sample.pose_fit <= 1):
+        return f"pose_fit is {sample.pose_fit}, expected 0 to 1, or -1 without a template"
+    if sample.turn_deg is not None and not -180 <= sample.turn_deg <= 180:
+        return f"turn_deg is {sample.turn_deg}, expected -180 to 180"
     if sample.scan_size is None:
         return ""
     height, width = (int(length) for length in sample.scan_size)

@@ -20,7 +20,7 @@ from mvad.datasets.renders.coding import DepthCoding, encode_normal
 from mvad.datasets.renders.layout import MANIFEST, RECORD, category_folder
 from mvad.datasets.renders.record import read_manifest, read_record, read_sample
 from mvad.datasets.scan import GOOD, UNKNOWN, SampleRef
-from mvad.datasets.shards.schema import Sample, contradictions_of_rig
+from mvad.datasets.shards.schema import NO_TEMPLATE, PLACES, Sample, contradictions_of_rig
 from mvad.errors import BadInput
 
 MASK_RULE = (
@@ -151,22 +151,31 @@ def _rendered(folder: Path, sha256: str) -> tuple[Sample, str]:
 
 
 def _place(folder: Path, record: dict[str, Any]) -> dict[str, Any]:
-    """Return the pose, the pose number and the size of the scan that a render's record says."""
+    """Return what a render's record says of where the object lay (``schema.PLACES``)."""
     try:
         pose, size = np.array(record["pose"], dtype=np.float64), np.array(record["scan_size"], dtype=np.int32)
-        number = record["pose_number"]
+        number, fit, turn = record["pose_number"], record["pose_fit"], float(record["turn_deg"])
         if pose.shape != (4, 4) or size.shape != (2,) or type(number) is not int:
             raise ValueError(f"shapes {pose.shape} and {size.shape}, number {number!r}")
+        fit, cut = NO_TEMPLATE if fit is None else float(fit), _cut(record["cut"], int(record["views"]))
     except (LookupError, TypeError, ValueError, OverflowError) as error:
-        raise BadInput(
-            f"{folder / RECORD}: expected pose, pose_number and scan_size ({error}); render again with --overwrite"
-        ) from error
-    return {"pose": pose, "pose_number": number, "scan_size": size}
+        raise BadInput(f"{folder / RECORD}: expected {', '.join(PLACES)} ({error}); render again with --overwrite") from error
+    return {"pose": pose, "pose_number": number, "pose_fit": fit, "turn_deg": turn, "cut": cut, "scan_size": size}
+
+
+def _cut(beyond: Sequence[int], views: int) -> NDArray[np.uint8]:
+    """Return (V,) uint8, 1 for the views in a list."""
+    if any(type(view) is not int or not 0 <= view < views for view in beyond):
+        raise ValueError(f"cut {beyond!r} of {views} views")
+    cut = np.zeros(views, np.uint8)
+    cut[list(beyond)] = 1
+    return cut
 
 
 def seen_sample(
     key: str, rgb: NDArray[np.uint8], depth: NDArray[np.float32], normal: NDArray[np.float32], source: NDArray[np.int32],
-    coding: DepthCoding, pose: NDArray[np.float64], pose_number: int, scan_size: tuple[int, int],
+    coding: DepthCoding, pose: NDArray[np.float64], pose_number: int, pose_fit: float | None, turn_deg: float,
+    cut: Sequence[int], scan_size: tuple[int, int],
 ) -> Sample:  # fmt: skip
     """Return rendered views as the sample that writing and packing them would give, without labels.
 
@@ -178,14 +187,17 @@ def seen_sample(
         Outputs of the renderer: (V, H, W, 3) uint8, (V, H, W) float32 metres, (V, H, W, 3) float32, (V, H, W) int32.
     coding
         Coding of the depth.
-    pose, pose_number, scan_size
-        (4, 4) float64, metres, and number of the object's pose; height and width of the scan, as in a shard.
+    pose, pose_number, pose_fit, turn_deg
+        (4, 4) float64, metres, number, fit (None without a template) and turn (degrees) of the object's pose.
+    cut, scan_size
+        Views that the object reaches beyond; height and width of the scan.
     """
     views = len(rgb)
     return Sample(
         key=key, defect=UNKNOWN, label=0, rgb=rgb, mask=np.zeros(source.shape, np.uint8), present=np.ones(views, np.uint8),
         view_label=np.zeros(views, np.uint8), depth=coding.encode(depth), normal=encode_normal(normal),
         seen=(source >= 0).astype(np.uint8), source=source, pose=pose, pose_number=pose_number,
+        pose_fit=NO_TEMPLATE if pose_fit is None else pose_fit, turn_deg=turn_deg, cut=_cut(cut, views),
         scan_size=np.array(scan_size, np.int32),
     )  # fmt: skip
 

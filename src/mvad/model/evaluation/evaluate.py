@@ -16,6 +16,7 @@ from torch.nn import functional
 
 from mvad import files
 from mvad.datasets.shards.loader import Batch, ShardSet
+from mvad.datasets.shards.schema import NO_TEMPLATE
 from mvad.errors import BadInput
 from mvad.model.backbones.weights import WeightsSource
 from mvad.model.detector import AnomalyMaps, Detector
@@ -171,8 +172,8 @@ class _Evaluation:
     pixels: PixelScores = field(default_factory=PixelScores)
     samples: list[SampleResult] = field(default_factory=list)
 
-    def add(self, batch: Batch, found: AnomalyMaps) -> None:
-        """Add one sample: collect its pixels and scores, write its pictures."""
+    def add(self, batch: Batch, found: AnomalyMaps, pose: Mapping[str, Any]) -> None:
+        """Add one sample: collect its pixels and scores, write its pictures; ``pose``: see ``pose_of``."""
         maps, masks = at_pixels(batch, found)
         present = batch.present[0].numpy()
         if not np.isfinite(maps[present]).all() or not np.isfinite(found.sample_scores.numpy()).all():
@@ -193,12 +194,23 @@ class _Evaluation:
                 key=batch.keys[0], defect=batch.defects[0], label=bool(batch.label[0]), score=float(found.sample_scores[0]),
                 view_labels=[bool(label) if is_present else None for label, is_present in zip(labels, present_views, strict=True)],
                 view_scores=[float(score) if is_present else None for score, is_present in zip(scores, present_views, strict=True)],
-                map_range=[low, high], **written,
+                map_range=[low, high], **written, **pose,
             )
         )  # fmt: skip
 
 
-def write_pictures(run: Path, folder: str, key: str, picture: bytes, drawn: bytes) -> dict[str, str]:
+def pose_of(data: ShardSet, index: int) -> dict[str, Any]:
+    """Return what a split says of where the object of a sample lay, by the fields of ``SampleResult``; {} for photographs."""
+    if data.pose_numbers is None or data.pose_fits is None or data.turns_deg is None:
+        return {}
+    fit = float(data.pose_fits[index])
+    return {
+        "pose_number": int(data.pose_numbers[index]), "pose_fit": None if fit == NO_TEMPLATE else fit,
+        "turn_deg": float(data.turns_deg[index]),
+    }  # fmt: skip
+
+
+def write_pictures(run: Path, folder: str, key: str, picture: bytes, drawn: bytes) -> dict[str, Any]:
     """Write a sample's picture (JPEG) and its maps (PNG); return their names and hashes by the fields of ``SampleResult``."""
     stem = f"{folder}/{file_stem(key)}"
     files.write_bytes(run / f"{stem}.jpg", picture)
@@ -249,7 +261,7 @@ def evaluate_split(
             found = answer(batch)
             synchronise(device)
             network += time.perf_counter() - before
-            gathered.add(batch, found)
+            gathered.add(batch, found, pose_of(data, index))
         progress.advance()
     seconds = {"network": round(network, 3), "all": round(time.perf_counter() - began, 3)}
     samples = gathered.samples

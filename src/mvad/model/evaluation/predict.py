@@ -18,7 +18,7 @@ from torch.nn import functional
 from mvad import files
 from mvad.datasets.renders.coding import DepthCoding
 from mvad.datasets.shards.loader import Batch, batch_of
-from mvad.datasets.shards.schema import Sample
+from mvad.datasets.shards.schema import NO_POSE, NO_TEMPLATE, Sample
 from mvad.errors import BadInput
 from mvad.model.detector import Detector
 from mvad.model.devices import synchronise
@@ -31,6 +31,8 @@ from mvad.progress import Progress
 PREDICTIONS = "predictions.csv"
 FAILED = "failed.jsonl"
 _DONE = "predictions.jsonl"
+_PLACES = ("pose", "fit", "cut")
+"""What a prediction of a render says of where the object lay."""
 MAPS = "maps"
 
 
@@ -54,9 +56,17 @@ class NewSample:
 
     def batch(self, spec: InputSpec) -> Batch:
         """Read the sample as a batch of one that fits a detector; see ``check_fits``."""
-        batch = batch_of(*self.load())
+        return self.read(spec)[0]
+
+    def read(self, spec: InputSpec) -> tuple[Batch, dict[str, Any]]:
+        """Read the sample as ``batch`` does; return also where its object lay, by the fields of ``Prediction``."""
+        sample, coding = self.load()
+        batch = batch_of(sample, coding)
         check_fits(batch, spec)
-        return batch
+        if sample.pose_number is None or sample.cut is None:
+            return batch, {}
+        fit = None if sample.pose_fit == NO_TEMPLATE else sample.pose_fit
+        return batch, {"pose": sample.pose_number, "fit": fit, "cut": np.flatnonzero(sample.cut).tolist()}
 
 
 @dataclass(frozen=True)
@@ -73,6 +83,11 @@ class Prediction:
         Score of each view; None where it is missing.
     load_seconds, score_seconds
         Seconds for reading (and rendering), and for scoring.
+    pose, fit
+        Of a render: the stable pose that the scan took, -1 where it fits none; its fit to the pose's template, 0 to 1, None
+        without one. None of photographs, and where an earlier version scored the sample.
+    cut
+        Views that the object reaches beyond.
     """
 
     key: str
@@ -81,6 +96,9 @@ class Prediction:
     view_scores: Sequence[float | None]
     load_seconds: float
     score_seconds: float
+    pose: int | None = None
+    fit: float | None = None
+    cut: Sequence[int] = ()
 
 
 @dataclass(frozen=True)
@@ -102,6 +120,11 @@ class Predictions:
         """Return the median of ``load_seconds`` or ``score_seconds`` without the first sample, which warms up; 0 for no rows."""
         values = [float(getattr(row, name)) for row in self.rows][min(1, len(self.rows) - 1) :]
         return float(np.median(values)) if values else 0.0
+
+    def poses(self) -> dict[str, Any]:
+        """Return ``unfit``, the samples that fit no stable pose well, and ``cut``, the views that samples reach beyond, by key."""
+        unfit = sorted(row.key for row in self.rows if row.pose == NO_POSE)
+        return {"unfit": unfit, "cut": {row.key: list(row.cut) for row in sorted(self.rows, key=lambda r: r.key) if row.cut}}
 
     def describe(self) -> str:
         """Return one line: number of scored and of anomalous samples, and median times per sample."""
@@ -152,6 +175,7 @@ def predict(
                     progress.advance()
                     continue
             measured = {name: row[name] for name in ("key", "score", "view_scores", "load_seconds", "score_seconds")}
+            measured |= {name: row[name] for name in _PLACES if name in row}  # an earlier version wrote none
             rows.append(Prediction(anomalous=row["score"] > threshold.value, **measured))
             progress.advance()
         files.write_text(out / PREDICTIONS, _table(rows, threshold))
@@ -177,7 +201,7 @@ def check_fits(batch: Batch, spec: InputSpec) -> None:
 
 def _score(detector: Detector, sample: NewSample, out: Path) -> dict[str, Any]:
     began = time.perf_counter()
-    batch = sample.batch(detector.spec)
+    batch, places = sample.read(detector.spec)
     if not bool(batch.present.any()):
         raise BadInput(f"{sample.key}: has no view; give at least one")
     loaded = time.perf_counter()
@@ -195,7 +219,7 @@ def _score(detector: Detector, sample: NewSample, out: Path) -> dict[str, Any]:
     views = [score if is_present else None for score, is_present in zip(scored.view_scores[0].tolist(), present, strict=True)]
     return {
         "key": sample.key, "score": float(scored.sample_scores[0]), "view_scores": views,
-        "load_seconds": round(loaded - began, 5), "score_seconds": round(finished - loaded, 5),
+        "load_seconds": round(loaded - began, 5), "score_seconds": round(finished - loaded, 5), **places,
     }  # fmt: skip
 
 
@@ -208,10 +232,21 @@ def _table(rows: Sequence[Prediction], threshold: Threshold) -> str:
     views = max((len(row.view_scores) for row in rows), default=0)
     writer = csv.writer(target, lineterminator="\n")
     writer.writerow(
-        ["key", "score", "threshold", "anomalous", *(f"view_{k}" for k in range(views)), "load_seconds", "score_seconds"]
+        [
+            "key",
+            "score",
+            "threshold",
+            "anomalous",
+            *(f"view_{k}" for k in range(views)),
+            "load_seconds",
+            "score_seconds",
+            *_PLACES,
+        ]
     )
     for row in rows:
         scores = ["" if score is None else f"{score:.7g}" for score in row.view_scores]
         cells = [row.key, f"{row.score:.7g}", f"{threshold.value:.7g}", int(row.anomalous), *scores]
-        writer.writerow([*cells, row.load_seconds, row.score_seconds])
+        fit = "" if row.fit is None else f"{row.fit:.4f}"
+        places = ["" if row.pose is None else row.pose, fit, " ".join(map(str, row.cut))]
+        writer.writerow([*cells, row.load_seconds, row.score_seconds, *places])
     return target.getvalue()

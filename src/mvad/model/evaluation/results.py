@@ -102,14 +102,9 @@ class Figures:
         counts = {name: int(rest.pop(name, 0)) for name in ("samples", "anomalous", "regions")}
         threshold, error = rest.pop("pixel_threshold", None), rest.pop("p_auroc_error_bound", None)
         return cls(
-            rest,
-            bounds_from_lists(intervals),
-            by_defect,
-            by_defect_intervals,
-            **counts,
-            pixel_threshold=threshold,
+            rest, bounds_from_lists(intervals), by_defect, by_defect_intervals, **counts, pixel_threshold=threshold,
             p_auroc_error_bound=error,
-        )
+        )  # fmt: skip
 
 
 def bounds_to_lists(bounds: Mapping[str, tuple[float, float] | None]) -> dict[str, list[float] | None]:
@@ -140,6 +135,9 @@ class SampleResult:
         SHA-256 of the files.
     map_range
         Map values of black and white in the PNG.
+    pose_number, pose_fit, turn_deg
+        Of a render: the stable pose that the scan took, -1 where it fits none; its fit to the pose's template, 0 to 1, None
+        without one; its turn about the support's normal, degrees. None of photographs, imported maps, and in files of before.
     """
 
     key: str
@@ -153,10 +151,14 @@ class SampleResult:
     map: str
     map_sha256: str
     map_range: Sequence[float]
+    pose_number: int | None = None
+    pose_fit: float | None = None
+    turn_deg: float | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """Return the fields as plain values."""
-        return {**self.__dict__, **{n: list(getattr(self, n)) for n in ("view_labels", "view_scores", "map_range")}}
+        """Return the fields as plain values, without those that say nothing of a pose."""
+        said = {name: value for name, value in self.__dict__.items() if value is not None}
+        return {**said, **{n: list(getattr(self, n)) for n in ("view_labels", "view_scores", "map_range")}}
 
 
 @dataclass(frozen=True)

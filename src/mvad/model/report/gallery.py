@@ -12,6 +12,7 @@ import numpy as np
 
 from mvad import files
 from mvad.datasets.scan import GOOD
+from mvad.datasets.shards.schema import NO_POSE
 from mvad.model.evaluation.pictures import SIDE
 from mvad.model.evaluation.results import Results, SampleResult
 from mvad.model.metrics.histogram import exact_curve
@@ -95,8 +96,8 @@ def _recall(samples: Sequence[SampleResult]) -> str:
             '<td><meter min="0" max="1" value="0"></meter> <span></span></td></tr>'
         )
     return (
-        '<table class="recall"><thead><tr><th>defect</th><th>samples</th><th>called anomalous</th></tr></thead>'
-        f"<tbody>{''.join(rows)}</tbody></table>"
+        '<div class="wide"><table class="recall"><thead><tr><th>defect</th><th>samples</th><th>called anomalous</th></tr></thead>'
+        f"<tbody>{''.join(rows)}</tbody></table></div>"
     )
 
 
@@ -113,8 +114,19 @@ def _figure(run: Path, sample: SampleResult) -> str:
         f'data-name="{escape(sample.key)}" data-kind="{escape(sample.defect)}" data-low="{low:.7g}" data-high="{high:.7g}">'
         f'<img class="views" loading="lazy" width="{strip.shape[1]}" height="{strip.shape[0]}" alt="views of {escape(sample.key)}" '
         f'src="{_uri(small, "jpeg")}"><canvas role="img" aria-label="anomaly map" data-src="{_uri(grey.read_bytes(), "png")}"></canvas>'
-        f"<figcaption><b></b> {escape(sample.key)}: {sample.score:.4g}<br><small>views {escape(views)}</small></figcaption></figure>"
+        f"<figcaption><b></b> {escape(sample.key)}: {sample.score:.4g}<br><small>views {escape(views)}{_pose(sample)}</small>"
+        "</figcaption></figure>"
     )
+
+
+def _pose(sample: SampleResult) -> str:
+    """Return the line on the pose that a scan took, or "" for photographs and results of before."""
+    if sample.pose_number is None:
+        return ""
+    pose = "fits no stable pose" if sample.pose_number == NO_POSE else f"pose {sample.pose_number}"
+    turn = "" if sample.turn_deg is None else f", turn {sample.turn_deg:.0f} deg"
+    fit = "" if sample.pose_fit is None else f", template fit {100 * sample.pose_fit:.1f} %"
+    return f'<br><span class="pose">{pose}{turn}{fit}</span>'
 
 
 def _uri(content: bytes, kind: str) -> str:

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from html import escape
 
 import numpy as np
 
+from mvad.datasets.shards.schema import NO_POSE
 from mvad.model.evaluation.compare import difference, mean_figures, same_samples
 from mvad.model.evaluation.results import SCAN_PROTOCOL, Figures, Results
 from mvad.model.metrics.bootstrap import verdict
 from mvad.model.metrics.table import Metric, metrics
 from mvad.model.paper.tables import paper_s_auroc
 from mvad.model.registry import backbone_label
+
+_NAMED = 12
+"""Greatest number of samples that are named in a cell."""
 
 
 def headline_columns() -> str:
@@ -96,6 +101,34 @@ def on_scans(results: Sequence[Results]) -> str:
         "<h2>On the scans</h2><p class=dim>Maps of all views projected to the grid of the raw scan and evaluated by MVTec "
         "3D-AD's protocol, all pixels of the grid.</p>"
         f'<div class="wide"><table class="figures from4"><thead><tr>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table></div>'
+    )
+
+
+def poses(results: Sequence[Results]) -> str:
+    """Return the section on the stable poses that the test samples of each data set took, or "" where no results say."""
+    rows, shown = [], set[tuple[str, ...]]()
+    for r in results:
+        of_data = (r.dataset, r.category, *sorted(r.test_shards.values()))
+        known = [sample for sample in r.samples if sample.pose_number is not None]
+        if not known or of_data in shown:
+            continue
+        shown.add(of_data)
+        fits = [sample.pose_fit for sample in known if sample.pose_fit is not None]
+        counts = Counter(sample.pose_number for sample in known if sample.pose_number not in (None, NO_POSE))
+        taken = ", ".join(f"pose {number}: {count}" for number, count in sorted(counts.items(), key=lambda item: item[0] or 0))
+        unfit = sorted(sample.key for sample in known if sample.pose_number == NO_POSE)
+        named = ", ".join(unfit[:_NAMED]) + (f" and {len(unfit) - _NAMED} more" if len(unfit) > _NAMED else "")
+        about = (f"{r.dataset} / {r.category}", str(len(known)), taken or "-")
+        fit = _two(_percent(float(np.median(fits))), f"least {_percent(min(fits))}") if fits else "-"
+        cells = [*(escape(cell) for cell in about), fit, str(len(unfit))]
+        rows.append(_cells(cells, f"<td class=small>{escape(named) or '-'}</td>"))
+    if not rows:
+        return ""
+    head = "".join(f"<th>{name}</th>" for name in ("category", "samples", "in each", "fit, median", "fit none", "which fit none"))
+    return (
+        "<h2>Data</h2><p class=dim>Stable poses that the test scans took. Template fit: overlap of the scan's outline and that of "
+        "its pose's template, percent. Scans that fit no pose well are drawn as the nearest one has them.</p>"
+        f'<div class="wide"><table class="figures"><thead><tr>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table></div>'
     )
 
 
