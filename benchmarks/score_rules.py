@@ -1,8 +1,9 @@
 """Which rule from views and modalities to a sample's score: simulated scores, and generated data without its labels (M5).
 
-    python benchmarks/score_rules.py [--only simulated,generated] [--methods padim,patchcore] [--seeds 1,2] [--workspace W]
+    python benchmarks/score_rules.py [--only simulated,real,generated] [--methods padim,patchcore] [--seeds 1,2] [--workspace W]
 
 ``simulated``: AUROC of each rule for scores of five views with known distributions, standardised by n normals in three ways.
+``real``: M5 on real categories' training normals alone, of which every third is held out: neither fitted nor seen with a label.
 ``generated``: detectors on generated categories. M5 is the AUROC of normals that are neither fitted nor calibrated on against
 the same with compact pseudo anomalies, in all views and in one; S-AUROC on the generated defects stands beside it, and is not
 what rules are chosen by. ``results/score_rules.json`` is written after each category; what it holds is not computed again.
@@ -26,6 +27,8 @@ from torch import Tensor
 
 import mvad
 from mvad import files
+from mvad.datasets.registry import reader_for
+from mvad.datasets.scan import ReadOptions
 from mvad.datasets.shards.loader import Batch, ShardSet
 from mvad.model.config import ScoreConfig
 from mvad.model.devices import resolve_device
@@ -41,6 +44,10 @@ RESULTS = Path(__file__).parent / "results" / "score_rules.json"
 GENERATED = ["--train", "30", "--validation", "16", "--good", "16", "--per-defect", "4", "--size", "224"]
 SHAPES = ("gear", "plate", "dome")
 INPUTS = ("rgb+depth", "rgb")
+REAL = (
+    "mvtec3d cable_gland padim rgb", "mvtec3d cable_gland padim normal", "mvtec3d cable_gland patchcore rgb",
+    "eyecandies CandyCane padim rgb", "eyecandies CandyCane padim normal", "mvtec3d cable_gland padim rgb+normal",
+)  # fmt: skip
 SAMPLE_RULES = ("max", "top2", "mean")
 DRAWS = 3
 """Pseudo anomalies per normal sample and kind."""
@@ -197,6 +204,74 @@ def _pixels(detector: mvad.Detector, data: ShardSet, scale: ScoreScale) -> dict[
     return figures
 
 
+def held_out(packed: Path, method: str, inputs: str, run: Path) -> dict[str, Any]:
+    """Return M5 in percent on normals alone: the validation split, one half of which gives the scale for the other, and back."""
+    names = inputs.split("+")
+    detector = mvad.train(
+        packed,
+        method,
+        run,
+        preset="small",
+        device="cpu",
+        input__modalities=names,
+        input__size=256,
+        score__scale="none",
+        **TEXTURES,
+    ).detector
+    data = ShardSet(packed, "validation", fields=[*names, "source"])
+    assert data.scan_sizes is not None
+    scores: dict[str, list[Tensor]] = {"good": [], "all": [], "one": []}
+    for row in range(len(data)):
+        batch = data.batch([row])
+        scores["good"].append(raw(detector, batch))
+        for kind in ("all", "one"):
+            generator = torch.Generator().manual_seed(zlib.crc32(f"{batch.keys[0]} {kind}".encode()))
+            changed = draw_compact(batch, generator, "all" if kind == "all" else "one", int(data.scan_sizes[0, 1]))[0]
+            scores[kind].append(raw(detector, changed))
+    rows: dict[str, Any] = {}
+    for way in ("none", "held_out"):
+        for modalities in ("max", "add") if len(names) > 1 else ("max",):
+            halves = []
+            for first in (0, 1):
+                judged = {kind: torch.cat(values[1 - first :: 2]) for kind, values in scores.items()}
+                used = scale_of(torch.cat(scores["good"][first::2])) if way == "held_out" else None
+                halves.append(_areas(judged | {"defects": judged["all"]}, used, modalities))
+            rows[f"{way}, {modalities}"] = {
+                kind: {rule: round((halves[0][kind][rule] + halves[1][kind][rule]) / 2, 1) for rule in SAMPLE_RULES}
+                for kind in ("all", "one")
+            }
+    return {"m5_and_s_auroc": rows, "normals": len(data), "views_of_a_point": views_of_a_point(packed)}
+
+
+def prepare_real(workspace: Path, dataset: str, category: str) -> Path:
+    """Render and pack training scans of a real category, of which every third is held out as validation; return the folder."""
+    real, raw_folder = Path(os.environ["MVAD_REAL_DATA"]), workspace / "raw" / dataset
+    packed = workspace / "shards" / dataset / category
+    if (packed / "manifest.json").exists():
+        return packed
+    found = [
+        (part, ref) for part in (real, real / "more") if (part / dataset / category).is_dir()
+        for ref in reader_for(dataset).refs(part / dataset, category, ReadOptions()) if ref.split == "train"
+    ]  # fmt: skip
+    for number, (part, ref) in enumerate(sorted(found, key=lambda item: item[1].key)):
+        for path in ref.paths.values():
+            inside = path.relative_to(part / dataset / category)
+            if number % 3 == 0:
+                inside = Path({"mvtec3d": "validation", "eyecandies": "val"}[dataset], *inside.parts[1:])
+            for each in [path] if dataset == "mvtec3d" else sorted(path.parent.glob(f"{ref.id}_*")):
+                link = raw_folder / category / inside.with_name(each.name)
+                link.parent.mkdir(parents=True, exist_ok=True)
+                if not link.exists():
+                    link.symlink_to(each.resolve())
+    chosen = ["--category", category, "--workspace", str(workspace)]
+    for words in (
+        ["render", dataset, "--split", "train", "--split", "validation", *chosen],
+        ["pack", "--dataset", dataset, *chosen],
+    ):
+        subprocess.run([sys.executable, "-m", "mvad.cli", *words], check=True, stdout=subprocess.DEVNULL)
+    return packed
+
+
 def views_of_a_point(packed: Path) -> list[float]:
     """Return the shares of the training objects' points that one view shows, two views show, and so on."""
     data = ShardSet(packed, "train", fields=["source"])
@@ -247,7 +322,7 @@ def summary(rows: dict[str, Any]) -> dict[str, Any]:
 def main(words: Sequence[str]) -> None:
     """Compute what is missing."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", default="simulated,generated")
+    parser.add_argument("--only", default="simulated,real,generated")
     parser.add_argument("--methods", default="padim,patchcore")
     parser.add_argument("--seeds", default="1,2")
     parser.add_argument("--shapes", default=",".join(SHAPES))
@@ -259,6 +334,15 @@ def main(words: Sequence[str]) -> None:
     if "simulated" in chosen.only:
         result["simulated"] = simulated()
         files.write_json(RESULTS, result)
+    for name in REAL if "real" in chosen.only and "MVAD_REAL_DATA" in os.environ else ():
+        dataset, category, method, inputs = name.split()
+        if name in result.get("held_out_normals", {}):
+            continue
+        packed = prepare_real(chosen.workspace / "real", dataset, category)
+        row = held_out(packed, method, inputs, chosen.workspace / "real" / "runs" / name.replace(" ", "-"))
+        result.setdefault("held_out_normals", {})[name] = row
+        files.write_json(RESULTS, result)
+        print(name, row, flush=True)
     for seed in chosen.seeds.split(",") if "generated" in chosen.only else ():
         workspace = chosen.workspace / f"seed{seed}"
         prepare(workspace, int(seed))
