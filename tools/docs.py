@@ -100,8 +100,8 @@ with h5py.File("test-00000.h5") as file:
     cameras = numpy.linalg.inv(file["pose"][0]) @ file["rig/poses"][:]
     near, far, radius = file["rig/range"][:]
     rows, columns = numpy.divmod(file["source"][0], file["scan_size"][0, 1])
-    fit, turn = file["pose_fit"][0], file["turn_deg"][0]
-    numpy.savez("cameras.npz", cameras=cameras, rows=rows, columns=columns, pose_number=file["pose_number"][0], fit=fit, turn=turn)
+    number, fit, turn = file["pose_number"][0], file["pose_fit"][0], file["turn_deg"][0]
+    numpy.savez("cameras.npz", cameras=cameras, rows=rows, columns=columns, pose_number=number, fit=fit, turn=turn)
 """
 
 
