@@ -255,7 +255,16 @@ def test_other_cameras_and_centred_scans_are_rendered_packed_and_not_mixed_with_
     both = mvad(*render, "--rig", "rig.toml", "--views", "3", cwd=tmp_path)
     assert both.returncode == 3
     assert "--rig defines views" in both.stderr
-    centred = mvad(*render, "--split", "train", "--center", "scan", "--size", "96", "--overwrite", cwd=tmp_path)
+    still = mvad(*render, "--center", "scan", "--size", "96", "--overwrite", cwd=tmp_path)
+    assert still.returncode == 3
+    assert "give --frame sensor" in still.stderr
+    of_file = json.loads((folder / "rig.json").read_text())
+    assert (of_file["config"]["rig.frame"], "frame" in of_file["rig"]) == ("sensor", False), "the cameras of a file stand still"
+    moving = mvad(*render, "--rig", "rig.toml", "--frame", "object", "--overwrite", cwd=tmp_path)
+    assert moving.returncode == 3
+    centred = mvad(
+        *render, "--split", "train", "--frame", "sensor", "--center", "scan", "--size", "96", "--overwrite", cwd=tmp_path
+    )  # fmt: skip
     assert centred.returncode == 0, centred.stderr
     for path in folder.glob("*/*/*/record.json"):
         record = json.loads(path.read_text())

@@ -338,7 +338,7 @@ def test_results_have_every_rule_from_one_pass(workspace: Path, tmp_path: Path, 
     bad = [np.mean(sample.view_scores) for sample in results.samples if sample.label]
     good = [np.mean(sample.view_scores) for sample in results.samples if not sample.label]
     assert results.rules["mean"].s_auroc == pytest.approx(np.mean([b > g for b in bad for g in good]))
-    assert results.rule == "max of standardised scores, modalities added"
+    assert results.rule == "top2 of standardised scores, modalities added"
     assert results.standardised_by.startswith("4 training samples, not held out; depth ")
     assert Results.read(run / "results.json") == results
     plain = results.to_json()

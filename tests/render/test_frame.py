@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cache
@@ -215,6 +216,31 @@ def test_scans_without_a_common_template_are_not_turned() -> None:
     assert "no common template" in apart.note
 
 
+def bar(width: int) -> Scan:
+    """Return a scan of a bar of some points across and many along, on a plane 0.6 m away: too narrow for normals if under 5."""
+    side, step = 128, 0.0003
+    rows, columns = np.mgrid[:side, :side]
+    depth = np.where((abs(columns - 64) * 2 < width) & (abs(rows - 64) < 50), 0.59, 0.6)
+    xyz = np.stack([(columns - 63.5) * step, (rows - 63.5) * step, depth], axis=2).astype(np.float32)
+    return Scan(xyz, np.ones((side, side), bool), np.full((side, side, 3), 120, np.uint8))
+
+
+def test_objects_too_narrow_for_normals_are_placed_all_the_same() -> None:
+    scans = [bar(4) for _ in range(4)]
+    options = RigOptions(size=64)
+    rig = fit_cameras([measured_scan(scan, RenderOptions(rig=options)) for scan in scans], options)
+    assert rig.frame is not None
+    done = views_of_scan(scans[0], RenderOptions(backend="cpu", rig=options), rig)
+    assert (done.views.source[0] >= 0).any()
+
+
+def test_a_crumb_fits_no_pose() -> None:
+    frame = frame_of(category("hook")[0])
+    crumb = bar(4)
+    crumb.xyz[..., 2] = np.where(np.mgrid[:128, :128].max(axis=0) < 70, crumb.xyz[..., 2], np.float32(0.6))
+    assert frame.pose_of(scan_points(crumb, clean(crumb, CleanOptions()))).number == NO_POSE
+
+
 def test_noise_makes_no_crash_and_no_turn() -> None:
     train, _ = category("disc")
     frame = frame_of([shown(scan.planned, noisy) for scan in train[:8]])
@@ -230,6 +256,10 @@ def test_frames_survive_json_and_do_not_depend_on_chance() -> None:
     assert back.sha256 == frame.sha256
     for scan in test[:3]:
         assert np.array_equal(back.pose_of(scan.points).matrix, frame.pose_of(scan.points).matrix)
+    sent = pickle.dumps(frame)
+    assert len(sent) < 60_000
+    assert pickle.loads(sent) is pickle.loads(sent), "a process makes one frame, however many scans it is sent with"
+    assert pickle.loads(sent).sha256 == frame.sha256
     broken = frame.to_json()
     broken["poses"][0]["template"]["maps"] = broken["poses"][0]["template"]["maps"][:-8]
     with pytest.raises(ValueError, match=r"template|base64|padding|reshape"):

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from mvad import files
 from mvad.datasets.shards.loader import Batch, ShardSet
-from mvad.errors import BadInput
+from mvad.datasets.shards.reader import read_manifest
 from mvad.model.config import ModelConfig
 from mvad.model.detector import Detector
 from mvad.model.method import Method
@@ -96,7 +96,7 @@ class Scored:
 
 def fold_count(config: ModelConfig, method: Method, data: ShardSet) -> int:
     """Return how many detectors are fitted besides the one that is trained: 0 where validation samples serve, or none are needed."""
-    if config.score.scale == "none" or config.score.folds == 1 or _validation(data) is not None:
+    if config.score.scale == "none" or config.score.folds == 1 or _validation(data) is not None or len(data) < LEAST_NORMALS:
         return 0
     return min(config.score.folds or (4 if method.one_pass else 2), len(data))
 
@@ -162,6 +162,9 @@ def part_of(data: ShardSet, rows: Sequence[int]) -> ShardSet:
     part._places = [data._places[row] for row in rows]
     part.keys, part.defects = [data.keys[row] for row in rows], [data.defects[row] for row in rows]
     part._small = {name: values[list(rows)] for name, values in data._small.items()}
+    for name in ("object_poses", "pose_numbers", "pose_fits", "turns_deg", "cut", "scan_sizes"):
+        values = getattr(data, name)
+        setattr(part, name, None if values is None else values[list(rows)])
     part._memory = data._from_memory(list(rows)) if data._memory else {}
     return part
 
@@ -210,8 +213,8 @@ class _Scorer:
     def scores(self, detector: Detector, data: ShardSet, rows: Sequence[int]) -> Scored:
         """Return the raw scores of some samples of a split; those without a view are left out."""
         scored = Scored()
-        width = self._scan_width(detector)
-        shown = data if width is None else data.select([*detector.spec.modalities, "source"])
+        weighs = len(detector.spec.modalities) > 1 and "source" in data.stored
+        shown = data.select([*detector.spec.modalities, "source"]) if weighs else data
         before, detector.scale = detector.scale, None
         try:
             for row in rows:
@@ -222,27 +225,22 @@ class _Scorer:
                     continue
                 scored.normals.append(_finite(raw[0]))
                 for kind in _SHOWN if raw.shape[2] > 1 else ():
-                    scored.pseudo[kind].append(self._with_anomaly(detector, batch, kind, width))
+                    scored.pseudo[kind].append(self._with_anomaly(detector, batch, kind, data, row))
         finally:
             detector.scale = before
         return scored
 
-    def _with_anomaly(self, detector: Detector, batch: Batch, kind: Literal["all", "one"], width: int | None) -> Tensor:
+    def _with_anomaly(
+        self, detector: Detector, batch: Batch, kind: Literal["all", "one"], data: ShardSet, row: int
+    ) -> Tensor:  # fmt: skip
         digest = int(files.sha256_bytes(f"{batch.keys[0]} {kind}".encode())[:8], 16)
         number = int(np.random.SeedSequence([self.seed, _STREAM, digest]).generate_state(1)[0])
-        changed, shows = draw_compact(batch, torch.Generator().manual_seed(number), kind, width)
+        width = None if data.scan_sizes is None else int(data.scan_sizes[row, 1])
+        radius = None if data.rig_range is None else float(data.rig_range[2])
+        changed, shows = draw_compact(batch, torch.Generator().manual_seed(number), kind, width, radius)
         raw = detector.score(changed).image_scores
         assert raw is not None
         return _finite(raw[0]).masked_fill(~shows[0].flatten(1).any(dim=1)[:, None], torch.nan)
-
-    def _scan_width(self, detector: Detector) -> int | None:
-        """Return the width of the scans that the views show, or None where one modality needs no weight or it is not known."""
-        if len(detector.spec.modalities) < 2 or "source" not in self.train.stored:
-            return None
-        if detector.spec.scan_width is not None:
-            return detector.spec.scan_width
-        widths = set() if self.train.scan_sizes is None else {int(width) for width in self.train.scan_sizes[:, 1]}
-        return widths.pop() if len(widths) == 1 else None
 
 
 def _calibration(
@@ -287,11 +285,16 @@ def _of_fold(
 
 
 def _validation(data: ShardSet) -> ShardSet | None:
-    """Return the validation split of a training split's category where it has ten normal samples or more."""
-    try:
-        split = ShardSet(data.folder, "validation", threads=data.threads)
-    except BadInput:
+    """Return the validation split of a training split's category where it has ten normal samples or more.
+
+    Raises
+    ------
+    BadInput
+        If there is one that is damaged.
+    """
+    if not any(entry["split"] == "validation" for entry in read_manifest(data.folder)["shards"]):
         return None
+    split = ShardSet(data.folder, "validation", threads=data.threads)
     fits = set(data.fields) <= set(split.stored) and len(split.views) == len(data.views)
     return split.select(data.fields) if fits and len(_normal_rows(split)) >= LEAST_VALIDATION else None
 

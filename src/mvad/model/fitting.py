@@ -142,9 +142,22 @@ def _fit(run: Path, data: ShardSet, prepared: Prepared, progress: Progress, grou
         detector.fit(read, FitContext(run, progress, log, group))
         calibration = calibrate(detector, fresh, method_named(config.model), read, run, progress, group)
     detector.scale = calibration.scale
+    if calibration.scale is not None and not _uses_scale(detector, read):
+        progress.say(f"{config.model} does not pass scale=self.scale to finish_maps, so its raw scores are compared")
+        detector.scale, calibration = None, Calibration()
     if writes:
         _write_model(run, detector, calibration)
         remove_folds(run)
+
+
+def _uses_scale(detector: Detector, data: ShardSet) -> bool:
+    """Return whether the scale of a detector changes the scores of a sample."""
+    batch, scale = data.batch([0]), detector.scale
+    standardised = detector.score(batch).view_scores
+    detector.scale = None
+    raw = detector.score(batch).view_scores
+    detector.scale = scale
+    return not torch.equal(standardised, raw)
 
 
 def _write_model(run: Path, detector: Detector, calibration: Calibration) -> None:

@@ -77,8 +77,29 @@ def batch_of_scan(scan: Scan, run: RunFolder, workspace: Workspace) -> Batch:
     BadInput
         If the workspace has no renders of the category, or the scan shows no object.
     """
-    options, rig = recorded_cameras(category_folder(workspace.renders, run.record.dataset, run.record.category))
+    options, rig = _cameras_of(run, workspace)
     return batch_of(*_seen("scan", views_of_scan(scan, options, rig)))
+
+
+def _cameras_of(run: RunFolder, workspace: Workspace) -> tuple[RenderOptions, Rig]:
+    """Return the options and the cameras that a run's training scans were rendered with.
+
+    Raises
+    ------
+    BadInput
+        If the workspace has no renders of the category, or its shards are not those that the run was trained on: then its cameras
+        may be others, too.
+    """
+    dataset, category = run.record.dataset, run.record.category
+    packed = category_folder(workspace.shards, dataset, category)
+    if (packed / MANIFEST).exists():
+        listed = {entry["file"]: entry["sha256"] for entry in read_manifest(packed)["shards"] if entry["split"] == "train"}
+        if listed != dict(run.record.shards):
+            raise BadInput(
+                f"{packed}: is not what {run.name} was trained on, so the cameras may be others; train again, or give the workspace "
+                "of then"
+            )
+    return recorded_cameras(category_folder(workspace.renders, dataset, category))
 
 
 def _of_shard(path: Path, trusted: bool = False) -> Iterator[NewSample]:
@@ -101,7 +122,7 @@ def _of_scans(source: Path, run: RunFolder, workspace: Workspace, light: int | N
     dataset, category = run.record.dataset, run.record.category
     if dataset not in SCAN_READERS:
         raise BadInput(f"{source}: runs on {dataset} score packed samples; give a shard or a packed category")
-    options, rig = recorded_cameras(category_folder(workspace.renders, dataset, category))
+    options, rig = _cameras_of(run, workspace)
     refs = reader_for(dataset).new_refs(source, category, ReadOptions(light=options.light if light is None else light))
     if not refs:
         raise BadInput(f"{source}: holds no {dataset} scan, no packed category and no shard")

@@ -62,7 +62,9 @@ def fit_cameras(measured: Sequence[Measured], options: RigOptions) -> Rig:
     frame = fit_frame(points, options.axis, options.mirror == "auto")
     with ThreadPoolExecutor(usable_cores()) as pool:
         poses = list(pool.map(frame.pose_of, points))
-    outlines = [in_frame(hull, pose) for hull, pose in zip(hulls, poses, strict=True) if pose.number != NO_POSE]
+    all_outlines = [in_frame(hull, pose) for hull, pose in zip(hulls, poses, strict=True)]
+    fitting = [outline for outline, pose in zip(all_outlines, poses, strict=True) if pose.number != NO_POSE]
+    outlines = fitting or all_outlines
     # The pose moves the sensor, at the origin of its frame, as far from the object's as it stood.
     distance = float(np.median([np.linalg.norm(pose.matrix[:3, 3]) for pose in poses]))
     return fit_object_rig(outlines, distance, frame, options)
@@ -79,7 +81,7 @@ def stand_before(rig: Rig, scan: Scan, cleaned: Cleaned, options: RigOptions) ->
     Raises
     ------
     BadInput
-        If the object's pose puts it behind a camera.
+        If the pose of the object is not finite.
     """
     if rig.frame is not None:
         pose = rig.frame.pose_of(scan_points(scan, cleaned))

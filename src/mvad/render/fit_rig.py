@@ -98,8 +98,8 @@ def fit_object_rig(outlines: Sequence[NDArray[np.float64]], distance: float, fra
     Parameters
     ----------
     outlines
-        Points (K, 3) of each training object in the object's frame, metres, whose convex hull holds all its points: then nothing of
-        a training object is cut.
+        Points (K, 3) of each training object that fits a pose, in the object's frame, metres, whose convex hull holds all its
+        points: then nothing of it is cut.
     distance
         Distance of the cameras from the origin, metres; at least twice the radius of the objects is taken.
 

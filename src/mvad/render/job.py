@@ -19,7 +19,7 @@ from mvad.render.audit import summarise
 from mvad.render.backends.choose import rasteriser, resolve_backend
 from mvad.render.cameras import fit_cameras
 from mvad.render.engine import Run, Workers, started
-from mvad.render.options import RenderOptions
+from mvad.render.options import RenderOptions, RigOptions
 from mvad.render.pose_summary import summarise_poses
 from mvad.render.rig import Rig
 from mvad.render.scan_to_views import ScanJob, measure_scan, render_scan
@@ -110,7 +110,7 @@ def render_categories(
     unknown = [name for name in splits if name not in SPLITS]
     if unknown:
         raise BadInput(f"split {unknown[0]}: choose from {', '.join(SPLITS)}")
-    options = replace(options, backend=resolve_backend(options.backend, options.device))
+    options = replace(options, backend=resolve_backend(options.backend, options.device), rig=_consistent(options.rig, rig))
     # Before anything is written, because a missing backend would fail for every scan.
     device = workers.scheduler or rasteriser(options.backend, device=options.device).device
     with contextlib.ExitStack() as stack:
@@ -134,6 +134,21 @@ def render_categories(
                     _clear(folder)
                 summary = _one_category(folder, refs, options, splits, rig, facts, run_for, progress)
             yield summary
+
+
+def _consistent(options: RigOptions, given: Rig | None) -> RigOptions:
+    """Return the options of a rig that say what is done: cameras from a file stand in the sensor's frame.
+
+    Raises
+    ------
+    BadInput
+        If one of them has no effect under the others.
+    """
+    if given is not None and given.frame is None:
+        options = replace(options, frame="sensor")
+    if options.frame == "object" and options.center == "scan":
+        raise BadInput("rig.center = scan is for cameras in the sensor's frame; give --frame sensor, or leave out --center")
+    return options
 
 
 def _one_category(

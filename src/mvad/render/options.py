@@ -105,7 +105,7 @@ class RigOptions:
     reach_quantile: float = key(
         0.98,
         "In the sensor's frame: quantile, over the training scans, of the object's extent from a view's centre; the field of view "
-        "fits it. In the object's frame it fits them all.",
+        "fits it. In the object's frame it fits all that lie in a stable pose.",
     )
     margin: float = key(1.06, "Factor by which the field of view is larger than that extent.")
 

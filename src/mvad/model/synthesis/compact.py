@@ -25,7 +25,7 @@ _HEIGHT = 0.01, 0.05
 
 _LOWEST_CODE, _HIGHEST_CODE = 1, 65535
 _RADII_IN_RANGE = 3
-"""Radii of the object in the coded range of depth, see ``rig``."""
+"""Radii of the object in the coded range of depth of fitted cameras, about."""
 
 
 @dataclass(frozen=True)
@@ -56,8 +56,9 @@ class _Blobs:
 
 
 def draw_compact(
-    batch: Batch, generator: torch.Generator, shown: Literal["all", "one"], scan_width: int | None = None
-) -> tuple[Batch, Tensor]:
+    batch: Batch, generator: torch.Generator, shown: Literal["all", "one"], scan_width: int | None = None,
+    radius_m: float | None = None,
+) -> tuple[Batch, Tensor]:  # fmt: skip
     """Return a batch with a compact pseudo anomaly in each sample: a shift of colour, a bump or dent, turned normals.
 
     Parameters
@@ -71,6 +72,8 @@ def draw_compact(
         the batch has ``source`` and ``scan_width`` is given, else a place of its own in each view.
     scan_width
         Number of columns of the raw scans.
+    radius_m
+        Radius of the objects, metres, by which bumps are measured; None: a third of the coded range.
 
     Returns
     -------
@@ -102,7 +105,10 @@ def draw_compact(
             profiles[row, view] = blobs.profile(where) * inside
             textures[row, view] = blobs.texture(where)
             colours[row, view], heights[row, view] = blobs.colour, blobs.height
-    return _drawn(batch, profiles, textures, colours, heights), profiles > 0
+    radius_codes = (_HIGHEST_CODE - _LOWEST_CODE) / _RADII_IN_RANGE
+    if radius_m is not None and batch.coding is not None:
+        radius_codes = radius_m / batch.coding.step_m
+    return _drawn(batch, profiles, textures, colours, heights, radius_codes), profiles > 0
 
 
 def _draw(candidates: Tensor, area: float, generator: torch.Generator) -> _Blobs:
@@ -131,7 +137,7 @@ def _covered(places: Tensor) -> float:
     return float(len(torch.unique((places / block).floor(), dim=0))) * block**2
 
 
-def _drawn(batch: Batch, profile: Tensor, texture: Tensor, colour: Tensor, height: Tensor) -> Batch:
+def _drawn(batch: Batch, profile: Tensor, texture: Tensor, colour: Tensor, height: Tensor, radius_codes: float) -> Batch:
     """Return the batch with its modalities changed where the profile (B, V, H, W) is not 0."""
     inside = profile > 0
     rgb, depth, normal = batch.rgb, batch.depth_code, batch.normal
@@ -142,7 +148,6 @@ def _drawn(batch: Batch, profile: Tensor, texture: Tensor, colour: Tensor, heigh
     relief = profile * height[:, :, None, None]
     if depth is not None and batch.coding is not None:
         code = depth.to(torch.int32)
-        radius_codes = (_HIGHEST_CODE - _LOWEST_CODE) / _RADII_IN_RANGE
         nearer = (code - relief * radius_codes).round().clamp(_LOWEST_CODE, _HIGHEST_CODE).to(torch.int32)
         depth = torch.where(inside & (code > 0), nearer, code).to(depth.dtype)
     if normal is not None:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from mvad.cores import usable_cores
 from mvad.render.frame.kernels import residuals
 from mvad.render.frame.points import ScanPoints
-from mvad.render.frame.template import SEARCHED, Placement, Template, place
+from mvad.render.frame.template import Placement, Template, place
 
 Array = NDArray[np.float64]
 AS_IT_STANDS = Placement(0.0, (0.0, 0.0))
@@ -173,7 +173,7 @@ def _same_pose(
 def _same_marks(scans: Sequence[ScanPoints], group: Group, placed: Mapping[int, Placement]) -> bool:
     """Return whether mirrored scans show what a group's own show: lettering, say, is not its own mirror image."""
     halves = (group.members[0::2], group.members[1::2])
-    radius = group.template.search_radius / SEARCHED
+    radius = group.template.radius_m
     likenesses = []
     for half, rest in (halves, halves[::-1]):  # a scan is like a template of which it is a part
         template = Template.of([scans[n] for n in half], [group.placed[n] for n in half], radius)

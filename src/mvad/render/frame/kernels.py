@@ -184,7 +184,7 @@ def add_to_template(points, turn, shift_x, shift_y, flip, cell_m, sums):  # type
 
 @njit(nogil=True, cache=True, error_model="numpy")
 def overlap(points, turn, shift_x, shift_y, flip, cell_m, body):  # type: ignore[no-untyped-def]
-    """Return intersection over union of points and a template's body (G, G) bool, counted over the points alone, and residuals.
+    """Return intersection over union of points and a template's body (G, G) bool, counted over the points alone.
 
     Cells of the body at which the scan has no point, because the sensor did not see them, do not count.
     """

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any, Literal
 
 import numpy as np
@@ -18,6 +18,8 @@ Array = NDArray[np.float64]
 NO_POSE = -1
 """Pose number of a scan that fits no template well."""
 
+_LEAST_RADIUS = 0.5
+"""Least radius of a scan's object, in radii of the template, that can lie in its pose."""
 _TURN_DIGITS, _LENGTH_DIGITS = 5, 7
 """Decimals to which a turn (radians) and a shift (in radii) are rounded, so that processors that round differently agree."""
 
@@ -118,10 +120,21 @@ class ObjectFrame:
         """Number of stable poses, mirror images counted."""
         return len(self.poses) * len(self.flips)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Travel to other processes as text, from which each makes one frame, however many scans it is sent with."""
+        return _restored, (self._text,)
+
+    @cached_property
+    def _text(self) -> str:
+        return json.dumps(self.to_json(), sort_keys=True)
+
     @cached_property
     def sha256(self) -> str:
-        """SHA-256 of everything that determines a pose."""
-        return hashlib.sha256(json.dumps(self.to_json(), sort_keys=True).encode()).hexdigest()
+        """SHA-256 of everything that determines a pose; of the maps as they are, not as a library compresses them."""
+        plain = self.to_json()
+        for pose, of in zip(plain["poses"], self.poses, strict=True):
+            pose["template"]["maps"] = of.template.sha256
+        return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
 
     def pose_of(self, scan: ScanPoints) -> ObjectPose:
         """Estimate the pose of a scan's object."""
@@ -129,7 +142,10 @@ class ObjectFrame:
             return self.pose_at(scan, Placement(0.0, (0.0, 0.0)), 0, None)
         templates, orders = [pose.template for pose in self.poses], [pose.near if pose.order else 0 for pose in self.poses]
         number, at = place(scan, templates, self.flips, (self.search_spreads, self.spreads), orders)
-        return self.pose_at(scan, at, number, templates[number].fit(scan, at))
+        fit = templates[number].fit(scan, at)
+        if scan.radius_m < _LEAST_RADIUS * templates[number].radius_m:  # a crumb fits anywhere
+            fit = 0.0
+        return self.pose_at(scan, at, number, fit)
 
     def pose_at(self, scan: ScanPoints, at: Placement, number: int, fit: float | None) -> ObjectPose:
         """Return the pose of a scan that is placed on template ``number`` with a fit."""
@@ -189,3 +205,8 @@ class ObjectFrame:
             value["axis"], poses, bool(value["mirrored"]), float(value["height_m"]), search, spreads, float(value["least_fit"]),
             str(value["note"]),
         )  # fmt: skip
+
+
+@lru_cache(maxsize=16)
+def _restored(text: str) -> ObjectFrame:
+    return ObjectFrame.from_json(json.loads(text))

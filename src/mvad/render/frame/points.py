@@ -22,6 +22,7 @@ _TOP_CELL = 0.06
 _SHADING_ROUNDS, _RIDGE, _DARK = 3, 1e-4, 0.25
 _STEEP = 0.35
 """Least cosine between the support's normal and that of a surface that is not steep."""
+_FLAT_SHARE = 0.1
 _FAR = 0.98
 """Quantile of the distances from the centre that is the object's radius."""
 
@@ -57,7 +58,10 @@ class ScanPoints:
     radius_m: float
 
     def flattened(self) -> ScanPoints:
-        """Return the flat points alone."""
+        """Return the flat points alone; all of them where hardly a point of the object is flat."""
+        on_object = self.points[:, 4] > 0
+        if np.count_nonzero(on_object & self.flat) < _FLAT_SHARE * np.count_nonzero(on_object):
+            return self
         return replace(self, points=self.points[self.flat], flat=self.flat[self.flat])
 
 

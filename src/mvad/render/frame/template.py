@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import math
 import zlib
 from collections.abc import Sequence
@@ -138,9 +139,14 @@ class Template:
         return np.stack([ndimage.gaussian_filter(plane * self.known, _BLUR) / np.maximum(known, 1e-3) for plane in self.maps])
 
     @property
+    def radius_m(self) -> float:
+        """Radius of the objects, metres."""
+        return self.cell_m * CELLS / (2 * _REACH)
+
+    @property
     def search_radius(self) -> float:
         """Radius of the polar maps in which a turn is searched, metres."""
-        return SEARCHED / _REACH * self.cell_m * CELLS / 2
+        return SEARCHED * self.radius_m
 
     def curve(self, scan: ScanPoints, flip: float, spreads: Array) -> Array:
         """Return the mean squared difference (ANGLES,) of a scan turned by each angle about its centre, over what both know.
@@ -172,6 +178,7 @@ class Template:
                 chosen.append(k)
             if len(chosen) == _CANDIDATES:
                 break
+        chosen = chosen or [int(np.argmin(curve))]  # all alike: a scan without anything that could be compared
         return [(float(curve[k]), Placement(2 * np.pi * float(k) / ANGLES, self.center, flip)) for k in chosen]
 
     def refined(self, scan: ScanPoints, at: Placement, spreads: Array, turns: bool = True) -> Placement:
@@ -198,10 +205,17 @@ class Template:
         """Return the intersection over union, 0 to 1, of a placed scan's outline and the template's, where the sensor saw it."""
         return float(overlap(scan.points, at.turn, *at.shift, at.flip, self.cell_m, self.covered))
 
+    @property
+    def sha256(self) -> str:
+        """SHA-256 of the maps."""
+        return hashlib.sha256(self._planes()).hexdigest()
+
+    def _planes(self) -> bytes:
+        return bytes(np.concatenate([self.maps, self.body[None], self.known[None]]).astype("<f2").tobytes())
+
     def to_json(self) -> dict[str, Any]:
         """Return plain values from which ``from_json`` makes an equal template."""
-        planes = np.concatenate([self.maps, self.body[None], self.known[None]]).astype("<f2")
-        return {"cell_m": self.cell_m, "maps": base64.b64encode(zlib.compress(planes.tobytes(), 6)).decode()}
+        return {"cell_m": self.cell_m, "maps": base64.b64encode(zlib.compress(self._planes(), 6)).decode()}
 
     @staticmethod
     def from_json(value: dict[str, Any]) -> Template:

@@ -112,7 +112,7 @@ def _orders(scans: Sequence[ScanPoints], group: Group, radius: float, spreads: t
         if most - least < _LEAST_DEPTH * least:
             return 0
         same = [n for n in _ORDERS if energy(2 * np.pi * (index % n) / n) - least <= tolerance * (most - least)]
-    return int(np.lcm.reduce([1, *same]))
+    return max(same, default=1)
 
 
 def _concentration(group: Group) -> float:
