@@ -220,6 +220,20 @@ def test_samples_that_a_run_cannot_score_are_rejected(place: Path, tmp_path: Pat
         threshold_of(RunFolder(place / "runs" / "floor"), detector, foreign, 0.05, Silent())
 
 
+def test_raw_scans_are_not_rendered_by_the_cameras_of_other_shards(place: Path, workspace: Path, tmp_path: Path) -> None:
+    """The workspace was rendered and packed again, in another frame, say: its cameras are not those that the run has learned."""
+    for name in ("raw", "renders", "runs"):
+        (tmp_path / name).symlink_to(place / name)
+    shutil.copytree(workspace / "shards" / GEAR, tmp_path / "shards" / GEAR)
+    path = tmp_path / "shards" / GEAR / "manifest.json"
+    manifest = files.read_sealed_json(path, "a manifest", "")
+    next(entry for entry in manifest["shards"] if entry["split"] == "train")["sha256"] = "0" * 64
+    files.write_sealed_json(path, manifest)
+    done = mvad("predict", str(tmp_path / "runs" / "floor"), str(tmp_path / "raw" / GEAR / "test"), "--threshold", "1", "--workspace", str(tmp_path))  # fmt: skip
+    assert done.returncode == 3
+    assert "is not what floor was trained on" in done.stderr
+
+
 @pytest.mark.parametrize("model", METHODS)
 def test_every_method_refuses_a_sample_that_it_was_not_trained_for(
     model: str, workspace: Path, trained: Callable[[str, str], Path]
