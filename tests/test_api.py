@@ -346,7 +346,9 @@ def test_a_methods_own_inputs_precede_those_of_the_dataset(workspace: Path, tmp_
     finally:
         registry.unregister_method("small_floor")
     run = mvad.train(shards, "mean_feature", tmp_path / "paper", teacher="tiny", input__size=64, input__modalities=[])
-    assert run.record.config["input.modalities"] == ["rgb", "depth"], "empty: the paper's for the dataset"
+    assert run.record.config["input.modalities"] == ["rgb", "normal"], "empty: what scores best"
+    paper = mvad.train(shards, "mean_feature", tmp_path / "of the paper", "paper", teacher="tiny", input__size=64)
+    assert paper.record.config["input.modalities"] == ["rgb", "depth"], "but the paper's in its preset"
 
 
 def test_the_workspace_is_that_of_the_run_or_of_the_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

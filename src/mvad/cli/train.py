@@ -45,7 +45,7 @@ def train(
     teacher_weights: TeacherWeights = None,
     textures: Annotated[str | None, typer.Option(help="Folder of DTD's images, or procedural.")] = None,
     modalities: Annotated[
-        str | None, typer.Option(help="Comma-separated: rgb, depth, normal. Default: the paper's for the dataset.")
+        str | None, typer.Option(help="Comma-separated: rgb, depth, normal. Default: see mvad explain input.modalities.")
     ] = None,
     name: Annotated[str | None, typer.Option(help="Name of the run. Default: DATASET-CATEGORY-MODEL-seedN.")] = None,
     workspace: WorkspaceFolder = DEFAULT_WORKSPACE,

@@ -13,6 +13,7 @@ from mvad.datasets.registry import default_modalities
 from mvad.datasets.shards.loader import ShardSet
 from mvad.model.backbones.weights import WeightsSource
 from mvad.model.calibration import fold_count
+from mvad.model.config import PAPER_PRESETS
 from mvad.model.fitting import fit_run, prepare
 from mvad.model.registry import configure, method_named
 from mvad.model.runs import RunFolder, run_name
@@ -79,7 +80,9 @@ class Recipe:
         """
         layers = [("table", keys or {}), ("option", {"seed": seed}), *self.layers]
         config, origins = configure(self.preset, model, layers)
-        inputs = default_modalities(data.dataset)
+        inputs = default_modalities(data.dataset, self.preset in PAPER_PRESETS)
+        if not set(inputs) <= set(data.stored):
+            inputs = default_modalities(data.dataset)
         if inputs and not config.input.modalities:
             config = replace(config, input=replace(config.input, modalities=inputs))
             origins["input.modalities"] = f"dataset {data.dataset}"
