@@ -1,6 +1,6 @@
 """Methods on views in the object's frame and in the sensor's, by input and rule, on real categories; resumable, run by run.
 
-    MVAD_REAL_DATA=... python benchmarks/frames.py [--workspace W] [--only TEXT] [--seeds 0,1,2] [--report]
+    MVAD_REAL_DATA=... python benchmarks/frames.py [--workspace W] [--only TEXT] [--seeds 0,1,2] [--report | --speed]
 
 ``MVAD_REAL_DATA/more`` may hold more training and validation scans of the same categories; then each category is taken with and
 without them. Missing renders and shards are made first; each run without results is trained and evaluated, on the views and on
@@ -11,8 +11,11 @@ from __future__ import annotations
 
 import argparse
 import os
+import statistics
 import subprocess
 import sys
+import tempfile
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -151,6 +154,40 @@ def audits(root: Path) -> dict[str, Any]:
     return found
 
 
+def speed(real: Path, repeats: int = 3) -> dict[str, Any]:
+    """Return seconds of whole render jobs in both frames, one after the other, and milliseconds of pose estimation a scan."""
+    found: dict[str, Any] = {}
+    for category, dataset in CATEGORIES.items():
+        seconds: dict[str, list[float]] = {"sensor": [], "object": []}
+        poses = []
+        for _ in range(repeats):
+            for frame, times in seconds.items():
+                with tempfile.TemporaryDirectory() as folder:
+                    words = [
+                        "render",
+                        dataset,
+                        "--raw",
+                        str(real / dataset),
+                        "--category",
+                        category,
+                        "--workspace",
+                        folder,
+                        "--frame",
+                        frame,
+                    ]
+                    began = time.perf_counter()
+                    subprocess.run([sys.executable, "-m", "mvad.cli", *words], check=True, stdout=subprocess.DEVNULL)
+                    times.append(round(time.perf_counter() - began, 2))
+                    if frame == "object":
+                        lines = files.read_lines(Path(folder) / "renders" / dataset / category / "timings.jsonl")
+                        poses += [line["seconds"]["pose"] for line in lines]
+        found[category] = {
+            "seconds": seconds, "object / sensor, least of each": round(min(seconds["object"]) / min(seconds["sensor"]), 3),
+            "pose, ms a scan, median": round(1000 * statistics.median(poses), 2),
+        }  # fmt: skip
+    return found
+
+
 def main() -> None:
     """Compute what is missing."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -158,12 +195,18 @@ def main() -> None:
     parser.add_argument("--only", default="")
     parser.add_argument("--seeds", default="0")
     parser.add_argument("--report", action="store_true")
+    parser.add_argument("--speed", action="store_true", help="only the seconds of render jobs")
     chosen = parser.parse_args()
     if "MVAD_REAL_DATA" not in os.environ:
         raise SystemExit("set MVAD_REAL_DATA to a folder with mvtec3d/cable_gland and eyecandies/CandyCane")
     real, root = Path(os.environ["MVAD_REAL_DATA"]), chosen.workspace
     result: dict[str, Any] = files.read_json(RESULTS) if RESULTS.exists() else {"runs": {}}
     result |= {"machine": machine(resolve_device("auto")), "preset": {"small": {k: str(v) for k, v in PRESETS["small"].items()}}}
+    if chosen.speed:
+        result["speed"] = speed(real)
+        files.write_json(RESULTS, result)
+        print(result["speed"])
+        return
     for case in cases([int(seed) for seed in chosen.seeds.split(",")], (real / "more").is_dir()):
         if case.name in result["runs"] or chosen.report or not all(part in case.name for part in chosen.only.split(",")):
             continue

@@ -288,6 +288,20 @@ def test_no_training_object_is_cut_and_view_0_is_filled(name: str, tell: Callabl
     assert len({tuple(intrinsics[[0, 1], [2, 2]]) for intrinsics in rig.intrinsics}) > 1, "each view has its own principal point"
 
 
+def test_stray_pieces_do_not_widen_the_views() -> None:
+    train, _ = category("hook")
+    torn = []
+    for one in train:
+        xyz = one.scan.xyz.copy()
+        away = np.nonzero(one.scan.valid & (np.abs(np.arange(SIZE) - 12)[:, None] < 2) & (np.abs(np.arange(SIZE) - 80)[None] < 2))
+        xyz[away] *= np.float32(0.99)  # some points float 7 mm above the support, far from the object
+        torn.append(replace(one, scan=replace(one.scan, xyz=xyz)))
+    plain, with_strays = rig_of(train), rig_of(torn)
+    assert with_strays.intrinsics[:, 0, 0] == pytest.approx(plain.intrinsics[:, 0, 0], rel=0.02)
+    surface = build_surface(torn[0].scan, clean(torn[0].scan, CleanOptions(piece_reach=9, piece_share=0)), SurfaceOptions())
+    assert len(surface.body) < len(surface.vertices)
+
+
 def test_an_object_that_reaches_beyond_a_view_is_named() -> None:
     train, _ = category("hook")
     rig = rig_of(train)

@@ -32,7 +32,7 @@ class Measured:
         Position and outline of the object, in the sensor's camera frame; None where the cameras stand in the object's frame.
     points, hull
         The points from which its pose is estimated, and (K, 3) float64, metres, sensor's camera frame, points with the convex hull
-        of all that is drawn; None where the cameras stand in the sensor's frame.
+        of its body; None where the cameras stand in the sensor's frame.
     """
 
     extent: Extent | None = None
@@ -44,7 +44,7 @@ def measure(scan: Scan, cleaned: Cleaned, surface: Surface | None) -> Measured:
     """Measure a cleaned training scan; ``surface`` is needed where the cameras are to stand in the object's frame."""
     if surface is None:
         return Measured(extent_of(cleaned))
-    return Measured(None, scan_points(scan, cleaned), hull_of(surface.drawn))
+    return Measured(None, scan_points(scan, cleaned), hull_of(surface.body))
 
 
 def fit_cameras(measured: Sequence[Measured], options: RigOptions) -> Rig:

@@ -171,7 +171,7 @@ def _rendered(scan: Scan, options: RenderOptions, rig: Rig, timer: StageTimer) -
     views = render_views(surface, scan.gt, before, backend, options.samples)
     views = views.mirrored() if pose.mirrored else views
     timer.record("raster")
-    return RenderedScan(scan, cleaned, views, before, pose, before.cut(surface.drawn))
+    return RenderedScan(scan, cleaned, views, before, pose, before.cut(surface.body))
 
 
 def _record(job: ScanJob, done: RenderedScan) -> dict[str, Any]:

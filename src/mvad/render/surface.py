@@ -18,6 +18,10 @@ _MIN_AXIS_COSINE = 0.9998
 """Cosine of 1 degree: a view tilted less than this against the sensor's axis counts as looking along it."""
 
 
+_LEAST_PIECE = 0.05
+"""Least size of a piece that cameras are fitted to, as a share of the largest one's."""
+
+
 @dataclass(frozen=True)
 class Surface:
     """A triangle mesh whose every vertex is a scan point.
@@ -51,11 +55,13 @@ class Surface:
     spacing_m: float
 
     @property
-    def drawn(self) -> NDArray[np.float32]:
-        """(K, 3) float32, the vertices that belong to a face that does not span a depth discontinuity, metres."""
-        used = np.zeros(len(self.vertices), dtype=np.bool_)
-        used[self.faces[: len(self.faces) - self.bridges]] = True
-        return self.vertices[used]
+    def body(self) -> NDArray[np.float32]:
+        """(K, 3) float32, metres: the vertices of pieces that have at least a twentieth of the largest piece's; the rest are strays.
+
+        Pieces are joined by faces that do not span a depth discontinuity.
+        """
+        solid = self.faces[: len(self.faces) - self.bridges]
+        return np.asarray(self.vertices[_in_large_pieces(solid, len(self.vertices), _LEAST_PIECE)])
 
     def drawn_in(self, pose: NDArray[np.float64]) -> int:
         """Return how many of the faces, from the first, a camera of this pose (4, 4) draws; bridges only along the axis."""
@@ -214,3 +220,34 @@ def _in_order(source, faces, solid):  # type: ignore[no-untyped-def]
         if a < p or (a == p and (b < q or (b == q and c < r))):
             return False
     return True
+
+
+@njit(nogil=True, cache=True)
+def _in_large_pieces(faces, vertices, share):  # type: ignore[no-untyped-def]
+    """Return which vertices (N,) bool belong to a piece of at least a share of the largest one's vertices (union-find)."""
+    parent = np.arange(vertices)
+    for f in range(len(faces)):
+        for k in range(2):
+            a, b = faces[f, k], faces[f, k + 1]
+            while parent[a] != a:
+                parent[a] = parent[parent[a]]
+                a = parent[a]
+            while parent[b] != b:
+                parent[b] = parent[parent[b]]
+                b = parent[b]
+            if a < b:
+                parent[b] = a
+            elif b < a:
+                parent[a] = b
+    sizes = np.zeros(vertices, dtype=np.int64)
+    for v in range(vertices):
+        root = v
+        while parent[root] != root:
+            root = parent[root]
+        parent[v] = root
+        sizes[root] += 1
+    largest = sizes.max()
+    large = np.zeros(vertices, dtype=np.bool_)
+    for v in range(vertices):
+        large[v] = sizes[parent[v]] > 1 and sizes[parent[v]] >= share * largest
+    return large
