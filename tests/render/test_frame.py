@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from mvad.datasets.scan import Scan
+from mvad.datasets.scan import NO_POSE, Scan
 from mvad.datasets.synth import mvtec3d
 from mvad.datasets.synth.plan import PlannedSample, plan
 from mvad.datasets.synth.shapes import SHAPES, Grid
@@ -20,7 +20,7 @@ from mvad.errors import BadInput
 from mvad.render.cameras import fit_cameras, in_frame, stand_before
 from mvad.render.clean import clean
 from mvad.render.frame.fit import fit_frame
-from mvad.render.frame.object_frame import NO_POSE, ObjectFrame, ObjectPose
+from mvad.render.frame.object_frame import ObjectFrame, ObjectPose
 from mvad.render.frame.points import ScanPoints, scan_points, without_shading
 from mvad.render.frame.template import Template
 from mvad.render.options import CleanOptions, RenderOptions, RigOptions, SurfaceOptions

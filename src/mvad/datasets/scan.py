@@ -16,6 +16,9 @@ SPLITS = ("train", "validation", "test", "private")
 NEW = "new"
 """Split of scans that are not part of a dataset (``mvad predict``)."""
 
+NO_POSE = -1
+"""Pose number of a scan that fits no stable pose of its category well."""
+
 GOOD = "good"
 UNKNOWN = "unknown"
 

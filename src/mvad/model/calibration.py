@@ -96,9 +96,15 @@ class Scored:
 
 def fold_count(config: ModelConfig, method: Method, data: ShardSet) -> int:
     """Return how many detectors are fitted besides the one that is trained: 0 where validation samples serve, or none are needed."""
-    if config.score.scale == "none" or config.score.folds == 1 or _validation(data) is not None or len(data) < LEAST_NORMALS:
+    count = _folds(config, method, len(data))
+    return 0 if count == 0 or _validation(data) is not None else count
+
+
+def _folds(config: ModelConfig, method: Method, samples: int) -> int:
+    """Return how many folds a training split of some samples has where no validation samples serve."""
+    if config.score.scale == "none" or config.score.folds == 1 or samples < LEAST_NORMALS:
         return 0
-    return min(config.score.folds or (4 if method.one_pass else 2), len(data))
+    return min(config.score.folds or (4 if method.one_pass else 2), samples)
 
 
 def calibrate(
@@ -131,7 +137,7 @@ def calibrate(
     if config.score.scale == "none":
         return Calibration()
     validation = _validation(data)
-    count, scorer = fold_count(config, method, data), _Scorer(data, config.seed, progress)
+    count, scorer = _folds(config, method, len(data)), _Scorer(data, config.seed, progress)
     scored = Scored()
     if validation is not None:
         rows = _normal_rows(validation)

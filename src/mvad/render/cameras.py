@@ -10,12 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mvad.cores import usable_cores
-from mvad.datasets.scan import Scan
+from mvad.datasets.scan import NO_POSE, Scan
 from mvad.errors import BadInput
 from mvad.render.clean import Cleaned
 from mvad.render.fit_rig import Extent, extent_of, fit_object_rig, fit_rig, hull_of
 from mvad.render.frame.fit import fit_frame
-from mvad.render.frame.object_frame import NO_POSE, ObjectPose
+from mvad.render.frame.object_frame import ObjectPose
 from mvad.render.frame.points import ScanPoints, scan_points
 from mvad.render.options import RigOptions
 from mvad.render.rig import Rig

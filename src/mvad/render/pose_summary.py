@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from mvad.render.frame.object_frame import NO_POSE
+from mvad.datasets.scan import NO_POSE
 from mvad.render.rig import Rig
 
 

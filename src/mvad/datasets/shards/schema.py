@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from mvad.datasets.scan import NO_POSE
+
 SCHEMA = "mvad-shard"
 SCHEMA_VERSION = 2
 MANIFEST = "manifest.json"
@@ -18,8 +20,6 @@ MAX_SAMPLES = 1 << 16
 MAX_VIEWS = 256
 MAX_SIDE = 8192
 MAX_POSE_NUMBER = 32767
-NO_POSE = -1
-"""``pose_number`` of a scan that fits no stable pose of its category well."""
 NO_TEMPLATE = -1.0
 """``pose_fit`` of a scan whose category has no template."""
 MAX_TEXT_BYTES = 4096

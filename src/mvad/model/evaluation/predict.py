@@ -17,8 +17,9 @@ from torch.nn import functional
 
 from mvad import files
 from mvad.datasets.renders.coding import DepthCoding
+from mvad.datasets.scan import NO_POSE
 from mvad.datasets.shards.loader import Batch, batch_of
-from mvad.datasets.shards.schema import NO_POSE, NO_TEMPLATE, Sample
+from mvad.datasets.shards.schema import NO_TEMPLATE, Sample
 from mvad.errors import BadInput
 from mvad.model.detector import Detector
 from mvad.model.devices import synchronise

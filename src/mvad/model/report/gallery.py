@@ -11,8 +11,7 @@ import imagecodecs
 import numpy as np
 
 from mvad import files
-from mvad.datasets.scan import GOOD
-from mvad.datasets.shards.schema import NO_POSE
+from mvad.datasets.scan import GOOD, NO_POSE
 from mvad.model.evaluation.pictures import SIDE
 from mvad.model.evaluation.results import Results, SampleResult
 from mvad.model.metrics.histogram import exact_curve

@@ -9,7 +9,7 @@ from html import escape
 
 import numpy as np
 
-from mvad.datasets.shards.schema import NO_POSE
+from mvad.datasets.scan import NO_POSE
 from mvad.model.evaluation.compare import difference, mean_figures, same_samples
 from mvad.model.evaluation.results import SCAN_PROTOCOL, Figures, Results
 from mvad.model.metrics.bootstrap import verdict

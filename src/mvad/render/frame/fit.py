@@ -9,10 +9,10 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from mvad.render.frame.groups import AS_IT_STANDS, Group, find_groups, joined, refined, spreads_of
+from mvad.render.frame.groups import Group, find_groups, joined, refined, some_of, spreads_of, template_of
 from mvad.render.frame.object_frame import ObjectFrame, StablePose
 from mvad.render.frame.points import ScanPoints
-from mvad.render.frame.template import Placement, Template
+from mvad.render.frame.template import AS_IT_STANDS, Placement, Template
 from mvad.render.frame.turns import settled
 
 Array = NDArray[np.float64]
@@ -48,7 +48,7 @@ def fit_frame(
     mirror
         Whether mirror images are looked for.
     """
-    chosen = [scans[int(k)] for k in np.unique(np.linspace(0, len(scans) - 1, min(len(scans), _USED)).round())]
+    chosen = some_of(scans, _USED)
     if axis == "auto":
         tilt = np.degrees(np.arccos(np.clip(np.median([scan.to_support[2, 2] for scan in scans]), -1, 1)))
         axis = "sensor" if tilt <= _PARALLEL_DEG else "support"
@@ -67,7 +67,7 @@ def fit_frame(
     found, fits = list[tuple[Group, int, float | None]](), list[float]()
     for group in groups:
         group, order, spread = settled(chosen, group, radius, height, (search, spreads))
-        template = Template.of([whole[n] for n in group.members], [group.placed[n] for n in group.members], radius)
+        template = template_of(whole, group.members, group.placed, radius)
         group = refined(whole, replace(group, template=template), radius, (search, spreads), _ROUNDS, search=False)
         found.append((group, order, spread))
         fits += [group.fits[number] for number in group.members]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,10 +13,10 @@ from numpy.typing import NDArray
 from mvad.cores import usable_cores
 from mvad.render.frame.kernels import residuals
 from mvad.render.frame.points import ScanPoints
-from mvad.render.frame.template import Placement, Template, place
+from mvad.render.frame.template import AS_IT_STANDS, Placement, Template, place
 
 Array = NDArray[np.float64]
-AS_IT_STANDS = Placement(0.0, (0.0, 0.0))
+Item = TypeVar("Item")
 
 _COMPARED = 10
 """Scans among which the one that is most like the others is looked for."""
@@ -114,7 +115,7 @@ def refined(
                 fits = {number: template.fit(scans[number], placed[number]) for number in group.members}
                 good = _ALIKE * float(np.quantile(list(fits.values()), 0.75))
                 members = [number for number in group.members if fits[number] >= good]
-            template = Template.of([scans[n] for n in members], [placed[n] for n in members], radius)
+            template = template_of(scans, members, placed, radius)
     fits = {number: template.fit(scans[number], placed[number]) for number in group.members}
     return Group(template, members, placed, fits, group.order)
 
@@ -176,7 +177,7 @@ def _same_marks(scans: Sequence[ScanPoints], group: Group, placed: Mapping[int, 
     radius = group.template.radius_m
     likenesses = []
     for half, rest in (halves, halves[::-1]):  # a scan is like a template of which it is a part
-        template = Template.of([scans[n] for n in half], [group.placed[n] for n in half], radius)
+        template = template_of(scans, half, group.placed, radius)
         likenesses += [_likeness(scans[n], template, group.placed[n]) for n in rest]
     own = float(np.median(likenesses))
     other = float(np.median([_likeness(scans[n], group.template, at) for n, at in placed.items()]))
@@ -205,6 +206,11 @@ def spreads_of(scans: Sequence[ScanPoints], groups: Sequence[Group], height: flo
     return np.round(np.maximum(1.4826 * middle, [0.02 * height, 0.02]), 9)
 
 
-def some_of(numbers: Sequence[int], count: int) -> list[int]:
-    """Return up to ``count`` of the numbers, evenly spread."""
-    return [numbers[int(k)] for k in np.unique(np.linspace(0, len(numbers) - 1, min(len(numbers), count)).round())]
+def template_of(scans: Sequence[ScanPoints], numbers: Sequence[int], placed: Mapping[int, Placement], radius: float) -> Template:
+    """Return the template of some scans, by their numbers, as they are placed."""
+    return Template.of([scans[number] for number in numbers], [placed[number] for number in numbers], radius)
+
+
+def some_of(items: Sequence[Item], count: int) -> list[Item]:
+    """Return up to ``count`` of the items, evenly spread."""
+    return [items[int(k)] for k in np.unique(np.linspace(0, len(items) - 1, min(len(items), count)).round())]

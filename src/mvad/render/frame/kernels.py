@@ -136,14 +136,14 @@ def on_top(points, radius, cell):  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
-def polar_sums(points, center_x, center_y, flip, radius, rings, angles):  # type: ignore[no-untyped-def]
-    """Return sums (4, rings, angles) over polar cells about a centre: points, object points, heights, grey values of the object.
+def polar_sums(points, flip, radius, rings, angles):  # type: ignore[no-untyped-def]
+    """Return sums (4, rings, angles) over polar cells about their origin: points, object points, heights, grey values of the object.
 
     A point is shared between the two nearest angles, so that the sums turn smoothly with it.
     """
     sums = np.zeros((4, rings, angles))
     for i in range(len(points)):
-        x, y = (points[i, 0] - center_x) * flip, points[i, 1] - center_y
+        x, y = points[i, 0] * flip, points[i, 1]
         ring = int(np.sqrt(x * x + y * y) / radius * rings)
         if ring >= rings:
             continue

@@ -11,13 +11,11 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from mvad.datasets.scan import NO_POSE
 from mvad.render.frame.points import ScanPoints
-from mvad.render.frame.template import Placement, Template, place
+from mvad.render.frame.template import AS_IT_STANDS, Placement, Template, place
 
 Array = NDArray[np.float64]
-NO_POSE = -1
-"""Pose number of a scan that fits no template well."""
-
 _LEAST_RADIUS = 0.5
 """Least radius of a scan's object, in radii of the template, that can lie in its pose."""
 _TURN_DIGITS, _LENGTH_DIGITS = 5, 7
@@ -139,15 +137,15 @@ class ObjectFrame:
     def pose_of(self, scan: ScanPoints) -> ObjectPose:
         """Estimate the pose of a scan's object."""
         if not self.poses:
-            return self.pose_at(scan, Placement(0.0, (0.0, 0.0)), 0, None)
+            return self._pose_at(scan, AS_IT_STANDS, 0, None)
         templates, orders = [pose.template for pose in self.poses], [pose.near if pose.order else 0 for pose in self.poses]
         number, at = place(scan, templates, self.flips, (self.search_spreads, self.spreads), orders)
         fit = templates[number].fit(scan, at)
         if scan.radius_m < _LEAST_RADIUS * templates[number].radius_m:  # a crumb fits anywhere
             fit = 0.0
-        return self.pose_at(scan, at, number, fit)
+        return self._pose_at(scan, at, number, fit)
 
-    def pose_at(self, scan: ScanPoints, at: Placement, number: int, fit: float | None) -> ObjectPose:
+    def _pose_at(self, scan: ScanPoints, at: Placement, number: int, fit: float | None) -> ObjectPose:
         """Return the pose of a scan that is placed on template ``number`` with a fit."""
         number += len(self.poses) if at.flip < 0 else 0
         turn = round(float(np.angle(np.exp(1j * at.turn))), _TURN_DIGITS)

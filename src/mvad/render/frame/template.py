@@ -69,6 +69,10 @@ class Placement:
         return Placement(self.turn, (self.shift[0] + shift[0], self.shift[1] + shift[1]), self.flip, self.energy)
 
 
+AS_IT_STANDS = Placement(0.0, (0.0, 0.0))
+"""The placement of a scan whose points are a template's as they are."""
+
+
 @dataclass(frozen=True)
 class Template:
     """Maps of G x G cells seen from above, x right and y down, the object's frame in the middle.
@@ -153,7 +157,7 @@ class Template:
 
         Of height, outline and grey value, each in units of its spread, by circular correlation in polar coordinates.
         """
-        sums = polar_sums(scan.points, 0.0, 0.0, flip, self.search_radius, RINGS, ANGLES)
+        sums = polar_sums(scan.points, flip, self.search_radius, RINGS, ANGLES)
         count = np.maximum(sums[0], 1e-9)
         known = np.minimum(1.0, 4 * sums[0]) * (np.arange(RINGS) + 0.5)[:, None]
         body, height, grey = sums[1] / count, sums[2] / count, sums[3] / np.maximum(sums[1], 1e-9)

@@ -11,10 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mvad.cores import usable_cores
-from mvad.render.frame.groups import AS_IT_STANDS, Group, refined, some_of, spreads_of, started
+from mvad.render.frame.groups import Group, refined, some_of, spreads_of, started, template_of
 from mvad.render.frame.kernels import residuals
 from mvad.render.frame.points import ScanPoints
-from mvad.render.frame.template import Template
+from mvad.render.frame.template import AS_IT_STANDS, Template
 
 Array = NDArray[np.float64]
 
@@ -56,7 +56,7 @@ def settled(
     order = _orders(scans, group, radius, spreads, _EXACTLY)
     halves = []
     for half in (group.members[0::2], group.members[1::2]):
-        template = Template.of([scans[n] for n in half], [group.placed[n] for n in half], radius)
+        template = template_of(scans, half, group.placed, radius)
         halves.append([template.refined(scans[n], group.placed[n], spreads[1]).turn for n in group.members])
     apart = np.array(halves[0]) - np.array(halves[1])
     spread = float(np.degrees(1.4826 * np.median(np.abs(apart - np.median(apart))) / np.sqrt(2)))
