@@ -11,7 +11,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mvad.cores import usable_cores
-from mvad.render.frame.kernels import residuals
 from mvad.render.frame.points import ScanPoints
 from mvad.render.frame.template import AS_IT_STANDS, Placement, Template, place
 
@@ -186,7 +185,7 @@ def _same_marks(scans: Sequence[ScanPoints], group: Group, placed: Mapping[int, 
 
 def _likeness(scan: ScanPoints, template: Template, at: Placement) -> float:
     """Return the correlation of a placed scan's grey values with the template's."""
-    found = residuals(scan.points, template.maps, template.known, template.cell_m, at.turn, *at.shift, at.flip)[:, 1]
+    found = template.residuals(scan, at)[:, 1]
     known = ~np.isnan(found)
     grey = scan.points[known, 3]
     expected = found[known] + grey
@@ -197,10 +196,7 @@ def _likeness(scan: ScanPoints, template: Template, at: Placement) -> float:
 
 def spreads_of(scans: Sequence[ScanPoints], groups: Sequence[Group], height: float) -> Array:
     """Return robust spreads (2,) of heights and grey values about the templates."""
-    found = np.concatenate([
-        residuals(scans[n].points, g.template.maps, g.template.known, g.template.cell_m, g.placed[n].turn, *g.placed[n].shift, 1.0)
-        for g in groups for n in g.members
-    ])  # fmt: skip
+    found = np.concatenate([g.template.residuals(scans[n], g.placed[n]) for g in groups for n in g.members])
     found = np.abs(found[~np.isnan(found).any(axis=1)])
     middle = np.median(found, axis=0) if len(found) else np.zeros(2)
     return np.round(np.maximum(1.4826 * middle, [0.02 * height, 0.02]), 9)

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import fft, ndimage
 
-from mvad.render.frame.kernels import add_to_template, overlap, polar_sums, register
+from mvad.render.frame.kernels import add_to_template, overlap, polar_sums, register, residuals
 from mvad.render.frame.points import ScanPoints
 
 CELLS = 96
@@ -208,6 +208,11 @@ class Template:
     def fit(self, scan: ScanPoints, at: Placement) -> float:
         """Return the intersection over union, 0 to 1, of a placed scan's outline and the template's, where the sensor saw it."""
         return float(overlap(scan.points, at.turn, *at.shift, at.flip, self.cell_m, self.covered))
+
+    def residuals(self, scan: ScanPoints, at: Placement) -> Array:
+        """Return what the maps have more than a placed scan (N, 2): height, metres, and grey value; NaN where not compared."""
+        found: Array = residuals(scan.points, self.maps, self.known, self.cell_m, at.turn, *at.shift, at.flip)
+        return found
 
     @property
     def sha256(self) -> str:

@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 
 from mvad.cores import usable_cores
 from mvad.render.frame.groups import Group, refined, some_of, spreads_of, started, template_of
-from mvad.render.frame.kernels import residuals
 from mvad.render.frame.points import ScanPoints
 from mvad.render.frame.template import AS_IT_STANDS, Template
 
@@ -81,7 +80,7 @@ def _without_the_sensor(
     rest = []
     for scan, at in zip(chosen, placed, strict=True):
         points = scan.points.copy()
-        known = residuals(points, mean.maps, mean.known, mean.cell_m, at.turn, *at.shift, 1.0)
+        known = mean.residuals(scan, at)
         on_object = points[:, 4] > 0
         points[on_object, 2] = np.where(np.isnan(known[on_object, 0]), 0, -known[on_object, 0]) + height
         points[on_object, 3] = np.where(np.isnan(known[on_object, 1]), 0, -known[on_object, 1])
