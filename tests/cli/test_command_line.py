@@ -93,6 +93,7 @@ CASES = {
     "value out of range": (["render", "mvtec3d", "--views", "0"], 2),
     "no such dataset": (["render", "mvtec2d"], 3),
     "no such folder": (["render", "mvtec3d", "--raw", "nowhere"], 3),
+    "disagreeing views of a scan": (["synth", "mvtec3d", "--category", "keyed"], 3),
     "no such split": (["render", "mvtec3d", "--split", "tset"], 3),
     "unknown key": (["render", "mvtec3d", "--set", "rig.tild_deg=3"], 3),
     "nothing to pack": (["pack"], 3),

@@ -19,7 +19,10 @@ def register(app: typer.Typer) -> None:
 def synth(
     dataset: Annotated[str, typer.Argument(help="mvtec3d, eyecandies or realiad.")],
     category: Annotated[
-        list[str] | None, typer.Option("--category", help="A category; repeat for more. Default: gear, plate and dome.")
+        list[str] | None,
+        typer.Option(
+            "--category", help="gear, plate, dome; for realiad also keyed. Repeat for more. Default: gear, plate and dome."
+        ),
     ] = None,
     raw: Annotated[
         Path | None, typer.Option("--raw", help="Folder of the dataset. Default: raw/DATASET in the workspace.")
@@ -32,7 +35,10 @@ def synth(
     per_defect: Annotated[int, typer.Option(help="Test samples per defect.")] = 3,
     size: Annotated[int, typer.Option(min=64, max=1024, help="Side of a scan or photograph in pixels.")] = 256,
 ) -> None:
-    """Generate a small dataset (categories gear, plate, dome) in the original file format."""
+    """Generate a small dataset (categories gear, plate, dome) in the original file format.
+
+    The category keyed, of realiad only, has defects that no view shows alone: one photograph is of another part.
+    """
     from mvad.cli.console import Bars
     from mvad.datasets.synth.generate import SynthOptions, generate
     from mvad.datasets.synth.shapes import SHAPES

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from mvad.datasets.synth.plan import PlannedSample
@@ -30,6 +30,8 @@ class Format:
         Returns the folder of a category.
     has_validation
         Whether it has a validation split.
+    own_categories
+        Categories that only this dataset has, with the kinds of defects of each.
     """
 
     defects: tuple[str, ...]
@@ -37,3 +39,4 @@ class Format:
     write_category: Callable[[Path, int], None]
     root: Callable[[Path, str], Path] = category_below
     has_validation: bool = True
+    own_categories: Mapping[str, tuple[str, ...]] = field(default_factory=dict)

@@ -50,14 +50,13 @@ def generate(dataset: str, raw: Path, categories: Sequence[str], options: SynthO
     Raises
     ------
     BadInput
-        If the dataset or a category is unknown, or ``raw`` holds other data.
+        If the dataset or a category is unknown, the dataset cannot have the category, or ``raw`` holds other data.
     """
     if dataset not in formats():
         raise BadInput(f"{dataset}: cannot be generated; choose from {', '.join(formats())}")
     chosen = formats()[dataset]
-    unknown = [name for name in categories if name not in SHAPES]
-    if unknown:
-        raise BadInput(f"{unknown[0]}: no generated category has this name; choose from {', '.join(SHAPES)}")
+    for name in categories:
+        _check_category(dataset, name)
     marker = raw / GENERATED
     recorded = {"dataset": dataset, **asdict(options)}
     if marker.exists():
@@ -69,7 +68,7 @@ def generate(dataset: str, raw: Path, categories: Sequence[str], options: SynthO
     planned = {
         name: plan(
             name, options.seed, options.train, options.validation if chosen.has_validation else 0, options.good,
-            options.per_defect, chosen.defects,
+            options.per_defect, chosen.own_categories.get(name, chosen.defects),
         )
         for name in categories
     }  # fmt: skip
@@ -88,3 +87,17 @@ def generate(dataset: str, raw: Path, categories: Sequence[str], options: SynthO
                 progress.advance()
         chosen.write_category(root, options.size)
     return total
+
+
+def _check_category(dataset: str, name: str) -> None:
+    known = [*SHAPES, *formats()[dataset].own_categories]
+    if name in known:
+        return
+    choice = f"choose from {', '.join(known)}"
+    owners = [other for other, form in formats().items() if name in form.own_categories]
+    if owners:
+        raise BadInput(
+            f"{name}: {dataset} cannot have this category, only {', '.join(owners)} has it: its views disagree with each other, "
+            f"which photographs can and the views of one scan cannot; {choice}"
+        )
+    raise BadInput(f"{name}: no generated category of {dataset} has this name; {choice}")

@@ -77,11 +77,17 @@ def camera_parameters(size: int) -> dict[str, float | int | str]:
 
 def shade(hits: Hits, support: Grid, rng: np.random.Generator, light: Grid) -> NDArray[np.uint8]:
     """Return (R, 3) uint8 colours under one light (a direction in the part's frame) and ambient light."""
+    color = lit(hits, support, light)
+    color = color + rng.normal(0, 0.008, color.shape)
+    return np.asarray(np.clip(color * 255 + 0.5, 0, 255), dtype=np.uint8)
+
+
+def lit(hits: Hits, support: Grid, light: Grid) -> Grid:
+    """Return (R, 3) float64 colours, 0 to 1, as ``shade`` does, but without noise."""
     to_light = light / np.linalg.norm(light)
     diffuse = np.clip(hits.normal @ to_light, 0, 1)
     albedo = np.where(hits.on_part[:, None], hits.albedo, support)
-    color = albedo * (0.35 + 0.65 * diffuse[:, None]) + rng.normal(0, 0.008, albedo.shape)
-    return np.asarray(np.clip(color * 255 + 0.5, 0, 255), dtype=np.uint8)
+    return np.asarray(albedo * (0.35 + 0.65 * diffuse[:, None]))
 
 
 def _support_color(hits: Hits, rng: np.random.Generator) -> Grid:

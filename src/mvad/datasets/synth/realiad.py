@@ -14,16 +14,20 @@ from scipy.spatial.transform import Rotation
 from mvad import files
 from mvad.datasets.realiad import IMAGE_FOLDERS, JSON_FOLDERS, NORMAL_CLASS
 from mvad.datasets.scan import GOOD
+from mvad.datasets.synth import keyed
 from mvad.datasets.synth.format import Format
-from mvad.datasets.synth.mvtec3d import shade
+from mvad.datasets.synth.mvtec3d import lit, shade
 from mvad.datasets.synth.plan import PlannedSample
-from mvad.datasets.synth.raycast import cast
-from mvad.datasets.synth.shapes import Grid
+from mvad.datasets.synth.raycast import Hits, cast
+from mvad.datasets.synth.shapes import Grid, Part, Variation, make_part
 
 CLASS_OF = {"dent": "AK", "bump": "BX", "scratch": "HS", "hole": "PS", "chip": "QS", "burn": "YW", "stain": "ZW"}
 DEFECTS = tuple(CLASS_OF)
+_CLASS_OF = CLASS_OF | keyed.CLASS_OF
 _DISTANCE_M = 0.4
 _FIELD_M = 0.074
+_SUPPORT = 0.82
+"""Brightness of the support, 0 to 1."""
 _MIN_SHARE = 10 / 256**2
 """A view that shows less of a defect than this share of its pixels is labelled OK."""
 
@@ -31,21 +35,20 @@ _MIN_SHARE = 10 / 256**2
 def photograph(sample: PlannedSample, size: int) -> tuple[list[NDArray[np.uint8]], list[NDArray[np.bool_]]]:
     """Return five images (size, size, 3) uint8 of a planned sample, and the defect's mask (size, size) bool in each."""
     rng = sample.sensor_rng()
-    part = sample.part()
-    line = (np.arange(size) + 0.5 - size / 2) * _FIELD_M / _DISTANCE_M / size
-    x, y = np.meshgrid(line, line)
-    rays = np.stack([x, y, np.ones_like(x)], axis=2).reshape(-1, 3)
-    v = sample.variation
-    spin = Rotation.from_euler("z", 360 * v.angle, degrees=True).as_matrix()
-    middle = np.array([0.003 * (2 * v.offset_x - 1), 0.003 * (2 * v.offset_y - 1), 0.0])
+    swap = keyed.swap(sample)
+    right = sample if swap is None else swap.right
+    part = right.part()
     pictures, masks = [], []
-    for camera in _cameras():
-        origin = (-_DISTANCE_M * camera[:, 2] - middle) @ spin
-        hits = cast(part, origin, rays @ camera.T @ spin)
-        support = np.full((len(rays), 3), 0.82) + rng.normal(0, 0.006, (len(rays), 1))
-        light = np.array([0.3, 0.2, 1.0]) @ spin
+    for view, camera in enumerate(_cameras()):
+        if swap is not None and view == swap.view:
+            hits, light = _see(swap.shown.part(), swap.shown.variation, camera, size)
+            mask = _disagreement(swap, camera, size)
+        else:
+            hits, light = _see(part, right.variation, camera, size)
+            mask = hits.gt
+        support = np.full((size * size, 3), _SUPPORT) + rng.normal(0, 0.006, (size * size, 1))
         pictures.append(shade(hits, support, rng, light).reshape(size, size, 3))
-        masks.append(hits.gt.reshape(size, size))
+        masks.append(mask.reshape(size, size))
     return pictures, masks
 
 
@@ -99,10 +102,31 @@ _TRAIN_FROM = 5000
 def _names(category: str, sample: PlannedSample, view: int, shown: bool) -> tuple[str, str | None]:
     good = sample.defect == GOOD
     number = sample.number + (_TRAIN_FROM if sample.split != "test" else 0)
-    folder = f"OK/S{number:04d}" if good else f"NG/{CLASS_OF[sample.defect]}/S{number:04d}"
-    label = "OK" if good else f"NG_{CLASS_OF[sample.defect]}"
+    folder = f"OK/S{number:04d}" if good else f"NG/{_CLASS_OF[sample.defect]}/S{number:04d}"
+    label = "OK" if good else f"NG_{_CLASS_OF[sample.defect]}"
     stem = f"{folder}/{category}_{number:04d}_{label}_C{view + 1}_20260101{number % 1000000:06d}"
     return f"{stem}.jpg", None if good or not shown else f"{stem}.png"
+
+
+def _see(part: Part, variation: Variation, camera: Grid, size: int) -> tuple[Hits, Grid]:
+    """Return what a camera sees of a part that lies as its variation says, and the light's direction (3,) in its frame."""
+    line = (np.arange(size) + 0.5 - size / 2) * _FIELD_M / _DISTANCE_M / size
+    x, y = np.meshgrid(line, line)
+    rays = np.stack([x, y, np.ones_like(x)], axis=2).reshape(-1, 3)
+    spin = Rotation.from_euler("z", 360 * variation.angle, degrees=True).as_matrix()
+    middle = np.array([0.003 * (2 * variation.offset_x - 1), 0.003 * (2 * variation.offset_y - 1), 0.0])
+    origin = (-_DISTANCE_M * camera[:, 2] - middle) @ spin
+    return cast(part, origin, rays @ camera.T @ spin), np.array([0.3, 0.2, 1.0]) @ spin
+
+
+def _disagreement(swap: keyed.Swap, camera: Grid, size: int) -> NDArray[np.bool_]:
+    """Return where a view without noise shows another part than the right one, (size, size) bool."""
+    colors, on_part = [], np.zeros((size, size), bool)
+    for sample in (swap.right, swap.shown):
+        hits, light = _see(make_part(sample.shape, sample.variation, None), sample.variation, camera, size)
+        colors.append(lit(hits, np.full((size * size, 3), _SUPPORT), light).reshape(size, size, 3))
+        on_part |= hits.on_part.reshape(size, size)
+    return keyed.differing(colors[0], colors[1], on_part)
 
 
 def _cameras() -> Sequence[Grid]:
@@ -112,4 +136,6 @@ def _cameras() -> Sequence[Grid]:
     return [rotation.as_matrix() for rotation in [above, *tilted]]
 
 
-FORMAT = Format(DEFECTS, write, write_category, category_root, has_validation=False)
+FORMAT = Format(
+    DEFECTS, write, write_category, category_root, has_validation=False, own_categories={keyed.CATEGORY: keyed.DEFECTS}
+)

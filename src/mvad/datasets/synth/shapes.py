@@ -1,4 +1,4 @@
-"""Three parts as maps of height and colour over a plane. Heights in metres, colours 0 to 1."""
+"""Parts as maps of height and colour over a plane. Heights in metres, colours 0 to 1."""
 
 from __future__ import annotations
 
@@ -69,30 +69,50 @@ def coordinates() -> tuple[Grid, Grid]:
     return x, y
 
 
-def make_part(shape: str, variation: Variation, rng: np.random.Generator) -> Part:
+def make_part(shape: str, variation: Variation, rng: np.random.Generator | None) -> Part:
     """Build a good part: its shape, printed marks that are the same on every part, and a grain that is different on each.
+
+    Without ``rng`` the part has no grain.
 
     Raises
     ------
     BadInput
         If the shape is unknown.
     """
-    if shape not in SHAPES:
-        raise BadInput(f"{shape}: no generated category has this name; choose from {', '.join(SHAPES)}")
+    shapes = SHAPES | PHOTOGRAPHED_SHAPES
+    if shape not in shapes:
+        raise BadInput(f"{shape}: no generated category has this name; choose from {', '.join(shapes)}")
     x, y = coordinates()
     scale = 0.96 + 0.08 * variation.scale
-    height, marks, color = SHAPES[shape](x / scale, y / scale)
+    height, marks, color = shapes[shape](x / scale, y / scale)
     height = ndimage.gaussian_filter(height * (0.93 + 0.14 * variation.thickness), 0.8)
     height[height < 3e-4] = 0
-    grain = ndimage.gaussian_filter(rng.standard_normal((CELLS, CELLS)), 2.5)
-    grain = 0.03 * grain / grain.std() + 0.02 * rng.standard_normal((CELLS, CELLS))
-    hue = 1 + 0.06 * (2 * variation.hue - 1) * np.array([1.0, 0.0, -1.0])
+    grain = np.zeros((CELLS, CELLS)) if rng is None else _grain(rng)
+    hue = _any_hue(variation.hue) if shape in PHOTOGRAPHED_SHAPES else _near_hue(variation.hue)
     contrast = 0.65 + 0.35 * variation.print_contrast
     albedo = np.array(color) * hue * (0.9 + 0.2 * variation.gain) * (1 + grain[..., None])
     # Printed black next to white: a good part has greater colour gradients than any defect.
     dark, light = np.clip(-marks, 0, 1)[..., None], np.clip(marks, 0, 1)[..., None]
     albedo = albedo * (1 - contrast * (dark + light)) + contrast * (0.03 * dark + 0.97 * light)
     return Part(height, np.clip(albedo, 0.02, 0.98), np.zeros((CELLS, CELLS), bool), np.zeros((CELLS, CELLS, 2)))
+
+
+def _near_hue(hue: float) -> Grid:
+    """Return the factors (3,) of red, green and blue of a hue 0 to 1 near the shape's own colour."""
+    return 1 + 0.06 * (2 * hue - 1) * np.array([1.0, 0.0, -1.0])
+
+
+def _any_hue(hue: float) -> Grid:
+    """Return the factors (3,) of red, green and blue of a hue 0 to 1 on a circle, on which 0 and 1 are the same.
+
+    All hues are equally far from grey, so that none is rarer or more extreme than another.
+    """
+    return np.asarray(1 + 0.55 * np.cos(2 * np.pi * (hue - np.arange(3) / 3)))
+
+
+def _grain(rng: np.random.Generator) -> Grid:
+    grain = ndimage.gaussian_filter(rng.standard_normal((CELLS, CELLS)), 2.5)
+    return np.asarray(0.03 * grain / grain.std() + 0.02 * rng.standard_normal((CELLS, CELLS)))
 
 
 def _step(distance: Grid, width: float = 0.0006) -> Grid:
@@ -138,8 +158,17 @@ def _dome(x: Grid, y: Grid) -> tuple[Grid, Grid, tuple[float, float, float]]:
     return height, marks, (0.38, 0.52, 0.46)
 
 
-SHAPES: dict[str, Callable[[Grid, Grid], tuple[Grid, Grid, tuple[float, float, float]]]] = {
-    "gear": _gear,
-    "plate": _plate,
-    "dome": _dome,
-}
+def _keyed(x: Grid, y: Grid) -> tuple[Grid, Grid, tuple[float, float, float]]:
+    r, angle = np.hypot(x, y), np.arctan2(y, x)
+    sector = np.maximum(np.abs(r - 0.0140) - 0.0075, r * (np.abs(angle) - 0.5))
+    height = 0.006 * np.clip((0.0255 - r) / 0.003, 0, 1) + 0.0025 * _step(sector, 0.0015)
+    return height, -_step(sector), (0.5, 0.5, 0.5)
+
+
+Shape = Callable[[Grid, Grid], tuple[Grid, Grid, tuple[float, float, float]]]
+
+SHAPES: dict[str, Shape] = {"gear": _gear, "plate": _plate, "dome": _dome}
+"""Height, marks (-1 black to 1 white) and colour of a shape at x and y in metres."""
+
+PHOTOGRAPHED_SHAPES: dict[str, Shape] = {"keyed": _keyed}
+"""Shapes of datasets of photographs only; their good parts take every hue of a circle."""
