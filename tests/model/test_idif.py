@@ -172,8 +172,9 @@ def test_permuting_views_with_all_that_belongs_to_them_permutes_the_outputs(netw
     order = [2, 0, 1]
     before = network(pictures(), ALL).levels
     with torch.no_grad():
-        network.bottleneck.view_embedding.copy_(network.bottleneck.view_embedding[order].clone())
+        network.bottleneck.view_offset.copy_(network.bottleneck.view_offset[order].clone())
         network.fusion.voxel_fusion.view_embedding.copy_(network.fusion.voxel_fusion.view_embedding[order].clone())
+        network.fusion.voxel_fusion.plane_position.copy_(network.fusion.voxel_fusion.plane_position[order].clone())
         network.fusion.spatial_transformer.angles.copy_(network.fusion.spatial_transformer.angles[order].clone())
     network.decoders.per_input = torch.nn.ModuleList([network.decoders.per_input[k] for k in order])
     after = network(pictures()[:, order], ALL).levels

@@ -109,7 +109,7 @@ class ScoreConfig:
     )
     pool_px: int = key(
         5,
-        "Side in pixels of the window over which maps are averaged first.",
+        "Side in pixels, at 256 x 256, of the window over which maps are averaged first; it is scaled with the map's side, to an odd number.",
         paper=SILENT,
         alternatives="1",
         least=1,
@@ -171,6 +171,22 @@ class PseudoConfig:
         most=8,
     )
     threshold: float = key(0.5, "The mask is where the noise exceeds this.", paper='pseudo anomalies "following DeSTSeg": 0.5')
+    compact: float = key(
+        0.0,
+        "Share of the masks that are one to three compact regions, 0.3 to 5 % of the object together, in place of Perlin noise, whose masks are many specks: a real defect is one region or a few.",
+        paper='pseudo anomalies "following DeSTSeg": none',
+        alternatives="0.5: half of them; 1: all",
+        least=0,
+        most=1,
+    )
+    swap: float = key(
+        0.0,
+        "Share of the samples of a batch in one of whose views the same view of another sample is shown: an anomaly that only the other views tell. Not for several processes.",
+        paper=OURS,
+        alternatives="0.5: for categories whose views vary together and whose defects are disagreements between views",
+        least=0,
+        most=1,
+    )
     max_opacity: float = key(
         0.8,
         "beta in beta * image + (1 - beta) * texture is drawn uniformly from 0 up to this.",

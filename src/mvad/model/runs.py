@@ -200,7 +200,9 @@ class RunFolder:
             detector.scale = ScoreScale.from_state(state)
             detector.load_state({name: tensor for name, tensor in state.items() if not name.startswith(PREFIX)})
         except (KeyError, RuntimeError, safetensors.SafetensorError) as error:
-            raise BadInput(f"{model}: does not fit the run's configuration; train again") from error
+            raise BadInput(
+                f"{model}: does not fit the networks of this version of mvad, or the run's configuration; train again"
+            ) from error
         return detector
 
 

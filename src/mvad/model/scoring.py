@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -14,7 +16,8 @@ from mvad.model.score_scale import ScoreScale
 SAMPLE_RULES = ("max", "top2", "mean")
 """Values of ``score.sample``."""
 
-_REFERENCE_PIXELS = 256 * 256
+_REFERENCE_SIDE = 256
+_REFERENCE_PIXELS = _REFERENCE_SIDE**2
 
 
 def finish_maps(
@@ -87,14 +90,26 @@ def highest(maps: Tensor, counts: Tensor) -> Tensor:
 
 
 def smooth(maps: Tensor, seen: Tensor, config: ScoreConfig) -> Tensor:
-    """Average maps (..., S, S) over windows of ``score.pool_px`` pixels a side, over pixels on the object only; 0 elsewhere."""
+    """Average maps (..., S, S) over windows of ``score.pool_px`` of 256 pixels a side, over pixels on the object only; 0 elsewhere."""
     counts = seen.float() if config.region == "object" else torch.ones_like(maps)
-    if config.pool_px > 1:
+    side = pooled_side(config.pool_px, int(maps.shape[-1]))
+    if side > 1:
         flat, weight = (x.reshape(-1, 1, *maps.shape[-2:]) for x in (maps * counts, counts.expand_as(maps)))
-        total = functional.avg_pool2d(flat, config.pool_px, 1, config.pool_px // 2, count_include_pad=False)
-        share = functional.avg_pool2d(weight, config.pool_px, 1, config.pool_px // 2, count_include_pad=False)
+        total = functional.avg_pool2d(flat, side, 1, side // 2, count_include_pad=False)
+        share = functional.avg_pool2d(weight, side, 1, side // 2, count_include_pad=False)
         maps = (total / share.clamp(min=1e-6)).reshape(maps.shape)
     return maps * counts
+
+
+def pooled_side(pool_px: int, size: int) -> int:
+    """Return the odd number of pixels that a window of ``pool_px`` of 256 pixels has in maps of ``size`` pixels.
+
+    Examples
+    --------
+    >>> [pooled_side(5, size) for size in (512, 256, 128, 64)]
+    [11, 5, 3, 1]
+    """
+    return 2 * max(0, math.floor((pool_px * size / _REFERENCE_SIDE - 1) / 2 + 0.5)) + 1
 
 
 def image_scores(maps: Tensor, config: ScoreConfig) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -13,12 +14,17 @@ from mvad.model.idif.config import BottleneckConfig
 Noise = Callable[[torch.Size], Tensor]
 """Draws standard normal numbers; the first axis of the shape is the batch."""
 
+_MOST_LOG_VARIANCE = 2.0
+
 
 class ConsistencyBottleneck(nn.Module):
     """Information bottleneck for f_c, the features that all views of a sample have in common.
 
     p(f_c | f_E) = N(mu_e(f_E), Sigma_e(f_E)) (eq. 4): mean and log-variance are weighted means over the present views, so any
-    subset of views is possible, and their order does not matter (``bottleneck.aggregate``).
+    subset of views is possible, and their order does not matter (``bottleneck.aggregate``). The mean has mean 0 and variance 1
+    over the code's channels, and the noise a least deviation (``bottleneck.noise``): with a free scale the code would grow until
+    noise counts no more. f_c is the mean of q(f_E | f_c) (eq. 5) up to an offset per view, so that f_s = f_E - f_c is what the
+    common features do not explain.
     """
 
     def __init__(self, channels: int, views: int, config: BottleneckConfig) -> None:
@@ -29,9 +35,8 @@ class ConsistencyBottleneck(nn.Module):
         self.log_variance = nn.Conv2d(channels, code, 1)
         self.attention = nn.Conv2d(channels, 1, 1) if config.aggregate == "attention" else None
         self.lift = nn.Conv2d(code, channels, 1)
-        self.view_embedding = nn.Parameter(torch.randn(views, code) * 0.02)
-        outputs = 2 * channels if config.decoder == "learned" else channels
-        self.decoder = nn.Sequential(nn.Conv2d(code, channels, 1), nn.GELU(), nn.Conv2d(channels, outputs, 1))
+        self.view_offset = nn.Parameter(torch.zeros(views, channels))
+        self.log_spread = nn.Conv2d(code, channels, 1) if config.decoder == "learned" else None
 
     def forward(self, encoded: Tensor, present: Tensor, noise: Noise | None) -> tuple[Tensor, Tensor, Tensor]:
         """Split features into common and view-specific ones.
@@ -54,7 +59,9 @@ class ConsistencyBottleneck(nn.Module):
         flat = encoded.reshape(b * k, c, h, w)
         weight = self._weights(flat, present)
         mean = (self.mean(flat).view(b, k, -1, h, w) * weight).sum(dim=1)
-        log_variance = (self.log_variance(flat).view(b, k, -1, h, w) * weight).sum(dim=1).clamp(-6, 2)
+        mean = _unit(mean)
+        log_variance = (self.log_variance(flat).view(b, k, -1, h, w) * weight).sum(dim=1)
+        log_variance = log_variance.clamp(2 * math.log(self.config.noise), _MOST_LOG_VARIANCE)
         if noise is None and self.config.at_test == "sample":
             noise = _fixed_noise
         code = mean
@@ -62,7 +69,7 @@ class ConsistencyBottleneck(nn.Module):
             code = mean + noise(mean.shape).to(mean) * torch.exp(log_variance / 2)  # reparameterised
         common = self.lift(code)
         specific = (encoded - common[:, None]) * present.to(encoded.dtype)[:, :, None, None, None]
-        loss = self._loss(encoded, present, code, mean, log_variance) if self.training else mean.new_zeros(())
+        loss = self._loss(encoded, present, common, code, mean, log_variance) if self.training else mean.new_zeros(())
         return common, specific, loss
 
     def _weights(self, flat: Tensor, present: Tensor) -> Tensor:
@@ -75,15 +82,15 @@ class ConsistencyBottleneck(nn.Module):
         equal: Tensor = present.to(flat.dtype)[:, :, None, None, None] / present.sum(dim=1).view(b, 1, 1, 1, 1)
         return equal
 
-    def _loss(self, encoded: Tensor, present: Tensor, code: Tensor, mean: Tensor, log_variance: Tensor) -> Tensor:
+    def _loss(
+        self, encoded: Tensor, present: Tensor, common: Tensor, code: Tensor, mean: Tensor, log_variance: Tensor
+    ) -> Tensor:  # fmt: skip
         """Return L_IB = E[-log q(f_E | f_c)] with a Gaussian q (eq. 5) over the present views, without constant terms."""
-        per_view = code[:, None] + self.view_embedding[None, :, :, None, None]
-        predicted = self.decoder(per_view[present]).float()
+        predicted = (common[:, None] + self.view_offset[None, :, :, None, None])[present].float()
         target = encoded[present]
         target = (target.detach() if self.config.detach_target else target).float()
-        if self.config.decoder == "learned":
-            predicted, log_spread = predicted.chunk(2, dim=1)
-            log_spread = log_spread.clamp(-6, 6)
+        if self.log_spread is not None:
+            log_spread = self.log_spread(code)[:, None].expand(-1, present.shape[1], -1, -1, -1)[present].float().clamp(-6, 6)
             loss: Tensor = ((predicted - target) ** 2 * torch.exp(-log_spread) + log_spread).mean() / 2
         else:
             loss = functional.mse_loss(predicted, target)
@@ -91,6 +98,11 @@ class ConsistencyBottleneck(nn.Module):
             divergence = 0.5 * (mean**2 + log_variance.exp() - 1 - log_variance)
             loss = loss + self.config.kl * divergence.float().mean()
         return loss
+
+
+def _unit(mean: Tensor) -> Tensor:
+    """Return a code (B, c, h, w) with mean 0 and variance 1 over its channels at each position."""
+    return functional.layer_norm(mean.movedim(1, -1), mean.shape[1:2]).movedim(-1, 1)
 
 
 def _fixed_noise(shape: torch.Size) -> Tensor:

@@ -59,7 +59,23 @@ class BottleneckConfig:
         "Channels of f_c, a map of f_E's size that a 1x1 convolution lifts to C: few, to limit capacity; a map keeps positions.",
         paper='"low-dimensional", "limited in information capacity"',
         alternatives="8 to 64: the more f_c holds, the less the voxel is used; a pooled vector is not implemented: it loses positions",
-        least=1,
+        least=2,
+    )
+    noise: float = key(
+        0.3,
+        "Least standard deviation of the noise on a code of variance 1 (eq. 4), in training: with it a channel holds at most 1.8 bits a cell. The noise may be larger, as eq. 4 predicts it.",
+        paper='"limited in information capacity"',
+        alternatives="0.05: hardly a limit; 1: half a bit",
+        least=0.001,
+        most=2.7,
+    )
+    withhold: float = key(
+        0.0,
+        "Share of the samples of a student step from whose decoders f_c is withheld at first; it falls to 0 over the first half of the steps. Decoders must then take the sample from the voxel.",
+        paper=OURS,
+        alternatives="0.5: fusion carries more from the start",
+        least=0,
+        most=1,
     )
     aggregate: Literal["mean", "attention"] = key(
         "mean",
@@ -69,12 +85,12 @@ class BottleneckConfig:
     )
     decoder: Literal["unit", "learned"] = key(
         "unit",
-        "Variance of the Gaussian q(f_E | f_c): 1, or predicted. The decoder has a view embedding, since one f_c must predict every view.",
+        "Variance of the Gaussian q(f_E | f_c): 1, or predicted. Its mean is f_c with an offset per view, since one f_c must predict every view.",
         paper="a reconstruction decoder q(f_E | f_c), in training only",
     )
     kl: float = key(
         0.0,
-        "Weight of a KL term; the log-variance is clamped to -6..2, so that the noise does not vanish without this term.",
+        "Weight of a KL term; bottleneck.noise keeps the noise from vanishing without it.",
         paper="eq. 10 has no such term",
         alternatives="1e-4 to 1e-2",
         least=0,
@@ -132,10 +148,10 @@ class FusionConfig:
         paper=SILENT,
     )
     position: Literal["learned", "sine", "geometric"] = key(
-        "learned",
+        "geometric",
         "Positional encodings: 3-D for voxel tokens, 2-D with a view embedding for features. geometric: both are encoded by their position in the voxel, the cells of a view lying on its plane through the centre, so that attention starts with tokens that are near.",
         paper="positional encodings, kind silent",
-        alternatives="geometric: attention starts from the cameras' geometry",
+        alternatives="learned, sine: attention starts uniform over all keys of all views, and hardly leaves that in 1,000 steps",
     )
 
 
@@ -230,6 +246,13 @@ class LossConfig:
         "mean: mean over batch and pixels, sum over levels; destseg: sum over the batch, too, which ties the learning rate to the batch size.",
         paper="sum over views",
     )
+    images: int = key(
+        32,
+        "With loss.reduction = mean and optimizer.kind = destseg the student's loss is multiplied by this number: DeSTSeg adds its loss over a batch of 32 images, and its learning rates are meant for that sum. It does not depend on the batch.",
+        paper="silent; DeSTSeg's batch is 32 images",
+        alternatives="1: the decoders' steps are 32 times smaller than DeSTSeg's",
+        least=1,
+    )
     region: Literal["object", "image"] = key(
         "object",
         "Pixels whose cosine distances count: most of a view is constant background, from which nothing is learnt.",
@@ -270,7 +293,11 @@ class OptimizerConfig:
     warmup_steps: int = key(200, "Steps over which attention_lr rises from 0.", paper=SILENT, least=0)
     weight_decay: float = key(0.0001, "Weight decay of either optimizer.", paper="silent; DeSTSeg 1e-4", least=0)
     clip_norm: float = key(
-        10.0, "Gradients are clipped to this norm.", paper=SILENT, alternatives="DeSTSeg does not clip", least=0
+        100.0,
+        "Gradients are clipped to this norm: a guard, which after the first steps is some ten times what occurs.",
+        paper=SILENT,
+        alternatives="DeSTSeg does not clip; 1 in small, with AdamW",
+        least=0,
     )
 
 

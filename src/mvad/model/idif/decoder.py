@@ -11,11 +11,15 @@ from torch.nn import functional
 from mvad.model.backbones.resnet18 import BasicBlock
 from mvad.model.idif.config import DecoderConfig
 
+_EMBEDDING = 0.5
+"""Standard deviation of a new view embedding; planes have about 1, and beside them a decoder must be able to tell views apart."""
+
 
 class ViewDecoder(nn.Module):
     """Decoder of one view: features at strides 4, 8 and 16 from its plane at stride 8, 16 or 32.
 
-    A plane at stride 32 passes two more blocks first, as in DeSTSeg; a plane at stride 8 is averaged down to 16.
+    A plane at stride 32 passes two more blocks first, as in DeSTSeg. A plane at stride 8 is averaged down to 16 for the coarsest
+    level, and enters the next one at its own stride.
     """
 
     def __init__(self, inputs: int, level: int, outputs: tuple[int, int, int], config: DecoderConfig) -> None:
@@ -26,6 +30,7 @@ class ViewDecoder(nn.Module):
         self.stage16 = nn.Sequential(BasicBlock(inputs, at16), BasicBlock(at16, at16))
         self.stage8 = nn.Sequential(BasicBlock(at16, at8), BasicBlock(at8, at8))
         self.stage4 = nn.Sequential(BasicBlock(at8, at4), BasicBlock(at4, at4))
+        self.own_stride = nn.Conv2d(inputs, at16, 1) if level == 8 else None
         pairs = tuple(zip((at4, at8, at16), outputs, strict=True))
         self.out = nn.ModuleList(nn.Conv2d(w, c, 1) if config.project else nn.Identity() for w, c in pairs)
         self.skips = nn.ModuleList(nn.Conv2d(c, w, 1) for w, c in pairs[:2]) if config.skip else None
@@ -35,12 +40,11 @@ class ViewDecoder(nn.Module):
 
     def forward(self, plane: Tensor, fine: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
         """(B, C, h, w), with the encoder's features at strides 4 and 8 for skips, to features at strides 4, 8, 16."""
-        if self.level == 8:
-            plane = functional.avg_pool2d(plane, 2)
-        elif self.level == 32:
+        if self.level == 32:
             plane = _upsampled(self.stage32(plane))
-        third = self.stage16(plane)
-        second = self.stage8(_upsampled(third))
+        third = self.stage16(plane if self.own_stride is None else functional.avg_pool2d(plane, 2))
+        finer = _upsampled(third)
+        second = self.stage8(finer if self.own_stride is None else finer + self.own_stride(plane))
         if self.skips is not None:
             second = second + self.skips[1](fine[1])
         first = self.stage4(_upsampled(second))
@@ -56,7 +60,7 @@ class Decoders(nn.Module):
         super().__init__()
         count = inputs if config.share == "view" else 1
         self.per_input = nn.ModuleList(ViewDecoder(channels, level, outputs, config) for _ in range(count))
-        self.view_embedding = nn.Parameter(torch.randn(inputs, channels) * 0.02) if config.share == "shared" else None
+        self.view_embedding = nn.Parameter(_EMBEDDING * torch.randn(inputs, channels)) if config.share == "shared" else None
 
     def forward(self, planes: Tensor, fine: Sequence[Tensor], shown: Sequence[int]) -> tuple[Tensor, Tensor, Tensor]:
         """Decode the planes of some inputs.

@@ -19,6 +19,7 @@ from mvad.model.idif.optimizers import head_optimizers, student_optimizers
 from mvad.model.idif.teacher_cache import TeacherCache
 from mvad.model.idif.timing import estimated_seconds
 from mvad.model.idif.training_steps import TrainingSteps
+from mvad.model.idif.view_dropout import draw_present
 from mvad.model.idif.window import Window, fitted
 from mvad.model.images import ViewImages, background_fill, view_images
 from mvad.model.input_spec import InputSpec
@@ -26,13 +27,15 @@ from mvad.model.scoring import counted, fill_uncounted, finish_maps, image_score
 from mvad.model.synthesis.paste import Corrupted, corrupt
 from mvad.model.synthesis.textures import load_textures
 from mvad.model.training.context import FitContext
-from mvad.model.training.engine import TrainingPhase, train_phases
+from mvad.model.training.engine import TrainingPhase, generator_of, train_phases
 from mvad.model.training.on_images import load_modules, module_state
 from mvad.model.training.parallel import ProcessGroup, share_batch_norms
 from mvad.settings import check_multiple
 
 _MEASURED = 500
 """Number of training samples, evenly spread, that the head's window is fitted to."""
+
+_CALIBRATION_STREAM = 6
 
 _LEAST_DEVIATION = 0.05
 """Lower bound of a deviation as a share of the mean, since the scores of a few samples can agree by chance."""
@@ -93,7 +96,7 @@ class Idif(Detector):
 
         def head_step(batch: Batch, generator: torch.Generator, k: int) -> Mapping[str, float]:
             views = self.images(batch)
-            return steps.head_step(views, corrupted(views, generator), head, k)
+            return steps.head_step(views, corrupted(views, generator), head, k, generator)
 
         def begin_student() -> None:
             self.network.train().requires_grad_(True)
@@ -138,7 +141,6 @@ class Idif(Detector):
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
         """See ``Detector.load_state``."""
-        state = _current_names(state)
         load_modules(self._parts(), state)
         self.baseline = state["baseline"].to(self.device)
         self.training_steps.window = replace(self.training_steps.window, side=int(state["window"]))
@@ -199,6 +201,8 @@ class Idif(Detector):
         scores, counts = [], []
         for index in range(len(train)):
             views = self.images(train.batch([index]))
+            kept = draw_present(views.present, self.config.dropout, generator_of(self.config.seed, _CALIBRATION_STREAM, index))
+            views = replace(views, present=kept)  # scores of a view are those of training: now and then another is missing
             inside = counted(views, config)
             scores.append(torch.stack([image_scores(fill_uncounted(maps, inside), config)[0] for maps in self._maps(views)]))
             counts.append(views.present[0])
@@ -218,23 +222,3 @@ def _identity_baseline(spec: InputSpec) -> Tensor:
 
 def _resize(maps: Tensor, size: int) -> Tensor:
     return nn.functional.interpolate(maps[:, None], size=size, mode="bilinear", align_corners=False)[:, 0]
-
-
-_OLD_PARTS = (
-    (".trunks.", ".backbones."),
-    (".collapse.", ".depth_reduction."),
-    ("decoders.of.", "decoders.per_input."),
-    ("heads.of.", "heads.per_input."),
-)
-"""Parts of parameter names in runs and checkpoints of version 0.1, and the current ones."""
-
-
-def _current_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return a state under the current names of its parameters."""
-    renamed = {}
-    for name, tensor in state.items():
-        current = name
-        for before, after in _OLD_PARTS:
-            current = current.replace(before, after)
-        renamed[current] = tensor
-    return renamed

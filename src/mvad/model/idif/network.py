@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -16,6 +17,8 @@ from mvad.model.idif.encoder import Encoder
 from mvad.model.idif.spatial_transformer import SpatialTransformer
 from mvad.model.idif.voxel_fusion import VoxelFusion
 from mvad.model.input_spec import InputSpec
+
+_GROUPS = 8
 
 
 @dataclass(frozen=True)
@@ -35,19 +38,24 @@ class Student:
 
 
 class VoxelRoute(nn.Module):
-    """Implicit Voxel Construction: features of all views to a voxel, and the voxel to one plane per view (eq. 7 to 9)."""
+    """Implicit Voxel Construction: features of all views to a voxel, and the voxel to one plane per view (eq. 7 to 9).
+
+    The planes are normalised to the scale of f_c, to which they are added: else f_c alone varies between samples at the start.
+    """
 
     def __init__(self, channels: int, plane: int, config: IdifConfig, angles: Tensor) -> None:
         super().__init__()
         self.spatial_transformer = SpatialTransformer(angles, config.voxel, config.stn, channels, plane)
         rotations = self.spatial_transformer.matrices().detach()
         self.voxel_fusion = VoxelFusion(channels, plane, rotations, config.voxel, config.fusion)
+        self.norm = nn.GroupNorm(math.gcd(_GROUPS, channels), channels)
 
     def forward(self, specific: Tensor, present: Tensor) -> Tensor:
         """f_s (B, K, C, h, w) and presence (B, K) bool to f_p of the shape of f_s, missing views included."""
         voxel = self.voxel_fusion(specific, present)  # eq. 7, 8 and 12
-        planes: Tensor = self.spatial_transformer(voxel)  # eq. 9, one plane per view
-        return planes
+        planes = self.spatial_transformer(voxel)  # eq. 9, one plane per view
+        normalised: Tensor = self.norm(planes.flatten(0, 1)).view_as(planes)
+        return normalised
 
 
 class Network(nn.Module):
@@ -80,7 +88,7 @@ class Network(nn.Module):
 
     def forward(
         self, images: Tensor, present: Tensor, noise: Noise | None = None, shown: Sequence[int] | None = None,
-        taught: Sequence[int] | None = None,
+        taught: Sequence[int] | None = None, keeps_common: Tensor | None = None,
     ) -> Student:  # fmt: skip
         """Return the student's features.
 
@@ -96,6 +104,8 @@ class Network(nn.Module):
             Inputs that are present in at least one sample of any rank; default: those of this batch.
         taught
             Inputs to decode; default: those in ``shown``. Features of an input that is not decoded are 0.
+        keeps_common
+            (B,) bool, samples whose decoders get f_c (``bottleneck.withhold``); None: all.
         """
         if shown is None:
             shown = present.any(dim=0).nonzero()[:, 0].tolist()
@@ -106,7 +116,8 @@ class Network(nn.Module):
             common, specific, loss = self.bottleneck(specific, present, noise)  # eq. 2-6
         planes = specific if self.fusion is None else self.fusion(specific, present)  # f_p
         if common is not None:
-            planes = planes + common[:, None]
+            kept = common if keeps_common is None else common * keeps_common.to(common)[:, None, None, None]
+            planes = planes + kept[:, None]
         return Student(self.decoders(planes, encoded.fine, shown if taught is None else taught), loss)
 
 

@@ -33,8 +33,9 @@ def estimated_seconds(probe: Idif) -> float:
         steps.student_step(views, changed, clean, student, 0, generator)
 
     def head_step() -> None:
-        changed = corrupt(views, spec, ProceduralTextures(), config.pseudo, torch.Generator().manual_seed(0))
-        steps.head_step(views, changed, head, 0)
+        generator = torch.Generator().manual_seed(0)
+        changed = corrupt(views, spec, ProceduralTextures(), config.pseudo, generator)
+        steps.head_step(views, changed, head, 0, generator)
 
     probe.network.train()
     seconds = config.train.student_steps * _second_time(student_step, device)

@@ -74,8 +74,9 @@ class TrainingSteps:
         def noise(shape: torch.Size) -> Tensor:
             return ranks.part(torch.randn((shape[0] * ranks.size, *shape[1:]), generator=generator))
 
+        keeps_common = self._keeps_common(len(present), k, generator)
         with self.autocast():
-            student = self.network(corrupted.images.flatten(1, 2), present, noise, encoded, decoded)
+            student = self.network(corrupted.images.flatten(1, 2), present, noise, encoded, decoded, keeps_common)
         maps = cosine_maps([t[supervised] for t in clean], [s[supervised] for s in student.levels])
         weight = self.weights(views)[supervised]
         if config.reduction == "mean":
@@ -84,18 +85,24 @@ class TrainingSteps:
             distill = summed_distillation_loss(maps, weight)
         count = present.sum().float()
         bottleneck = student.bottleneck_loss.float() * (count / ranks.total(count))
-        loss = optimizers.step(config.alpha * distill + config.beta * bottleneck, k, ranks)  # eq. 10
+        factor = config.images if config.reduction == "mean" and self.config.optimizer.kind == "destseg" else 1
+        loss = optimizers.step(factor * (config.alpha * distill + config.beta * bottleneck), k, ranks) / factor  # eq. 10
         return {"loss": loss, "distill": float(ranks.total(distill)), "bottleneck": float(ranks.total(bottleneck))}
 
-    def head_step(self, views: ViewImages, corrupted: Corrupted, optimizers: Optimizers, k: int) -> Mapping[str, float]:
+    def head_step(
+        self, views: ViewImages, corrupted: Corrupted, optimizers: Optimizers, k: int, generator: torch.Generator
+    ) -> Mapping[str, float]:
         """Train the head to predict the masks of the pseudo anomalies from the features of the corrupted views.
+
+        Views are dropped as in a student step, since the features of the others differ without them.
 
         Returns
         -------
         Mapping
             ``loss``, over all ranks.
         """
-        present = self.inputs(views.present)
+        kept = draw_present(views.present, self.config.dropout, generator, self.ranks)
+        present = self.inputs(kept)
         products = self.compare(corrupted.images, present)[1]
         with self.autocast():
             logits = self._logits(products, views, present)
@@ -162,6 +169,13 @@ class TrainingSteps:
     def inputs(self, present: Tensor) -> Tensor:
         """Presence of views (B, V) to presence of inputs (B, V * M): all modalities of a view are present, or none."""
         return present.repeat_interleave(len(self.spec.modalities), dim=1)
+
+    def _keeps_common(self, samples: int, k: int, generator: torch.Generator) -> Tensor | None:
+        """Return the samples (B,) bool whose decoders get f_c in student step ``k`` (``bottleneck.withhold``); None: all."""
+        share = self.config.bottleneck.withhold * (1 - 2 * k / max(self.config.train.student_steps, 1))
+        if share <= 0 or self.network.bottleneck is None:
+            return None
+        return self.ranks.part(torch.rand(samples * self.ranks.size, generator=generator) >= share)
 
     def _used_inputs(self, present: Tensor) -> list[int]:
         """Return the inputs that are present in at least one sample of any rank."""

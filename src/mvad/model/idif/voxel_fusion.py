@@ -13,6 +13,9 @@ from mvad.model.idif.config import FusionConfig, VoxelConfig
 _NEAREST_FIRST_GAIN = 1.5
 """Initial gain of queries and keys, so that attention is greatest between near positions."""
 
+_EMBEDDING = 0.5
+"""Standard deviation of new learned encodings, beside features of deviation 1."""
+
 
 class Attention(nn.Module):
     """softmax(M + Q K^T / sqrt(d)) V (eq. 12); M is -inf at absent keys."""
@@ -102,8 +105,8 @@ class VoxelFusion(nn.Module):
         self.patchify = nn.Conv3d(voxel.channels, voxel.width, voxel.patch, voxel.patch)
         self.unpatchify = nn.ConvTranspose3d(voxel.width, voxel.channels, voxel.patch, voxel.patch)
         if fusion.position == "learned":
-            self.voxel_position = nn.Parameter(torch.randn(side**3, voxel.width) * 0.02)
-            self.plane_position = nn.Parameter(torch.randn(plane**2, voxel.width) * 0.02)
+            self.voxel_position = nn.Parameter(_EMBEDDING * torch.randn(side**3, voxel.width))
+            self.plane_position = nn.Parameter(_EMBEDDING * torch.randn(plane**2, voxel.width))
         elif fusion.position == "sine":
             self.register_buffer("voxel_position", sine_position((side,) * 3, voxel.width), persistent=False)
             self.register_buffer("plane_position", sine_position((plane,) * 2, voxel.width), persistent=False)
@@ -114,10 +117,10 @@ class VoxelFusion(nn.Module):
             in_voxel = torch.einsum("kij,nj->kni", rotations, on_plane)
             self.register_buffer("voxel_position", coordinate_encoding(cells, voxel.width), persistent=False)
             self.register_buffer("plane_position", coordinate_encoding(in_voxel, voxel.width), persistent=False)
-        self.feature_norm = nn.LayerNorm(voxel.width) if fusion.position == "geometric" else nn.Identity()
+        self.feature_norm = nn.LayerNorm(voxel.width)
         self.tokens = nn.Linear(channels, voxel.width)
         self.token_norm = nn.LayerNorm(voxel.width)
-        self.view_embedding = nn.Parameter(torch.randn(views, voxel.width) * 0.02)
+        self.view_embedding = nn.Parameter(_EMBEDDING * torch.randn(views, voxel.width))
         self.blocks = nn.ModuleList(FusionBlock(voxel.width, fusion) for _ in range(fusion.blocks))
 
     def forward(self, specific: Tensor, present: Tensor) -> Tensor:

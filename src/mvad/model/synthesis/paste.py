@@ -17,7 +17,8 @@ from mvad.errors import BadInput
 from mvad.model.config import PseudoConfig
 from mvad.model.images import ViewImages
 from mvad.model.input_spec import InputSpec
-from mvad.model.synthesis.perlin import PerlinNumbers, draw_perlin, make_perlin
+from mvad.model.synthesis.perlin import PerlinNumbers, draw_perlin, make_perlin, rows_of
+from mvad.model.synthesis.regions import RegionNumbers, draw_regions, make_regions
 from mvad.model.synthesis.textures import Textures
 from mvad.model.training.parallel import ProcessGroup
 
@@ -25,6 +26,10 @@ _MAX_DEPTH_M = 2.0
 """Depths beyond this are not in metres (Eyecandies); heights of bumps are then relative to the object's radius."""
 _USUAL_RADIUS_M = 0.03
 """Radius of an object for which ``pseudo.bump_mm`` is meant, where units are not metres."""
+_OCCUPANCY = 32
+"""Cells a side in which the area of an object on its scan is counted."""
+_BLUR, _NOTICED = 5, 20.0
+"""Window, pixels, and difference (0..255) over it, from which a swapped view counts as different."""
 
 
 @dataclass(frozen=True)
@@ -57,12 +62,19 @@ class Plan:
         Numbers of the N textures of each modality that gets textures, by its index.
     edge
         Width of the edges of bumps and dents, pixels.
+    regions
+        Numbers of the compact masks; None without any (``pseudo.compact``).
+    swaps
+        For each sample: (0..1) whether a view is swapped, the view, and the other sample as a step in the batch, (B, 3) float32;
+        None without any (``pseudo.swap``).
     """
 
     noise: PerlinNumbers
     chance: Tensor
     textures: Mapping[int, tuple[Tensor, ...]]
     edge: int
+    regions: RegionNumbers | None = None
+    swaps: Tensor | None = None
 
 
 def plan_corruption(
@@ -75,7 +87,9 @@ def plan_corruption(
     textured = [m for m, name in enumerate(spec.modalities) if name == "rgb" or config.modality == "texture"]
     plans = {m: textures.plan(samples * masks_per_sample, size, generator) for m in textured}
     edge = int(2 * torch.randint(1, max(2, size // 32), (1,), generator=generator) + 1)
-    return Plan(noise, chance, plans, edge)
+    regions = draw_regions(samples * masks_per_sample, config.compact, generator) if config.compact else None
+    swaps = torch.rand(samples, 3, generator=generator) if config.swap else None
+    return Plan(noise, chance, plans, edge, regions, swaps)
 
 
 def corrupt(
@@ -99,7 +113,7 @@ def corrupt(
     Raises
     ------
     BadInput
-        If views are to be consistent and the batch has no ``source``.
+        If views are to be consistent and the batch has no ``source``, or views are to be swapped between several processes.
     """
     ranks = ranks or ProcessGroup()
     b, _, _, _, size, _ = views.images.shape
@@ -110,11 +124,32 @@ def corrupt(
     rows = 1 if views.images.device.type == "cpu" else b
     for first in range(0, b, rows):
         chosen = slice(first, first + rows)
-        numbers = _rows(plan, b * ranks.size, ranks.rank * b + first, rows)
+        numbers = _part(plan, b * ranks.size, ranks.rank * b + first, rows)
         source = None if views.source is None else views.source[chosen]
         some = ViewImages(views.images[chosen], views.seen[chosen], views.present[chosen], source)
         _corrupt(some, numbers, spec, textures, config, changed[chosen], masks[chosen])
+    if plan.swaps is not None:
+        if not ranks.alone:
+            raise BadInput("pseudo.swap takes views of other samples of the batch; train in one process, or set it to 0")
+        _swap_views(views, plan.swaps, config.swap, changed, masks)
     return Corrupted(changed, masks)
+
+
+def _swap_views(views: ViewImages, numbers: Tensor, share: float, changed: Tensor, masks: Tensor) -> None:
+    """Show in one view of some samples the same view of another sample instead, and mark where the two differ.
+
+    What such a view shows is normal by itself; only the other views tell that it does not belong to them.
+    """
+    b, v = views.present.shape
+    for row in range(b if b > 1 else 0):
+        chance, view, step = numbers[row].tolist()
+        other, view = (row + 1 + int(step * (b - 1))) % b, int(view * v)
+        if chance >= share or not bool(views.present[row, view] & views.present[other, view]):
+            continue
+        own, shown = views.images[row, view], views.images[other, view]
+        apart = functional.avg_pool2d((own - shown).abs().mean(dim=1), _BLUR, 1, _BLUR // 2)
+        changed[row, view] = shown
+        masks[row, view] = (apart > _NOTICED).to(masks.dtype)
 
 
 def _corrupt(
@@ -124,7 +159,7 @@ def _corrupt(
     b, v, m, _, size, _ = views.images.shape
     device = views.images.device
     chance = plan.chance.to(device).expand(b, v, m, 6)
-    noise = make_perlin(_moved(plan.noise, device), size)
+    noise = make_perlin(rows_of(plan.noise, lambda tensor: tensor.to(device)), size)
     made_textures = {number: textures.make(numbers, size, device) for number, numbers in plan.textures.items()}
     if config.views == "consistent":
         positions = _on_scan(views, spec)
@@ -134,6 +169,10 @@ def _corrupt(
         noise = noise.view(b, v, size, size)
         made_textures = {number: texture.view(b, v, 3, size, size) for number, texture in made_textures.items()}
     mask = noise > config.threshold
+    if plan.regions is not None:
+        regions = plan.regions.to(device)
+        compact = _compact(regions, noise, views, positions if config.views == "consistent" else None)
+        mask = torch.where(regions.is_compact.view(b, -1, 1, 1), compact, mask)
     mask &= (chance[:, :, 0, 0] < config.probability)[:, :, None, None]
     if config.region == "object":
         mask &= views.seen
@@ -153,20 +192,34 @@ def _corrupt(
             changed[:, :, number] = _tilt(plane, part, numbers, plan.edge)
 
 
-def _rows(plan: Plan, samples: int, first: int, count: int) -> Plan:
+def _compact(regions: RegionNumbers, noise: Tensor, views: ViewImages, positions: Tensor | None) -> Tensor:
+    """Return compact masks (B, V, S, S) bool: of each view on its own, or of the places on the scan (B, V, S, S, 2) if given."""
+    b, v, size, _ = views.seen.shape
+    if positions is not None:
+        cells = ((positions + 1) * (_OCCUPANCY / 2)).floor().clamp(0, _OCCUPANCY - 1).long()
+        number = cells[..., 1] * _OCCUPANCY + cells[..., 0]
+        covered = torch.zeros(b, _OCCUPANCY**2, device=noise.device)
+        shown = views.seen & (positions[..., 0] <= 1)
+        covered.scatter_add_(1, number.flatten(1), shown.flatten(1).float())
+        area = (covered > 0).sum(dim=1) * (2 / _OCCUPANCY) ** 2
+        return make_regions(regions, noise, shown, positions, area)
+    line = torch.arange(size, device=noise.device, dtype=torch.float32)
+    pixels = torch.stack(torch.meshgrid(line, line, indexing="xy"), dim=-1).expand(b * v, 1, size, size, 2)
+    shown = views.seen.reshape(b * v, 1, size, size)
+    area = shown.flatten(1).sum(dim=1).float()
+    return make_regions(regions, noise.reshape(b * v, 1, size, size), shown, pixels, area).view(b, v, size, size)
+
+
+def _part(plan: Plan, samples: int, first: int, count: int) -> Plan:
     """Return the numbers of ``count`` samples, from ``first`` on, of a plan for ``samples``."""
 
     def chosen(tensor: Tensor) -> Tensor:
         per_sample = len(tensor) // samples
         return tensor[first * per_sample : (first + count) * per_sample]
 
-    noise = PerlinNumbers(*(chosen(t) for t in (plan.noise.scales, plan.noise.turns, plan.noise.gradients)))
     textures = {number: tuple(chosen(t) for t in numbers) for number, numbers in plan.textures.items()}
-    return Plan(noise, chosen(plan.chance), textures, plan.edge)
-
-
-def _moved(noise: PerlinNumbers, device: torch.device) -> PerlinNumbers:
-    return PerlinNumbers(noise.scales.to(device), noise.turns.to(device), noise.gradients.to(device))
+    regions = None if plan.regions is None else rows_of(plan.regions, chosen)
+    return Plan(rows_of(plan.noise, chosen), chosen(plan.chance), textures, plan.edge, regions)
 
 
 def _on_scan(views: ViewImages, spec: InputSpec) -> Tensor:

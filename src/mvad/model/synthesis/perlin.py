@@ -7,14 +7,21 @@ products; all maps of a batch are computed together, on the device of their numb
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, fields
 from functools import lru_cache
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
 _FINEST = 128
+
+Numbers = TypeVar("Numbers", bound="DataclassInstance")
 
 
 @dataclass(frozen=True)
@@ -34,6 +41,11 @@ class PerlinNumbers:
     scales: Tensor
     turns: Tensor
     gradients: Tensor
+
+
+def rows_of(numbers: Numbers, change: Callable[[Tensor], Tensor]) -> Numbers:
+    """Return drawn numbers with each tensor changed: some rows of it, or on another device."""
+    return type(numbers)(*(change(getattr(numbers, field.name)) for field in fields(numbers)))
 
 
 def draw_perlin(count: int, max_scale: int, generator: torch.Generator) -> PerlinNumbers:

@@ -101,8 +101,11 @@ class SharedBatchNorm2d(nn.BatchNorm2d):
             self.num_batches_tracked += 1
             self.running_mean.lerp_(mean.detach(), momentum)
             self.running_var.lerp_(variance.detach() * n / (n - 1), momentum)
-        scale = self.weight * torch.rsqrt(variance + self.eps)
-        out: Tensor = x32 * scale[:, None, None] + (self.bias - mean * scale)[:, None, None]
+        scale = torch.rsqrt(variance + self.eps)
+        if self.affine:
+            scale = self.weight * scale
+        shift = (self.bias if self.affine else 0) - mean * scale
+        out: Tensor = x32 * scale[:, None, None] + shift[:, None, None]
         return out.to(x.dtype)
 
 
