@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import random
+import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -154,7 +155,7 @@ def test_a_run_records_and_logs_its_figures(held_out_run: Path, shards: Path) ->
     assert lines[7]["held_out_pseudo_auroc_one_top2"] == figures.pseudo_auroc["one"]["top2"]
 
 
-@pytest.mark.parametrize("stop", [2, 6, 8, 9])
+@pytest.mark.parametrize("stop", [2, 6, 9, 18])
 def test_an_interruption_changes_neither_parts_nor_figures(stop: int, held_out_run: Path, shards: Path, tmp_path: Path) -> None:
     run, keys = tmp_path / "run", {"train.holdout": SHARE}
     with pytest.raises(KeyboardInterrupt):
@@ -165,6 +166,14 @@ def test_an_interruption_changes_neither_parts_nor_figures(stop: int, held_out_r
     for name in ("model.safetensors", "model.json"):
         assert (run / name).read_bytes() == (held_out_run / name).read_bytes()
     assert [line["step"] for line in files.read_lines(run / "metrics.jsonl")] == [1, 2, 3, 4, 5, 6, 7, 7]
+
+
+def test_a_model_that_is_written_again_logs_its_figures_once(held_out_run: Path, shards: Path, tmp_path: Path) -> None:
+    run = Path(shutil.copytree(held_out_run, tmp_path / "run"))
+    (run / "model.json").unlink()
+    assert train(run, shards / GEAR, **{"train.holdout": SHARE})
+    for name in ("model.json", "metrics.jsonl"):
+        assert (run / name).read_bytes() == (held_out_run / name).read_bytes()
 
 
 def test_without_holdout_nothing_is_recorded(workspace: Path, trained: Callable[[str, str], Path]) -> None:
@@ -230,7 +239,7 @@ def test_m4_is_negative_where_rare_poses_score_high(parts: Parts) -> None:
     fitted = parts.fitted.subset(range(4))
     fitted.pose_numbers, fitted.turns_deg = np.array([0, 0, 0, 1]), np.array([-174.0, 171, 84, 84])
     assert near_poses(held_out, range(4), fitted).tolist() == [0, 1, 2, -1]  # type: ignore[union-attr]
-    scores = dict(zip(held_out.keys, (3.0, 2.0, 1.0, 9.0), strict=True)) | dict.fromkeys(fitted.keys, 0.0)
+    scores = dict(zip(held_out.keys, (3.0, 2.0, 1.0, -9.0), strict=True)) | dict.fromkeys(fitted.keys, 0.0)
     figures = label_free_figures(by_key(scores), Parts(fitted, held_out), "label", Silent())
     assert figures is not None
     assert figures.pose_correlation == pytest.approx(-1)
