@@ -36,7 +36,7 @@ from mvad.model.evaluation.missing_views import (
 )
 from mvad.model.evaluation.results import Results
 from mvad.model.idif.detector import Idif
-from mvad.model.idif.effects import module_effects
+from mvad.model.idif.effects import module_effects, rises
 from mvad.model.paper.tables import paper_s_auroc
 from mvad.model.registry import backbone_label
 from mvad.model.runs import RunFolder, machine
@@ -215,6 +215,8 @@ def _row(category: str, method: str, size: int, group: list[Evaluated]) -> dict[
     effects = [each.effects for each in group if each.effects is not None]
     if len(effects) == len(group):
         row["module_effects"] = {name: [round(one[name], 4) for one in effects] for name in effects[0]}
+        percent = [{name: 100 * share for name, share in rises(one).items()} for one in effects]
+        row["module_effects_rise_percent"] = {name: [round(one[name], 2) for one in percent] for name in percent[0]}
     missing = [each.missing for each in group if each.missing is not None]
     if len(missing) == len(group):
         row["missing_views"] = {figure: _missing_views(missing, figure) for figure in (VISIBLE, FULL, ORACLE)}

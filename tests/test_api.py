@@ -21,8 +21,9 @@ import mvad
 from mvad import api, files, settings
 from mvad.datasets import registry as datasets
 from mvad.datasets.mvtec3d import MVTec3D
-from mvad.datasets.shards import loader
-from mvad.model import devices, explain, images, registry, scoring
+from mvad.datasets.shards import batch, loader
+from mvad.model import devices, explain, holdout, images, registry, scoring
+from mvad.model.idif import effects
 from mvad.model.metrics import table
 from mvad.model.metrics.table import Metric
 from mvad.model.report.page import build_page
@@ -65,7 +66,23 @@ def test_every_function_has_an_example() -> None:
 
 @pytest.mark.parametrize(
     "module",
-    [api, trained_run, loader, datasets, registry, table, devices, explain, scoring, images, settings, files],
+    [
+        api,
+        trained_run,
+        batch,
+        loader,
+        holdout,
+        effects,
+        datasets,
+        registry,
+        table,
+        devices,
+        explain,
+        scoring,
+        images,
+        settings,
+        files,
+    ],
     ids=lambda module: module.__name__,
 )
 def test_the_examples_of_docstrings_run(module: Any, beside_a_workspace: Path) -> None:

@@ -106,6 +106,11 @@ CASES = {
         ["train", "--workspace", "{ws}", "--category", "gear", "--teacher", "resnet18", "--offline", "--name", "never"],
         5,
     ),
+    "too few to hold out": (
+        ["train", "--workspace", "{ws}", "--category", "gear", "--model", "padim", "--teacher", "tiny", "--holdout", "0.5"],
+        3,
+    ),
+    "too much held out": (["train", "--workspace", "{ws}", "--category", "gear", "--holdout", "0.6"], 3),
     "nothing to evaluate": (["evaluate"], 3),
     "nothing to report": (["report"], 3),
     "no such table": (["reproduce", "table4"], 3),

@@ -15,7 +15,7 @@ from mvad.errors import BadInput
 from mvad.model.evaluation.evaluate import evaluate_run, with_views
 from mvad.model.evaluation.missing_views import evaluate_subsets, loss_per_missing_view, subsets_of
 from mvad.model.idif.detector import Idif
-from mvad.model.idif.effects import module_effects
+from mvad.model.idif.effects import module_effects, rises
 from mvad.model.metrics.bootstrap import paired_difference
 from mvad.model.missing.filled_detector import FilledDetector
 from mvad.model.missing.methods import ReconstructConfig
@@ -148,6 +148,9 @@ def test_replacing_a_modules_output_raises_the_distillation_loss(gear_run: Path,
     losses = module_effects(detector, ShardSet(workspace / "shards" / "mvtec3d" / "gear", "train"), Silent(), batch=2)
     assert losses["f_c = 0"] > 1.01 * losses["as trained"]
     assert losses["P_n = P_0"] != losses["as trained"]
+    assert losses["P_n of another sample"] != losses["as trained"]
+    assert rises(losses)["f_c = 0"] == pytest.approx(losses["f_c = 0"] / losses["as trained"] - 1)
+    assert not {"as trained", "angles moved"} & rises(losses).keys()
     assert losses["view conditions shuffled"] != losses["as trained"]
     assert losses["angles moved"] > 0
     after = detector.state()

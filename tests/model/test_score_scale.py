@@ -20,7 +20,7 @@ from mvad import files
 from mvad.datasets.shards.loader import ShardSet
 from mvad.datasets.shards.pack import PackOptions, pack_renders
 from mvad.datasets.synth.generate import SynthOptions, generate
-from mvad.model.calibration import Scored, calibrate, fold_count, part_of, weights_of
+from mvad.model.calibration import Scored, calibrate, fold_count, weights_of
 from mvad.model.config import ScoreConfig
 from mvad.model.evaluation.evaluate import evaluate_run
 from mvad.model.evaluation.results import Results
@@ -229,21 +229,21 @@ def test_otherwise_each_fold_is_scored_by_a_detector_that_has_not_seen_it(worksp
     assert float(detector.scale.normals.mean()) > float(inside.scale.normals.mean()), "samples in training lie nearer"
     ready, _ = prepared(data, "mean_feature")
     other = make_detector(ready.config, ready.detector.spec, ready.teacher, ready.detector.device)
-    other.fit(part_of(data, [1, 3]), FitContext(tmp_path, Silent(), lambda figures: None))
+    other.fit(data.subset([1, 3]), FitContext(tmp_path, Silent(), lambda figures: None))
     assert torch.allclose(other.score(data.batch([0])).image_scores[0], detector.scale.normals[0])
     assert not (tmp_path / "run" / "scale").exists(), "folds are removed when the model is written"
 
 
 def test_a_part_of_a_split_has_its_samples_only(workspace: Path) -> None:
     data = ShardSet(workspace / "shards" / GEAR, "test")
-    part = part_of(data, [4, 1])
+    part = data.subset([4, 1])
     assert len(part) == 2
     assert list(part.keys) == [data.keys[4], data.keys[1]]
     assert torch.equal(part.batch([0]).rgb, data.batch([4]).rgb)
     assert part.labels.tolist() == data.labels[[4, 1]].tolist()
     assert torch.equal(part.select(["rgb"]).batch([1]).rgb, data.batch([1]).rgb)
     kept = ShardSet(workspace / "shards" / GEAR, "test").in_memory()
-    assert torch.equal(part_of(kept, [4, 1]).batch([0]).rgb, data.batch([4]).rgb)
+    assert torch.equal(kept.subset([4, 1]).batch([0]).rgb, data.batch([4]).rgb)
 
 
 @pytest.mark.parametrize("model", ["simplenet", "mean_feature"])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich import box
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from mvad.model.evaluation.results import Figures, Results
     from mvad.model.explain import Explanation
     from mvad.model.paper.rows import MissingRow, Row
+    from mvad.model.runs import RunFolder
 
 _NAMED = 12
 _SHARES = (("seen_any", "seen"), ("no_point", "missing"), ("removed", "removed"), ("unseen", "hidden"))
@@ -92,6 +93,22 @@ def rule_table(results: Sequence[Results]) -> list[Table]:
             cells = [with_interval(figure.s_auroc, figure.interval, "\n") for figure in figures]
             about = f"{result.model}\n{result.input_name}, seed {result.seed}"
             table.add_row(f"{result.dataset}\n{result.category}", about, result.rule, result.standardised_by, *cells)
+    return [table] if table.row_count else []
+
+
+def label_free_tables(runs: Iterable[RunFolder]) -> list[Table]:
+    """Return a table of the label-free figures of finished runs; empty where none of them held out samples."""
+    from mvad.model.label_free import COLUMNS, figure_cells
+
+    table = _table(
+        "Figures without labels on held-out training samples (n), percent but for M1 and M4; M5 by rule: max / top2 / mean", "run"
+    )
+    for column in COLUMNS:
+        table.add_column(column.short, justify="right")
+    for run in runs:
+        figures = run.label_free
+        if figures is not None:
+            table.add_row(Text(run.name), *figure_cells(figures))
     return [table] if table.row_count else []
 
 

@@ -47,6 +47,10 @@ def train(
     modalities: Annotated[
         str | None, typer.Option(help="Comma-separated: rgb, depth, normal. Default: see mvad explain input.modalities.")
     ] = None,
+    holdout: Annotated[
+        float | None,
+        typer.Option(help="Share of the training samples to hold out, for figures to choose by without labels. Default: 0."),
+    ] = None,
     name: Annotated[str | None, typer.Option(help="Name of the run. Default: DATASET-CATEGORY-MODEL-seedN.")] = None,
     workspace: WorkspaceFolder = DEFAULT_WORKSPACE,
     config: Config = None,
@@ -56,10 +60,12 @@ def train(
 ) -> None:
     """Train one detector per packed category. Repeat the command to continue; a finished run is not trained again."""
     from mvad.cli.console import Bars
+    from mvad.cli.tables import label_free_tables
     from mvad.datasets.shards.loader import ShardSet
     from mvad.errors import BadInput
     from mvad.model.backbones.weights import WeightsSource
     from mvad.model.devices import default_preset, resolve_device
+    from mvad.model.runs import RunFolder
     from mvad.model.training.parallel import join_process_group, leave_process_group
     from mvad.pipeline.training import Recipe
     from mvad.progress import Silent
@@ -71,10 +77,12 @@ def train(
         raise BadInput(
             f"--name {name} is the name of one run, but {len(plans)} are requested; leave it out, or give one category"
         )
-    layers = layers_of(config, {"teacher": teacher, "pseudo.textures": textures, "input.modalities": modalities}, sets)
+    named = {"teacher": teacher, "pseudo.textures": textures, "input.modalities": modalities, "train.holdout": holdout}
+    layers = layers_of(config, named, sets)
     weights = WeightsSource(teacher_weights, places.weights, offline)
     ranks = join_process_group()
     chosen = resolve_device(device)
+    finished: list[RunFolder] = []
     recipe = Recipe(preset or default_preset(chosen), layers, places.textures, weights, chosen, ranks)
     try:
         with Bars() as bars:
@@ -82,5 +90,9 @@ def train(
             for folder, method, number in plans:
                 run, trained = recipe.fit(places.runs, ShardSet(folder, "train"), method, number, progress, name)
                 progress.say(f"{run}: {'trained' if trained else 'was trained already'}")
+                finished.append(RunFolder(run))
+            if ranks.rank == 0:
+                for table in label_free_tables(finished):
+                    bars.show(table)
     finally:
         leave_process_group()

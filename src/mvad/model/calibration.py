@@ -10,21 +10,21 @@ import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from mvad import files
-from mvad.datasets.shards.loader import Batch, ShardSet
+from mvad.datasets.shards.loader import Batch, ShardSet, normal_rows
 from mvad.datasets.shards.reader import read_manifest
 from mvad.model.config import ModelConfig
 from mvad.model.detector import Detector
 from mvad.model.method import Method
 from mvad.model.metrics.auroc import auroc
 from mvad.model.score_scale import LEAST_NORMALS, ScoreScale, drawn_together, scale_of
-from mvad.model.synthesis.compact import draw_compact
+from mvad.model.synthesis.compact import KINDS, Kind, draw_in_sample
 from mvad.model.training.context import FitContext
 from mvad.model.training.parallel import ProcessGroup
 from mvad.progress import Progress
@@ -36,7 +36,6 @@ FOLDER = "scale"
 """Folder of a run with what was scored so far; removed when the model is written."""
 
 _STREAM = 5
-_SHOWN: tuple[Literal["all", "one"], ...] = ("all", "one")
 _REMEDY = "delete it and run the same mvad train again"
 
 
@@ -76,7 +75,7 @@ class Scored:
     """
 
     normals: list[Tensor] = field(default_factory=list)
-    pseudo: dict[str, list[Tensor]] = field(default_factory=lambda: {kind: [] for kind in _SHOWN})
+    pseudo: dict[str, list[Tensor]] = field(default_factory=lambda: {kind: [] for kind in KINDS})
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values."""
@@ -140,7 +139,7 @@ def calibrate(
     count, scorer = _folds(config, method, len(data)), _Scorer(data, config.seed, progress)
     scored = Scored()
     if validation is not None:
-        rows = _normal_rows(validation)
+        rows = normal_rows(validation)
         if ranks.rank == 0:
             progress.start(f"scale of {run.name}", len(rows))
             scored = scorer.scores(detector, validation, rows)
@@ -160,19 +159,6 @@ def calibrate(
 def remove_folds(run: Path) -> None:
     """Remove the scored folds of a run whose model is written."""
     shutil.rmtree(run / FOLDER, ignore_errors=True)
-
-
-def part_of(data: ShardSet, rows: Sequence[int]) -> ShardSet:
-    """Return a split with some of its samples only, in the given order."""
-    part = data.select(data.fields)
-    part._places = [data._places[row] for row in rows]
-    part.keys, part.defects = [data.keys[row] for row in rows], [data.defects[row] for row in rows]
-    part._small = {name: values[list(rows)] for name, values in data._small.items()}
-    for name in ("object_poses", "pose_numbers", "pose_fits", "turns_deg", "cut", "scan_sizes"):
-        values = getattr(data, name)
-        setattr(part, name, None if values is None else values[list(rows)])
-    part._memory = data._from_memory(list(rows)) if data._memory else {}
-    return part
 
 
 def weights_of(scale: ScoreScale, pseudo: Sequence[Tensor]) -> Tensor:
@@ -230,20 +216,14 @@ class _Scorer:
                 if raw is None:
                     continue
                 scored.normals.append(_finite(raw[0]))
-                for kind in _SHOWN if raw.shape[2] > 1 else ():
+                for kind in KINDS if raw.shape[2] > 1 else ():
                     scored.pseudo[kind].append(self._with_anomaly(detector, batch, kind, data, row))
         finally:
             detector.scale = before
         return scored
 
-    def _with_anomaly(
-        self, detector: Detector, batch: Batch, kind: Literal["all", "one"], data: ShardSet, row: int
-    ) -> Tensor:  # fmt: skip
-        digest = int(files.sha256_bytes(f"{batch.keys[0]} {kind}".encode())[:8], 16)
-        number = int(np.random.SeedSequence([self.seed, _STREAM, digest]).generate_state(1)[0])
-        width = None if data.scan_sizes is None else int(data.scan_sizes[row, 1])
-        radius = None if data.rig_range is None else float(data.rig_range[2])
-        changed, shows = draw_compact(batch, torch.Generator().manual_seed(number), kind, width, radius)
+    def _with_anomaly(self, detector: Detector, batch: Batch, kind: Kind, data: ShardSet, row: int) -> Tensor:
+        changed, shows = draw_in_sample(batch, data, row, kind, [self.seed, _STREAM])
         raw = detector.score(changed).image_scores
         assert raw is not None
         return _finite(raw[0]).masked_fill(~shows[0].flatten(1).any(dim=1)[:, None], torch.nan)
@@ -279,7 +259,7 @@ def _of_fold(
     others = [row for row in range(len(data)) if row % count != fold]
     detector, progress = fresh(), scorer.progress
     place = run / FOLDER / f"fold-{fold}"
-    detector.fit(part_of(data, others), FitContext(place, progress, lambda figures: None, ranks))
+    detector.fit(data.subset(others), FitContext(place, progress, lambda figures: None, ranks))
     scored = Scored()
     if ranks.rank == 0:
         progress.start(f"scale of {run.name}, fold {fold + 1} of {count}", len(rows))
@@ -302,11 +282,7 @@ def _validation(data: ShardSet) -> ShardSet | None:
         return None
     split = ShardSet(data.folder, "validation", threads=data.threads)
     fits = set(data.fields) <= set(split.stored) and len(split.views) == len(data.views)
-    return split.select(data.fields) if fits and len(_normal_rows(split)) >= LEAST_VALIDATION else None
-
-
-def _normal_rows(split: ShardSet) -> list[int]:
-    return [int(row) for row in np.flatnonzero(~split.labels & split._small["present"].astype(bool).any(axis=1))]
+    return split.select(data.fields) if fits and len(normal_rows(split)) >= LEAST_VALIDATION else None
 
 
 def _finite(scores: Tensor) -> Tensor:

@@ -60,6 +60,14 @@ class TrainConfig:
     head_steps: int = key(
         4000, "Steps of the second phase: the head is trained, the student is frozen.", paper="silent; DeSTSeg 4,000", least=0
     )
+    holdout: float = key(
+        0.0,
+        "Share of the training samples that are not trained on, at least two where it is not 0: evenly spread over their sorted keys. Figures to choose by without labels are computed on them (docs/training.md).",
+        paper=OURS,
+        alternatives="0.2, while a configuration is chosen",
+        least=0,
+        most=0.5,
+    )
     precision: Literal["auto", "float32", "bfloat16"] = key(
         "auto", "auto: bfloat16 where the processor multiplies it natively; losses and norms stay float32.", paper=SILENT
     )

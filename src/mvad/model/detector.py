@@ -41,7 +41,7 @@ class AnomalyMaps:
 
 
 class Detector(Protocol):
-    """Detector of a method. Derive from this class to inherit ``planned_seconds``, ``modules`` and ``fits``.
+    """Detector of a method. Derive from this class to inherit what is not abstract.
 
     Attributes
     ----------
@@ -81,6 +81,14 @@ class Detector(Protocol):
     def planned_seconds(self, samples: int) -> float:
         """Estimate how many seconds ``fit`` takes for ``samples`` training samples on this machine; 0: not known."""
         return 0.0
+
+    def held_out_losses(self, normals: ShardSet) -> Mapping[str, float]:
+        """Return losses of normal samples that are not trained on; they change neither weights nor random numbers.
+
+        ``distillation``: the distillation loss per view; ``voxel_rise``: its rise, as a share of it, when the fused voxel is that
+        of another sample. Empty for methods that have no such loss.
+        """
+        return {}
 
     def modules(self) -> Sequence[nn.Module]:
         """Return the networks that ``score`` runs, including the teacher's backbone; an export freezes them."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,9 @@ from mvad.model.backbones.weights import WeightsSource
 from mvad.model.calibration import Calibration, calibrate, remove_folds
 from mvad.model.config import ModelConfig, TexturedConfig
 from mvad.model.detector import Detector
+from mvad.model.holdout import Parts, parts_of
 from mvad.model.input_spec import input_spec_of, uses_source
+from mvad.model.label_free import LabelFree, label_free_figures
 from mvad.model.registry import make_detector, method_named, recorded_config
 from mvad.model.runs import CONFIG, METRICS, MODEL, MODEL_FACTS, RunFolder, RunRecord, machine
 from mvad.model.synthesis.textures import load_textures, locate_textures
@@ -103,7 +105,8 @@ def fit_run(
     Raises
     ------
     BadInput
-        If the folder holds a run of another configuration or other data, or the ranks do not divide the batch.
+        If the folder holds a run of another configuration or other data, the ranks do not divide the batch, or too few samples
+        would stay beside those that are held out (``train.holdout``).
     """
     ranks, config, folder = ranks or ProcessGroup(), prepared.config, RunFolder(run)
     if config.train.batch % ranks.size:
@@ -111,7 +114,8 @@ def fit_run(
             f"train.batch = {config.train.batch} cannot be shared by {ranks.size} processes; choose a multiple (--set train.batch=...)"
         )
     shares_batches = method_named(config.model).shares_batches
-    record = _record(data, prepared, origins)
+    parts = parts_of(data, config.train.holdout)
+    record = _record(data, prepared, origins, parts.held_out_keys)
     with contextlib.ExitStack() as stack:
         if ranks.rank == 0:
             stack.enter_context(files.locked(run))
@@ -125,29 +129,37 @@ def fit_run(
         if config.train.threads:
             torch.set_num_threads(config.train.threads)
         if ranks.rank == 0 or shares_batches:
-            _fit(run, data, prepared, progress, ranks if shares_batches else ProcessGroup(), ranks.rank == 0)
+            _fit(run, parts, prepared, progress, ranks if shares_batches else ProcessGroup(), ranks.rank == 0)
         ranks.wait()
     return True
 
 
-def _fit(run: Path, data: ShardSet, prepared: Prepared, progress: Progress, group: ProcessGroup, writes: bool) -> None:
-    """Fit the detector, find the scale of its scores, and write the model if this process is the one that writes."""
+def _fit(run: Path, parts: Parts, prepared: Prepared, progress: Progress, group: ProcessGroup, writes: bool) -> None:
+    """Fit the detector, find the scale of its scores, and write the model if this process is the one that writes.
+
+    Nothing but the figures on held-out samples sees them.
+    """
     config, detector = prepared.config, prepared.detector
-    read = data.select([*config.input.modalities, *(["source"] if uses_source(config) else [])])
+    read = parts.fitted.select([*config.input.modalities, *(["source"] if uses_source(config) else [])])
+    held_out = None if parts.held_out is None else parts.held_out.select(config.input.modalities)
 
     def fresh() -> Detector:
         return make_detector(config, detector.spec, prepared.teacher, detector.device)
 
     with _logs(run, config, group) as log, _determinism(config.train.deterministic):
-        detector.fit(read, FitContext(run, progress, log, group))
+        detector.fit(read, FitContext(run, progress, log, group, held_out))
         calibration = calibrate(detector, fresh, method_named(config.model), read, run, progress, group)
-    detector.scale = calibration.scale
-    if calibration.scale is not None and not _uses_scale(detector, read):
-        progress.say(f"{config.model} does not pass scale=self.scale to finish_maps, so its raw scores are compared")
-        detector.scale, calibration = None, Calibration()
-    if writes:
-        _write_model(run, detector, calibration)
-        remove_folds(run)
+        detector.scale = calibration.scale
+        if calibration.scale is not None and not _uses_scale(detector, read):
+            progress.say(f"{config.model} does not pass scale=self.scale to finish_maps, so its raw scores are compared")
+            detector.scale, calibration = None, Calibration()
+        if writes:
+            figures = label_free_figures(detector, parts, f"figures without labels of {run.name}", progress)
+            _write_model(run, detector, calibration, figures)
+            remove_folds(run)
+            saved = last_checkpoint(run)
+            if figures is not None and saved is not None:  # methods that train in steps
+                log({"step": saved.step, **figures.to_log()})
 
 
 def _uses_scale(detector: Detector, data: ShardSet) -> bool:
@@ -160,12 +172,14 @@ def _uses_scale(detector: Detector, data: ShardSet) -> bool:
     return not torch.equal(standardised, raw)
 
 
-def _write_model(run: Path, detector: Detector, calibration: Calibration) -> None:
+def _write_model(run: Path, detector: Detector, calibration: Calibration, figures: LabelFree | None) -> None:
     state = detector.state() | (calibration.scale.state() if calibration.scale else {})
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in sorted(state.items())}
     content = safetensors.torch.save(tensors)
     files.write_bytes(run / MODEL, content)
     facts = {"sha256": files.sha256_bytes(content), "mvad_version": __version__, **calibration.to_json()}
+    if figures is not None:
+        facts["label_free"] = figures.to_json()
     files.write_sealed_json(run / MODEL_FACTS, facts)
 
 
@@ -213,11 +227,11 @@ def _determinism(deterministic: bool) -> Iterator[None]:
         torch.use_deterministic_algorithms(before, warn_only=True)
 
 
-def _record(data: ShardSet, prepared: Prepared, origins: Mapping[str, str]) -> RunRecord:
+def _record(data: ShardSet, prepared: Prepared, origins: Mapping[str, str], held_out: Sequence[str]) -> RunRecord:
     teacher = prepared.teacher
     return RunRecord(
         data.dataset, data.category, flatten(prepared.config), origins, teacher.name, teacher.sha256, data.sha256,
-        prepared.detector.spec.to_json(), machine(prepared.detector.device),
+        prepared.detector.spec.to_json(), machine(prepared.detector.device), held_out,
     )  # fmt: skip
 
 
@@ -238,8 +252,8 @@ def _check_same(run: Path, record: RunRecord) -> None:
 
 
 def _cut_metrics(run: Path) -> None:
-    """Remove the log lines of steps after the last checkpoint, which will be repeated, so that the log has each step once."""
+    """Remove log lines that will be written again: of steps after the last checkpoint, and of the finished model."""
     saved = last_checkpoint(run)
     step = saved.step if saved else 0
-    kept = [line for line in files.read_lines(run / METRICS) if line["step"] <= step]
+    kept = [line for line in files.read_lines(run / METRICS) if line["step"] <= step and "loss" in line]
     files.write_lines(run / METRICS, kept)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -22,6 +22,7 @@ from mvad.model.backbones.weights import WeightsSource
 from mvad.model.detector import Detector
 from mvad.model.evaluation.results import RESULTS, Results
 from mvad.model.input_spec import InputSpec
+from mvad.model.label_free import LabelFree
 from mvad.model.registry import make_detector, recorded_config
 from mvad.model.score_scale import PREFIX, ScoreScale
 
@@ -54,6 +55,8 @@ class RunRecord:
         The detector's input spec as plain values; None for imported maps.
     machine
         Versions of the software and kind of device, see ``machine``.
+    held_out
+        Keys of the training samples that are not trained on (``train.holdout``), sorted.
     """
 
     dataset: str
@@ -65,6 +68,7 @@ class RunRecord:
     shards: Mapping[str, str]
     spec: Mapping[str, Any] | None = None
     machine: Mapping[str, Any] = field(default_factory=dict)
+    held_out: Sequence[str] = ()
 
     @property
     def model(self) -> str:
@@ -81,14 +85,15 @@ class RunRecord:
         same = {name: dict(getattr(self, name)) for name in ("config", "origins", "shards", "machine")}
         spec = {} if self.spec is None else {"spec": dict(self.spec)}
         teacher = {"name": self.teacher, "sha256": self.teacher_sha256}
-        return {"dataset": self.dataset, "category": self.category, "teacher": teacher, **same, **spec}
+        held_out = {"held_out": list(self.held_out)} if self.held_out else {}
+        return {"dataset": self.dataset, "category": self.category, "teacher": teacher, **same, **spec, **held_out}
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> RunRecord:
         """Restore a record from what ``to_json`` returned; in version 0.1 ``spec`` was named ``setting``."""
         return cls(
             value["dataset"], value["category"], value["config"], value["origins"], value["teacher"]["name"],
-            value["teacher"]["sha256"], value["shards"], value.get("spec", value.get("setting")), value["machine"],
+            value["teacher"]["sha256"], value["shards"], value.get("spec", value.get("setting")), value["machine"], tuple(value.get("held_out", ())),
         )  # fmt: skip
 
 
@@ -151,6 +156,18 @@ class RunFolder:
             If the run is not finished.
         """
         return dict(self._model_facts.get("scale", {}))
+
+    @property
+    def label_free(self) -> LabelFree | None:
+        """Figures on the training samples that were held out; None where none were.
+
+        Raises
+        ------
+        BadInput
+            If the run is not finished.
+        """
+        figures = self._model_facts.get("label_free")
+        return None if figures is None else LabelFree.from_json(figures)
 
     @property
     def _model_facts(self) -> dict[str, Any]:

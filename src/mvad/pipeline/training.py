@@ -15,6 +15,7 @@ from mvad.model.backbones.weights import WeightsSource
 from mvad.model.calibration import fold_count
 from mvad.model.config import PAPER_PRESETS
 from mvad.model.fitting import fit_run, prepare
+from mvad.model.holdout import parts_of
 from mvad.model.registry import configure, method_named
 from mvad.model.runs import RunFolder, run_name
 from mvad.model.training.parallel import ProcessGroup
@@ -92,10 +93,13 @@ class Recipe:
             progress.say(prepared.notice)
             self._notices.add(prepared.notice)
         if not RunFolder(run).is_trained and self.ranks.rank == 0:
-            folds = fold_count(prepared.config, method_named(prepared.config.model), data)
-            minutes = (1 + folds) * prepared.detector.planned_seconds(len(data)) / 60 / self.ranks.size
+            parts = parts_of(data, prepared.config.train.holdout)
+            samples = len(parts.fitted)
+            folds = fold_count(prepared.config, method_named(prepared.config.model), parts.fitted)
+            minutes = (1 + folds) * prepared.detector.planned_seconds(samples) / 60 / self.ranks.size
             again = f", of it {folds} folds for the scale of the scores" if folds else ""
+            beside = f" ({len(parts.held_out)} more are held out)" if parts.held_out else ""
             progress.say(
-                f"{run.name}: preset {self.preset}, {len(data)} samples, about {minutes:.1f} minutes on this machine{again}"
+                f"{run.name}: preset {self.preset}, {samples} samples{beside}, about {minutes:.1f} minutes on this machine{again}"
             )
         return run, fit_run(run, data, prepared, origins, progress, self.ranks)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,135 +15,13 @@ from torch.utils.data import Dataset
 
 from mvad import files
 from mvad.cores import usable_cores
-from mvad.datasets.renders.coding import DepthCoding
+from mvad.datasets.shards.batch import Batch as Batch
+from mvad.datasets.shards.batch import batch_of as batch_of
+from mvad.datasets.shards.batch import collate as collate
 from mvad.datasets.shards.buffers import Buffers
 from mvad.datasets.shards.reader import ShardFile, read_manifest
-from mvad.datasets.shards.schema import IMAGES, MODALITIES, PLACES, Sample
+from mvad.datasets.shards.schema import IMAGES, MODALITIES, PLACES
 from mvad.errors import BadInput
-
-
-@dataclass(frozen=True, repr=False)
-class Batch:
-    """Batch of B samples of V views, coded as in the shards: small integers, which are converted to floats on the device.
-
-    Attributes
-    ----------
-    rgb, normal
-        (B, V, H, W, 3) uint8, or None where the shards have none or the field was not selected.
-    depth_code
-        (B, V, H, W) uint16 under ``coding``, or None; ``depth`` returns metres.
-    mask
-        (B, V, H, W) uint8, not 0 on the defect.
-    seen
-        (B, V, H, W) bool, pixels that show the object; all true in views of photographs.
-    source
-        (B, V, H, W) int32, row * W + column of the raw scan, -1 where nothing is seen; or None where it was not selected.
-    present, view_label
-        (B, V) bool, views that the sample has, and views that show its defect.
-    label
-        (B,) bool, whether the sample is anomalous.
-    """
-
-    keys: tuple[str, ...]
-    defects: tuple[str, ...]
-    rgb: Tensor | None
-    depth_code: Tensor | None
-    normal: Tensor | None
-    mask: Tensor
-    seen: Tensor
-    source: Tensor | None
-    present: Tensor
-    view_label: Tensor
-    label: Tensor
-    coding: DepthCoding | None
-
-    def __repr__(self) -> str:
-        stored = {"rgb": self.rgb, "depth": self.depth_code, "normal": self.normal, "source": self.source}
-        fields = ", ".join(name for name, tensor in stored.items() if tensor is not None)
-        return f"Batch({len(self.keys)} samples, {self.mask.shape[1]} views, {self.size} px, {fields or 'masks'})"
-
-    @property
-    def depth(self) -> Tensor | None:
-        """(B, V, H, W) float32 metres on the batch's device, 0 where nothing is seen; or None."""
-        if self.depth_code is None or self.coding is None:
-            return None
-        levels = self.depth_code.to(torch.int32)
-        metres = self.coding.offset_m + self.coding.step_m * (levels - 1).double()
-        return torch.where(levels > 0, metres, 0.0).float()
-
-    @property
-    def size(self) -> int:
-        """Side of a view in pixels."""
-        return int(self.mask.shape[-1])
-
-    def to(self, device: torch.device) -> Batch:
-        """Return the batch on a device; a batch in page-locked memory is copied asynchronously."""
-        moved = {name: tensor.to(device, non_blocking=True) for name, tensor in self._tensors().items()}
-        return replace(self, **moved)  # type: ignore[arg-type]
-
-    def pin_memory(self) -> Batch:
-        """Return the batch in page-locked memory; torch's DataLoader calls this."""
-        return replace(self, **{name: tensor.pin_memory() for name, tensor in self._tensors().items()})  # type: ignore[arg-type]
-
-    def _tensors(self) -> dict[str, Tensor]:
-        return {f.name: value for f in fields(self) if isinstance(value := getattr(self, f.name), Tensor)}
-
-
-def collate(batches: Sequence[Batch]) -> Batch:
-    """Concatenate batches; those with fewer views are padded with missing views. A ``collate_fn`` for a DataLoader.
-
-    Raises
-    ------
-    BadInput
-        If their fields, sizes or depth codings differ.
-
-    Examples
-    --------
-    >>> import mvad
-    >>> data = mvad.ShardSet("mvad-data/shards/mvtec3d/gear", "train")
-    >>> mvad.collate([data[0], data[2]])
-    Batch(2 samples, 5 views, 64 px, rgb, depth, normal)
-    """
-    first, views = batches[0], max(batch.mask.shape[1] for batch in batches)
-    if len({(tuple(batch._tensors()), batch.coding, batch.mask.shape[2:]) for batch in batches}) > 1:
-        raise BadInput("batches of different fields, sizes or depth ranges cannot be joined; pack them alike")
-
-    def padded(tensor: Tensor, name: str) -> Tensor:
-        missing = views - tensor.shape[1] if tensor.ndim > 1 else 0
-        if not missing:
-            return tensor
-        filler = torch.full((len(tensor), missing, *tensor.shape[2:]), -1 if name == "source" else 0, dtype=tensor.dtype)
-        return torch.cat([tensor, filler], dim=1)
-
-    joined: dict[str, Any] = {
-        name: torch.cat([padded(getattr(batch, name), name) for batch in batches]) for name in first._tensors()
-    }
-    keys = tuple(key for batch in batches for key in batch.keys)
-    return replace(first, keys=keys, defects=tuple(d for batch in batches for d in batch.defects), **joined)
-
-
-def batch_of(sample: Sample, coding: DepthCoding | None) -> Batch:
-    """Return a sample as a batch of one.
-
-    Parameters
-    ----------
-    sample
-        The sample, coded as in a shard.
-    coding
-        Coding of its depth.
-    """
-
-    def tensor(array: Any) -> Tensor | None:
-        return None if array is None else torch.from_numpy(np.ascontiguousarray(array))[None]
-
-    mask, present = torch.from_numpy(sample.mask)[None], torch.from_numpy(sample.present)[None].bool()
-    seen = present[:, :, None, None].expand(mask.shape) if sample.seen is None else torch.from_numpy(sample.seen)[None].bool()
-    return Batch(
-        keys=(sample.key,), defects=(sample.defect,), rgb=tensor(sample.rgb), depth_code=tensor(sample.depth),
-        normal=tensor(sample.normal), mask=mask, seen=seen, source=tensor(sample.source), present=present,
-        view_label=torch.from_numpy(sample.view_label)[None].bool(), label=torch.tensor([bool(sample.label)]),
-        coding=None if sample.depth is None else coding,
-    )  # fmt: skip
 
 
 class ShardSet(Dataset[Batch]):
@@ -223,13 +100,13 @@ class ShardSet(Dataset[Batch]):
         ):
             raise BadInput(f"{folder}: the shards of {split} have different fields or sizes; pack again with --overwrite")
         self.stored = [name for name in (*MODALITIES, "source") if name in self._shapes]
-        self._small = {
-            name: np.concatenate([file.read(name) for file in self._files])
-            for name in ("present", "view_label", "label", *PLACES)
-            if name in first.layout.fields
-        }
-        of_scans = (self._small.get(name) for name in PLACES)
-        self.object_poses, self.pose_numbers, self.pose_fits, self.turns_deg, self.cut, self.scan_sizes = of_scans
+        self._keep(
+            {
+                name: np.concatenate([file.read(name) for file in self._files])
+                for name in ("present", "view_label", "label", *PLACES)
+                if name in first.layout.fields
+            }
+        )
         self._memory: dict[str, Tensor] = {}
         self._buffers = Buffers()
         self._pool: tuple[int, ThreadPoolExecutor] | None = None
@@ -245,10 +122,25 @@ class ShardSet(Dataset[Batch]):
         """Labels of the samples, (N,) bool array."""
         return self._small["label"].astype(bool)
 
+    @property
+    def present(self) -> Any:
+        """Views that each sample has, (N, V) bool array."""
+        return self._small["present"].astype(bool)
+
+    def subset(self, rows: Iterable[int]) -> ShardSet:
+        """Return a dataset of some of the samples, by number, in the given order; ``sha256`` stays that of whole files."""
+        chosen = [int(row) for row in rows]
+        other = self._copy()
+        other._places = [self._places[row] for row in chosen]
+        other.keys, other.defects = [self.keys[row] for row in chosen], [self.defects[row] for row in chosen]
+        other._keep({name: values[chosen] for name, values in self._small.items()})
+        other._memory = self._from_memory(chosen) if self._memory else {}
+        return other
+
     def select(self, fields: Sequence[str]) -> ShardSet:
         """Return a dataset of the same samples with other fields; ``fields`` as for the constructor, but not None."""
-        other = object.__new__(ShardSet)
-        other.__dict__ |= self.__getstate__() | {"fields": self._chosen(fields)}
+        other = self._copy()
+        other.fields = self._chosen(fields)
         if any(name not in other._memory for name in other._read_names()):
             other._memory = {}
         return other
@@ -300,6 +192,17 @@ class ShardSet(Dataset[Batch]):
             coding=self.coding if "depth" in arrays else None,
         )  # fmt: skip
 
+    def _copy(self) -> ShardSet:
+        other = object.__new__(ShardSet)
+        other.__dict__ |= self.__getstate__()
+        return other
+
+    def _keep(self, small: dict[str, Any]) -> None:
+        """Set the fields that are held in memory, one row per sample."""
+        self._small = small
+        of_scans = (small.get(name) for name in PLACES)
+        self.object_poses, self.pose_numbers, self.pose_fits, self.turns_deg, self.cut, self.scan_sizes = of_scans
+
     def _chosen(self, fields: Sequence[str] | None) -> list[str]:
         if fields is None:
             return [name for name in self.stored if name in MODALITIES]
@@ -347,3 +250,8 @@ class ShardSet(Dataset[Batch]):
         if self._pool is None or self._pool[0] != os.getpid():  # a pool does not survive a fork
             self._pool = (os.getpid(), ThreadPoolExecutor(self.threads, "mvad-decode"))
         return self._pool[1]
+
+
+def normal_rows(data: ShardSet) -> list[int]:
+    """Return the numbers of the samples of a split that are normal and have a view."""
+    return [int(row) for row in np.flatnonzero(~data.labels & data.present.any(axis=1))]

@@ -123,7 +123,9 @@ def evaluate_detector(
     if chosen and not 0 <= chosen[0] <= chosen[-1] < len(data.views):
         raise BadInput(f"--views {','.join(map(str, views))}: {data.folder} has views 0 to {len(data.views) - 1}")
     fields = [name for callback in callbacks for name in callback.fields]
-    trained = TrainedOn(len(train), record.shards, run.model_sha256, run.scale_facts if detector.scale else {})
+    trained = TrainedOn(
+        len(train) - len(record.held_out), record.shards, run.model_sha256, run.scale_facts if detector.scale else {}
+    )
     shown = shown_fields(data, spec.modalities, fields)
     return evaluate_split(run.path, shown, detector.score, record, trained, progress, chosen, callbacks, detector.device)
 

@@ -13,6 +13,7 @@ from mvad.datasets.shards.loader import Batch, ShardSet
 from mvad.model.backbones.protocol import Teacher
 from mvad.model.detector import AnomalyMaps, Detector
 from mvad.model.idif.config import IdifConfig
+from mvad.model.idif.effects import held_out_losses
 from mvad.model.idif.head import Heads
 from mvad.model.idif.network import Network
 from mvad.model.idif.optimizers import head_optimizers, student_optimizers
@@ -92,7 +93,11 @@ class Idif(Detector):
             views = self.images(batch)
             changed = corrupted(views, generator)
             clean = cache(views.images.flatten(1, 2), batch.keys)
-            return steps.student_step(views, changed, clean, student, k, generator)
+            figures = steps.student_step(views, changed, clean, student, k, generator)
+            if k < config.student_steps - 1 or context.held_out is None or context.ranks.rank:
+                return figures
+            losses = self.held_out_losses(context.held_out)
+            return {**figures, **{f"held_out_{name}": loss for name, loss in losses.items()}}
 
         def head_step(batch: Batch, generator: torch.Generator, k: int) -> Mapping[str, float]:
             views = self.images(batch)
@@ -148,6 +153,10 @@ class Idif(Detector):
     def planned_seconds(self, samples: int) -> float:
         """See ``Detector.planned_seconds``: the second of two steps of each phase is timed on random pictures."""
         return estimated_seconds(Idif(self.config, self.spec, self.teacher, self.device))
+
+    def held_out_losses(self, normals: ShardSet) -> Mapping[str, float]:
+        """See ``Detector.held_out_losses``."""
+        return held_out_losses(self, normals)
 
     def modules(self) -> Sequence[nn.Module]:
         """See ``Detector.modules``."""

@@ -1,22 +1,27 @@
-"""Contribution of each module of a trained IDIF: the distillation loss when the module's output is replaced."""
+"""Contribution of each module of IDIF: the distillation loss of normal samples when the module's output is replaced."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from mvad.datasets.shards.loader import ShardSet
-from mvad.model.idif.detector import Idif
+from mvad.datasets.shards.loader import ShardSet, normal_rows
 from mvad.model.idif.losses import cosine_maps, distillation_loss
 from mvad.model.idif.network import VoxelRoute
 from mvad.model.idif.spatial_transformer import SpatialTransformer
 from mvad.progress import Progress
 
+if TYPE_CHECKING:
+    from mvad.model.idif.detector import Idif
+
 Hook = Callable[[nn.Module, Any, Any], Any]
+
+_AS_TRAINED, _MOVED = "as trained", "angles moved"
 
 
 def module_effects(detector: Idif, normals: ShardSet, progress: Progress, batch: int = 4) -> dict[str, float]:
@@ -36,8 +41,9 @@ def module_effects(detector: Idif, normals: ShardSet, progress: Progress, batch:
     Returns
     -------
     dict
-        ``as trained``; ``f_c = 0``; ``f_c of another sample``; ``P_n = P_0``; ``view conditions shuffled`` (embeddings and
-        planes of the next view); ``angles reset`` (to the rig's); and ``angles moved``, the largest change in radians.
+        ``as trained``; ``f_c = 0``; ``f_c of another sample``; ``P_n = P_0``; ``P_n of another sample``; ``view conditions
+        shuffled`` (embeddings and planes of the next view); ``angles reset`` (to the rig's); and ``angles moved``, the largest
+        change in radians. ``rises`` returns what each costs.
     """
     network = detector.network
     bottleneck, route = network.bottleneck, network.fusion
@@ -59,36 +65,101 @@ def module_effects(detector: Idif, normals: ShardSet, progress: Progress, batch:
         return out.roll(1, 1)
 
     interventions: dict[str, contextlib.AbstractContextManager[None]] = {
-        "as trained": contextlib.nullcontext(),
+        _AS_TRAINED: contextlib.nullcontext(),
         "f_c = 0": _hooked(bottleneck, no_common),
         "f_c of another sample": _hooked(bottleneck, others_common),
         "P_n = P_0": _hooked(fusion, prototype),
+        "P_n of another sample": _hooked(fusion, _of_another_sample),
         "view conditions shuffled": _shuffled(fusion.view_embedding, transformer, next_plane),
         "angles reset": _replaced(transformer.angles, start),
     }
-    rows = [row for row in range(len(normals)) if not normals.labels[row]]
+    rows = normal_rows(normals)
     losses = {}
     progress.start("module effects", len(interventions))
-    network.eval()
-    for name, intervention in interventions.items():
-        with intervention, torch.no_grad():
-            losses[name] = _loss(detector, normals, rows, batch)
-        progress.advance()
-    return losses | {"angles moved": float((transformer.angles.detach() - start).abs().max())}
+    with _evaluating(network):
+        for name, intervention in interventions.items():
+            with intervention:
+                losses[name] = _loss(detector, normals, rows, batch)
+            progress.advance()
+    return losses | {_MOVED: float((transformer.angles.detach() - start).abs().max())}
 
 
-def _loss(detector: Idif, normals: ShardSet, rows: list[int], batch: int) -> float:
-    """Return the mean over batches of the loss per view (eq. 1), on views that are not corrupted."""
-    total, count = 0.0, 0
-    for first in range(0, len(rows) - batch + 1, batch):
-        views = detector.images(normals.batch(rows[first : first + batch]))
+def rises(losses: Mapping[str, float]) -> dict[str, float]:
+    """Return by how much each intervention raises the loss ``as trained``, as a share of it: 0.01 is one percent.
+
+    Parameters
+    ----------
+    losses
+        See ``module_effects``; ``angles moved``, which is no loss, is left out.
+
+    Examples
+    --------
+    >>> rises({"as trained": 0.5, "f_c = 0": 0.75, "angles moved": 0.04})
+    {'f_c = 0': 0.5}
+    """
+    plain = losses[_AS_TRAINED]
+    return {name: loss / plain - 1 for name, loss in losses.items() if name not in (_AS_TRAINED, _MOVED)}
+
+
+def held_out_losses(detector: Idif, normals: ShardSet, batch: int = 4) -> dict[str, float]:
+    """Return ``Detector.held_out_losses`` of a network at any moment of its training, which it does not change.
+
+    Parameters
+    ----------
+    detector
+        An IDIF, with voxel or without.
+    normals
+        Normal samples that it is not trained on.
+    batch
+        Samples that are evaluated together.
+    """
+    network, rows = detector.network, normal_rows(normals)
+    if not rows:
+        return {}
+    route = network.fusion
+    with _evaluating(network):
+        plain = _loss(detector, normals, rows, batch)
+        losses = {"distillation": plain}
+        if isinstance(route, VoxelRoute) and len(rows) > 1 and plain > 0:
+            with _hooked(route.voxel_fusion, _of_another_sample):
+                losses["voxel_rise"] = _loss(detector, normals, rows, batch) / plain - 1
+    return losses
+
+
+def _of_another_sample(module: nn.Module, inputs: Any, out: Tensor) -> Tensor:
+    """Give each sample of a batch the output for the one before it."""
+    return out.roll(1, 0)
+
+
+def _loss(detector: Idif, normals: ShardSet, rows: Sequence[int], batch: int) -> float:
+    """Return the mean loss per view (eq. 1) of samples, on views that are not corrupted.
+
+    Samples are evaluated ``batch`` or more at a time, so that no batch has one sample unless there is one only.
+    """
+    total = 0.0
+    for chosen in np.array_split(rows, max(1, len(rows) // batch)):
+        views = detector.images(normals.batch(chosen))
         present = detector.training_steps.inputs(views.present)
         flat = views.images.flatten(1, 2)
         teacher = detector.teacher.features(flat[present])
-        student = [level[present] for level in detector.network(flat, present).levels]
-        total += float(distillation_loss(cosine_maps(teacher, student), detector.training_steps.weights(views)[present]))
-        count += 1
-    return total / count
+        # Not by __call__: what torch.compile made of the network before a hook was added does not call the hook.
+        student = [level[present] for level in detector.network.forward(flat, present).levels]
+        loss = distillation_loss(cosine_maps(teacher, student), detector.training_steps.weights(views)[present])
+        total += len(chosen) * float(loss)
+    return total / len(rows)
+
+
+@contextlib.contextmanager
+def _evaluating(network: nn.Module) -> Iterator[None]:
+    """Set a network to evaluation, without gradients, and afterwards each of its modules back to how it was."""
+    before = {module: module.training for module in network.modules()}
+    network.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for module, training in before.items():
+            module.training = training
 
 
 @contextlib.contextmanager

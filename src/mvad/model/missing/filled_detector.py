@@ -65,6 +65,10 @@ class FilledDetector(Detector):
         """See ``Detector.planned_seconds``; a tenth of IDIF's time is added for the filler."""
         return 1.1 * self.base.planned_seconds(samples)
 
+    def held_out_losses(self, normals: ShardSet) -> Mapping[str, float]:
+        """See ``Detector.held_out_losses``."""
+        return self.base.held_out_losses(normals)
+
     def modules(self) -> Sequence[nn.Module]:
         """See ``Detector.modules``."""
         return self.base.modules()

@@ -19,7 +19,7 @@ from mvad.model.metrics.pixels import LIMITS
 from mvad.model.report.budget import Budget
 from mvad.model.report.charts import Line, histogram, line_chart
 from mvad.model.report.gallery import gallery
-from mvad.model.report.tables import by_rule, comparison, headline, headline_columns, on_scans, poses
+from mvad.model.report.tables import by_rule, comparison, headline, headline_columns, on_scans, poses, without_labels
 from mvad.model.runs import METRICS, RunFolder, config_hash
 
 PICTURES = 12_500_000
@@ -47,6 +47,7 @@ def build_page(runs: Sequence[Path]) -> str:
         columns=headline_columns(),
         headline=headline([result for _, result in pairs]),
         rules=by_rule([result for _, result in pairs]),
+        without_labels=without_labels(pairs),
         comparisons="".join(comparison([result for _, result in group]) for group in groups),
         scans=on_scans([result for _, result in pairs]),
         poses=poses([result for _, result in pairs]),

@@ -6,16 +6,20 @@ import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from html import escape
+from pathlib import Path
 
 import numpy as np
 
 from mvad.datasets.scan import NO_POSE
 from mvad.model.evaluation.compare import difference, mean_figures, same_samples
 from mvad.model.evaluation.results import SCAN_PROTOCOL, Figures, Results
+from mvad.model.label_free import COLUMNS, figure_cells
 from mvad.model.metrics.bootstrap import verdict
 from mvad.model.metrics.table import Metric, metrics
 from mvad.model.paper.tables import paper_s_auroc
 from mvad.model.registry import backbone_label
+from mvad.model.runs import RunFolder
+from mvad.model.scoring import SAMPLE_RULES
 
 _NAMED = 12
 """Greatest number of samples that are named in a cell."""
@@ -83,6 +87,26 @@ def comparison(results: Sequence[Results]) -> str:
             points = f"{100 * paired.mean:+.1f}", f"{100 * paired.low:+.1f} to {100 * paired.high:+.1f}"
             rows.append(_cells([escape(c) for c in (f"{first[0]} / {first[1]}", *names, *points, paired.verdict)]))
     return "".join(rows)
+
+
+def without_labels(pairs: Sequence[tuple[Path, Results]]) -> str:
+    """Return the section with the label-free figures of runs, or "" where none held out samples."""
+    rows = []
+    for run, r in pairs:
+        folder = RunFolder(run)
+        figures = folder.label_free if folder.is_trained and folder.model_sha256 == r.model_sha256 else None
+        if figures is not None:
+            rows.append(_cells([escape(cell) for cell in (f"{r.dataset} / {r.category}", r.run, *figure_cells(figures))]))
+    if not rows:
+        return ""
+    head = "".join(f"<th>{escape(name)}</th>" for name in ("category", "run", *(column.title for column in COLUMNS)))
+    meanings = " ".join(f"{column.short}: {column.meaning}" for column in COLUMNS[1:])
+    return (
+        "<h3>Figures to choose by without labels</h3><p class=dim>Figures on training samples that were not trained on (--holdout), for choosing "
+        "between configurations; no defect and no label was looked at. In percent, but for M1 and M4; M5 by rule from views to "
+        f"sample: {escape(' / '.join(SAMPLE_RULES))}. {escape(meanings)}</p>"
+        f'<div class="wide"><table class="figures from4"><thead><tr>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table></div>'
+    )
 
 
 def on_scans(results: Sequence[Results]) -> str:

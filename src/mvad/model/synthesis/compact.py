@@ -6,14 +6,22 @@ a detector sees a small defect. Source of the size: masks of MVTec 3D-AD and Eye
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from mvad.datasets.shards.loader import Batch
+from mvad import files
+from mvad.datasets.shards.loader import Batch, ShardSet
+
+Kind = Literal["all", "one"]
+"""Views that show an anomaly: every view that sees its place, or one view alone."""
+
+KINDS: tuple[Kind, ...] = ("all", "one")
 
 _SHARE = 0.007, 0.027
 _MOST_BLOBS = 3
@@ -56,8 +64,7 @@ class _Blobs:
 
 
 def draw_compact(
-    batch: Batch, generator: torch.Generator, shown: Literal["all", "one"], scan_width: int | None = None,
-    radius_m: float | None = None,
+    batch: Batch, generator: torch.Generator, shown: Kind, scan_width: int | None = None, radius_m: float | None = None,
 ) -> tuple[Batch, Tensor]:  # fmt: skip
     """Return a batch with a compact pseudo anomaly in each sample: a shift of colour, a bump or dent, turned normals.
 
@@ -109,6 +116,34 @@ def draw_compact(
     if radius_m is not None and batch.coding is not None:
         radius_codes = radius_m / batch.coding.step_m
     return _drawn(batch, profiles, textures, colours, heights, radius_codes), profiles > 0
+
+
+def draw_in_sample(
+    batch: Batch, data: ShardSet, row: int, shown: Kind, seeds: Sequence[int]
+) -> tuple[Batch, Tensor]:  # fmt: skip
+    """Return a sample of a split with a compact pseudo anomaly that depends on its key, ``shown`` and ``seeds`` only.
+
+    Parameters
+    ----------
+    batch
+        The sample alone, normal, on the CPU.
+    data, row
+        The split, and the sample's number in it: the width of its scan, and the radius of the objects.
+    shown
+        See ``draw_compact``.
+    seeds
+        Numbers from which the anomaly is drawn, not negative.
+
+    Returns
+    -------
+    tuple
+        See ``draw_compact``.
+    """
+    digest = int(files.sha256_bytes(f"{batch.keys[0]} {shown}".encode())[:8], 16)
+    number = int(np.random.SeedSequence([*seeds, digest]).generate_state(1)[0])
+    width = None if data.scan_sizes is None else int(data.scan_sizes[row, 1])
+    radius = None if data.rig_range is None else float(data.rig_range[2])
+    return draw_compact(batch, torch.Generator().manual_seed(number), shown, width, radius)
 
 
 def _draw(candidates: Tensor, area: float, generator: torch.Generator) -> _Blobs:

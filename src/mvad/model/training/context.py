@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from mvad.datasets.shards.loader import ShardSet
 from mvad.model.training.parallel import ProcessGroup
 from mvad.progress import Progress
 
@@ -24,9 +25,12 @@ class FitContext:
         Called with the figures of each step.
     ranks
         The processes that train together.
+    held_out
+        Normal samples that are not trained on, for figures in the log (``train.holdout``); None: without such figures.
     """
 
     run: Path
     progress: Progress
     log: Callable[[Mapping[str, float]], None]
     ranks: ProcessGroup = field(default_factory=ProcessGroup)
+    held_out: ShardSet | None = None
