@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
-from torch import Tensor
 from training import NOWHERE, TINY, StopAfter, load, train
 
 from mvad import files
@@ -217,19 +216,28 @@ def test_a_run_is_not_evaluated_on_other_data(workspace: Path, tmp_path: Path) -
         evaluate_run(tmp_path / "run", tmp_path / "shards", NOWHERE, Silent())
 
 
-@pytest.mark.parametrize("model", ["idif", "patchcore"])
-def test_a_run_of_version_0_1_is_read(model: str, gear: Path, tmp_path: Path, trained: Callable[[str, str], Path]) -> None:
-    """It has other names of keys and parameters, and the keys of all methods."""
-    run = Path(shutil.copytree(trained(model, "mvtec3d"), tmp_path / "run"))
-    record = files.read_sealed_json(run / "config.json", "a run", "")
-    before = {"score.top_k": "score.top", "patchcore.min_patches": "patchcore.least", "stn.depth_reduction": "stn.collapse"}
-    record["config"] = {before.get(name, name): value for name, value in record["config"].items()} | {"uniad.width": 256}
-    record["setting"] = record.pop("spec")
-    files.write_sealed_json(run / "config.json", record)
-    _name_as_before(run / "model.safetensors", {"mvad_version": "0.1.0"})
+def test_a_run_of_version_0_1_is_read(gear: Path, tmp_path: Path, trained: Callable[[str, str], Path]) -> None:
+    """It has other names of keys, and the keys of all methods."""
+    run = Path(shutil.copytree(trained("patchcore", "mvtec3d"), tmp_path / "run"))
+    _record_as_before(run)
     batch = ShardSet(gear, "test").batch([0, 1])
-    assert torch.equal(load(run).score(batch).maps, load(trained(model, "mvtec3d")).score(batch).maps)
-    assert not train(run, gear, model=model), "and found trained"
+    assert torch.equal(load(run).score(batch).maps, load(trained("patchcore", "mvtec3d")).score(batch).maps)
+    assert not train(run, gear, model="patchcore"), "and found trained"
+
+
+def test_a_run_of_idif_of_version_0_1_is_refused_by_name(gear: Path, tmp_path: Path, trained: Callable[[str, str], Path]) -> None:
+    """Its network had other parts, so that its weights say nothing here; nor do those of its checkpoints."""
+    run = Path(shutil.copytree(trained("idif", "mvtec3d"), tmp_path / "run"))
+    _record_as_before(run)
+    _without_new_parts(run / "model.safetensors", run / "model.json", files.read_sealed_json(run / "model.json", "facts", ""))
+    with pytest.raises(BadInput, match=r"earlier version of mvad.*train it again as a new run"):
+        load(run)
+    first, last = sorted((run / "checkpoints").glob("*.json"), key=lambda path: int(path.stem.removeprefix("step-")))
+    for path in (last, last.with_suffix(".safetensors"), run / "model.json", run / "model.safetensors"):
+        path.unlink()
+    _without_new_parts(first.with_suffix(".safetensors"), first, files.read_sealed_json(first, "facts", ""))
+    with pytest.raises(BadInput, match=r"earlier version of mvad.*train it again as a new run"):
+        train(run, gear)
 
 
 def test_a_finished_run_keeps_the_record_of_its_machine(
@@ -240,17 +248,6 @@ def test_a_finished_run_keeps_the_record_of_its_machine(
     monkeypatch.setattr("mvad.model.fitting.machine", lambda device: {"device": "another"})
     assert not train(run, gear, model="mean_feature")
     assert (run / "config.json").read_bytes() == before
-
-
-def test_an_unfinished_run_of_version_0_1_is_continued(gear: Path, tmp_path: Path, trained: Callable[[str, str], Path]) -> None:
-    whole = trained("idif", "mvtec3d")
-    run = Path(shutil.copytree(whole, tmp_path / "run"))
-    first, last = sorted((run / "checkpoints").glob("*.json"), key=lambda path: int(path.stem.removeprefix("step-")))
-    for path in (last, last.with_suffix(".safetensors"), run / "model.json", run / "model.safetensors"):
-        path.unlink()
-    _name_as_before(first.with_suffix(".safetensors"), files.read_sealed_json(first, "facts", ""))
-    assert train(run, gear)
-    assert (run / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
 
 
 def test_a_method_that_ignores_the_scale_is_not_called_standardised(gear: Path, tmp_path: Path) -> None:
@@ -276,31 +273,22 @@ def test_a_method_that_ignores_the_scale_is_not_called_standardised(gear: Path, 
         unregister_method("without_scale")
 
 
-def test_parameters_of_other_methods_keep_their_names(gear: Path, tmp_path: Path) -> None:
-    """Only IDIF's were renamed since version 0.1."""
-    from mvad.model.baselines.mean_feature.detector import MeanFeature
-
-    class WithOldName(MeanFeature):
-        def state(self) -> dict[str, Tensor]:
-            return {"x.collapse.weight": self.mean}
-
-        def load_state(self, state: Mapping[str, Tensor]) -> None:
-            self.mean = state["x.collapse.weight"]
-
-    register_method(replace(method_named("mean_feature"), name="with_old_name", detector=WithOldName))
-    try:
-        train(tmp_path / "run", gear, model="with_old_name")
-        assert load(tmp_path / "run").mean.abs().sum() > 0  # type: ignore[attr-defined]
-    finally:
-        unregister_method("with_old_name")
+def _record_as_before(run: Path) -> None:
+    """Write a run's record as version 0.1 did."""
+    record = files.read_sealed_json(run / "config.json", "a run", "")
+    before = {"score.top_k": "score.top", "patchcore.min_patches": "patchcore.least", "stn.depth_reduction": "stn.collapse"}
+    record["config"] = {before.get(name, name): value for name, value in record["config"].items()} | {"uniad.width": 256}
+    record["setting"] = record.pop("spec")
+    files.write_sealed_json(run / "config.json", record)
 
 
-def _name_as_before(path: Path, facts: dict[str, Any]) -> None:
-    """Give the tensors of a file their names in version 0.1, and seal it."""
-    state = {}
-    for name, tensor in safetensors.torch.load(path.read_bytes()).items():
-        old = name.replace(".backbones.", ".trunks.").replace(".per_input.", ".of.").replace(".depth_reduction.", ".collapse.")
-        state[old] = tensor
+def _without_new_parts(path: Path, facts_path: Path, facts: dict[str, Any]) -> None:
+    """Remove the tensors that version 0.1 did not have from a file, and seal its facts."""
+    state = {
+        name: tensor
+        for name, tensor in safetensors.torch.load_file(path).items()
+        if ".norm." not in name and ".lifts.0.1." not in name
+    }
     content = safetensors.torch.save(state)
     path.write_bytes(content)
-    files.write_sealed_json(path.with_suffix(".json"), facts | {"sha256": files.sha256_bytes(content)})
+    files.write_sealed_json(facts_path, {**facts, "sha256": files.sha256_bytes(content)})

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from mvad.datasets.shards.loader import Batch, ShardSet
+from mvad.errors import BadInput
 from mvad.model.backbones.protocol import Teacher
 from mvad.model.detector import AnomalyMaps, Detector
 from mvad.model.idif.config import IdifConfig
@@ -145,7 +146,17 @@ class Idif(Detector):
         return {**module_state(self._parts()), "baseline": self.baseline, "window": window}
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
-        """See ``Detector.load_state``."""
+        """See ``Detector.load_state``.
+
+        Raises
+        ------
+        BadInput
+            If it is of a network of other parts, as version 0.1 had.
+        """
+        if not module_state(self._parts()).keys() <= state.keys():
+            raise BadInput(
+                "this model is of an earlier version of mvad, whose network had other parts; train it again as a new run"
+            )
         load_modules(self._parts(), state)
         self.baseline = state["baseline"].to(self.device)
         self.training_steps.window = replace(self.training_steps.window, side=int(state["window"]))
