@@ -161,8 +161,8 @@ def remove_folds(run: Path) -> None:
     shutil.rmtree(run / FOLDER, ignore_errors=True)
 
 
-def weights_of(scale: ScoreScale, pseudo: Sequence[Tensor]) -> Tensor:
-    """Return the weights (M,) of the modalities, sum 1: in proportion to how well each tells pseudo anomalies from normals.
+def weights_of(scale: ScoreScale, pseudo: Sequence[Tensor], columns: Sequence[int] | None = None) -> Tensor:
+    """Return the weights (M,) of the modalities, or of those in ``columns``, sum 1: in proportion to how well each tells pseudo anomalies from normals.
 
     For independent features of equal variance the best linear weights are in proportion to the shift (Fisher 1936). The shift
     is taken from ranks, sqrt(2) times the normal quantile of the AUROC, so that heavy tails do not count. Shifts are drawn
@@ -175,11 +175,13 @@ def weights_of(scale: ScoreScale, pseudo: Sequence[Tensor]) -> Tensor:
         The scale, with equal weights, of N normal samples.
     pseudo
         For each kind of pseudo anomaly, the raw image scores (N, V, M) of the same samples; NaN where a view does not show it.
+    columns
+        Modalities to weigh; None: all.
     """
     before = scale.of_scores(scale.normals)
     after = [scale.of_scores(scores.float()) for scores in pseudo]
     shifts = []
-    for modality in range(before.shape[2]):
+    for modality in range(before.shape[2]) if columns is None else columns:
         areas = []
         for scores in after:
             negative, positive = (z[:, :, modality][torch.isfinite(z[:, :, modality])] for z in (before, scores))
@@ -205,8 +207,8 @@ class _Scorer:
     def scores(self, detector: Detector, data: ShardSet, rows: Sequence[int]) -> Scored:
         """Return the raw scores of some samples of a split; those without a view are left out."""
         scored = Scored()
-        weighs = len(detector.spec.modalities) > 1 and "source" in data.stored
-        shown = data.select([*detector.spec.modalities, "source"]) if weighs else data
+        weighs = len(detector.spec.modalities) > 1
+        shown = data.select([*detector.spec.modalities, "source"]) if weighs and "source" in data.stored else data
         before, detector.scale = detector.scale, None
         try:
             for row in rows:
@@ -216,7 +218,7 @@ class _Scorer:
                 if raw is None:
                     continue
                 scored.normals.append(_finite(raw[0]))
-                for kind in KINDS if raw.shape[2] > 1 else ():
+                for kind in KINDS if weighs and raw.shape[2] > 1 else ():
                     scored.pseudo[kind].append(self._with_anomaly(detector, batch, kind, data, row))
         finally:
             detector.scale = before
@@ -237,15 +239,21 @@ def _calibration(
             progress.say(f"{len(scored.normals)} normal samples are too few to standardise scores; raw scores are compared")
         return Calibration()
     scale = scale_of(torch.stack(scored.normals))
-    names = detector.spec.modalities
-    if len(names) < 2 or scale.normals.shape[2] < 2 or detector.config.score.modalities == "max":
+    groups, pseudo = detector.scored, [torch.stack(rows) for rows in scored.pseudo.values() if rows]
+    if scale.normals.shape[2] < sum(len(group) for group in groups) or not pseudo or detector.config.score.modalities == "max":
         return Calibration(scale, normals, shards)
-    scale = ScoreScale(
-        scale.location, scale.deviation, weights_of(scale, [torch.stack(rows) for rows in scored.pseudo.values()]), scale.normals
-    )
+    parts = [weights_of(scale, pseudo, columns) / len(groups) for columns in _columns(groups)]
+    scale = ScoreScale(scale.location, scale.deviation, torch.cat(parts), scale.normals)
+    names = [name for group in groups for name in group]
     weights = {name: round(float(weight), 4) for name, weight in zip(names, scale.weights, strict=True)}
     progress.say(f"scale from {normals}; weights {', '.join(f'{name} {weight:.2f}' for name, weight in weights.items())}")
     return Calibration(scale, normals, shards, weights)
+
+
+def _columns(groups: Sequence[Sequence[str]]) -> list[range]:
+    """Return where the names of each group stand among all of them."""
+    ends = np.cumsum([len(group) for group in groups]).tolist()
+    return [range(end - len(group), end) for group, end in zip(groups, ends, strict=True)]
 
 
 def _of_fold(

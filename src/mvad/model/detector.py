@@ -30,7 +30,7 @@ class AnomalyMaps:
     sample_scores
         (B,) float32, by ``score.sample`` over the views that are present.
     image_scores
-        (B, V, M) float32, the method's own score of each view and modality before they are brought to one scale; -inf where the
+        (B, V, M) float32, the method's own score of each view and modality (``Detector.scored``) before they are brought to one scale; -inf where the
         view is missing. None where a method does not give them: its scores cannot be standardised then.
     """
 
@@ -58,6 +58,11 @@ class Detector(Protocol):
     spec: InputSpec
     device: torch.device
     scale: ScoreScale | None = None
+
+    @property
+    def scored(self) -> Sequence[Sequence[str]]:
+        """Names of what ``image_scores`` and the scale hold along their last axis, by groups of equal weight: the modalities."""
+        return [self.spec.modalities]
 
     @abstractmethod
     def fit(self, train: ShardSet, context: FitContext) -> None:

@@ -325,6 +325,18 @@ class DropoutConfig:
 
 
 @dataclass(frozen=True)
+class CompanionConfig:
+    """Method of another kind whose scores are added."""
+
+    kind: Literal["none", "padim"] = key(
+        "none",
+        "padim: PaDiM is fitted to the same input, and its maps and scores are added to IDIF's, both in deviations of held-out normals (score.scale) and with equal weight. A distance to what was seen and a learnt decoder err on different samples. Such a model is not exported.",
+        paper=OURS,
+        alternatives="padim: in preset best",
+    )
+
+
+@dataclass(frozen=True)
 class IdifConfig(TexturedConfig):
     """Configuration of IDIF and its ablations."""
 
@@ -338,3 +350,4 @@ class IdifConfig(TexturedConfig):
     loss: LossConfig = field(default_factory=LossConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     dropout: DropoutConfig = field(default_factory=DropoutConfig)
+    companion: CompanionConfig = field(default_factory=CompanionConfig)

@@ -133,12 +133,14 @@ class Idif(Detector):
         scored
             The same samples with the presence and outlines to be scored, where some of ``views`` are substitutes for missing ones.
         """
+        return finish_maps(self.maps_of(views), views if scored is None else scored, self.config.score, scale=self.scale)
+
+    def maps_of(self, views: ViewImages) -> Tensor:
+        """Return the maps (B, V, M, S, S) of ``score.map``, before they are brought to one scale."""
         mean, deviation = self.baseline[..., None, None]
         cosine, head = ((maps - mean[k]) / deviation[k] for k, maps in enumerate(self._maps(views)))
-        combined = {"head": head, "cosine": cosine, "both": (cosine + head) / 2}
-        return finish_maps(
-            combined[self.config.score.map], views if scored is None else scored, self.config.score, scale=self.scale
-        )
+        maps: Tensor = {"head": head, "cosine": cosine, "both": (cosine + head) / 2}[self.config.score.map]
+        return maps
 
     def state(self) -> dict[str, Tensor]:
         """See ``Detector.state``."""

@@ -22,17 +22,23 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
     },
     "small": _NARROW
     | {
-        "bottleneck.channels": 8, "voxel.patch": 2, "fusion.blocks": 2, "fusion.position": "geometric", "head.share": "view",
+        "bottleneck.channels": 8, "voxel.patch": 2, "fusion.blocks": 2, "head.share": "view",
+    },
+    "best": _NARROW
+    | {
+        "bottleneck.channels": 8, "voxel.patch": 2, "fusion.blocks": 2, "head.share": "view", "companion.kind": "padim",
     },
     "demo": _NARROW | {"decoder.widths": (64, 48, 32), "head.width": 32, "fusion.blocks": 2},
 }  # fmt: skip
 """Values that the presets give to IDIF's own keys."""
 
 _PAPER = "Mao et al., AAAI-25"
-_DETECTOR = "mvad.model.idif.detector:Idif"
+_DETECTOR = "mvad.model.companion:idif"
 _SHARED: dict[str, Any] = {
     "paper_backbone": "ResNet-18", "config": IdifConfig, "detector": _DETECTOR, "presets": PRESETS, "shares_batches": True,
 }  # fmt: skip
+
+_ALONE = {"companion.kind": "none"}
 
 METHODS = (
     Method(
@@ -40,16 +46,17 @@ METHODS = (
     ),
     Method(
         name="ivc", title="IDIF without bottleneck", summary="implicit voxel construction alone", paper=f"{_PAPER}, Table 3",
-        keys={"bottleneck.kind": "none"}, **_SHARED,
+        keys={"bottleneck.kind": "none", **_ALONE}, **_SHARED,
     ),
     Method(
         name="conv3d", title="3-D convolutions", summary="views fused by 3-D convolutions", paper=f"{_PAPER}, Table 3",
-        keys={"bottleneck.kind": "none", "fusion.kind": "conv3d"}, **_SHARED,
+        keys={"bottleneck.kind": "none", "fusion.kind": "conv3d", **_ALONE}, **_SHARED,
     ),
     Method(
         name="destseg", title="DeSTSeg", summary="one DeSTSeg per view", paper="Zhang et al., CVPR 2023", paper_name="DeSTSeg",
         keys={
             "bottleneck.kind": "none", "fusion.kind": "none", "encoder.share": "view", "head.share": "view", "dropout.p": 0.0,
+            **_ALONE,
         },
         **_SHARED,
     ),

@@ -65,6 +65,11 @@ class PaDiM(Detector):
     def score(self, batch: Batch) -> AnomalyMaps:
         """See ``Detector.score``."""
         views = self.features.images(batch)
+        maps = self.maps_of(views)
+        return finish_maps(maps, views, self.config.score, highest(maps, counted(views, self.config.score)), scale=self.scale)
+
+    def maps_of(self, views: ViewImages) -> Tensor:
+        """Return the smoothed distances (B, V, M, S, S), before they are brought to one scale."""
         embedding = self._embedding(views)
         b, v, m, side = embedding.shape[:4]
         size, planes = self.config.input.size, []
@@ -76,8 +81,7 @@ class PaDiM(Detector):
             plane = embedding.new_zeros(b, side * side).scatter(1, positions.expand(b, -1), distance)
             planes.append(plane.view(b, side, side))
         gathered = torch.stack(planes, dim=1).view(b, v, m, side, side) * self.features.counts(views, side)[:, :, None]
-        maps = smooth_upsample(gathered.flatten(0, 2), size, self.config.padim.sigma * size / 256).view(b, v, m, size, size)
-        return finish_maps(maps, views, self.config.score, highest(maps, counted(views, self.config.score)), scale=self.scale)
+        return smooth_upsample(gathered.flatten(0, 2), size, self.config.padim.sigma * size / 256).view(b, v, m, size, size)
 
     def state(self) -> dict[str, Tensor]:
         """See ``Detector.state``."""
