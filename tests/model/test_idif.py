@@ -12,11 +12,12 @@ from training import untrained_teacher
 
 from mvad.model.backbones.protocol import Teacher
 from mvad.model.idif.bottleneck import ConsistencyBottleneck, Noise
-from mvad.model.idif.config import BottleneckConfig, DropoutConfig, FusionConfig, IdifConfig, VoxelConfig
+from mvad.model.idif.config import BottleneckConfig, FusionConfig, IdifConfig, VoxelConfig
 from mvad.model.idif.head import SegmentationHead, head_input
 from mvad.model.idif.losses import cosine_maps, distillation_loss, head_loss
 from mvad.model.idif.network import Network
 from mvad.model.idif.spatial_transformer import euler_to_matrix, rotate_voxel
+from mvad.model.idif.training_config import DropoutConfig
 from mvad.model.idif.view_dropout import draw_present
 from mvad.model.idif.voxel_fusion import Attention, VoxelFusion
 from mvad.model.input_spec import InputSpec

@@ -212,7 +212,7 @@ def test_network_losses_and_pseudo_anomalies(teacher: Teacher) -> None:
     run_head_loss(torch.randn(6, 16, 16), torch.zeros(6, 64, 64))
     run_corrupt(torch.rand(B, K, 2, 3, 32, 32) * 255, InputSpec(K, ("rgb", "depth"), torch.zeros(K, 3), (0.6, 0.03)))
     assert perlin_noise(2, 32, 4, torch.Generator().manual_seed(0)).shape == (2, 32, 32)
-    from mvad.model.idif.config import DropoutConfig
+    from mvad.model.idif.training_config import DropoutConfig
 
     assert draw_present(everything, DropoutConfig(), torch.Generator().manual_seed(0)).shape == everything.shape
 

@@ -1,4 +1,7 @@
-"""Keys of IDIF: default, reason, statement of the paper, alternatives. ``methods.py`` declares the methods that use them."""
+"""Keys of IDIF's network: default, reason, statement of the paper, alternatives; those of its training are in ``training_config.py``.
+
+``methods.py`` declares the methods that use them.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from mvad.model.config import OURS, SILENT, TexturedConfig
+from mvad.model.idif.training_config import AugmentConfig, CompanionConfig, DropoutConfig, LossConfig, OptimizerConfig
 from mvad.settings import key
 
 
@@ -229,114 +233,6 @@ class HeadConfig:
 
 
 @dataclass(frozen=True)
-class LossConfig:
-    """Losses of the student (eq. 10) and of the head."""
-
-    alpha: float = key(
-        1.0,
-        "Weight of L_Distill.",
-        paper="eq. 10, value not given",
-        alternatives="chosen on generated data only, never on test scans",
-    )
-    beta: float = key(
-        0.1, "Weight of L_IB.", paper="eq. 10, value not given", alternatives="0.01 to 1; chosen on generated data only"
-    )
-    reduction: Literal["mean", "destseg"] = key(
-        "mean",
-        "mean: mean over batch and pixels, sum over levels; destseg: sum over the batch, too, which ties the learning rate to the batch size.",
-        paper="sum over views",
-    )
-    images: int = key(
-        32,
-        "With loss.reduction = mean and optimizer.kind = destseg the student's loss is multiplied by this number: DeSTSeg adds its loss over a batch of 32 images, and its learning rates are meant for that sum. It does not depend on the batch.",
-        paper="silent; DeSTSeg's batch is 32 images",
-        alternatives="1: the decoders' steps are 32 times smaller than DeSTSeg's",
-        least=1,
-    )
-    region: Literal["object", "image"] = key(
-        "object",
-        "Pixels whose cosine distances count: most of a view is constant background, from which nothing is learnt.",
-        paper=SILENT,
-    )
-    focal_gamma: float = key(4.0, "Gamma of the head's focal loss; its L1 has weight 1.", paper="silent; DeSTSeg 4")
-
-
-@dataclass(frozen=True)
-class OptimizerConfig:
-    """Optimizers of student and head."""
-
-    kind: Literal["destseg", "adamw"] = key(
-        "destseg",
-        "destseg: SGD for convolutions, AdamW for bottleneck, attention, prototype and angles; adamw: AdamW with a one-cycle schedule for all.",
-        paper="silent; DeSTSeg SGD",
-    )
-    student_lr: float = key(
-        0.4,
-        "Learning rate of the student's convolutions; with adamw the peak of the cycle.",
-        paper="silent; DeSTSeg 0.4",
-        least=0,
-    )
-    head_lr: float = key(
-        0.01,
-        "Learning rate of the ASPP and the layers after it; with adamw the peak of the cycle.",
-        paper="silent; DeSTSeg 0.01",
-        least=0,
-    )
-    head_residual_lr: float = key(0.1, "Learning rate of the head's residual blocks.", paper="silent; DeSTSeg 0.1", least=0)
-    attention_lr: float = key(
-        0.0003,
-        "AdamW's learning rate for bottleneck, attention, prototype and angles: with 0.4 attention does not train.",
-        paper=SILENT,
-        alternatives="1e-4 to 1e-3",
-        least=0,
-    )
-    warmup_steps: int = key(200, "Steps over which attention_lr rises from 0.", paper=SILENT, least=0)
-    weight_decay: float = key(0.0001, "Weight decay of either optimizer.", paper="silent; DeSTSeg 1e-4", least=0)
-    clip_norm: float = key(
-        100.0,
-        "Gradients are clipped to this norm: a guard, which after the first steps is some ten times what occurs.",
-        paper=SILENT,
-        alternatives="DeSTSeg does not clip; 1 in small, with AdamW",
-        least=0,
-    )
-
-
-@dataclass(frozen=True)
-class DropoutConfig:
-    """View-wise Dropout, eq. 11 and 12."""
-
-    p: float = key(
-        0.2,
-        "Probability of dropping a view, with all its modalities, in a student step; never all views.",
-        paper="0.2 per view",
-        least=0,
-        most=1,
-    )
-    draw: Literal["step", "sample"] = key(
-        "step",
-        "step: one draw for the whole batch, the only reading that gives the paper's count of combinations in 1,000 steps; sample: one per sample.",
-        paper='"less than twice in 1000 steps" for each combination of four: 0.2^4 x 0.8 x 1000 = 1.28, so once per step',
-    )
-    supervise: Literal["present", "all"] = key(
-        "present",
-        "Views whose features supervise the student; at test time nothing is compared with a missing view.",
-        paper="dropped views leave the intra-view decoupling; silent on whether they are supervised",
-    )
-
-
-@dataclass(frozen=True)
-class CompanionConfig:
-    """Method of another kind whose scores are added."""
-
-    kind: Literal["none", "padim"] = key(
-        "none",
-        "padim: PaDiM is fitted to the same input, and its maps and scores are added to IDIF's, both in deviations of held-out normals (score.scale) and with equal weight. A distance to what was seen and a learnt decoder err on different samples. Such a model is not exported.",
-        paper=OURS,
-        alternatives="padim: in preset best",
-    )
-
-
-@dataclass(frozen=True)
 class IdifConfig(TexturedConfig):
     """Configuration of IDIF and its ablations."""
 
@@ -350,4 +246,5 @@ class IdifConfig(TexturedConfig):
     loss: LossConfig = field(default_factory=LossConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     dropout: DropoutConfig = field(default_factory=DropoutConfig)
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
     companion: CompanionConfig = field(default_factory=CompanionConfig)

@@ -13,6 +13,7 @@ from mvad.datasets.shards.loader import Batch, ShardSet
 from mvad.errors import BadInput
 from mvad.model.backbones.protocol import Teacher
 from mvad.model.detector import AnomalyMaps, Detector
+from mvad.model.idif.augment import draw_turns, turned
 from mvad.model.idif.config import IdifConfig
 from mvad.model.idif.effects import held_out_losses
 from mvad.model.idif.head import Heads
@@ -91,9 +92,9 @@ class Idif(Detector):
             return corrupt(views, self.spec, textures, self.config.pseudo, generator, context.ranks)
 
         def student_step(batch: Batch, generator: torch.Generator, k: int) -> Mapping[str, float]:
-            views = self.images(batch)
+            views, keys = self._augmented(batch, generator, context.ranks)
             changed = corrupted(views, generator)
-            clean = cache(views.images.flatten(1, 2), batch.keys)
+            clean = cache(views.images.flatten(1, 2), keys)
             figures = steps.student_step(views, changed, clean, student, k, generator)
             if k < config.student_steps - 1 or context.held_out is None or context.ranks.rank:
                 return figures
@@ -101,7 +102,7 @@ class Idif(Detector):
             return {**figures, **{f"held_out_{name}": loss for name, loss in losses.items()}}
 
         def head_step(batch: Batch, generator: torch.Generator, k: int) -> Mapping[str, float]:
-            views = self.images(batch)
+            views, _ = self._augmented(batch, generator, context.ranks)
             return steps.head_step(views, corrupted(views, generator), head, k, generator)
 
         def begin_student() -> None:
@@ -186,6 +187,16 @@ class Idif(Detector):
         """Return a batch as float images on the device."""
         fill = background_fill(self.config.input, self.teacher)
         return view_images(batch.to(self.device), self.spec.modalities, self.config.input.size, fill, self.spec.depth_range)
+
+    def _augmented(self, batch: Batch, generator: torch.Generator, ranks: ProcessGroup) -> tuple[ViewImages, Sequence[str]]:
+        """Return a batch as images, turned where ``augment.*`` says so, and keys that tell the turned ones apart."""
+        views = self.images(batch)
+        degrees = draw_turns(len(batch.keys), self.config.augment, generator, ranks)
+        if degrees is None:
+            return views, batch.keys
+        fill = background_fill(self.config.input, self.teacher)
+        keys = [f"{key} turned {angle:g}" for key, angle in zip(batch.keys, degrees.tolist(), strict=True)]
+        return turned(views, self.spec.modalities, degrees, fill), keys
 
     def _parts(self) -> dict[str, nn.Module]:
         return {"network": self.network, "heads": self.heads}

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from mvad.model.idif.config import OptimizerConfig
 from mvad.model.idif.head import Heads, SegmentationHead
 from mvad.model.idif.network import Network
+from mvad.model.idif.training_config import OptimizerConfig
 from mvad.model.training.optimizers import Optimizers, Schedule, groups
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from mvad.model.idif.config import DropoutConfig
+from mvad.model.idif.training_config import DropoutConfig
 from mvad.model.training.parallel import ProcessGroup
 
 

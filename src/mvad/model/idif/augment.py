@@ -1,0 +1,69 @@
+"""Turned training views, as DeSTSeg's augmentation (method section 3; keys ``augment.*``)."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from mvad.model.idif.training_config import AugmentConfig
+from mvad.model.images import ViewImages
+from mvad.model.training.parallel import ProcessGroup
+
+
+def draw_turns(samples: int, config: AugmentConfig, generator: torch.Generator, ranks: ProcessGroup) -> Tensor | None:
+    """Return the angles (B,) float32, degrees, by which this rank's samples are turned in a step; None without augmentation."""
+    if config.turn_deg == 0 and not config.quarters:
+        return None
+    every = samples * ranks.size
+    angles = torch.linspace(-config.turn_deg, config.turn_deg, config.turns)
+    drawn = angles[torch.randint(config.turns, (every,), generator=generator)]
+    if config.quarters:
+        drawn = drawn + 90 * torch.randint(4, (every,), generator=generator)
+    return ranks.part(drawn)
+
+
+def turned(views: ViewImages, modalities: tuple[str, ...], degrees: Tensor, fill: tuple[float, float, float]) -> ViewImages:
+    """Turn all views of each sample in their plane about their centre, from x to y (clockwise as displayed).
+
+    Parameters
+    ----------
+    views
+        The samples. ``source`` turns with them.
+    modalities
+        Names of the modalities; normals (x right, y down) turn as vectors, too.
+    degrees
+        (B,) float32, the angle of each sample.
+    fill
+        Colour of pixels that show no object, 0..255; what is turned in from outside gets it.
+    """
+    b, v, size = len(views.images), views.images.shape[1], views.images.shape[-1]
+    radians = torch.deg2rad(degrees).to(views.images)
+    cosine, sine, zero = radians.cos(), radians.sin(), torch.zeros_like(radians)
+    # affine_grid maps places of the result to places of the input, so the content turns by the inverse.
+    rows = torch.stack([cosine, sine, zero, -sine, cosine, zero], dim=1).view(b, 2, 3)
+    grid = functional.affine_grid(rows, [b, 1, size, size], align_corners=False)
+
+    def sampled(planes: Tensor, mode: str) -> Tensor:
+        return functional.grid_sample(planes, grid, mode=mode, padding_mode="zeros", align_corners=False)
+
+    colour = torch.tensor(fill, device=views.images.device).view(3, 1, 1)
+    images = sampled((views.images - colour).flatten(1, 3), "bilinear").view_as(views.images) + colour
+    seen = sampled(views.seen.float(), "nearest") > 0.5
+    if "normal" in modalities:
+        number = modalities.index("normal")
+        vector = images[:, :, number] - 127.5
+        c, s = cosine.view(b, 1, 1, 1), sine.view(b, 1, 1, 1)
+        x, y = c * vector[:, :, 0] - s * vector[:, :, 1], s * vector[:, :, 0] + c * vector[:, :, 1]
+        images[:, :, number] = torch.stack([x, y, vector[:, :, 2]], dim=2) + 127.5
+    images = torch.where(seen[:, :, None, None], images, colour)
+    source = views.source
+    if source is not None:  # whole numbers beyond float32's, so they are gathered
+        places = ((grid + 1) * (size / 2) - 0.5).round().long()
+        inside = ((places >= 0) & (places < size)).all(dim=-1)[:, None]
+        index = (places[..., 1].clamp(0, size - 1) * size + places[..., 0].clamp(0, size - 1)).flatten(1)
+        gathered = source.flatten(2).gather(2, index[:, None].expand(-1, v, -1)).view_as(source)
+        source = torch.where(inside & seen, gathered, -1)
+    return replace(views, images=images, seen=seen, source=source)
