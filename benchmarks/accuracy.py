@@ -2,23 +2,28 @@
 
     MVAD_REAL_DATA=... python benchmarks/accuracy.py [--workspace W] [--seeds 0,1,2] [--jobs N] [--only TEXT] [--report]
 
-Missing renders and shards are made first; each run without results is trained (or continued) and evaluated; then
-``results/accuracy.json`` is written from all evaluated runs. ``--jobs`` runs are trained at the same time, one thread each,
+Missing renders and shards are made first, of all scans in ``MVAD_REAL_DATA`` and ``MVAD_REAL_DATA/more``; each run without results
+is trained (or continued) and evaluated; then ``results/accuracy.json`` is written from all evaluated runs. Before the first
+evaluation the file lists the hash of every run's configuration, and a run whose configuration has another is not evaluated: what
+is compared is decided before a test label is looked at. ``--jobs`` runs are trained at the same time, one thread each,
 seed after seed, so that an interrupted benchmark has complete seeds. ``--report`` only writes the file.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import subprocess
 import sys
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from scans import with_more
 
 from mvad import files
 from mvad.datasets.shards.loader import ShardSet
@@ -38,15 +43,15 @@ from mvad.model.evaluation.results import Results
 from mvad.model.idif.detector import Idif
 from mvad.model.idif.effects import module_effects, rises
 from mvad.model.paper.tables import paper_s_auroc
-from mvad.model.registry import backbone_label
-from mvad.model.runs import RunFolder, machine
+from mvad.model.registry import backbone_label, configure
+from mvad.model.runs import RunFolder, config_hash, machine
 from mvad.progress import Silent
+from mvad.settings import flatten
 
 RESULTS = Path(__file__).parent / "results" / "accuracy.json"
 GENERATED = ["--train", "40", "--validation", "6", "--good", "30", "--per-defect", "6", "--size", "224", "--seed", "1"]
-FULL_VIEWS = ["--set", "dropout.p=0.0"]
+FULL_VIEWS = {"dropout.p": 0.0}
 """Table 3 is without View-wise Dropout: the paper has 97.0 without and 96.4 with it on full samples."""
-SUBSETS_EACH = 3
 
 
 @dataclass(frozen=True)
@@ -61,7 +66,7 @@ class Category:
 
 CATEGORIES = (
     Category("mvtec3d", "cable_gland", "rgb"),
-    Category("eyecandies", "CandyCane", "normal"),
+    Category("eyecandies", "CandyCane", "rgb+normal"),
     Category("mvtec3d", "gear", "rgb", generated=True),
 )
 STUDENTS = ("idif", "destseg", "ivc", "conv3d")
@@ -77,23 +82,47 @@ class Run:
     category: Category
     method: str
     seed: int
-    size: int = 128
 
     @property
     def name(self) -> str:
-        return f"{self.category.name}-{self.category.modalities}{self.size}-{self.method}-seed{self.seed}"
+        return f"{self.category.name}-{self.category.modalities}-{self.method}-seed{self.seed}"
+
+    @property
+    def model(self) -> str:
+        """Its ``--model``."""
+        return self.method.removesuffix("-dropout").removesuffix("-padim")
+
+    @property
+    def keys(self) -> dict[str, Any]:
+        """What it changes in preset ``small``; PaDiM and PatchCore have no such keys."""
+        if self.model in BASELINES:
+            return {}
+        dropped = {} if self.method == "idif-dropout" else FULL_VIEWS
+        return {**dropped, **({"companion.kind": "padim"} if self.method == "idif-padim" else {})}
 
     @property
     def train_command(self) -> list[str]:
-        model = self.method.removesuffix("-dropout")
-        keys = [] if self.method == "idif-dropout" else FULL_VIEWS
-        if self.size != 128:
-            keys = [*keys, "--set", f"input.size={self.size}"]
+        keys = [word for name, value in self.keys.items() for word in ("--set", f"{name}={value}")]
         return [
             "train", "--preset", "small", "--dataset", self.category.dataset, "--category", self.category.name, "--modalities",
-            self.category.modalities, "--model", model, "--seed", str(self.seed), "--name", self.name, "--set", "train.threads=1",
-            *keys,
+            self.category.modalities, "--model", self.model, "--seed", str(self.seed), "--name", self.name, "--set",
+            "train.threads=1", *keys,
         ]  # fmt: skip
+
+    @property
+    def planned(self) -> str:
+        """Hash of its configuration, but for what is found on the machine: teacher and textures."""
+        layers = [
+            ("seed", {"seed": self.seed, "input.modalities": tuple(self.category.modalities.split("+"))}),
+            ("keys", self.keys),
+        ]
+        return hash_of(flatten(configure("small", self.model, layers)[0]))
+
+
+def hash_of(config: Mapping[str, Any]) -> str:
+    """Return the hash of a configuration without what is found on the machine."""
+    found = {"teacher", "pseudo.textures", "train.threads"}
+    return config_hash({name: value for name, value in json.loads(json.dumps(config)).items() if name not in found})
 
 
 def runs(seeds: list[int], real: bool) -> list[Run]:
@@ -102,10 +131,8 @@ def runs(seeds: list[int], real: bool) -> list[Run]:
     for seed in seeds:
         for category in CATEGORIES:
             if category.generated or real:
-                methods = (*BASELINES, *STUDENTS, *(FILLED if category.generated else ()))
+                methods = (*BASELINES, *STUDENTS, *(FILLED if category.generated else ("idif-dropout", "idif-padim")))
                 listed += [Run(category, method, seed) for method in methods]
-        if real:
-            listed += [Run(category, "patchcore", seed, 256) for category in CATEGORIES if not category.generated]
     return listed
 
 
@@ -114,7 +141,10 @@ def prepare(workspace: Path, real: Path | None) -> None:
     for category in CATEGORIES:
         if (workspace / "shards" / category.dataset / category.name / "manifest.json").exists():
             continue
-        raw = ["--raw", str(real / category.dataset)] if real and not category.generated else []
+        scans = (
+            with_more(real, workspace / "raw-links", category.dataset, category.name) if real and not category.generated else None
+        )
+        raw = ["--raw", str(scans)] if scans else []
         if category.generated:
             mvad(workspace, ["synth", category.dataset, "--category", category.name, *GENERATED])
         elif not real:
@@ -134,9 +164,12 @@ def evaluated(workspace: Path, run: Run) -> bool:
     return (workspace / "runs" / run.name / "results.json").exists()
 
 
-def train_and_evaluate(workspace: Path, run: Run) -> None:
+def train_and_evaluate(workspace: Path, run: Run, planned: str) -> None:
     print(f"{run.name}: started", flush=True)
     mvad(workspace, run.train_command)
+    trained = hash_of(RunFolder(workspace / "runs" / run.name).record.config)
+    if trained != planned:
+        raise RuntimeError(f"its configuration has hash {trained}, the plan {planned}; delete the run, or {RESULTS.name}")
     mvad(workspace, ["evaluate", str(workspace / "runs" / run.name)])
     evaluate_network(workspace, run)
     print(f"{run.name}: finished", flush=True)
@@ -144,13 +177,13 @@ def train_and_evaluate(workspace: Path, run: Run) -> None:
 
 def evaluate_network(workspace: Path, run: Run) -> None:
     """Write what only a loaded detector can tell: figures with missing views (Figure 4), and the effect of each module."""
-    if run.method not in (*FILLED, "idif"):
+    if run.method not in (*FILLED, "idif") or (run.method == "idif-dropout" and not run.category.generated):
         return
     folder = RunFolder(workspace / "runs" / run.name)
     detector = folder.load(WeightsSource(None, workspace / "weights", offline=True), resolve_device())
     data = ShardSet(folder.category_folder(workspace / "shards"), "test", fields=detector.spec.modalities, threads=1)
     if run.method in FILLED:
-        rows = evaluate_subsets(detector.score, data, subsets_of(len(data.views), SUBSETS_EACH), Silent())
+        rows = evaluate_subsets(detector.score, data, subsets_of(len(data.views)), Silent())
         files.write_json(folder.path / "missing.json", [row.to_json() for row in rows])
     else:
         assert isinstance(detector, Idif)
@@ -176,16 +209,16 @@ class Evaluated:
 
 def report(workspace: Path, seeds: list[int]) -> dict[str, Any]:
     """Gather the figures of all runs that are evaluated."""
-    found: dict[tuple[str, str, int], list[Evaluated]] = {}
+    found: dict[tuple[str, str], list[Evaluated]] = {}
     for run in runs(seeds, real=True):
         if evaluated(workspace, run):
             one = Evaluated.read(workspace / "runs" / run.name)
-            found.setdefault((run.category.name, run.method, run.size), []).append(one)
+            found.setdefault((run.category.name, run.method), []).append(one)
     rows = [_row(*key, group) for key, group in found.items()]
     differences = []
     for category in CATEGORIES:
         for method in (*STUDENTS[1:], *BASELINES):
-            ours, theirs = ([each.results for each in found.get((category.name, name, 128), [])] for name in ("idif", method))
+            ours, theirs = ([each.results for each in found.get((category.name, name), [])] for name in ("idif", method))
             if ours and theirs and (d := difference(ours, theirs)):
                 differences.append(
                     {
@@ -197,11 +230,21 @@ def report(workspace: Path, seeds: list[int]) -> dict[str, Any]:
     return {"machine": machine(resolve_device()), "rows": rows, "differences": differences}
 
 
-def _row(category: str, method: str, size: int, group: list[Evaluated]) -> dict[str, Any]:
+def planned_hashes(seeds: list[int]) -> dict[str, str]:
+    """Return the hash of every run's configuration: as the results file has it, else, written there now, as it is."""
+    before: dict[str, Any] = files.read_json(RESULTS) if RESULTS.exists() else {}
+    plan: dict[str, str] = dict(before.get("plan", {}))
+    plan |= {run.name: run.planned for run in runs(seeds, real=True) if run.name not in plan}
+    if plan != before.get("plan"):
+        files.write_json(RESULTS, {**before, "plan": plan})
+    return plan
+
+
+def _row(category: str, method: str, group: list[Evaluated]) -> dict[str, Any]:
     results = [each.results for each in group]
     first = results[0]
     row: dict[str, Any] = {
-        "category": category, "method": method, "input": first.config["input.modalities"], "size": size,
+        "category": category, "method": method, "input": first.config["input.modalities"], "size": first.config["input.size"],
         "backbone": backbone_label(first.model, first.teacher), "training_samples": first.training_samples,
         "test_samples": first.figures.samples, "rule": first.rule, "seeds": [result.seed for result in results],
         "paper_s_auroc": paper_s_auroc(first.dataset, category, first.model),
@@ -209,6 +252,7 @@ def _row(category: str, method: str, size: int, group: list[Evaluated]) -> dict[
     for name in ("s_auroc", "image_auroc", "p_auroc"):
         values = _percent([result.figures[name] for result in results])
         row[name] = {"mean": _mean(values), "sd": _sd(values), "each": [round(v, 1) for v in values]}
+    row["s_auroc_by_rule"] = {rule: _mean(_percent([result.rules[rule].s_auroc for result in results])) for rule in first.rules}
     row["s_auroc_by_defect"] = {
         defect: _mean(_percent([result.figures.by_defect[defect] for result in results])) for defect in first.figures.by_defect
     }
@@ -261,20 +305,21 @@ def main() -> int:
     seeds = [int(seed) for seed in given.seeds.split(",")]
     real = Path(os.environ["MVAD_REAL_DATA"]) if "MVAD_REAL_DATA" in os.environ else None
     failed: list[str] = []
+    plan = planned_hashes(seeds)
     if not given.report:
         prepare(given.workspace, real)
         todo = [r for r in runs(seeds, real is not None) if given.only in r.name and not evaluated(given.workspace, r)]
 
         def one(run: Run) -> None:
             try:
-                train_and_evaluate(given.workspace, run)
+                train_and_evaluate(given.workspace, run, plan[run.name])
             except Exception as error:  # the other runs continue; the same command tries this one again
                 failed.append(f"{run.name}: {error}")
                 print(failed[-1], file=sys.stderr, flush=True)
 
         with ThreadPoolExecutor(given.jobs) as pool:
             list(pool.map(one, todo))
-    files.write_json(RESULTS, report(given.workspace, seeds))
+    files.write_json(RESULTS, {"plan": plan, **report(given.workspace, seeds)})
     print(f"{RESULTS.name} written")
     return 6 if failed else 0
 

@@ -21,6 +21,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from scans import with_more
+
 import mvad
 from mvad import files
 from mvad.datasets.renders.record import read_manifest
@@ -81,24 +83,15 @@ def cases(seeds: list[int], has_more: bool) -> Iterator[Case]:
                             yield Case(category, scans, frame, method, inputs, seed)
 
 
-def linked(real: Path, root: Path, category: str, scans: str) -> Path:
-    """Return the raw folder of a dataset; with ``more`` one of links to all scans."""
-    dataset = CATEGORIES[category]
-    if not scans:
-        return real / dataset
-    target = root / "raw" / dataset
-    for source in (real / dataset / category, real / "more" / dataset / category):
-        for path in source.rglob("*"):
-            link = target / category / path.relative_to(source)
-            if path.is_file() and not link.exists():
-                link.parent.mkdir(parents=True, exist_ok=True)
-                link.symlink_to(path.resolve())
-    return target
+def raw_folder(case: Case, real: Path, root: Path) -> Path:
+    """Return the raw folder of a case's dataset; with ``more`` one of links to all scans."""
+    dataset = CATEGORIES[case.category]
+    return with_more(real, root / "raw", dataset, case.category) if case.scans else real / dataset
 
 
 def prepare(case: Case, real: Path, root: Path) -> Path:
     """Render and pack a case's category where it is not yet; return the packed folder."""
-    dataset, workspace, raw = CATEGORIES[case.category], case.folder(root), linked(real, root, case.category, case.scans)
+    dataset, workspace, raw = CATEGORIES[case.category], case.folder(root), raw_folder(case, real, root)
     packed = workspace / "shards" / dataset / case.category
     if not (packed / "manifest.json").exists():
         chosen = ["--category", case.category, "--workspace", str(workspace)]
@@ -117,7 +110,7 @@ def result_of(case: Case, real: Path, root: Path) -> dict[str, Any]:
     keys = {"input__modalities": tuple(case.inputs.split("+")), "seed": case.seed}
     keys |= STEPS if case.method == "idif" else {"input__size": 256}
     mvad.train(packed, case.method, run, preset="small", workspace=workspace.root, **keys)
-    raw = linked(real, root, case.category, case.scans)
+    raw = raw_folder(case, real, root)
     plan = EvaluationPlan(workspace, WeightsSource(None, workspace.weights, True), resolve_device("auto"), (), True, (), raw)
     return figures(plan.evaluate(run, Silent()), RunFolder(run))
 
