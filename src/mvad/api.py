@@ -222,7 +222,7 @@ def train(
     run
         The run's folder; None takes ``runs/DATASET-CATEGORY-METHOD-seedN`` in the workspace.
     preset
-        ``paper``, ``destseg``, ``small`` or ``demo``; None takes paper on CUDA, else small.
+        ``paper``, ``destseg``, ``small``, ``best`` or ``demo``; None takes paper on CUDA, else small.
     device
         ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or a torch device.
     workspace
