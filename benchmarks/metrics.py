@@ -260,7 +260,18 @@ def workspace(real: Path | None, scratch: Path) -> tuple[Path, str, list[str]]:
     mvad(scratch, "pack", "--dataset", dataset)
     common = ["train", "--category", category, "--preset", "small", "--textures", "procedural", "--modalities", "rgb"]
     mvad(scratch, *common, "--model", "patchcore", "--set", "input.size=256", "--name", "patchcore")
-    mvad(scratch, *common, "--set", "train.student_steps=20", "--set", "train.head_steps=10", "--name", "idif")
+    mvad(
+        scratch,
+        *common,
+        "--set",
+        "input.size=128",
+        "--set",
+        "train.student_steps=20",
+        "--set",
+        "train.head_steps=10",
+        "--name",
+        "idif",
+    )
     return scratch, category, raw
 
 

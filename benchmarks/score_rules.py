@@ -134,7 +134,9 @@ def prepare(workspace: Path, seed: int) -> None:
 def generated(packed: Path, method: str, inputs: str, run: Path) -> dict[str, Any]:
     """Return M5 and S-AUROC in percent by scale, modalities and sample rule, for a method trained on a generated category."""
     names = inputs.split("+")
-    found = mvad.train(packed, method, run, preset="small", device="cpu", input__modalities=names, **TEXTURES)
+    found = mvad.train(
+        packed, method, run, preset="small", device="cpu", input__modalities=names, input__size=128, **TEXTURES
+    )  # fmt: skip
     detector = found.detector
     scale, detector.scale = detector.scale, None
     assert scale is not None
