@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from scans import with_more
 
 from mvad import files
@@ -42,9 +43,11 @@ from mvad.model.evaluation.missing_views import (
 from mvad.model.evaluation.results import Results
 from mvad.model.idif.detector import Idif
 from mvad.model.idif.effects import module_effects, rises
+from mvad.model.metrics.auroc import auroc
 from mvad.model.paper.tables import paper_s_auroc
 from mvad.model.registry import backbone_label, configure
 from mvad.model.runs import RunFolder, config_hash, machine
+from mvad.model.scoring import SAMPLE_RULES, over_views
 from mvad.progress import Silent
 from mvad.settings import flatten
 
@@ -90,15 +93,14 @@ class Run:
     @property
     def model(self) -> str:
         """Its ``--model``."""
-        return self.method.removesuffix("-dropout").removesuffix("-padim")
+        return self.method.removesuffix("-dropout")
 
     @property
     def keys(self) -> dict[str, Any]:
         """What it changes in preset ``small``; PaDiM and PatchCore have no such keys."""
         if self.model in BASELINES:
             return {}
-        dropped = {} if self.method == "idif-dropout" else FULL_VIEWS
-        return {**dropped, **({"companion.kind": "padim"} if self.method == "idif-padim" else {})}
+        return {} if self.method == "idif-dropout" else dict(FULL_VIEWS)
 
     @property
     def train_command(self) -> list[str]:
@@ -131,7 +133,7 @@ def runs(seeds: list[int], real: bool) -> list[Run]:
     for seed in seeds:
         for category in CATEGORIES:
             if category.generated or real:
-                methods = (*BASELINES, *STUDENTS, *(FILLED if category.generated else ("idif-dropout", "idif-padim")))
+                methods = (*BASELINES, *STUDENTS, *(FILLED if category.generated else ("idif-dropout",)))
                 listed += [Run(category, method, seed) for method in methods]
     return listed
 
@@ -227,7 +229,43 @@ def report(workspace: Path, seeds: list[int]) -> dict[str, Any]:
                         "seeds": [len(ours), len(theirs)],
                     }
                 )  # fmt: skip
-    return {"machine": machine(resolve_device()), "rows": rows, "differences": differences}
+    return {
+        "machine": machine(resolve_device()), "rows": rows, "together": together(found), "differences": differences,
+    }  # fmt: skip
+
+
+def together(found: Mapping[tuple[str, str], list[Evaluated]]) -> list[dict[str, Any]]:
+    """Return S-AUROC of IDIF with PaDiM's standardised scores added, as ``companion.kind = padim`` adds them, from runs of either."""
+    rows = []
+    for category in CATEGORIES:
+        others = {each.results.seed: each.results for each in found.get((category.name, "padim"), [])}
+        for method in ("idif", "idif-dropout"):
+            pairs = [
+                (each.results, others[each.results.seed])
+                for each in found.get((category.name, method), [])
+                if each.results.seed in others
+            ]
+            if pairs:
+                by_rule = {rule: [_both(rule, *pair) for pair in pairs] for rule in SAMPLE_RULES}
+                rows.append(
+                    {
+                        "category": category.name, "method": f"{method} with padim", "seeds": [ours.seed for ours, _ in pairs],
+                        "s_auroc_by_rule": {rule: _mean(values) for rule, values in by_rule.items()},
+                        "each": {rule: [round(value, 1) for value in values] for rule, values in by_rule.items()},
+                    }
+                )  # fmt: skip
+    return rows
+
+
+def _both(rule: str, ours: Results, theirs: Results) -> float:
+    """Return S-AUROC in percent of the mean of two runs' standardised view scores under a rule."""
+    by_key = {sample.key: sample for sample in theirs.samples}
+    scores = [
+        [-np.inf if a is None or b is None else (a + b) / 2 for a, b in zip(s.view_scores, by_key[s.key].view_scores, strict=True)]
+        for s in ours.samples
+    ]  # fmt: skip
+    labels = np.array([sample.label for sample in ours.samples])
+    return 100 * float(auroc(over_views(torch.tensor(scores, dtype=torch.float64), rule).numpy(), labels))
 
 
 def planned_hashes(seeds: list[int]) -> dict[str, str]:
