@@ -107,7 +107,7 @@ class Run:
         keys = [word for name, value in self.keys.items() for word in ("--set", f"{name}={value}")]
         return [
             "train", "--preset", "small", "--dataset", self.category.dataset, "--category", self.category.name, "--modalities",
-            self.category.modalities, "--model", self.model, "--seed", str(self.seed), "--name", self.name, "--set",
+            self.category.modalities.replace("+", ","), "--model", self.model, "--seed", str(self.seed), "--name", self.name, "--set",
             "train.threads=1", *keys,
         ]  # fmt: skip
 

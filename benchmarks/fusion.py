@@ -53,7 +53,7 @@ def prepare(root: Path) -> Path:
 
 def result_of(packed: Path, root: Path, method: str, seed: int, threads: int) -> dict[str, Any]:
     """Train and evaluate one method; return its figures in percent."""
-    run = Workspace(root).runs / f"{method}-{seed}"
+    run = Workspace(root).runs / f"{method}-{seed}-{config_hash(METHODS[method])}"
     trained = mvad.train(
         packed, method, run, preset="small", workspace=root, seed=seed, train__threads=threads, **METHODS[method]
     )  # fmt: skip
@@ -87,9 +87,10 @@ def main() -> None:
     for seed in (int(seed) for seed in chosen.seeds.split(",")):
         for method in METHODS:
             name = f"{method} / seed {seed}"
-            if name in result["runs"] or (chosen.only and method not in chosen.only.split(",")):
+            keys = str(sorted(METHODS[method].items()))
+            if result["runs"].get(name, {}).get("keys") == keys or (chosen.only and method not in chosen.only.split(",")):
                 continue
-            result["runs"][name] = row = result_of(packed, chosen.workspace, method, seed, chosen.threads)
+            result["runs"][name] = row = result_of(packed, chosen.workspace, method, seed, chosen.threads) | {"keys": keys}
             print(name, row["s_auroc"], row["by_defect"], flush=True)
             files.write_json(RESULTS, result)
 

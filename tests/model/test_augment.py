@@ -10,9 +10,10 @@ import torch
 from training import StopAfter, train
 
 from mvad.datasets.shards.loader import ShardSet
-from mvad.model.idif.augment import draw_turns, turned
+from mvad.model.idif.augment import draw_turns, turned, turned_outlines
 from mvad.model.idif.teacher_cache import TeacherCache
 from mvad.model.idif.training_config import AugmentConfig
+from mvad.model.idif.window import fitted
 from mvad.model.images import ViewImages
 from mvad.model.training.parallel import ProcessGroup
 
@@ -22,6 +23,7 @@ SIZE, FILL = 32, (10.0, 20.0, 30.0)
 def sample(modalities: int = 2) -> ViewImages:
     generator = torch.Generator().manual_seed(0)
     images = torch.rand(2, 3, modalities, 3, SIZE, SIZE, generator=generator) * 255
+    images[:, :, 1] = (torch.nn.functional.normalize(images[:, :, 1] / 127.5 - 1, dim=2) + 1) * 127.5
     seen = torch.ones(2, 3, SIZE, SIZE, dtype=torch.bool)
     seen[:, :, :4] = False
     images = torch.where(seen[:, :, None, None], images, torch.tensor(FILL).view(3, 1, 1))
@@ -62,6 +64,25 @@ def test_what_is_not_the_object_has_the_fill_colour() -> None:
     colours = torch.tensor(FILL).view(3, 1, 1).expand_as(after.images)
     assert outside.any()
     assert torch.equal(after.images[outside], colours[outside])
+
+
+def test_an_objects_rim_is_not_mixed_with_the_fill_colour() -> None:
+    """Depth and normals would get an edge there that no test view has."""
+    line = torch.arange(SIZE) - SIZE / 2 + 0.5
+    seen = (torch.hypot(line[:, None], line[None]) < 10)[None, None]
+    images = torch.where(seen[:, :, None, None], 200.0, torch.tensor(FILL).view(3, 1, 1)).expand(1, 1, 1, 3, SIZE, SIZE)
+    after = turned(ViewImages(images, seen, torch.ones(1, 1, dtype=torch.bool)), ("rgb",), torch.tensor([17.0]), FILL)
+    inside = after.images[0, 0, 0][:, after.seen[0, 0]]
+    assert inside.shape[1] > 250
+    assert torch.allclose(inside, torch.tensor(200.0), atol=0.1)
+
+
+def test_the_heads_window_holds_turned_objects() -> None:
+    seen = torch.zeros(1, SIZE, SIZE, dtype=torch.bool)
+    seen[:, 8:24, 8:24] = True
+    plain, turned_by = (fitted(turned_outlines(seen, AugmentConfig(degrees)), SIZE).side for degrees in (0.0, 45.0))
+    assert plain == 20
+    assert turned_by >= 24, "a square of 16 pixels is 22.6 wide on its corner, and has a margin"
 
 
 def test_angles_are_those_of_the_keys_and_the_same_for_any_number_of_ranks() -> None:

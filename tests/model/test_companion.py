@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ import torch
 from training import load, train
 
 from mvad.datasets.shards.loader import ShardSet
+from mvad.errors import BadInput
 from mvad.model.companion import WithCompanion
 from mvad.model.idif.detector import Idif
 from mvad.model.registry import configure, method_named, methods
@@ -88,6 +90,25 @@ def test_a_defect_that_only_one_of_them_sees_stands_out_in_both_together(
     scores = detector.score(batch).sample_scores
     assert scores[0] > scores[2] + 1
     assert scores[1] > scores[2] + 1
+
+
+def test_the_higher_modality_of_each_is_added_where_the_highest_counts(run: Path, gear: Path) -> None:
+    detector = load(run)
+    assert detector.scale is not None
+    before = detector.config
+    detector.config = replace(before, score=replace(before.score, modalities="max"))
+    found = detector.score(ShardSet(gear, "test").batch([0, 1]))
+    assert found.image_scores is not None
+    standardised = detector.scale.of_scores(found.image_scores)
+    count = len(detector.spec.modalities)
+    by_hand = (standardised[:, :, :count].amax(dim=2) + standardised[:, :, count:].amax(dim=2)) / 2
+    assert torch.allclose(found.view_scores, by_hand, atol=1e-5)
+
+
+@pytest.mark.parametrize(("key", "value"), [("score.scale", "none"), ("score.folds", 1)])
+def test_a_companion_without_held_out_normals_is_refused(key: str, value: object, gear: Path, tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match=f"needs scores in deviations of held-out normals; {key} = {value} gives none"):
+        train(tmp_path / "run", gear, **{**KEYS, key: value})
 
 
 def test_preset_best_has_a_companion_and_ablations_stand_alone() -> None:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from mvad.datasets.shards.loader import Batch, ShardSet
+from mvad.errors import BadInput
 from mvad.model.backbones.protocol import Teacher
 from mvad.model.baselines.padim import PaDiMConfig
 from mvad.model.baselines.padim.detector import PaDiM
@@ -21,10 +22,21 @@ from mvad.model.training.context import FitContext
 
 
 def idif(config: IdifConfig, spec: InputSpec, teacher: Teacher, device: torch.device) -> Detector:
-    """Return an unfitted IDIF, with its companion if the configuration names one."""
+    """Return an unfitted IDIF, with its companion if the configuration names one.
+
+    Raises
+    ------
+    BadInput
+        If there is one, and no held-out normals give the scale on which scores of two methods can be added.
+    """
     base = Idif(config, spec, teacher, device)
     if config.companion.kind == "none":
         return base
+    if config.score.scale == "none" or config.score.folds == 1:
+        key = "score.scale = none" if config.score.scale == "none" else "score.folds = 1"
+        raise BadInput(
+            f"companion.kind = {config.companion.kind} needs scores in deviations of held-out normals; {key} gives none"
+        )
     shared = PaDiMConfig("padim", config.seed, config.teacher, config.input, config.train, config.score)
     return WithCompanion(base, PaDiM(shared, spec, teacher, device))
 
@@ -58,7 +70,7 @@ class WithCompanion(Detector):
         counts = counted(views, config)
         own, others = self.base.maps_of(views), self.other.maps_of(views)
         scores = [image_scores(fill_uncounted(own, counts.to(own.device)), config), highest(others, counts.to(others.device))]
-        found = finish_maps(torch.cat([own, others], dim=2), views, config, torch.cat(scores, dim=2), self.scale)
+        found = finish_maps(torch.cat([own, others], dim=2), views, config, torch.cat(scores, dim=2), self.scale, groups=2)
         if self.scale is None:
             return replace(finish_maps(own, views, config), image_scores=found.image_scores)
         return found

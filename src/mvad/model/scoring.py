@@ -21,8 +21,9 @@ _REFERENCE_PIXELS = _REFERENCE_SIDE**2
 
 
 def finish_maps(
-    maps: Tensor, views: ViewImages, config: ScoreConfig, scores: Tensor | None = None, scale: ScoreScale | None = None
-) -> AnomalyMaps:
+    maps: Tensor, views: ViewImages, config: ScoreConfig, scores: Tensor | None = None, scale: ScoreScale | None = None,
+    groups: int = 1,
+) -> AnomalyMaps:  # fmt: skip
     """Return the maps and scores of samples from one map per view and modality.
 
     Scores and maps are brought to one scale (``score.scale``), the modalities of a view are added or compared
@@ -42,6 +43,8 @@ def finish_maps(
         (B, V, M) float32, scores of images where the method computes its own; None: ``image_scores``.
     scale
         The detector's scale (``Detector.scale``); None: scores and maps are combined as they are.
+    groups
+        Number of methods whose modalities follow one another along M.
 
     Examples
     --------
@@ -57,15 +60,20 @@ def finish_maps(
     raw = scores.masked_fill(~present[:, :, None], -torch.inf)
     if scale is not None:
         maps, scores = scale.of_maps(maps), scale.of_scores(scores)
-    combined = fill_uncounted(over_modalities(maps, config, scale)[:, :, None], counts)[:, :, 0]
-    view_scores = over_modalities(scores, config, scale).masked_fill(~present, -torch.inf)
+    combined = fill_uncounted(over_modalities(maps, config, scale, groups)[:, :, None], counts)[:, :, 0]
+    view_scores = over_modalities(scores, config, scale, groups).masked_fill(~present, -torch.inf)
     return AnomalyMaps(combined.cpu(), view_scores.cpu(), sample_scores(view_scores, config).cpu(), raw.cpu())
 
 
-def over_modalities(values: Tensor, config: ScoreConfig, scale: ScoreScale | None) -> Tensor:
-    """Return the weighted sum or the maximum (B, V, ...) over the modalities of values (B, V, M, ...) (``score.modalities``)."""
-    if config.modalities == "max" or values.shape[2] == 1:
-        return values.amax(dim=2)
+def over_modalities(values: Tensor, config: ScoreConfig, scale: ScoreScale | None, groups: int = 1) -> Tensor:
+    """Return the weighted sum or the maximum (B, V, ...) over the modalities of values (B, V, M, ...) (``score.modalities``).
+
+    Of several groups of modalities, one for each method, the maxima are averaged.
+    """
+    if values.shape[2] == 1:
+        return values[:, :, 0]
+    if config.modalities == "max":
+        return torch.stack([part.amax(dim=2) for part in values.chunk(groups, dim=2)]).mean(dim=0)
     count = values.shape[2]
     weights = torch.full((count,), 1 / count) if scale is None else scale.weights
     return (values * weights.to(values).view(count, *(1 for _ in values.shape[3:]))).sum(dim=2)

@@ -25,6 +25,15 @@ def draw_turns(samples: int, config: AugmentConfig, generator: torch.Generator, 
     return ranks.part(drawn)
 
 
+def turned_outlines(seen: Tensor, config: AugmentConfig) -> list[Tensor]:
+    """Return the outlines (V, S, S) bool as they are, and turned by the angles that ``augment.*`` draws at most."""
+    if config.turn_deg == 0:
+        return [seen]  # quarter turns change no square window
+    size = seen.shape[-1]
+    views = ViewImages(torch.zeros(2, len(seen), 0, 3, size, size), seen.expand(2, -1, -1, -1), torch.ones(2, len(seen)).bool())
+    return [seen, *turned(views, (), torch.tensor([-config.turn_deg, config.turn_deg]), (0.0, 0.0, 0.0)).seen]
+
+
 def turned(views: ViewImages, modalities: tuple[str, ...], degrees: Tensor, fill: tuple[float, float, float]) -> ViewImages:
     """Turn all views of each sample in their plane about their centre, from x to y (clockwise as displayed).
 
@@ -50,14 +59,18 @@ def turned(views: ViewImages, modalities: tuple[str, ...], degrees: Tensor, fill
         return functional.grid_sample(planes, grid, mode=mode, padding_mode="zeros", align_corners=False)
 
     colour = torch.tensor(fill, device=views.images.device).view(3, 1, 1)
-    images = sampled((views.images - colour).flatten(1, 3), "bilinear").view_as(views.images) + colour
-    seen = sampled(views.seen.float(), "nearest") > 0.5
+    shown = views.seen.float()
+    share = sampled(shown, "bilinear")
+    seen = sampled(shown, "nearest") > 0.5
+    weighted = sampled((views.images * shown[:, :, None, None]).flatten(1, 3), "bilinear").view_as(views.images)
+    images = weighted / share.clamp(min=1e-6)[:, :, None, None]  # the mean over the object alone: no rim of the fill colour
     if "normal" in modalities:
         number = modalities.index("normal")
-        vector = images[:, :, number] - 127.5
+        vector = images[:, :, number] / 127.5 - 1
         c, s = cosine.view(b, 1, 1, 1), sine.view(b, 1, 1, 1)
         x, y = c * vector[:, :, 0] - s * vector[:, :, 1], s * vector[:, :, 0] + c * vector[:, :, 1]
-        images[:, :, number] = torch.stack([x, y, vector[:, :, 2]], dim=2) + 127.5
+        vector = functional.normalize(torch.stack([x, y, vector[:, :, 2]], dim=2), dim=2)
+        images[:, :, number] = (vector + 1) * 127.5
     images = torch.where(seen[:, :, None, None], images, colour)
     source = views.source
     if source is not None:  # whole numbers beyond float32's, so they are gathered

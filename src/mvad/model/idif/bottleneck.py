@@ -15,14 +15,15 @@ Noise = Callable[[torch.Size], Tensor]
 """Draws standard normal numbers; the first axis of the shape is the batch."""
 
 _MOST_LOG_VARIANCE = 2.0
+_LEAST_SQUARE = 1e-5
 
 
 class ConsistencyBottleneck(nn.Module):
     """Information bottleneck for f_c, the features that all views of a sample have in common.
 
     p(f_c | f_E) = N(mu_e(f_E), Sigma_e(f_E)) (eq. 4): mean and log-variance are weighted means over the present views, so any
-    subset of views is possible, and their order does not matter (``bottleneck.aggregate``). The mean has mean 0 and variance 1
-    over the code's channels, and the noise a least deviation (``bottleneck.noise``): with a free scale the code would grow until
+    subset of views is possible, and their order does not matter (``bottleneck.aggregate``). The mean has a mean
+    square of 1 over the code's channels, and the noise a least deviation (``bottleneck.noise``): with a free scale the code would grow until
     noise counts no more. f_c is the mean of q(f_E | f_c) (eq. 5) up to an offset per view, so that f_s = f_E - f_c is what the
     common features do not explain.
     """
@@ -101,8 +102,12 @@ class ConsistencyBottleneck(nn.Module):
 
 
 def _unit(mean: Tensor) -> Tensor:
-    """Return a code (B, c, h, w) with mean 0 and variance 1 over its channels at each position."""
-    return functional.layer_norm(mean.movedim(1, -1), mean.shape[1:2]).movedim(-1, 1)
+    """Return a code (B, c, h, w) whose mean square over its channels is 1 at each position.
+
+    The mean stays: without it, two channels would be a sign without gradient.
+    """
+    square = mean.float().pow(2).mean(dim=1, keepdim=True)
+    return (mean.float() * torch.rsqrt(square + _LEAST_SQUARE)).to(mean.dtype)
 
 
 def _fixed_noise(shape: torch.Size) -> Tensor:

@@ -36,7 +36,7 @@ class EncoderConfig:
     )
     channels: int = key(
         256,
-        "C, the channels of f_E after a 1x1 convolution; 0 keeps the backbone's channels, without a convolution.",
+        "C, the channels of f_E after a 1x1 convolution and a batch norm without parameters; 0 keeps the backbone's channels and their scale, without either, as DeSTSeg.",
         paper=SILENT,
         least=0,
     )
@@ -67,7 +67,7 @@ class BottleneckConfig:
     )
     noise: float = key(
         0.3,
-        "Least standard deviation of the noise on a code of variance 1 (eq. 4), in training: with it a channel holds at most 1.8 bits a cell. The noise may be larger, as eq. 4 predicts it.",
+        "Least standard deviation of the noise on a code of mean square 1 (eq. 4), in training: with it a channel holds at most 1.8 bits a cell. The noise may be larger, as eq. 4 predicts it.",
         paper='"limited in information capacity"',
         alternatives="0.05: hardly a limit; 1: half a bit",
         least=0.001,

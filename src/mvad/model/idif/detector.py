@@ -13,7 +13,7 @@ from mvad.datasets.shards.loader import Batch, ShardSet
 from mvad.errors import BadInput
 from mvad.model.backbones.protocol import Teacher
 from mvad.model.detector import AnomalyMaps, Detector
-from mvad.model.idif.augment import draw_turns, turned
+from mvad.model.idif.augment import draw_turns, turned, turned_outlines
 from mvad.model.idif.config import IdifConfig
 from mvad.model.idif.effects import held_out_losses
 from mvad.model.idif.head import Heads
@@ -72,6 +72,10 @@ class Idif(Detector):
     def fit(self, train: ShardSet, context: FitContext) -> None:
         """See ``Detector.fit``."""
         config, steps = self.config.train, self.training_steps
+        if self.config.pseudo.swap and (config.batch == 1 or not context.ranks.alone):
+            raise BadInput(
+                "pseudo.swap takes views of other samples of the batch: train in one process, with train.batch of 2 or more"
+            )
         steps.ranks = context.ranks
         if not context.ranks.alone:
             share_batch_norms(self.network)
@@ -224,7 +228,8 @@ class Idif(Detector):
             return Window(cells, cells)
         outlines = train.select([])
         chosen = np.linspace(0, len(train) - 1, min(len(train), _MEASURED)).round().astype(int)
-        return fitted((outlines.batch([int(index)]).seen[0] for index in chosen), cells)
+        found = (outlines.batch([int(index)]).seen[0] for index in chosen)
+        return fitted((seen for one in found for seen in turned_outlines(one, config.augment)), cells)
 
     def _calibrate(self, train: ShardSet) -> None:
         """Set the baseline to mean and standard deviation of the training samples' scores (``score.calibrate``)."""

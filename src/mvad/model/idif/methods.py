@@ -14,20 +14,16 @@ _NARROW: dict[str, Any] = {
     "optimizer.kind": "adamw", "optimizer.student_lr": 2e-3, "optimizer.head_lr": 2e-3, "optimizer.clip_norm": 1.0,
 }  # fmt: skip
 
+_SMALL = _NARROW | {"bottleneck.channels": 8, "voxel.patch": 2, "fusion.blocks": 2, "head.share": "view"}
+
 PRESETS: Mapping[str, Mapping[str, Any]] = {
     "destseg": {
         "encoder.level": 32, "encoder.share": "view", "encoder.init": "scratch", "encoder.channels": 0, "bottleneck.kind": "none",
         "fusion.kind": "none", "decoder.project": False, "head.share": "view", "head.window": "image",
         "loss.reduction": "destseg", "loss.region": "image", "optimizer.clip_norm": 1e9, "dropout.p": 0.0,
     },
-    "small": _NARROW
-    | {
-        "bottleneck.channels": 8, "voxel.patch": 2, "fusion.blocks": 2, "head.share": "view",
-    },
-    "best": _NARROW
-    | {
-        "bottleneck.channels": 8, "voxel.patch": 2, "fusion.blocks": 2, "head.share": "view", "companion.kind": "padim",
-    },
+    "small": _SMALL,
+    "best": _SMALL | {"companion.kind": "padim"},
     "demo": _NARROW | {"decoder.widths": (64, 48, 32), "head.width": 32, "fusion.blocks": 2},
 }  # fmt: skip
 """Values that the presets give to IDIF's own keys."""

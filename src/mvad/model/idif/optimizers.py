@@ -29,7 +29,7 @@ def student_optimizers(network: Network, config: OptimizerConfig, encoder_scale:
     parts: list[tuple[torch.optim.Optimizer, Schedule]] = [(sgd, lambda k: 1.0)]
     if others:
         adam = torch.optim.AdamW(groups([(others, config.attention_lr)]), weight_decay=config.weight_decay)
-        parts.append((adam, lambda k: min(1.0, (k + 1) / config.warmup_steps)))
+        parts.append((adam, lambda k: min(1.0, (k + 1) / max(1, config.warmup_steps))))
     return Optimizers(parts, config.clip_norm)
 
 

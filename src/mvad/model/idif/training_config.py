@@ -136,7 +136,7 @@ class CompanionConfig:
 
     kind: Literal["none", "padim"] = key(
         "none",
-        "padim: PaDiM is fitted to the same input, and its maps and scores are added to IDIF's, both in deviations of held-out normals (score.scale) and with equal weight. A distance to what was seen and a learnt decoder err on different samples. Such a model is not exported.",
+        "padim: PaDiM is fitted to the same input, and its maps and scores are added to IDIF's, both in deviations of held-out normals (score.scale) and with equal weight. A distance to what was seen and a learnt decoder err on different samples. Where the validation split has fewer than ten normals, the folds of the scale fit PaDiM to half of the training samples, and it counts less.",
         paper=OURS,
         alternatives="padim: in preset best",
     )

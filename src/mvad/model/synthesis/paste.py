@@ -113,7 +113,7 @@ def corrupt(
     Raises
     ------
     BadInput
-        If views are to be consistent and the batch has no ``source``, or views are to be swapped between several processes.
+        If views are to be consistent and the batch has no ``source``.
     """
     ranks = ranks or ProcessGroup()
     b, _, _, _, size, _ = views.images.shape
@@ -129,8 +129,6 @@ def corrupt(
         some = ViewImages(views.images[chosen], views.seen[chosen], views.present[chosen], source)
         _corrupt(some, numbers, spec, textures, config, changed[chosen], masks[chosen])
     if plan.swaps is not None:
-        if not ranks.alone:
-            raise BadInput("pseudo.swap takes views of other samples of the batch; train in one process, or set it to 0")
         _swap_views(views, plan.swaps, config.swap, changed, masks)
     return Corrupted(changed, masks)
 
