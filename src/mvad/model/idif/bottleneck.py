@@ -15,7 +15,7 @@ Noise = Callable[[torch.Size], Tensor]
 """Draws standard normal numbers; the first axis of the shape is the batch."""
 
 _MOST_LOG_VARIANCE = 2.0
-_LEAST_SQUARE = 1e-5
+_LEAST_NORM = 1e-3
 
 
 class ConsistencyBottleneck(nn.Module):
@@ -60,7 +60,8 @@ class ConsistencyBottleneck(nn.Module):
         flat = encoded.reshape(b * k, c, h, w)
         weight = self._weights(flat, present)
         mean = (self.mean(flat).view(b, k, -1, h, w) * weight).sum(dim=1)
-        mean = _unit(mean)
+        # The mean over channels stays: without it, two channels would be a sign, which has no gradient.
+        mean = functional.normalize(mean, dim=1, eps=_LEAST_NORM) * math.sqrt(self.config.channels)
         log_variance = (self.log_variance(flat).view(b, k, -1, h, w) * weight).sum(dim=1)
         log_variance = log_variance.clamp(2 * math.log(self.config.noise), _MOST_LOG_VARIANCE)
         if noise is None and self.config.at_test == "sample":
@@ -99,15 +100,6 @@ class ConsistencyBottleneck(nn.Module):
             divergence = 0.5 * (mean**2 + log_variance.exp() - 1 - log_variance)
             loss = loss + self.config.kl * divergence.float().mean()
         return loss
-
-
-def _unit(mean: Tensor) -> Tensor:
-    """Return a code (B, c, h, w) whose mean square over its channels is 1 at each position.
-
-    The mean stays: without it, two channels would be a sign without gradient.
-    """
-    square = mean.float().pow(2).mean(dim=1, keepdim=True)
-    return (mean.float() * torch.rsqrt(square + _LEAST_SQUARE)).to(mean.dtype)
 
 
 def _fixed_noise(shape: torch.Size) -> Tensor:
