@@ -29,7 +29,7 @@ from mvad.model.images import ViewImages
 from mvad.model.registry import make_detector, method_named
 from mvad.model.runs import RunFolder
 from mvad.model.score_scale import ScoreScale, pair_deviation, pair_location, scale_of
-from mvad.model.scoring import finish_maps, over_views
+from mvad.model.scoring import SAMPLE_RULES, finish_maps, over_views
 from mvad.model.synthesis.compact import draw_compact
 from mvad.model.training.context import FitContext
 from mvad.model.training.parallel import ProcessGroup
@@ -64,6 +64,12 @@ def views_of(present: list[bool], size: int = 4) -> ViewImages:
 def scale(location: Any, deviation: Any, weights: Any) -> ScoreScale:
     tensors = [torch.tensor(values, dtype=torch.float32) for values in (location, deviation, weights)]
     return ScoreScale(*tensors, torch.zeros(0, *tensors[0].shape))
+
+
+def test_a_sample_without_views_has_the_lowest_score_under_every_rule() -> None:
+    scores = torch.tensor([[-torch.inf, -torch.inf], [-5.0, -torch.inf]])
+    for rule in SAMPLE_RULES:
+        assert over_views(scores, rule).tolist() == [-torch.inf, -5.0]
 
 
 def test_location_and_deviation_are_medians_over_pairs() -> None:

@@ -133,7 +133,7 @@ def sample_scores(view_scores: Tensor, config: ScoreConfig) -> Tensor:
 
 
 def over_views(view_scores: Tensor, rule: str) -> Tensor:
-    """Return sample scores (B,) from view scores (B, V), -inf where a view is missing, by a rule.
+    """Return sample scores (B,) from view scores (B, V), -inf where a view is missing, by a rule; -inf for a sample without views.
 
     Parameters
     ----------
@@ -153,4 +153,5 @@ def over_views(view_scores: Tensor, rule: str) -> Tensor:
     if rule == "top2":
         view_scores = view_scores.topk(min(2, view_scores.shape[1]), dim=1).values
     finite = torch.isfinite(view_scores)
-    return view_scores.masked_fill(~finite, 0).sum(dim=1) / finite.sum(dim=1)
+    mean = view_scores.masked_fill(~finite, 0).sum(dim=1) / finite.sum(dim=1).clamp(min=1)
+    return mean.masked_fill(~finite.any(dim=1), -torch.inf)
