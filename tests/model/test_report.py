@@ -117,11 +117,15 @@ def test_the_page_says_how_each_scan_lay(runs: list[Path], workspace: Path, tmp_
     fit = f"{100 * np.median(data.pose_fits):.1f}<br><small>least {100 * data.pose_fits.min():.1f}</small>"
     row = f"<tr><td>mvtec3d / gear</td><td>9</td><td>pose 0: 9</td><td>{fit}</td><td>0</td><td class=small>-</td></tr>"
     assert page.count(row) == 1, "once for runs on the same data"
-    changes = {0: {"pose_number": -1}, 1: {"pose_number": 3, "pose_fit": None}, 2: {"pose_number": -1, "key": "<b>"}}
+    changes = {
+        0: {"pose_number": -1}, 1: {"pose_number": 3, "pose_fit": None}, 2: {"pose_number": -1, "key": "<b>"},
+        3: {"pose_number": 4, "mirrored": True},
+    }  # fmt: skip
     other = build_page([posed(runs[0], tmp_path / "other", changes)])
     assert "fits no stable pose, turn" in other
     assert f"pose 3, turn {data.turns_deg[1]:.0f} deg</span>" in other
-    assert "<td>pose 0: 6, pose 3: 1</td>" in other
+    assert "<td>pose 0: 5, pose 3: 1, pose 4 (drawn mirrored): 1</td>" in other
+    assert f"pose 4, drawn mirrored, turn {data.turns_deg[3]:.0f} deg" in other
     assert f"<td>2</td><td class=small>&lt;b&gt;, {data.keys[0]}</td>" in other
 
 

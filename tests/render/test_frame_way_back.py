@@ -189,6 +189,7 @@ def test_masks_projected_to_the_scan_are_its_ground_truth_wherever_it_is_seen(ca
         assert result.scan.figures[rule]["p_auroc"] is None or result.scan.figures[rule]["p_auroc"] > 0.9
     plain = [sample.turn_deg for sample in result.samples]
     assert plain == [float(turn) for turn in data.turns_deg]
+    assert any(sample.mirrored for sample in result.samples) == category.mirrored
 
 
 def test_maps_that_another_tool_makes_of_an_export_come_back_to_their_views(category: Category, tmp_path: Path) -> None:

@@ -206,9 +206,10 @@ def pose_of(data: ShardSet, index: int) -> dict[str, Any]:
     if data.pose_numbers is None or data.pose_fits is None or data.turns_deg is None:
         return {}
     fit = float(data.pose_fits[index])
+    mirrored = data.object_poses is not None and np.linalg.det(data.object_poses[index][:3, :3]) < 0
     return {
         "pose_number": int(data.pose_numbers[index]), "pose_fit": None if fit == NO_TEMPLATE else fit,
-        "turn_deg": float(data.turns_deg[index]),
+        "turn_deg": float(data.turns_deg[index]), "mirrored": True if mirrored else None,
     }  # fmt: skip
 
 

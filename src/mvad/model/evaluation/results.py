@@ -135,9 +135,9 @@ class SampleResult:
         SHA-256 of the files.
     map_range
         Map values of black and white in the PNG.
-    pose_number, pose_fit, turn_deg
+    pose_number, pose_fit, turn_deg, mirrored
         Of a render: the stable pose that the scan took, -1 where it fits none; its fit to the pose's template, 0 to 1, None
-        without one; its turn about the support's normal, degrees. None of photographs, imported maps, and in files of before.
+        without one; its turn about the support's normal, degrees; True where it is drawn mirrored. Else None.
     """
 
     key: str
@@ -154,6 +154,7 @@ class SampleResult:
     pose_number: int | None = None
     pose_fit: float | None = None
     turn_deg: float | None = None
+    mirrored: bool | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return the fields as plain values, without those that say nothing of a pose."""

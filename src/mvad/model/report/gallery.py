@@ -124,8 +124,9 @@ def _pose(sample: SampleResult) -> str:
         return ""
     pose = "fits no stable pose" if sample.pose_number == NO_POSE else f"pose {sample.pose_number}"
     turn = "" if sample.turn_deg is None else f", turn {sample.turn_deg:.0f} deg"
+    drawn = ", drawn mirrored" if sample.mirrored else ""
     fit = "" if sample.pose_fit is None else f", template fit {100 * sample.pose_fit:.1f} %"
-    return f'<br><span class="pose">{pose}{turn}{fit}</span>'
+    return f'<br><span class="pose">{pose}{drawn}{turn}{fit}</span>'
 
 
 def _uri(content: bytes, kind: str) -> str:

@@ -139,7 +139,11 @@ def poses(results: Sequence[Results]) -> str:
         shown.add(of_data)
         fits = [sample.pose_fit for sample in known if sample.pose_fit is not None]
         counts = Counter(sample.pose_number for sample in known if sample.pose_number not in (None, NO_POSE))
-        taken = ", ".join(f"pose {number}: {count}" for number, count in sorted(counts.items(), key=lambda item: item[0] or 0))
+        flipped = {sample.pose_number for sample in known if sample.mirrored}
+        taken = ", ".join(
+            f"pose {number}{' (drawn mirrored)' if number in flipped else ''}: {count}"
+            for number, count in sorted(counts.items(), key=lambda item: item[0] or 0)
+        )
         unfit = sorted(sample.key for sample in known if sample.pose_number == NO_POSE)
         named = ", ".join(unfit[:_NAMED]) + (f" and {len(unfit) - _NAMED} more" if len(unfit) > _NAMED else "")
         about = (f"{r.dataset} / {r.category}", str(len(known)), taken or "-")
