@@ -20,7 +20,10 @@ class LossConfig:
         alternatives="chosen on generated data only, never on test scans",
     )
     beta: float = key(
-        0.1, "Weight of L_IB.", paper="eq. 10, value not given", alternatives="0.01 to 1; chosen on generated data only"
+        1.0,
+        "Weight of L_IB. Chosen by the losses of held-out normals on the generated gear: against 0.1 the distillation loss is the same, P_n of another sample costs 14 instead of 5 percent of it, and f_s keeps 0.60 instead of 0.87 of f_E's energy.",
+        paper="eq. 10, value not given",
+        alternatives="0.1: f_c then serves the decoders more than it explains f_E; never chosen on test scans",
     )
     reduction: Literal["mean", "destseg"] = key(
         "mean",
