@@ -17,7 +17,7 @@ def test_later_layers_win_and_every_key_knows_its_origin() -> None:
     config, origins = resolve(ModelConfig, [("preset small", PRESETS["small"]), ("--set", {"train.batch": 3})])
     assert config.train.batch == 3
     assert origins["train.batch"] == "--set"
-    assert origins["input.size"] == "preset small"
+    assert origins["train.student_steps"] == "preset small"
     assert origins["seed"] == "default"
     assert set(origins) == set(flatten(config))
 

@@ -17,7 +17,9 @@ from mvad.model.registry import configure, method_named, methods
 from mvad.model.runs import RunFolder
 from mvad.model.score_scale import scale_of
 
-KEYS = {"companion.kind": "padim", "score.sample": "max", "score.folds": 2}
+KEYS = {
+    "companion.kind": "padim", "score.sample": "max", "score.folds": 2, "train.student_steps": 1, "train.head_steps": 1,
+}  # fmt: skip
 
 
 @pytest.fixture(scope="module")

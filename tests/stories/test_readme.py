@@ -16,7 +16,7 @@ from command import ROOT, surroundings, warm_socket
 README = (ROOT / "README.md").read_text()
 QUICK = {
     "synth": "--train 3 --validation 1 --good 2 --per-defect 1 --size 96",
-    "train": "--set train.student_steps=2 --set train.head_steps=1 --set train.batch=2",
+    "train": "--set train.student_steps=2 --set train.head_steps=1 --set train.batch=2 --set input.size=64",
 }
 """Appended to a verb's options: the same commands on less work. Typer's last option wins."""
 
