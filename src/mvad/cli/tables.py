@@ -104,7 +104,7 @@ def label_free_tables(runs: Iterable[RunFolder]) -> list[Table]:
         "Figures without labels on held-out training samples (n), percent but for M1 and M4; M5 by rule: max / top2 / mean", "run"
     )
     for column in COLUMNS:
-        table.add_column(column.short, justify="right")
+        table.add_column(column.heading, justify="right")
     for run in runs:
         figures = run.label_free
         if figures is not None:

@@ -84,33 +84,32 @@ class LabelFree:
 
 @dataclass(frozen=True)
 class Column:
-    """Column of a table of label-free figures: short heading, long one, and what it means in one sentence."""
+    """Column of a table of label-free figures: heading, and what it means in one sentence."""
 
-    short: str
-    title: str
+    heading: str
     meaning: str
 
 
 COLUMNS = (
-    Column("n", "held out", "Normal training samples that were not trained on."),
-    Column("M1", "M1: distillation loss", "Loss of the student per view of a held-out sample; lower is better under one teacher and size."),
+    Column("n", "Normal training samples that were not trained on."),
+    Column("M1", "Loss of the student per view of a held-out sample; lower is better under one teacher and size."),
     Column(
-        "M2", "M2: rise with another voxel",
+        "M2",
         "By how much M1 rises when the fused voxel is that of another sample: well above 1 % where fusion carries the sample.",
     ),
     Column(
-        "M3", "M3: held out against trained on",
+        "M3",
         "AUROC of held-out against fitted normals by sample score: 50 is ideal, above it the score also measures how new a sample is.",
     ),
     Column(
-        "M4", "M4: score and near poses",
+        "M4",
         "Rank correlation of the score with the number of fitted samples in a near pose: 0 is ideal, below it rare poses score high.",
     ),
     Column(
-        "M5 all", "M5: anomaly in all views",
+        "M5 all",
         "AUROC of held-out normals with small pseudo anomalies, in all views that see the place, against the same without.",
     ),
-    Column("M5 one", "M5: anomaly in one view", "The same with the anomaly in one view alone."),
+    Column("M5 one", "The same with the anomaly in one view alone."),
 )  # fmt: skip
 """Columns of ``figure_cells``."""
 

@@ -99,8 +99,8 @@ def without_labels(pairs: Sequence[tuple[Path, Results]]) -> str:
             rows.append(_cells([escape(cell) for cell in (f"{r.dataset} / {r.category}", r.run, *figure_cells(figures))]))
     if not rows:
         return ""
-    head = "".join(f"<th>{escape(name)}</th>" for name in ("category", "run", *(column.title for column in COLUMNS)))
-    meanings = " ".join(f"{column.short}: {column.meaning}" for column in COLUMNS[1:])
+    head = "".join(f"<th>{escape(name)}</th>" for name in ("category", "run", *(column.heading for column in COLUMNS)))
+    meanings = " ".join(f"{column.heading}: {column.meaning}" for column in COLUMNS)
     return (
         "<h3>Figures to choose by without labels</h3><p class=dim>Figures on training samples that were not trained on (--holdout), for choosing "
         "between configurations; no defect and no label was looked at. In percent, but for M1 and M4; M5 by rule from views to "
