@@ -12,7 +12,6 @@ seed after seed, so that an interrupted benchmark has complete seeds. ``--report
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import subprocess
 import sys
@@ -96,11 +95,9 @@ class Run:
         return self.method.removesuffix("-dropout")
 
     @property
-    def keys(self) -> dict[str, Any]:
+    def keys(self) -> Mapping[str, Any]:
         """What it changes in preset ``small``; PaDiM and PatchCore have no such keys."""
-        if self.model in BASELINES:
-            return {}
-        return {} if self.method == "idif-dropout" else dict(FULL_VIEWS)
+        return {} if self.method in (*BASELINES, "idif-dropout") else FULL_VIEWS
 
     @property
     def train_command(self) -> list[str]:
@@ -124,7 +121,7 @@ class Run:
 def hash_of(config: Mapping[str, Any]) -> str:
     """Return the hash of a configuration without what is found on the machine."""
     found = {"teacher", "pseudo.textures", "train.threads"}
-    return config_hash({name: value for name, value in json.loads(json.dumps(config)).items() if name not in found})
+    return config_hash({name: value for name, value in config.items() if name not in found})
 
 
 def runs(seeds: list[int], real: bool) -> list[Run]:

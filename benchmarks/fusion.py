@@ -18,12 +18,11 @@ from typing import Any
 import mvad
 from mvad import files
 from mvad.datasets.shards.loader import ShardSet
-from mvad.model.backbones.weights import WeightsSource
 from mvad.model.devices import resolve_device
 from mvad.model.idif.detector import Idif
 from mvad.model.idif.effects import module_effects, rises
 from mvad.model.idif.network import VoxelRoute
-from mvad.model.runs import RunFolder, config_hash, machine
+from mvad.model.runs import config_hash, machine
 from mvad.pipeline.workspace import Workspace
 from mvad.progress import Silent
 
@@ -65,8 +64,7 @@ def result_of(packed: Path, root: Path, method: str, seed: int, threads: int) ->
         "training_samples": results.training_samples, "test_samples": results.figures.samples,
         "configuration": config_hash(results.config),
     }  # fmt: skip
-    weights = WeightsSource(None, Workspace(root).weights, offline=True)
-    detector = RunFolder(run).load(weights, resolve_device())
+    detector = trained.detector
     if isinstance(detector, Idif) and isinstance(detector.network.fusion, VoxelRoute) and detector.network.bottleneck is not None:
         losses = module_effects(detector, ShardSet(packed, "test", fields=detector.spec.modalities, threads=1), Silent())
         row["module_effects_rise_percent"] = {name: round(100 * rise, 1) for name, rise in rises(losses).items()}

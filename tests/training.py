@@ -9,6 +9,8 @@ import torch
 
 from mvad.datasets.registry import default_modalities
 from mvad.datasets.shards.loader import ShardSet
+from mvad.datasets.shards.pack import PackOptions, pack_renders
+from mvad.datasets.synth.generate import SynthOptions, generate
 from mvad.model.backbones.choose import choose_teacher
 from mvad.model.backbones.protocol import Teacher
 from mvad.model.backbones.weights import WeightsSource
@@ -17,6 +19,9 @@ from mvad.model.fitting import Prepared, fit_run, prepare
 from mvad.model.registry import configure
 from mvad.model.runs import RunFolder
 from mvad.progress import Silent
+from mvad.render.engine import Workers
+from mvad.render.job import render_category
+from mvad.render.options import RenderOptions, RigOptions
 
 CPU = torch.device("cpu")
 NOWHERE = WeightsSource(None, Path("nowhere"), offline=True)
@@ -41,6 +46,17 @@ class StopAfter(Silent):
         self.left -= steps
         if self.left == 0:
             raise KeyboardInterrupt
+
+
+def packed_gears(root: Path, seed: int, train: int, validation: int) -> Path:
+    """Return the shards of a workspace with generated gears, rendered at 64 pixels, and two good and one of each defect to test."""
+    options = SynthOptions(seed=seed, train=train, validation=validation, good=2, per_defect=1, size=128)
+    generate("mvtec3d", root / "raw" / "mvtec3d", ["gear"], options, Silent())
+    views = RenderOptions(backend="cpu", rig=RigOptions(size=64))
+    splits = ("train", "validation", "test")
+    render_category("mvtec3d", "gear", root / "raw" / "mvtec3d", root / "renders", views, splits, Workers(), False, Silent())
+    pack_renders(root / "renders", "mvtec3d", "gear", root / "shards", PackOptions(), Silent())
+    return root / "shards"
 
 
 def prepared(data: ShardSet, model: str = "idif", **changes: Any) -> tuple[Prepared, dict[str, str]]:

@@ -14,13 +14,11 @@ import numpy as np
 import pytest
 import torch
 from rich.console import Console
-from training import NOWHERE, StopAfter, load, prepared, train
+from training import NOWHERE, StopAfter, load, packed_gears, prepared, train
 
 from mvad import files
 from mvad.cli.tables import label_free_tables
 from mvad.datasets.shards.loader import Batch, ShardSet
-from mvad.datasets.shards.pack import PackOptions, pack_renders
-from mvad.datasets.synth.generate import SynthOptions, generate
 from mvad.errors import BadInput
 from mvad.model import fitting
 from mvad.model.detector import AnomalyMaps, Detector
@@ -35,9 +33,6 @@ from mvad.model.runs import RunFolder
 from mvad.model.scoring import SAMPLE_RULES
 from mvad.model.training.context import FitContext
 from mvad.progress import Silent
-from mvad.render.engine import Workers
-from mvad.render.job import render_category
-from mvad.render.options import RenderOptions, RigOptions
 
 GEAR = Path("mvtec3d") / "gear"
 SHARE = 0.3
@@ -46,14 +41,7 @@ SHARE = 0.3
 @pytest.fixture(scope="module")
 def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return the shards of a workspace with twelve training samples, rendered at 64 pixels."""
-    root = tmp_path_factory.mktemp("holdout")
-    options = SynthOptions(seed=5, train=12, validation=1, good=2, per_defect=1, size=128)
-    generate("mvtec3d", root / "raw" / "mvtec3d", ["gear"], options, Silent())
-    views = RenderOptions(backend="cpu", rig=RigOptions(size=64))
-    splits = ("train", "validation", "test")
-    render_category("mvtec3d", "gear", root / "raw" / "mvtec3d", root / "renders", views, splits, Workers(), False, Silent())
-    pack_renders(root / "renders", "mvtec3d", "gear", root / "shards", PackOptions(), Silent())
-    return root / "shards"
+    return packed_gears(tmp_path_factory.mktemp("holdout"), seed=5, train=12, validation=1)
 
 
 @pytest.fixture(scope="module")

@@ -14,12 +14,10 @@ import pytest
 import safetensors.torch
 import torch
 from scipy import ndimage
-from training import NOWHERE, StopAfter, load, prepared, train
+from training import NOWHERE, StopAfter, load, packed_gears, prepared, train
 
 from mvad import files
 from mvad.datasets.shards.loader import ShardSet
-from mvad.datasets.shards.pack import PackOptions, pack_renders
-from mvad.datasets.synth.generate import SynthOptions, generate
 from mvad.model.calibration import Scored, calibrate, fold_count, weights_of
 from mvad.model.config import ScoreConfig
 from mvad.model.evaluation.evaluate import evaluate_run
@@ -34,9 +32,6 @@ from mvad.model.synthesis.compact import draw_compact
 from mvad.model.training.context import FitContext
 from mvad.model.training.parallel import ProcessGroup
 from mvad.progress import Silent
-from mvad.render.engine import Workers
-from mvad.render.job import render_category
-from mvad.render.options import RenderOptions, RigOptions
 
 GEAR = Path("mvtec3d") / "gear"
 
@@ -44,14 +39,7 @@ GEAR = Path("mvtec3d") / "gear"
 @pytest.fixture(scope="module")
 def many(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return the shards of a workspace with ten validation samples, rendered at 64 pixels."""
-    root = tmp_path_factory.mktemp("many")
-    options = SynthOptions(seed=4, train=6, validation=10, good=2, per_defect=1, size=128)
-    generate("mvtec3d", root / "raw" / "mvtec3d", ["gear"], options, Silent())
-    views = RenderOptions(backend="cpu", rig=RigOptions(size=64))
-    splits = ("train", "validation", "test")
-    render_category("mvtec3d", "gear", root / "raw" / "mvtec3d", root / "renders", views, splits, Workers(), False, Silent())
-    pack_renders(root / "renders", "mvtec3d", "gear", root / "shards", PackOptions(), Silent())
-    return root / "shards"
+    return packed_gears(tmp_path_factory.mktemp("many"), seed=4, train=6, validation=10)
 
 
 def views_of(present: list[bool], size: int = 4) -> ViewImages:

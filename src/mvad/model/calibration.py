@@ -22,7 +22,7 @@ from mvad.datasets.shards.reader import read_manifest
 from mvad.model.config import ModelConfig
 from mvad.model.detector import Detector
 from mvad.model.method import Method
-from mvad.model.metrics.auroc import auroc
+from mvad.model.metrics.auroc import auroc_between
 from mvad.model.score_scale import LEAST_NORMALS, ScoreScale, drawn_together, scale_of
 from mvad.model.synthesis.compact import KINDS, Kind, draw_in_sample
 from mvad.model.training.context import FitContext
@@ -184,9 +184,8 @@ def weights_of(scale: ScoreScale, pseudo: Sequence[Tensor], columns: Sequence[in
     for modality in range(before.shape[2]) if columns is None else columns:
         areas = []
         for scores in after:
-            negative, positive = (z[:, :, modality][torch.isfinite(z[:, :, modality])] for z in (before, scores))
-            labels = np.arange(len(negative) + len(positive)) >= len(negative)
-            areas.append(auroc(torch.cat([negative, positive]).double().numpy(), labels))
+            positive, negative = (z[:, :, modality] for z in (scores, before))
+            areas.append(auroc_between(*(z[torch.isfinite(z)].double().numpy() for z in (positive, negative))))
         area = float(np.clip(np.nanmean(areas), 0.5, 1 - 1 / (2 * len(before) + 2))) if not np.isnan(areas).all() else 0.5
         shifts.append(2**0.5 * float(torch.special.ndtri(torch.tensor(area, dtype=torch.float64))))
     shift = torch.tensor(shifts, dtype=torch.float64)

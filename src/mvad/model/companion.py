@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
-from torch import Tensor, nn
 
-from mvad.datasets.shards.loader import Batch, ShardSet
+from mvad.datasets.shards.loader import Batch
 from mvad.errors import BadInput
 from mvad.model.backbones.protocol import Teacher
 from mvad.model.baselines.padim import PaDiMConfig
@@ -16,9 +15,9 @@ from mvad.model.baselines.padim.detector import PaDiM
 from mvad.model.detector import AnomalyMaps, Detector
 from mvad.model.idif.config import IdifConfig
 from mvad.model.idif.detector import Idif
+from mvad.model.idif.extended import ExtendedIdif
 from mvad.model.input_spec import InputSpec
-from mvad.model.scoring import counted, fill_uncounted, finish_maps, highest, image_scores
-from mvad.model.training.context import FitContext
+from mvad.model.scoring import counted, counted_scores, finish_maps, highest
 
 
 def idif(config: IdifConfig, spec: InputSpec, teacher: Teacher, device: torch.device) -> Detector:
@@ -41,62 +40,33 @@ def idif(config: IdifConfig, spec: InputSpec, teacher: Teacher, device: torch.de
     return WithCompanion(base, PaDiM(shared, spec, teacher, device))
 
 
-class WithCompanion(Detector):
+class WithCompanion(ExtendedIdif):
     """IDIF and PaDiM, whose maps and scores are added in deviations of held-out normals, with equal weight.
 
     The scale (``Detector.scale``) has IDIF's modalities first, then the same of PaDiM. Without a scale, where there are too few
     normals, IDIF's own maps and scores are given: raw scores of two methods cannot be added.
     """
 
-    config: IdifConfig
-
     def __init__(self, base: Idif, other: PaDiM) -> None:
-        self.base, self.other = base, other
-        self.config, self.spec, self.device = base.config, base.spec, base.device
+        super().__init__(base, other, "companion")
+        self.other = other
 
     @property
     def scored(self) -> Sequence[Sequence[str]]:
         """See ``Detector.scored``: IDIF's, and PaDiM's."""
         return [self.spec.modalities, [f"{name} (PaDiM)" for name in self.spec.modalities]]
 
-    def fit(self, train: ShardSet, context: FitContext) -> None:
-        """See ``Detector.fit``: IDIF first, which has checkpoints, then PaDiM in one pass."""
-        self.base.fit(train, context)
-        self.other.fit(train, context)
-
     def score(self, batch: Batch) -> AnomalyMaps:
         """See ``Detector.score``."""
         views, config = self.base.images(batch), self.config.score
         counts = counted(views, config)
         own, others = self.base.maps_of(views), self.other.maps_of(views)
-        scores = [image_scores(fill_uncounted(own, counts.to(own.device)), config), highest(others, counts.to(others.device))]
+        scores = [counted_scores(own, counts, config), highest(others, counts)]
         found = finish_maps(torch.cat([own, others], dim=2), views, config, torch.cat(scores, dim=2), self.scale, groups=2)
         if self.scale is None:
             return replace(finish_maps(own, views, config), image_scores=found.image_scores)
         return found
 
-    def state(self) -> dict[str, Tensor]:
-        """See ``Detector.state``."""
-        base = {f"base.{name}": tensor for name, tensor in self.base.state().items()}
-        return base | {f"companion.{name}": tensor for name, tensor in self.other.state().items()}
-
-    def load_state(self, state: Mapping[str, Tensor]) -> None:
-        """See ``Detector.load_state``."""
-        for part, prefix in ((self.base, "base."), (self.other, "companion.")):
-            part.load_state({name.removeprefix(prefix): x for name, x in state.items() if name.startswith(prefix)})
-
     def planned_seconds(self, samples: int) -> float:
         """See ``Detector.planned_seconds``."""
         return self.base.planned_seconds(samples) + self.other.planned_seconds(samples)
-
-    def modules(self) -> Sequence[nn.Module]:
-        """See ``Detector.modules``."""
-        return self.base.modules()
-
-    def fits(self, seen: Tensor) -> Tensor | None:
-        """See ``Detector.fits``."""
-        return self.base.fits(seen)
-
-    def held_out_losses(self, normals: ShardSet) -> Mapping[str, float]:
-        """See ``Detector.held_out_losses``: IDIF's."""
-        return self.base.held_out_losses(normals)

@@ -30,8 +30,8 @@ class AnomalyMaps:
     sample_scores
         (B,) float32, by ``score.sample`` over the views that are present.
     image_scores
-        (B, V, M) float32, the method's own score of each view and modality (``Detector.scored``) before they are brought to one scale; -inf where the
-        view is missing. None where a method does not give them: its scores cannot be standardised then.
+        (B, V, M) float32, the method's own score of each view and modality (``Detector.scored``) before they are brought to one
+        scale; -inf where the view is missing. None where a method does not give them: its scores cannot be standardised then.
     """
 
     maps: Tensor

@@ -19,7 +19,7 @@ from mvad.datasets.scan import NO_POSE
 from mvad.datasets.shards.loader import Batch, ShardSet, normal_rows
 from mvad.model.detector import Detector
 from mvad.model.holdout import Parts, spread
-from mvad.model.metrics.auroc import auroc
+from mvad.model.metrics.auroc import auroc_between
 from mvad.model.scoring import SAMPLE_RULES, over_views
 from mvad.model.synthesis.compact import KINDS, Kind, draw_in_sample
 from mvad.progress import Progress
@@ -203,10 +203,9 @@ def correlation(scores: NDArray[np.float64], counts: NDArray[np.int64]) -> float
 
 def area(positive: NDArray[np.float64], negative: NDArray[np.float64]) -> float | None:
     """Return the AUROC of scores, in 0..1; None where one of the two is empty, or a score is not finite."""
-    scores = np.concatenate([negative, positive])
-    if not len(positive) or not len(negative) or not np.isfinite(scores).all():
+    if not len(positive) or not len(negative) or not (np.isfinite(positive).all() and np.isfinite(negative).all()):
         return None
-    return auroc(scores, np.arange(len(scores)) >= len(negative))
+    return auroc_between(positive, negative)
 
 
 def _areas_by_rule(positive: Tensor, negative: Tensor) -> dict[str, float]:

@@ -40,7 +40,7 @@ def finish_maps(
     config
         ``score.*``.
     scores
-        (B, V, M) float32, scores of images where the method computes its own; None: ``image_scores``.
+        (B, V, M) float32, scores of images where the method computes its own; None: ``counted_scores``.
     scale
         The detector's scale (``Detector.scale``); None: scores and maps are combined as they are.
     groups
@@ -55,7 +55,7 @@ def finish_maps(
     """
     counts = counted(views, config).to(maps.device)
     if scores is None:
-        scores = image_scores(fill_uncounted(maps, counts), config)
+        scores = counted_scores(maps, counts, config)
     present = views.present.to(scores.device)
     raw = scores.masked_fill(~present[:, :, None], -torch.inf)
     if scale is not None:
@@ -90,6 +90,11 @@ def fill_uncounted(maps: Tensor, counts: Tensor) -> Tensor:
     counts = counts[:, :, None]
     lowest = maps.masked_fill(~counts, torch.inf).amin(dim=(1, 2, 3, 4), keepdim=True)
     return torch.where(counts, maps, torch.where(torch.isinf(lowest), 0.0, lowest))
+
+
+def counted_scores(maps: Tensor, counts: Tensor, config: ScoreConfig) -> Tensor:
+    """Return ``image_scores`` (B, V, M) over the counted pixels of maps (B, V, M, S, S); counts (B, V, S, S)."""
+    return image_scores(fill_uncounted(maps, counts), config)
 
 
 def highest(maps: Tensor, counts: Tensor) -> Tensor:

@@ -29,9 +29,8 @@ def turned_outlines(seen: Tensor, config: AugmentConfig) -> list[Tensor]:
     """Return the outlines (V, S, S) bool as they are, and turned by the angles that ``augment.*`` draws at most."""
     if config.turn_deg == 0:
         return [seen]  # quarter turns change no square window
-    size = seen.shape[-1]
-    views = ViewImages(torch.zeros(2, len(seen), 0, 3, size, size), seen.expand(2, -1, -1, -1), torch.ones(2, len(seen)).bool())
-    return [seen, *turned(views, (), torch.tensor([-config.turn_deg, config.turn_deg]), (0.0, 0.0, 0.0)).seen]
+    both = torch.tensor([-config.turn_deg, config.turn_deg])
+    return [seen, *_turned_outlines(seen.expand(2, -1, -1, -1), _places(both.deg2rad(), seen.shape[-1]))]
 
 
 def turned(views: ViewImages, modalities: tuple[str, ...], degrees: Tensor, fill: tuple[float, float, float]) -> ViewImages:
@@ -50,24 +49,21 @@ def turned(views: ViewImages, modalities: tuple[str, ...], degrees: Tensor, fill
     """
     b, v, size = len(views.images), views.images.shape[1], views.images.shape[-1]
     radians = torch.deg2rad(degrees).to(views.images)
-    cosine, sine, zero = radians.cos(), radians.sin(), torch.zeros_like(radians)
-    # affine_grid maps places of the result to places of the input, so the content turns by the inverse.
-    rows = torch.stack([cosine, sine, zero, -sine, cosine, zero], dim=1).view(b, 2, 3)
-    grid = functional.affine_grid(rows, [b, 1, size, size], align_corners=False)
+    grid = _places(radians, size)
 
-    def sampled(planes: Tensor, mode: str) -> Tensor:
-        return functional.grid_sample(planes, grid, mode=mode, padding_mode="zeros", align_corners=False)
+    def sampled(planes: Tensor) -> Tensor:
+        return functional.grid_sample(planes, grid, padding_mode="zeros", align_corners=False)
 
     colour = torch.tensor(fill, device=views.images.device).view(3, 1, 1)
     shown = views.seen.float()
-    share = sampled(shown, "bilinear")
-    seen = sampled(shown, "nearest") > 0.5
-    weighted = sampled((views.images * shown[:, :, None, None]).flatten(1, 3), "bilinear").view_as(views.images)
+    share = sampled(shown)
+    seen = _turned_outlines(views.seen, grid)
+    weighted = sampled((views.images * shown[:, :, None, None]).flatten(1, 3)).view_as(views.images)
     images = weighted / share.clamp(min=1e-6)[:, :, None, None]  # the mean over the object alone: no rim of the fill colour
     if "normal" in modalities:
         number = modalities.index("normal")
         vector = images[:, :, number] / 127.5 - 1
-        c, s = cosine.view(b, 1, 1, 1), sine.view(b, 1, 1, 1)
+        c, s = radians.cos().view(b, 1, 1, 1), radians.sin().view(b, 1, 1, 1)
         x, y = c * vector[:, :, 0] - s * vector[:, :, 1], s * vector[:, :, 0] + c * vector[:, :, 1]
         vector = functional.normalize(torch.stack([x, y, vector[:, :, 2]], dim=2), dim=2)
         images[:, :, number] = (vector + 1) * 127.5
@@ -80,3 +76,16 @@ def turned(views: ViewImages, modalities: tuple[str, ...], degrees: Tensor, fill
         gathered = source.flatten(2).gather(2, index[:, None].expand(-1, v, -1)).view_as(source)
         source = torch.where(inside & seen, gathered, -1)
     return replace(views, images=images, seen=seen, source=source)
+
+
+def _places(radians: Tensor, size: int) -> Tensor:
+    """Return where each pixel of turned pictures is taken from, (B, S, S, 2) in -1..1; the content turns from x to y."""
+    cosine, sine, zero = radians.cos(), radians.sin(), torch.zeros_like(radians)
+    # affine_grid maps places of the result to places of the input, so the content turns by the inverse.
+    rows = torch.stack([cosine, sine, zero, -sine, cosine, zero], dim=1).view(-1, 2, 3)
+    return functional.affine_grid(rows, [len(radians), 1, size, size], align_corners=False)
+
+
+def _turned_outlines(seen: Tensor, places: Tensor) -> Tensor:
+    """Return outlines (B, V, S, S) bool, sampled at ``_places``."""
+    return functional.grid_sample(seen.float(), places, mode="nearest", padding_mode="zeros", align_corners=False) > 0.5

@@ -22,10 +22,10 @@ class ConsistencyBottleneck(nn.Module):
     """Information bottleneck for f_c, the features that all views of a sample have in common.
 
     p(f_c | f_E) = N(mu_e(f_E), Sigma_e(f_E)) (eq. 4): mean and log-variance are weighted means over the present views, so any
-    subset of views is possible, and their order does not matter (``bottleneck.aggregate``). The mean has a mean
-    square of 1 over the code's channels, and the noise a least deviation (``bottleneck.noise``): with a free scale the code would grow until
-    noise counts no more. f_c is the mean of q(f_E | f_c) (eq. 5) up to an offset per view, so that f_s = f_E - f_c is what the
-    common features do not explain.
+    subset of views is possible, and their order does not matter (``bottleneck.aggregate``). The mean has a mean square of 1 over
+    the code's channels, and the noise a least deviation (``bottleneck.noise``): with a free scale the code would grow until noise
+    counts no more. f_c is the mean of q(f_E | f_c) (eq. 5) up to an offset per view, so that f_s = f_E - f_c is what the common
+    features do not explain.
     """
 
     def __init__(self, channels: int, views: int, config: BottleneckConfig) -> None:

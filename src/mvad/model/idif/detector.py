@@ -26,7 +26,7 @@ from mvad.model.idif.view_dropout import draw_present
 from mvad.model.idif.window import Window, fitted
 from mvad.model.images import ViewImages, background_fill, view_images
 from mvad.model.input_spec import InputSpec
-from mvad.model.scoring import counted, fill_uncounted, finish_maps, image_scores, smooth
+from mvad.model.scoring import counted, counted_scores, finish_maps, smooth
 from mvad.model.synthesis.paste import Corrupted, corrupt
 from mvad.model.synthesis.textures import load_textures
 from mvad.model.training.context import FitContext
@@ -242,7 +242,7 @@ class Idif(Detector):
             kept = draw_present(views.present, self.config.dropout, generator_of(self.config.seed, _CALIBRATION_STREAM, index))
             views = replace(views, present=kept)  # scores of a view are those of training: now and then another is missing
             inside = counted(views, config)
-            scores.append(torch.stack([image_scores(fill_uncounted(maps, inside), config)[0] for maps in self._maps(views)]))
+            scores.append(torch.stack([counted_scores(maps, inside, config)[0] for maps in self._maps(views)]))
             counts.append(views.present[0])
         stacked = torch.stack(scores)
         present = torch.stack(counts)[:, None, :, None].float()

@@ -22,3 +22,9 @@ def auroc(scores: NDArray[np.floating], labels: NDArray[np.bool_]) -> float:
         return math.nan
     ranks = rankdata(scores)
     return float((ranks[labels].sum() - positive * (positive + 1) / 2) / (positive * negative))
+
+
+def auroc_between(positive: NDArray[np.floating], negative: NDArray[np.floating]) -> float:
+    """Return ``auroc`` of positive and negative scores, (P,) and (N,) without NaN; NaN where one of the two is empty."""
+    scores = np.concatenate([negative, positive])
+    return auroc(scores, np.arange(len(scores)) >= len(negative))

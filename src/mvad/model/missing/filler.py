@@ -2,32 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from mvad.datasets.shards.loader import ShardSet
+from mvad.model.idif.extended import Part
 from mvad.model.images import ViewImages
-from mvad.model.training.context import FitContext
 
 
-class Filler(Protocol):
+class Filler(Part, Protocol):
     """Substitutes missing views."""
-
-    def fit(self, train: ShardSet, context: FitContext) -> None:
-        """Train on normal samples."""
 
     def fill(self, views: ViewImages) -> ViewImages:
         """Return the samples with all views present; the views that were present before are unchanged."""
-
-    def state(self) -> dict[str, Tensor]:
-        """Return everything that ``fill`` needs, as tensors."""
-
-    def load_state(self, state: Mapping[str, Tensor]) -> None:
-        """Restore what ``state`` returned."""
 
 
 def completed(views: ViewImages, images: Tensor, seen: Tensor) -> ViewImages:

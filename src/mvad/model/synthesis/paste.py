@@ -17,7 +17,7 @@ from mvad.errors import BadInput
 from mvad.model.config import PseudoConfig
 from mvad.model.images import ViewImages
 from mvad.model.input_spec import InputSpec
-from mvad.model.synthesis.perlin import PerlinNumbers, draw_perlin, make_perlin, rows_of
+from mvad.model.synthesis.perlin import PerlinNumbers, changed_numbers, draw_perlin, make_perlin
 from mvad.model.synthesis.regions import RegionNumbers, draw_regions, make_regions
 from mvad.model.synthesis.textures import Textures
 from mvad.model.training.parallel import ProcessGroup
@@ -157,7 +157,11 @@ def _corrupt(
     b, v, m, _, size, _ = views.images.shape
     device = views.images.device
     chance = plan.chance.to(device).expand(b, v, m, 6)
-    noise = make_perlin(rows_of(plan.noise, lambda tensor: tensor.to(device)), size)
+
+    def moved(tensor: Tensor) -> Tensor:
+        return tensor.to(device)
+
+    noise = make_perlin(changed_numbers(plan.noise, moved), size)
     made_textures = {number: textures.make(numbers, size, device) for number, numbers in plan.textures.items()}
     if config.views == "consistent":
         positions = _on_scan(views, spec)
@@ -168,7 +172,7 @@ def _corrupt(
         made_textures = {number: texture.view(b, v, 3, size, size) for number, texture in made_textures.items()}
     mask = noise > config.threshold
     if plan.regions is not None:
-        regions = plan.regions.to(device)
+        regions = changed_numbers(plan.regions, moved)
         compact = _compact(regions, noise, views, positions if config.views == "consistent" else None)
         mask = torch.where(regions.is_compact.view(b, -1, 1, 1), compact, mask)
     mask &= (chance[:, :, 0, 0] < config.probability)[:, :, None, None]
@@ -216,8 +220,8 @@ def _part(plan: Plan, samples: int, first: int, count: int) -> Plan:
         return tensor[first * per_sample : (first + count) * per_sample]
 
     textures = {number: tuple(chosen(t) for t in numbers) for number, numbers in plan.textures.items()}
-    regions = None if plan.regions is None else rows_of(plan.regions, chosen)
-    return Plan(rows_of(plan.noise, chosen), chosen(plan.chance), textures, plan.edge, regions)
+    regions = None if plan.regions is None else changed_numbers(plan.regions, chosen)
+    return Plan(changed_numbers(plan.noise, chosen), chosen(plan.chance), textures, plan.edge, regions)
 
 
 def _on_scan(views: ViewImages, spec: InputSpec) -> Tensor:

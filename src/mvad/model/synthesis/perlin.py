@@ -43,7 +43,7 @@ class PerlinNumbers:
     gradients: Tensor
 
 
-def rows_of(numbers: Numbers, change: Callable[[Tensor], Tensor]) -> Numbers:
+def changed_numbers(numbers: Numbers, change: Callable[[Tensor], Tensor]) -> Numbers:
     """Return drawn numbers with each tensor changed: some rows of it, or on another device."""
     return type(numbers)(*(change(getattr(numbers, field.name)) for field in fields(numbers)))
 

@@ -11,8 +11,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mvad.model.synthesis.perlin import rows_of
-
 _LEAST_SHARE, _GREATEST_SHARE = 0.003, 0.05
 """Range of the masks' area as a share of the object's, drawn evenly in its logarithm."""
 _MOST_REGIONS = 3
@@ -45,10 +43,6 @@ class RegionNumbers:
     share: Tensor
     stretches: Tensor
     turns: Tensor
-
-    def to(self, device: torch.device) -> RegionNumbers:
-        """Return the numbers on a device."""
-        return rows_of(self, lambda tensor: tensor.to(device))
 
 
 def draw_regions(count: int, compact_share: float, generator: torch.Generator) -> RegionNumbers:
