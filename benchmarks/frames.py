@@ -205,8 +205,13 @@ def main() -> None:
             continue
         result["runs"][case.name] = row = result_of(case, real, root)
         print(case.name, row["s_auroc"], row["image_auroc"], row["p_auroc"], row["scan_aupro_30"], flush=True)
-        files.write_json(RESULTS, result | {"audits": audits(root)})
-    files.write_json(RESULTS, result | {"audits": audits(root)})
+        _write(result, root)
+    _write(result, root)
+
+
+def _write(result: dict[str, Any], root: Path) -> None:
+    """Write the results; audits of workspaces that are not there any more are kept."""
+    files.write_json(RESULTS, result | {"audits": result.get("audits", {}) | audits(root)})
 
 
 if __name__ == "__main__":
