@@ -28,7 +28,8 @@ PIXELS = 10_000_000 if QUICK else 100_000_000
 SLOW = 10_000_000 if QUICK else PIXELS
 STREAMED = 100_000_000 if QUICK else 1_000_000_000
 MAPS = 40 if QUICK else 200
-KINDS = ("distance", "sigmoid")
+KINDS = ("distance", "sigmoid", "offset", "log-likelihood", "saturated")
+"""Distances, sigmoids, and three of small relative spread: 1000 + s / 50, 400,000 + 3 s, and sigmoids of 12 + 2 s."""
 _PIECE = 250_000
 
 
@@ -47,9 +48,16 @@ def pixels(kind: str, count: int) -> tuple[np.ndarray, np.ndarray]:
         if kind == "distance":
             raw *= np.float32(0.5)
             raw += np.float32(3)
+        elif kind == "offset":
+            raw /= np.float32(50)
+            raw += np.float32(1000)
+        elif kind == "log-likelihood":
+            raw *= np.float32(3)
+            raw += np.float32(4e5)
         else:
-            raw *= np.float32(-3)
-            raw += np.float32(8)
+            slope, shift = (-3, 8) if kind == "sigmoid" else (-2, -12)
+            raw *= np.float32(slope)
+            raw += np.float32(shift)
             np.exp(raw, out=raw)
             raw += np.float32(1)
             np.reciprocal(raw, out=raw)
@@ -69,14 +77,16 @@ def p_auroc(name: str, kind: str, count: int) -> dict[str, float]:
     if name == "mvad":
         from mvad.model.metrics.histogram import ScoreHistogram
 
-        ScoreHistogram().add(np.ones(2, np.float32), np.array([True, False]))  # loads the compiled code
+        warm = ScoreHistogram()
+        warm.add(np.ones(2, np.float32), np.array([True, False]))  # loads the compiled code
+        warm.curve()
         scores, labels = pixels(kind, count)
         began = time.perf_counter()
         histogram = ScoreHistogram()
         histogram.add(scores, labels)
-        curve, _, bound = histogram.curves()
-        took = time.perf_counter() - began
-        return {"s": took, "area": curve.area(), "mb": peak_mb(), "libraries_mb": mapped_mb(), "bound": bound}
+        area = histogram.curve().area()
+        took, memory = time.perf_counter() - began, peak_mb()
+        return {"s": took, "area": area, "mb": memory, "libraries_mb": mapped_mb(), "bound": histogram.bounds((0.3,)).auroc}
     scores, labels = pixels(kind, count)
     began = time.perf_counter()
     if name == "scikit-learn":
@@ -152,7 +162,9 @@ def aupro(name: str, count: int) -> dict[str, float]:
     if name == "mvad":
         from mvad.model.metrics.pixels import PixelScores
 
-        PixelScores().add("warm", maps[:2], masks[:2])
+        warm = PixelScores()
+        warm.add("warm", maps[:2], masks[:2])
+        warm.figures()
         began = time.perf_counter()
         pixel = PixelScores()
         for k in range(0, count, 5):
@@ -160,7 +172,7 @@ def aupro(name: str, count: int) -> dict[str, float]:
         figures = pixel.figures()
         return {"s": time.perf_counter() - began, "aupro": figures.aupro[0.3], "p_auroc": figures.auroc.value}
     if name == "exact sort":
-        from mvad.model.metrics.histogram import exact_curve
+        from mvad.model.metrics.curve import exact_curve
         from mvad.model.metrics.pixels import regions_of
 
         weights = np.zeros(maps.shape)

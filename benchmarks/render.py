@@ -211,7 +211,9 @@ def stages(backend: str, what: str, scans: int) -> dict[str, float]:
             contents = encode_views(views, rig)
             lap("encode")
             job = ScanJob(ref, options, rig, Path(folder) / str(number))
-            write_sample(job.folder, contents, _record(job, rig, audit_scan(scan, cleaned, views), count_points(scan, cleaned)))
+            write_sample(
+                job.folder, contents, _record(job, rig, audit_scan(scan, cleaned, views, rig), count_points(scan, cleaned))
+            )
             lap("audit, hash, write")
             if number >= 2:
                 for (_, before), (stage, after) in itertools.pairwise(marks):

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import io
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from rich.console import Console
 
-from mvad.cli.tables import pose_lines, pose_table
+from mvad.cli.tables import bound_lines, pose_lines, pose_table
 
 
 def printed(table: Any, width: int) -> str:
@@ -50,3 +51,16 @@ def test_unusual_poses_are_named_twelve_a_line() -> None:
     assert lines[1].endswith("key11 (view 0, 2) and 2 more (predictions.csv has all)")
     assert pose_lines({"unfit": [], "cut": {}}) == []
     assert pose_lines({"unfit": keys})[0].endswith("key11 and 2 more (manifest.json has all)")
+
+
+def test_pixel_figures_that_bins_may_have_changed_are_told() -> None:
+    def result(bound: float, on_scan: float = 0.0) -> Any:
+        figures = [
+            SimpleNamespace(error_bounds={"p_auroc_error_bound": 0.0, "aupro_error_bound": each}) for each in (bound, on_scan)
+        ]
+        return SimpleNamespace(run="r", figures=figures[0], scan=SimpleNamespace(figures={"mean": figures[1]}))
+
+    assert bound_lines([result(0.0), result(9e-5)]) == []
+    (line,) = bound_lines([result(0.0), result(2e-3)])
+    assert line.startswith("notice: r: pixel figures may be off by 0.2 points")
+    assert len(bound_lines([result(0.0, 3e-4)])) == 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 import sys
@@ -160,10 +161,31 @@ def test_imported_maps_are_evaluated_on_the_scan(workspace: Path, tmp_path: Path
         "key,score\n" + "".join(f"{ref.key},{float(ref.defect == 'good')}\n" for ref in scans.of_split("test"))
     )
     assert evaluate_scan_maps(run, "M3DM", maps, scans, Silent()).figures["s_auroc"] == 0.0, "scores.csv takes precedence"
-    (maps / "scores.csv").write_text("key,score\nx,nan\n")
-    with pytest.raises(BadInput, match="not finite"):
-        evaluate_scan_maps(run, "M3DM", maps, scans, Silent())
+    keys = [ref.key for ref in scans.of_split("test")]
+    lines = [f"{key},{float('good' not in key)}\n" for key in keys]
+    (maps / "scores.csv").write_bytes(b"\xef\xbb\xbfkey,score\r\n" + "".join(lines).replace("gear/", "").encode())
+    found = evaluate_scan_maps(run, "M3DM", maps, scans, Silent())
+    assert found.figures["s_auroc"] == 1.0, "with a byte order mark, as Excel writes it, and without the category"
+    for text, fault in (
+        (["x,1\n"], "'x' is not of this test split; expected names such as 'gear/test/"),
+        ([line.replace(",", ".tiff,") for line in lines], ".tiff' is not of this test split"),
+        ([*lines, lines[0]], f"'{keys[0]}' stands there twice"),
+        ([*lines, lines[0].removeprefix("gear/")], f"'{keys[0].removeprefix('gear/')}' stands there twice"),
+        (lines[1:], f"1 have no score, such as '{keys[0]}'"),
+        ([f"{keys[0]},nan\n", *lines[1:]], f"the score of '{keys[0]}' is not finite"),
+        (["1\n"], "expected the columns key and score"),
+    ):
+        (maps / "scores.csv").write_text("key,score\n" + "".join(text))
+        with pytest.raises(BadInput, match=re.escape(fault)):
+            evaluate_scan_maps(run, "M3DM", maps, scans, Silent())
     (maps / "scores.csv").unlink()
+    one = next(maps.rglob("*.npy"))
+    tifffile.imwrite(one.with_suffix(".tiff"), np.load(one)[0])
+    assert evaluate_scan_maps(run, "M3DM", maps, scans, Silent()).figures == results.figures, "twice the same map"
+    tifffile.imwrite(one.with_suffix(".tiff"), np.load(one)[0] + 1)
+    with pytest.raises(BadInput, match=rf"{one.name}: differs from {one.stem}.tiff"):
+        evaluate_scan_maps(run, "M3DM", maps, scans, Silent())
+    one.with_suffix(".tiff").unlink()
     next(maps.rglob("*.npy")).unlink()
     with pytest.raises(BadInput, match="every test picture needs a map"):
         evaluate_scan_maps(run, "M3DM", maps, scans, Silent())

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import tifffile
 import torch
-from command import mvad
+from command import mvad, python, surroundings
 from training import CPU, NOWHERE, load, train
 
 from mvad import files
@@ -28,7 +28,7 @@ from mvad.model.exchange.onnx import export_onnx
 from mvad.model.idif.window import Window
 from mvad.model.registry import methods
 from mvad.model.runs import RunFolder
-from mvad.pipeline.predict import batches_of, samples_of
+from mvad.pipeline.predict import samples_of
 from mvad.pipeline.workspace import Workspace
 from mvad.progress import Silent
 
@@ -213,11 +213,50 @@ def test_samples_that_a_run_cannot_score_are_rejected(place: Path, tmp_path: Pat
     foreign = place / "shards" / "realiad" / "plate"
     words = ["--workspace", str(place), "--out", str(tmp_path / "out"), "--threshold", "1"]
     plates = mvad("predict", str(place / "runs" / "idif"), str(foreign), *words)
+    assert plates.returncode == 3
+    assert "is of realiad/plate, idif was trained on mvtec3d/gear; score it all the same with --force" in plates.stderr
+    plates = mvad("predict", str(place / "runs" / "idif"), str(foreign), *words, "--force")
     assert plates.returncode == 6, "they lack a modality of the run"
     assert "which the run was trained on" in files.read_lines(tmp_path / "out" / "failed.jsonl")[0]["reason"]
     detector = load(place / "runs" / "floor")
     with pytest.raises(BadInput, match="no validation split"):
         threshold_of(RunFolder(place / "runs" / "floor"), detector, foreign, 0.05, Silent())
+
+
+def test_cameras_and_threshold_are_those_of_the_workspace_of_the_run(place: Path, tmp_path: Path) -> None:
+    """Whatever workspace lies in the current folder or is named by a variable; and what was used is told."""
+    foreign = tmp_path / "mvad-data"
+    words = ["predict", str(place / "runs" / "floor"), str(place / "raw" / GEAR / "test" / "good")]
+    for folder in ("renders", "shards"):
+        shutil.copytree(place / folder / GEAR, foreign / folder / GEAR)
+    shutil.copy(foreign / "shards" / GEAR / "train-00000.h5", foreign / "shards" / GEAR / "validation-00000.h5")
+    expected = mvad(*words, "--workspace", str(place), "--out", str(tmp_path / "a"))
+    for name, variables in (("b", {}), ("c", {"MVAD_WORKSPACE": str(foreign)})):
+        command = (*words, "--out", str(tmp_path / name))
+        done = python("mvad.cli.main", *command, cwd=tmp_path, environment=surroundings(**variables))
+        assert done.returncode == 0, done.stderr
+        assert f"of {place}\n" in done.stdout
+        pick = ("key", "score", "threshold", "anomalous")
+        tables = [rows(tmp_path / each / "predictions.csv").values() for each in ("a", name)]
+        assert [[row[k] for k in pick] for row in tables[0]] == [[row[k] for k in pick] for row in tables[1]]
+    assert expected.returncode == 0
+
+
+def test_packed_samples_of_other_cameras_are_refused(place: Path, tmp_path: Path) -> None:
+    shards = tmp_path / "test-00000.h5"
+    shutil.copy(place / "shards" / GEAR / "test-00000.h5", shards)
+    with h5py.File(shards, "r+") as file:
+        file["rig/intrinsics"][0, 0, 0] *= 1.5
+    words = ["predict", str(place / "runs" / "floor"), str(shards), "--threshold", "1"]
+    done = mvad(*words)
+    assert done.returncode == 3
+    assert "has other views or cameras than floor was trained on" in done.stderr
+    assert mvad(*words, "--force").returncode == 0
+    moved = tmp_path / "alone" / "floor"
+    shutil.copytree(place / "runs" / "floor", moved)
+    done = mvad("predict", str(moved), str(shards), "--threshold", "1", cwd=tmp_path)
+    assert done.returncode == 3
+    assert "has not the shards that floor was trained on" in done.stderr
 
 
 def test_raw_scans_are_not_rendered_by_the_cameras_of_other_shards(place: Path, workspace: Path, tmp_path: Path) -> None:
@@ -232,6 +271,12 @@ def test_raw_scans_are_not_rendered_by_the_cameras_of_other_shards(place: Path, 
     done = mvad("predict", str(tmp_path / "runs" / "floor"), str(tmp_path / "raw" / GEAR / "test"), "--threshold", "1", "--workspace", str(tmp_path))  # fmt: skip
     assert done.returncode == 3
     assert "is not what floor was trained on" in done.stderr
+    other = tmp_path / "other"
+    shutil.copytree(place / "runs" / "floor", other)
+    config = files.read_sealed_json(other / "config.json", "a run", "")
+    files.write_sealed_json(other / "config.json", config | {"shards": {"train-00000.h5": "0" * 64}})
+    with pytest.raises(BadInput, match="is not what other was trained on"):
+        threshold_of(RunFolder(other), load(place / "runs" / "floor"), place / "shards" / GEAR, 0.05, Silent())
 
 
 @pytest.mark.parametrize("model", METHODS)
@@ -239,9 +284,9 @@ def test_every_method_refuses_a_sample_that_it_was_not_trained_for(
     model: str, workspace: Path, trained: Callable[[str, str], Path]
 ) -> None:
     run = trained(model, "mvtec3d")
-    foreign = batches_of(workspace / "shards" / "realiad" / "plate", RunFolder(run), Workspace(workspace), load(run))
+    foreign = samples_of(workspace / "shards" / "realiad" / "plate", RunFolder(run), Workspace(workspace), force=True)
     with pytest.raises(BadInput, match="which the run was trained on"):
-        next(foreign)
+        foreign[0].batch(load(run).spec)
 
 
 def test_seconds_are_taken_when_the_device_is_done(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -368,7 +413,8 @@ def test_raw_scans_are_read_with_the_light_of_the_renders(
     files.write_sealed_json(rig, recorded)
     run, raw = RunFolder(trained("mean_feature", "eyecandies")), workspace / "raw" / "eyecandies" / "dome"
     default, second, fourth = (
-        [sample.made_from for sample in samples_of(raw, run, Workspace(tmp_path), light=light)] for light in (None, 2, 4)
+        [sample.made_from for sample in samples_of(raw, run, Workspace(tmp_path), light=light, force=True)]
+        for light in (None, 2, 4)
     )
     assert default == second
     assert default != fourth

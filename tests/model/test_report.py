@@ -59,6 +59,23 @@ def test_the_page_lists_the_evaluated_runs(runs: list[Path]) -> None:
     assert "http" not in page.replace("http-equiv", "")
 
 
+def test_the_threshold_of_the_gallery_is_that_of_predict(runs: list[Path], tmp_path: Path) -> None:
+    """It comes from normal validation samples; without any, the page says that the test labels chose it."""
+    run = tmp_path / "padim0"
+    shutil.copytree(runs[1], run)
+    scores = files.read_sealed_json(run / "threshold.json", "x", "y")["scores"]
+    slider = re.compile(r'class="sample"[^>]*value="([^"]*)"')
+    page = build_page([run])
+    assert float(slider.findall(page)[0]) == pytest.approx(max(scores), rel=1e-6)
+    assert "above the threshold of mvad predict: threshold" in page
+    assert f"from {len(scores)} validation normals" in page
+    (run / "threshold.json").unlink()
+    page = build_page([run])
+    assert "chosen with their labels: it promises nothing for new parts" in page
+    samples = Results.read(run / "results.json").samples
+    assert any(float(slider.findall(page)[0]) == pytest.approx(s.score, rel=1e-6) for s in samples)
+
+
 def test_a_page_on_many_pictures_stays_below_15_mb(runs: list[Path], tmp_path: Path) -> None:
     """With 400 samples whose pictures cannot be compressed."""
     run = tmp_path / "large"

@@ -15,8 +15,9 @@ from mvad.datasets.scan import ReadOptions, Scan
 from mvad.errors import BadInput
 from mvad.render.audit import audit_scan
 from mvad.render.clean import BACKGROUND, clean, support_plane
+from mvad.render.fit_rig import extent_of, fit_rig
 from mvad.render.normals import grid_normals
-from mvad.render.options import CleanOptions
+from mvad.render.options import CleanOptions, RigOptions
 from mvad.render.views import empty_views
 
 OPTIONS = CleanOptions()
@@ -114,7 +115,8 @@ def test_what_is_removed_is_counted_by_what_it_is() -> None:
     assert BACKGROUND == ("support", "side walls", "back", "fragments")
     assert np.bincount(cleaned.removed_as.ravel(), minlength=5).tolist() == [block.sum(), (~block).sum() - 25, 0, 0, 25]
     nothing = empty_views(5, 16)
-    audit = audit_scan(replace(scan, xyz=xyz, gt=gt), cleaned, nothing)
+    rig = fit_rig([extent_of(cleaned)], RigOptions(size=16))
+    audit = audit_scan(replace(scan, xyz=xyz, gt=gt), cleaned, nothing, rig)
     assert audit["removed"] == 30
     assert audit["removed_as"] == {"support": 5, "side walls": 0, "back": 0, "fragments": 25}
 
@@ -182,7 +184,8 @@ def test_the_audit_of_a_real_cut_is_what_was_counted_by_hand(real_data: Path) ->
     refs = {ref.key: ref for ref in reader.refs(real_data / "mvtec3d", "cable_gland", ReadOptions())}
     for key, total, no_point, removed in (("bent/000", 450, 13, 0), ("bent/007", 827, None, 1), ("cut/008", None, None, 0)):
         scan = reader.load(refs[f"cable_gland/test/{key}"])
-        audit = audit_scan(scan, clean(scan, OPTIONS), empty_views(5, 16))
+        cleaned = clean(scan, OPTIONS)
+        audit = audit_scan(scan, cleaned, empty_views(5, 16), fit_rig([extent_of(cleaned)], RigOptions(size=16)))
         assert scan.gt is not None
         assert audit["total"] == scan.gt.sum()
         assert total in (None, audit["total"]), key

@@ -65,7 +65,7 @@ def evaluate(  # more than 60 lines: one parameter per option
     """Evaluate on the test split: AUROC of samples, images and pixels with 95 % intervals, AP, F1, AUPRO; maps as pictures."""
     from mvad import files
     from mvad.cli.console import Bars
-    from mvad.cli.tables import figures_tables, missing_tables, rule_table, scan_table
+    from mvad.cli.tables import bound_lines, figures_tables, missing_tables, rule_table, scan_table
     from mvad.errors import BadInput
     from mvad.model.backbones.weights import WeightsSource
     from mvad.model.devices import resolve_device
@@ -90,6 +90,8 @@ def evaluate(  # more than 60 lines: one parameter per option
                     missing.append(plan.missing_views(run, bars))
     for table in (*figures_tables(results), *rule_table(results), *scan_table(results), *missing_tables(missing)):
         bars.console.print(table)
+    for line in bound_lines(results):
+        bars.say(line)
     if json_out:
         rows = [result.to_json() for result in results]
         files.write_json(json_out, [{name: value for name, value in row.items() if name != "samples"} for row in rows])

@@ -13,6 +13,9 @@ from mvad.pipeline.workspace import DEFAULT_WORKSPACE as DEFAULT_WORKSPACE
 WorkspaceFolder = Annotated[
     Path, typer.Option("--workspace", envvar="MVAD_WORKSPACE", help="Folder for raw, renders, shards, runs, weights, textures.")
 ]
+WorkspaceOfRun = Annotated[
+    Path | None, typer.Option("--workspace", help="Workspace of cameras, validation samples, weights. Default: that of the run.")
+]
 Category = Annotated[list[str] | None, typer.Option("--category", help="A category; repeat for more. Default: all found.")]
 Sets = Annotated[list[str] | None, typer.Option("--set", help="Set any key: --set train.batch=4. Repeatable.")]
 Config = Annotated[Path | None, typer.Option("--config", help="TOML file of keys; options of the command line take precedence.")]

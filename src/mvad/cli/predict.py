@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from mvad.cli.options import DEFAULT_WORKSPACE, Device, Offline, TeacherWeights, WorkspaceFolder
+from mvad.cli.options import Device, Offline, TeacherWeights, WorkspaceOfRun
 from mvad.pipeline.workspace import Workspace
 
 
@@ -37,7 +37,10 @@ def predict(
     light: Annotated[
         int | None, typer.Option(min=0, max=5, help="Eyecandies image number. Default: that of the category's renders.")
     ] = None,
-    workspace: WorkspaceFolder = DEFAULT_WORKSPACE,
+    force: Annotated[
+        bool, typer.Option("--force", help="Score samples of another category or other cameras than the run was trained on, too.")
+    ] = False,
+    workspace: WorkspaceOfRun = None,
     teacher_weights: TeacherWeights = None,
     offline: Offline = False,
     device: Device = "auto",
@@ -53,15 +56,16 @@ def predict(
     from mvad.model.evaluation.threshold import Threshold, threshold_of
     from mvad.model.runs import RunFolder
     from mvad.pipeline.predict import samples_of
+    from mvad.pipeline.trained_run import workspace_of
 
-    places, folder = Workspace(workspace), RunFolder(run)
-    samples = samples_of(source, folder, places, split, light)
+    places, folder = Workspace(workspace) if workspace else workspace_of(run), RunFolder(run)
+    samples = samples_of(source, folder, places, split, light, force)
     detector = folder.load(WeightsSource(teacher_weights, places.weights, offline), resolve_device(device))
     target = out or run / "predictions" / (source.stem if source.suffix == ".h5" else source.resolve().name)
     with Bars() as bars:
         if threshold is None:
             used = threshold_of(folder, detector, folder.category_folder(places.shards), false_alarms, bars)
-            bars.say(used.describe(false_alarms))
+            bars.say(f"{used.describe(false_alarms)} of {places.root}")
         else:
             used = Threshold(threshold, 0, None, True)
         done = score(detector, folder.model_sha256, used, samples, len(samples), target, bars)

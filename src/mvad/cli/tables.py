@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from mvad.model.runs import RunFolder
 
 _NAMED = 12
+_VISIBLE = 1e-4
+"""An error of a figure in 0..1 that is told."""
+
 _SHARES = (("seen_any", "seen"), ("no_point", "missing"), ("removed", "removed"), ("unseen", "hidden"))
 
 
@@ -211,6 +214,20 @@ def audit_tables(audits: Mapping[str, Mapping[str, Any]]) -> list[Table]:
         shares = [audit[name] / audit["total"] for name, _ in _SHARES] + [view["seen"] for view in audit["views"]]
         seen.add_row(category, str(audit["samples_with_defect"]), *_percent(shares))
     return [table for table in (removed, seen) if table.row_count]
+
+
+def bound_lines(results: Sequence[Results]) -> list[str]:
+    """Return a line for each run with a pixel figure that counting in bins may have changed visibly."""
+    lines = []
+    for result in results:
+        on_scan = [figures.error_bounds for figures in result.scan.figures.values()] if result.scan else []
+        worst = max((bound for bounds in (result.figures.error_bounds, *on_scan) for bound in bounds.values()), default=0.0)
+        if worst > _VISIBLE:
+            lines.append(
+                f"notice: {result.run}: pixel figures may be off by {100 * worst:.2g} points: more pixels than can be kept, of which "
+                "the later ones score unlike the earlier; results.json has the bounds"
+            )
+    return lines
 
 
 def pose_table(categories: Mapping[str, Mapping[str, Any]]) -> list[Table]:

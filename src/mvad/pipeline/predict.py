@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
+
 from mvad.datasets.registry import SCAN_READERS, reader_for
 from mvad.datasets.renders.coding import DepthCoding
 from mvad.datasets.renders.layout import category_folder
 from mvad.datasets.scan import ReadOptions, Scan, ScanRef
 from mvad.datasets.shards.loader import Batch, batch_of
-from mvad.datasets.shards.reader import open_shard, read_manifest
+from mvad.datasets.shards.reader import ShardFile, open_shard, read_manifest
 from mvad.datasets.shards.schema import MANIFEST, Sample
 from mvad.datasets.shards.sources import seen_sample
 from mvad.errors import BadInput
@@ -26,7 +28,7 @@ from mvad.render.scan_to_views import RenderedScan, views_of, views_of_scan
 
 
 def samples_of(
-    source: Path, run: RunFolder, workspace: Workspace, split: str = "test", light: int | None = None
+    source: Path, run: RunFolder, workspace: Workspace, split: str = "test", light: int | None = None, force: bool = False
 ) -> list[NewSample]:
     """Return the samples in a folder or file; they are read one by one later.
 
@@ -42,19 +44,27 @@ def samples_of(
         Split of a packed category.
     light
         Eyecandies image number of raw scans; None: the one that the category was rendered with.
+    force
+        Whether samples of another category or of other cameras than those that the run was trained on are scored, too.
 
     Raises
     ------
     BadInput
-        If the source does not exist or holds no sample that the run can score.
+        If the source does not exist, holds no sample that the run can score, or is of another category or of other cameras.
     """
     if not source.exists():
         raise BadInput(f"{source}: not found; give a folder of scans, a packed category or a shard")
     if source.suffix == ".h5":
-        return list(_of_shard(source))
-    if (source / MANIFEST).exists():
-        return list(_of_category(source, split))
-    return list(_of_scans(source, run, workspace, light))
+        found = list(_of_shard(source))
+        checked = source
+    elif (source / MANIFEST).exists():
+        found = list(_of_category(source, split))
+        checked = inside(source, next(entry["file"] for entry in read_manifest(source)["shards"] if entry["split"] == split))
+    else:
+        return list(_of_scans(source, run, workspace, light, force))
+    if not force:
+        _check_packed(open_shard(checked), run, workspace)
+    return found
 
 
 def batches_of(source: Path, run: RunFolder, workspace: Workspace, detector: Detector) -> Iterator[Batch]:
@@ -77,29 +87,62 @@ def batch_of_scan(scan: Scan, run: RunFolder, workspace: Workspace) -> Batch:
     BadInput
         If the workspace has no renders of the category, or the scan shows no object.
     """
-    options, rig = _cameras_of(run, workspace)
+    options, rig = _cameras_of(run, workspace, force=False)
     return batch_of(*_seen("scan", views_of_scan(scan, options, rig)))
 
 
-def _cameras_of(run: RunFolder, workspace: Workspace) -> tuple[RenderOptions, Rig]:
+def _cameras_of(run: RunFolder, workspace: Workspace, force: bool) -> tuple[RenderOptions, Rig]:
     """Return the options and the cameras that a run's training scans were rendered with.
 
     Raises
     ------
     BadInput
-        If the workspace has no renders of the category, or its shards are not those that the run was trained on: then its cameras
-        may be others, too.
+        If the workspace has no renders of the category, or (unless forced) not the shards that the run was trained on: then its
+        cameras may be others, too.
     """
     dataset, category = run.record.dataset, run.record.category
-    packed = category_folder(workspace.shards, dataset, category)
-    if (packed / MANIFEST).exists():
-        listed = {entry["file"]: entry["sha256"] for entry in read_manifest(packed)["shards"] if entry["split"] == "train"}
-        if listed != dict(run.record.shards):
-            raise BadInput(
-                f"{packed}: is not what {run.name} was trained on, so the cameras may be others; train again, or give the workspace "
-                "of then"
-            )
-    return recorded_cameras(category_folder(workspace.renders, dataset, category))
+    renders = category_folder(workspace.renders, dataset, category)
+    if not force and renders.exists() and not _has_training_data(run, workspace):
+        packed = category_folder(workspace.shards, dataset, category)
+        raise BadInput(
+            f"{packed}: is not what {run.name} was trained on, so the cameras may be others; give the --workspace of then, train "
+            "again, or take these cameras with --force"
+        )
+    return recorded_cameras(renders)
+
+
+def _has_training_data(run: RunFolder, workspace: Workspace) -> bool:
+    """Return whether a workspace holds the very shards that a run was trained on."""
+    packed = category_folder(workspace.shards, run.record.dataset, run.record.category)
+    if not (packed / MANIFEST).exists():
+        return False
+    listed = {entry["file"]: entry["sha256"] for entry in read_manifest(packed)["shards"] if entry["split"] == "train"}
+    return listed == dict(run.record.shards)
+
+
+def _check_packed(shard: ShardFile, run: RunFolder, workspace: Workspace) -> None:
+    """Check that a shard is of the category that a run was trained on, with its views, and rendered with its cameras.
+
+    Raises
+    ------
+    BadInput
+        If it is not, or if that cannot be told, since the workspace has not the training shards.
+    """
+    record, attributes = run.record, shard.layout.attributes
+    mine, theirs = f"{record.dataset}/{record.category}", f"{attributes['dataset']}/{attributes['category']}"
+    if mine != theirs:
+        raise BadInput(f"{shard.path}: is of {theirs}, {run.name} was trained on {mine}; score it all the same with --force")
+    if not _has_training_data(run, workspace):
+        raise BadInput(
+            f"{workspace.root}: has not the shards that {run.name} was trained on, so it is not known whether {shard.path.name} has "
+            "the same cameras; give the --workspace of then, or score it all the same with --force"
+        )
+    train = open_shard(inside(category_folder(workspace.shards, record.dataset, record.category), next(iter(record.shards))))
+    cameras = [name for name in ("rig/poses", "rig/intrinsics") if name in train.layout.fields]
+    if shard.views != train.views or any(
+        name not in shard.layout.fields or not np.array_equal(shard.read(name), train.read(name)) for name in cameras
+    ):
+        raise BadInput(f"{shard.path}: has other views or cameras than {run.name} was trained on; render and pack it with those")
 
 
 def _of_shard(path: Path, trusted: bool = False) -> Iterator[NewSample]:
@@ -117,12 +160,12 @@ def _of_category(folder: Path, split: str) -> Iterator[NewSample]:
         yield from _of_shard(inside(folder, entry["file"]), trusted=True)
 
 
-def _of_scans(source: Path, run: RunFolder, workspace: Workspace, light: int | None) -> Iterator[NewSample]:
+def _of_scans(source: Path, run: RunFolder, workspace: Workspace, light: int | None, force: bool) -> Iterator[NewSample]:
     """Yield raw scans, to be rendered with the cameras of the run's category."""
     dataset, category = run.record.dataset, run.record.category
     if dataset not in SCAN_READERS:
         raise BadInput(f"{source}: runs on {dataset} score packed samples; give a shard or a packed category")
-    options, rig = _cameras_of(run, workspace)
+    options, rig = _cameras_of(run, workspace, force)
     refs = reader_for(dataset).new_refs(source, category, ReadOptions(light=options.light if light is None else light))
     if not refs:
         raise BadInput(f"{source}: holds no {dataset} scan, no packed category and no shard")

@@ -6,38 +6,77 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
 
 from mvad.datasets.scan import Scan
 from mvad.render.clean import BACKGROUND, Cleaned
+from mvad.render.rig import Rig
 from mvad.render.views import ViewSet
 
 INVISIBLE = "invisible"
 
 
-def audit_scan(scan: Scan, cleaned: Cleaned, views: ViewSet) -> dict[str, Any]:
+_SLACK_PIXELS = 3
+"""A point this far behind what its pixel shows, in widths of the pixel there, lies on the same surface, seen at a slant."""
+
+
+def audit_scan(scan: Scan, cleaned: Cleaned, views: ViewSet, rig: Rig, *, mirrored: bool = False) -> dict[str, Any]:
     """Count a scan's ground-truth pixels by visibility.
+
+    Parameters
+    ----------
+    scan, cleaned, views
+        The scan, its object, and its views.
+    rig
+        The cameras in the sensor's camera frame.
+    mirrored
+        Whether the views are those of the mirrored object.
 
     Returns
     -------
     dict
         Numbers of pixels: ``total``; ``no_point`` (no sensor return, and not filled); ``removed`` (removed as background;
-        ``removed_as`` divides them by part of the background); ``unseen`` (on the object, but at no pixel of any view:
-        occluded, or finer than the views' pixels); ``seen``, a list with one number per view; ``seen_any`` (in one view at
-        least). total = no_point + removed + unseen + seen_any.
+        ``removed_as`` divides them by part of the background); ``unseen`` (on the object, but hidden from all views, or outside
+        of them); ``seen``, a list with one number per view; ``seen_any`` (in one view at least); ``shown``, those at a pixel of
+        some view: where the pixels are coarser than the scan, a point may lie between them and be seen all the same.
+        total = no_point + removed + unseen + seen_any.
     """
     gt = np.zeros(scan.valid.size, dtype=bool) if scan.gt is None else scan.gt.reshape(-1)
-    seen = [np.unique(source[mask]) for source, mask in zip(views.source, views.mask, strict=True)]
-    seen_any = len(np.unique(np.concatenate(seen)))
     keep, removed_as = cleaned.keep.reshape(-1)[gt], cleaned.removed_as.reshape(-1)[gt]
+    points, number = cleaned.xyz.reshape(-1, 3)[gt].astype(np.float64), np.cumsum(gt) - 1
+    seen = np.zeros((len(views.mask), len(points)), bool)
+    shown = np.zeros(len(points), bool)
+    for k, (source, mask, depth) in enumerate(zip(views.source, views.mask, views.depth, strict=True)):
+        at_pixels = number[np.unique(source[mask])]
+        plain = depth[:, ::-1] if mirrored else depth
+        seen[k] = keep & _is_in_front(points, plain, rig.poses[k], rig.intrinsics[k])
+        seen[k, at_pixels] = shown[at_pixels] = True
+    seen_any = int(seen.any(axis=0).sum())
     return {
         "total": len(keep),
         "no_point": int((~keep & (removed_as == 0)).sum()),
         "removed": int((removed_as > 0).sum()),
         "removed_as": _by_part(removed_as),
         "unseen": int(keep.sum()) - seen_any,
-        "seen": [len(pixels) for pixels in seen],
+        "seen": seen.sum(axis=1).tolist(),
         "seen_any": seen_any,
+        "shown": int(shown.sum()),
     }
+
+
+def _is_in_front(
+    points: NDArray[np.float64], depth: NDArray[np.float32], pose: NDArray[np.float64], intrinsics: NDArray[np.float64]
+) -> NDArray[np.bool_]:
+    """Return which points (K, 3), metres, lie within a view and not behind the surface that it shows there."""
+    local = (points - pose[:3, 3]) @ pose[:3, :3]
+    far = np.maximum(local[:, 2], 1e-9)
+    column, row = (local[:, axis] / far * intrinsics[axis, axis] + intrinsics[axis, 2] for axis in (0, 1))
+    height, width = depth.shape
+    inside = (local[:, 2] > 0) & (row >= 0) & (row < height) & (column >= 0) & (column < width)
+    at = np.where(inside, row, 0).astype(int), np.where(inside, column, 0).astype(int)
+    surface = np.where(depth[at] > 0, depth[at], ndimage.maximum_filter(depth, 3)[at])  # beside its edge: that of the edge
+    return np.asarray(inside & (surface > 0) & (far <= surface + _SLACK_PIXELS * far / intrinsics[0, 0]))
 
 
 def count_points(scan: Scan, cleaned: Cleaned) -> dict[str, Any]:
@@ -60,7 +99,7 @@ def summarise(audits: Mapping[str, Mapping[str, Any]], points: Mapping[str, Mapp
     """Add up the audits and the point counts of a category, both by sample key.
 
     ``views`` has, for each view, the share of the ground truth that it shows, and the shares that it misses by cause;
-    ``invisible`` lists the samples whose defect no view shows; ``background`` has the counts of grid points and of removed
+    ``invisible`` lists the samples whose defect is at no pixel of any view; ``background`` has the counts of grid points and of removed
     points.
     """
     with_gt = {key: audit for key, audit in sorted(audits.items()) if audit["total"]}
@@ -72,7 +111,7 @@ def summarise(audits: Mapping[str, Mapping[str, Any]], points: Mapping[str, Mapp
         listed = [value["removed_as"] for value in values]
         return {name: sum(int(value[name]) for value in listed) for name in BACKGROUND}
 
-    totals = {name: add(name, with_gt.values()) for name in ("total", "no_point", "removed", "unseen", "seen_any")}
+    totals = {name: add(name, with_gt.values()) for name in ("total", "no_point", "removed", "unseen", "seen_any", "shown")}
     views = max((len(audit["seen"]) for audit in with_gt.values()), default=0)
     seen = [sum(int(audit["seen"][view]) for audit in with_gt.values()) for view in range(views)]
     denominator = max(totals["total"], 1)
@@ -87,7 +126,7 @@ def summarise(audits: Mapping[str, Mapping[str, Any]], points: Mapping[str, Mapp
              "occluded": round((totals["total"] - totals["no_point"] - totals["removed"] - count) / denominator, 4)}
             for count in seen
         ],
-        INVISIBLE: [key for key, audit in with_gt.items() if audit["seen_any"] == 0],
+        INVISIBLE: [key for key, audit in with_gt.items() if audit["shown"] == 0],
         "background": {
             "scans": len(points),
             **{name: add(name, points.values()) for name in ("grid", "missing", "object", "filled")},

@@ -199,5 +199,5 @@ def _record(job: ScanJob, done: RenderedScan) -> dict[str, Any]:
         "config": flatten(job.options.recorded()),
         "inputs": {kind: {"file": path.name, "sha256": sha256_file(path)} for kind, path in sorted(ref.paths.items())},
         "points": count_points(done.scan, done.cleaned),
-        "audit": audit_scan(done.scan, done.cleaned, done.views),
+        "audit": audit_scan(done.scan, done.cleaned, done.views, done.rig, mirrored=pose.mirrored),
     }

@@ -21,9 +21,11 @@ from mvad.errors import BadInput
 from mvad.model.backbones.weights import WeightsSource
 from mvad.model.detector import AnomalyMaps, Detector
 from mvad.model.devices import synchronise
+from mvad.model.evaluation.data import check_training, shown_fields
 from mvad.model.evaluation.figures import curves_of, figures_by_rule, figures_of
 from mvad.model.evaluation.pictures import grey_levels, strip
 from mvad.model.evaluation.results import RESULTS, Results, SampleResult, ScanResults
+from mvad.model.evaluation.threshold import keep_threshold
 from mvad.model.metrics.pixels import PixelScores
 from mvad.model.registry import backbone_label
 from mvad.model.runs import RunFolder, RunRecord, machine
@@ -127,27 +129,9 @@ def evaluate_detector(
         len(train) - len(record.held_out), record.shards, run.model_sha256, run.scale_facts if detector.scale else {}
     )
     shown = shown_fields(data, spec.modalities, fields)
-    return evaluate_split(run.path, shown, detector.score, record, trained, progress, chosen, callbacks, detector.device)
-
-
-def check_training(run: RunFolder, packed: Path) -> ShardSet:
-    """Return the training split of a packed category after checking that a run was trained on it.
-
-    Raises
-    ------
-    BadInput
-        If the run was trained on other shards.
-    """
-    train = ShardSet(packed, "train")
-    if train.sha256 != run.record.shards:
-        raise BadInput(f"{packed}: is not what {run.name} was trained on; pack the same data, or train again")
-    return train
-
-
-def shown_fields(data: ShardSet, modalities: Sequence[str], also: Sequence[str] = ()) -> ShardSet:
-    """Return a split that decodes only the fields that a detector reads, that pictures show, or that are in ``also``."""
-    used = {*modalities, *also, *({"rgb", "normal"} & set(data.stored))}
-    return data.select([name for name in data.stored if name in used])
+    results = evaluate_split(run.path, shown, detector.score, record, trained, progress, chosen, callbacks, detector.device)
+    keep_threshold(run, detector, data.folder, progress)  # the report draws it
+    return results
 
 
 def shown_views(path: Path) -> tuple[int, ...]:

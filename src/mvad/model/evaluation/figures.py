@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 from mvad.datasets.scan import GOOD
 from mvad.model.evaluation.results import Figures, SampleResult, bounds_of, defined
 from mvad.model.evaluation.rules import RuleFigure
-from mvad.model.metrics.histogram import Curve, exact_curve
+from mvad.model.metrics.curve import Curve, exact_curve
 from mvad.model.metrics.intervals import Interval, auroc_interval
-from mvad.model.metrics.pixels import PixelScores
-from mvad.model.metrics.table import Metric, Scores, metrics
+from mvad.model.metrics.pixels import PixelFigures, PixelScores
+from mvad.model.metrics.table import ERROR_BOUNDS, Metric, Scores, metrics
 from mvad.model.scoring import SAMPLE_RULES, over_views
 
 _DRAWN = 200
@@ -38,8 +38,12 @@ def figures_of(samples: Sequence[SampleResult], pixels: PixelScores) -> Figures:
     return Figures(
         values, intervals, {name: defined(area.value) for name, area in by_defect.items()},
         {name: bounds_of(area) for name, area in by_defect.items()}, len(samples), int(scores.labels.sum()),
-        scores.pixels.regions, defined(scores.pixels.threshold), defined(scores.pixels.error_bound),
+        scores.pixels.regions, defined(scores.pixels.threshold), _error_bounds(scores.pixels),
     )  # fmt: skip
+
+
+def _error_bounds(pixels: PixelFigures) -> dict[str, float]:
+    return dict(zip(ERROR_BOUNDS, pixels.bounds, strict=True))
 
 
 def figures_by_rule(samples: Sequence[SampleResult]) -> dict[str, RuleFigure]:
@@ -69,7 +73,7 @@ def scan_figures(scores: NDArray[np.float64], labels: NDArray[np.bool_], pixels:
     values, intervals = measure(inputs, {metric.on_scans: metric for metric in metrics() if metric.on_scans})
     return Figures(
         values, intervals, samples=len(scores), anomalous=int(labels.sum()), regions=pixel_figures.regions,
-        pixel_threshold=defined(pixel_figures.threshold), p_auroc_error_bound=defined(pixel_figures.error_bound),
+        pixel_threshold=defined(pixel_figures.threshold), error_bounds=_error_bounds(pixel_figures),
     )  # fmt: skip
 
 
@@ -116,7 +120,7 @@ def curves_of(samples: Sequence[SampleResult], pixels: PixelScores) -> dict[str,
     """
     scores, labels, _ = image_table(samples)
     by_sample = exact_curve(np.array([s.score for s in samples]), np.array([s.label for s in samples], bool))
-    plain, weighted, _ = pixels.histogram.curves()
+    plain, weighted = pixels.histogram.curves()
     curves = {"sample": by_sample, "image": exact_curve(scores, labels), "pixel": plain, "region": weighted}
     return {name: _points(curve.thinned(_DRAWN)) for name, curve in curves.items()}
 

@@ -12,7 +12,7 @@ from mvad import files
 from mvad.errors import BadInput
 from mvad.model.evaluation.rules import RuleFigure, rule_in_words
 from mvad.model.metrics.intervals import UNDEFINED, Interval
-from mvad.model.metrics.table import metrics
+from mvad.model.metrics.table import ERROR_BOUNDS, metrics
 
 RESULTS = "results.json"
 SCAN_PROTOCOL = "scan"
@@ -48,8 +48,10 @@ class Figures:
         Number of evaluated samples, and of anomalous samples among them.
     regions
         Number of connected regions of ground truth.
-    pixel_threshold, p_auroc_error_bound
+    pixel_threshold
         See ``PixelFigures``.
+    error_bounds
+        Largest errors of pixel figures due to binning, by ``metrics.table.ERROR_BOUNDS``.
     """
 
     values: Mapping[str, float | None]
@@ -60,7 +62,7 @@ class Figures:
     anomalous: int = 0
     regions: int = 0
     pixel_threshold: float | None = None
-    p_auroc_error_bound: float | None = None
+    error_bounds: Mapping[str, float] = field(default_factory=dict)
 
     def __getitem__(self, name: str) -> float | None:
         """Return a figure by its metric's name; None where it is not defined or was not computed.
@@ -89,7 +91,7 @@ class Figures:
             "anomalous": self.anomalous,
             "regions": self.regions,
             "pixel_threshold": self.pixel_threshold,
-            "p_auroc_error_bound": self.p_auroc_error_bound,
+            **self.error_bounds,
         }
 
     @classmethod
@@ -99,12 +101,10 @@ class Figures:
         intervals = dict(rest.pop("intervals"))
         by_defect_intervals = bounds_from_lists(intervals.pop("s_auroc_by_defect", {}))
         by_defect = rest.pop("s_auroc_by_defect", {})
-        counts = {name: int(rest.pop(name, 0)) for name in ("samples", "anomalous", "regions")}
-        threshold, error = rest.pop("pixel_threshold", None), rest.pop("p_auroc_error_bound", None)
-        return cls(
-            rest, bounds_from_lists(intervals), by_defect, by_defect_intervals, **counts, pixel_threshold=threshold,
-            p_auroc_error_bound=error,
-        )  # fmt: skip
+        counts: dict[str, Any] = {name: int(rest.pop(name, 0)) for name in ("samples", "anomalous", "regions")}
+        bounds = {name: error for name in ERROR_BOUNDS if (error := rest.pop(name, None)) is not None}
+        counts |= {"pixel_threshold": rest.pop("pixel_threshold", None), "error_bounds": bounds}
+        return cls(rest, bounds_from_lists(intervals), by_defect, by_defect_intervals, **counts)
 
 
 def bounds_to_lists(bounds: Mapping[str, tuple[float, float] | None]) -> dict[str, list[float] | None]:

@@ -12,15 +12,18 @@ import torch
 
 from mvad import files
 from mvad.datasets.shards.loader import ShardSet
+from mvad.datasets.shards.reader import read_manifest
 from mvad.errors import BadInput
 from mvad.model.detector import Detector
-from mvad.model.evaluation.evaluate import shown_fields
+from mvad.model.evaluation.data import check_training, shown_fields
 from mvad.model.runs import RunFolder
 from mvad.model.score_scale import ScoreScale
 from mvad.model.scoring import over_modalities, sample_scores
 from mvad.progress import Progress
 
 THRESHOLD = "threshold.json"
+FALSE_ALARMS = 0.05
+"""Share of normal samples above the threshold, unless another is asked for."""
 
 
 @dataclass(frozen=True)
@@ -97,7 +100,8 @@ def threshold_of(run: RunFolder, detector: Detector, packed: Path, false_alarms:
     Raises
     ------
     BadInput
-        If the category has no validation split (Real-IAD has none), or the split has no normal sample.
+        If the category has no validation split (Real-IAD has none), the split has no normal sample, or the category is not what the
+        run was trained on.
     """
     try:
         data = shown_fields(ShardSet(packed, "validation"), detector.spec.modalities)
@@ -105,6 +109,7 @@ def threshold_of(run: RunFolder, detector: Detector, packed: Path, false_alarms:
         raise BadInput(
             f"{packed}: no validation split to take a threshold from; give --threshold, or pack validation scans"
         ) from error
+    check_training(run, packed)
     made_from, path = {"model_sha256": run.model_sha256, "shards": data.sha256}, run.path / THRESHOLD
     stored = files.read_sealed_json(path, "a threshold", "delete it") if path.exists() else {}
     if stored.get("made_from") != made_from:
@@ -113,6 +118,21 @@ def threshold_of(run: RunFolder, detector: Detector, packed: Path, false_alarms:
         stored = {"made_from": made_from, "scores": scores}
         files.write_sealed_json(path, stored)
     return conformal(stored["scores"], false_alarms)
+
+
+def keep_threshold(run: RunFolder, detector: Detector, packed: Path, progress: Progress) -> None:
+    """Store the scores that ``threshold_of`` needs, where the packed category has normal validation samples."""
+    if any(entry["split"] == "validation" and entry["samples"] > entry["anomalous"] for entry in read_manifest(packed)["shards"]):
+        threshold_of(run, detector, packed, FALSE_ALARMS, progress)
+
+
+def kept_threshold(run: Path, model_sha256: str | None) -> Threshold | None:
+    """Return the threshold that ``mvad predict`` takes by default for a run's model; None where none was stored."""
+    path = run / THRESHOLD
+    stored = files.read_sealed_json(path, "a threshold", "delete it") if path.exists() else {}
+    if not stored or stored["made_from"]["model_sha256"] != model_sha256 or not stored["scores"]:
+        return None
+    return conformal(stored["scores"], FALSE_ALARMS)
 
 
 def left_out_scores(scale: ScoreScale, detector: Detector) -> list[float]:

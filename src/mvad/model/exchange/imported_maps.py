@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -70,7 +71,8 @@ def evaluate_imported_maps(run: Path, name: str, export: Path, maps: Path, shard
     data = ShardSet(shards / facts["dataset"] / facts["category"], "test")
     if not data.sha256.items() <= facts["made_from"].items():
         raise BadInput(f"{export}: was not made from the shards in {data.folder}; export them again")
-    reader = _Maps(maps, _paths(export, facts["views"]), _scores(maps, facts["views"]), data.views)
+    pictures = _paths(export, facts["views"])
+    reader = _Maps(maps, pictures, _scores(maps, facts["views"], pictures), data.views)
     record = _record_of(data.dataset, data.category, name, [facts["modality"]], data.size)
     with files.locked(run):
         _claim(run, record)
@@ -106,7 +108,7 @@ def evaluate_scan_maps(run: Path, name: str, maps: Path, scans: ScanSource, prog
     if not refs:
         raise BadInput(f"{scans.dataset}/{scans.category}: has no test split to evaluate maps on")
     root = maps if (maps / scans.category).is_dir() else maps.parent if maps.name == scans.category else None
-    score_by_key = _table(maps / SCORES, "key")
+    score_by_key = _scan_scores(maps / SCORES, scans.category, [ref.key for ref in refs])
     record = _record_of(scans.dataset, scans.category, name, ["scan"], 0)
     with files.locked(run):
         _claim(run, record)
@@ -114,12 +116,11 @@ def evaluate_scan_maps(run: Path, name: str, maps: Path, scans: ScanSource, prog
         pixels, samples = PixelScores(), []
         for ref in refs:
             scan, label = scans.load(ref.key), ref.defect != GOOD
-            inner = ref.key.removeprefix(f"{scans.category}/")
-            stored_map = read_map(*((root, f"{ref.key}.tiff") if root else (maps, f"{inner}.tiff")))
+            stored_map = read_map(*((root, ref.key) if root else (maps, _inner(ref.key, scans.category))), named=False)
             values = _resized(stored_map, scan.valid.shape)
             truth = np.zeros(values.shape, bool) if scan.gt is None else scan.gt
             pixels.add(ref.key, [values], [truth])
-            score = score_by_key.get(ref.key, score_by_key.get(inner, float(values.max())))
+            score = float(values.max()) if score_by_key is None else score_by_key[ref.key]
             samples.append(keep_pictures(run, ref.key, ref.defect, label, score, scan.rgb, truth, values))
             progress.advance()
         results = Results(
@@ -176,35 +177,66 @@ def _identity(about: Mapping[str, Any]) -> Any:
 
 
 def _paths(export: Path, views: list[str]) -> dict[tuple[str, str], str]:
-    """Return the path of the exported picture by (key, view)."""
-    return {(row["key"], view): row["image_path"] for view in views for row in read_table(export, view)}
+    """Return the path of the exported picture of the test split by (key, view)."""
+    return {(row["key"], view): row["image_path"] for view in views for row in read_table(export, view) if row["split"] == "test"}
 
 
-def _scores(maps: Path, views: list[str]) -> dict[tuple[str, str], float]:
-    """Return the scores in the other tool's tables by (view, picture)."""
-    return {
-        (view, picture): score
-        for view in views
-        for picture, score in _table(files.below(maps, view) / SCORES, "image_path").items()
-    }
+def _scores(maps: Path, views: list[str], pictures: Mapping[tuple[str, str], str]) -> dict[tuple[str, str], float]:
+    """Return the scores in the other tool's tables by (view, picture); a view without a table has none."""
+    found: dict[tuple[str, str], float] = {}
+    for view in views:
+        known = {picture: picture for (_, named), picture in pictures.items() if named == view}
+        table = _table(files.below(maps, view) / SCORES, "image_path", known)
+        found |= {(view, picture): score for picture, score in (table or {}).items()}
+    return found
 
 
-def _table(path: Path, key: str) -> dict[str, float]:
-    """Return the scores of a CSV file by its column ``key``; empty where there is no file.
+def _scan_scores(path: Path, category: str, keys: Sequence[str]) -> dict[str, float] | None:
+    """Return the scores of scans by key, which a table may give without the category; None where there is no table."""
+    known = {key: key for key in keys}
+    return _table(path, "key", {**{_inner(key, category): key for key in keys}, **known})
+
+
+def _inner(key: str, category: str) -> str:
+    return key.removeprefix(f"{category}/")
+
+
+def _table(path: Path, column: str, known: Mapping[str, str]) -> dict[str, float] | None:
+    """Return the scores of a CSV file; None where there is no file.
+
+    Parameters
+    ----------
+    path
+        A file in UTF-8, with or without a byte order mark.
+    column
+        The column of the names.
+    known
+        What each name that may stand there means. All that is meant must be there exactly once.
 
     Raises
     ------
     BadInput
-        If the file has other columns, or a score is not a finite number.
+        If the file has other columns, a score is not a finite number, or a name is unknown, there twice, or missing.
     """
     if not path.exists():
-        return {}
+        return None
     try:
-        scores = {row[key]: float(row["score"]) for row in csv.DictReader(path.read_text(encoding="utf-8").splitlines())}
+        rows = [(row[column], float(row["score"])) for row in csv.DictReader(io.StringIO(path.read_text(encoding="utf-8-sig")))]
     except (OSError, KeyError, ValueError, TypeError, csv.Error) as error:
-        raise BadInput(f"{path}: expected the columns {key} and score, a number ({error})") from error
-    if not all(math.isfinite(score) for score in scores.values()):
-        raise BadInput(f"{path}: a score is not finite; give every picture a number")
+        raise BadInput(f"{path}: expected the columns {column} and score, a number ({error})") from error
+    scores: dict[str, float] = {}
+    for name, score in rows:
+        meant = known.get(name)
+        if meant is None:
+            raise BadInput(f"{path}: {name!r} is not of this test split; expected names such as {min(known, default='')!r}")
+        if meant in scores:
+            raise BadInput(f"{path}: {name!r} stands there twice; give every one a single score")
+        if not math.isfinite(score):
+            raise BadInput(f"{path}: the score of {name!r} is not finite; give every one a number")
+        scores[meant] = score
+    missing = set(known.values()) - scores.keys()
+    if missing:
+        raise BadInput(f"{path}: {len(missing)} have no score, such as {min(missing)!r}; give every one a score, or no table")
     return scores
 
 
@@ -234,18 +266,35 @@ class _Maps:
         return AnomalyMaps(maps, scores, scores.amax(dim=1))
 
 
-def read_map(folder: Path, picture: str) -> NDArray[np.float32]:
+def read_map(folder: Path, picture: str, named: bool = True) -> NDArray[np.float32]:
     """Return the map (H, W) float32 of an exported picture.
+
+    Parameters
+    ----------
+    folder, picture
+        Folder of the maps, and the picture's path within.
+    named
+        Whether the path ends in the picture's suffix, which the map's takes the place of.
 
     Raises
     ------
     BadInput
-        If there is no map, or it is not one channel of finite numbers.
+        If there is no map, there are several that differ, or it is not one channel of finite numbers.
     """
-    stem = files.inside(folder, picture).with_suffix("")
-    path = next((p for suffix in SUFFIXES if (p := stem.with_name(stem.name + suffix)).exists()), None)
-    if path is None:
+    stem = files.inside(folder, picture)
+    stem = stem.with_suffix("") if named else stem
+    paths = [path for suffix in SUFFIXES if (path := stem.with_name(stem.name + suffix)).exists()]
+    if not paths:
         raise BadInput(f"{stem}.npy: not found, nor {', '.join(SUFFIXES[1:])}; every test picture needs a map")
+    values = _values_of(paths[0])
+    for other in paths[1:]:
+        if not np.array_equal(_values_of(other), values):
+            raise BadInput(f"{paths[0]}: differs from {other.name}; leave one map of each picture")
+    return values
+
+
+def _values_of(path: Path) -> NDArray[np.float32]:
+    """Return the map in a file."""
     try:
         if path.suffix == ".npy":
             array = np.load(path, allow_pickle=False, mmap_mode="r")

@@ -20,7 +20,7 @@ from mvad.errors import BadInput, MissingComponent
 from mvad.model.backbones.weights import WeightsSource
 from mvad.model.detector import Detector
 from mvad.model.devices import float32_only
-from mvad.model.evaluation.evaluate import check_training
+from mvad.model.evaluation.data import check_training
 from mvad.model.runs import RunFolder
 from mvad.progress import Progress
 

@@ -10,14 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from mvad.model.metrics.histogram import BITS, ScoreHistogram
+from mvad.model.metrics.histogram import ScoreHistogram
 from mvad.model.metrics.intervals import UNDEFINED, Interval, from_clusters
+from mvad.model.metrics.steps import Bounds
 
 LIMITS = (0.3, 0.1, 0.05, 0.01)
 """False positive rates up to which AUPRO integrates; 0.3 is that of MVTec AD, 0.01 the second one of MVTec 3D-AD."""
-
-_COARSE = BITS - 8
-"""Bits of the histogram that is kept per sample, for the confidence interval only."""
 
 _TOUCHING = np.ones((3, 3), dtype=int)
 
@@ -37,8 +35,8 @@ class PixelFigures:
         the region that is detected, averaged over false positive rates up to the limit.
     regions
         Number of regions of ground truth.
-    error_bound
-        Greatest error of ``auroc`` due to binning.
+    bounds
+        Largest errors of ``auroc``, ``ap`` and ``aupro`` due to binning; 0 up to ``histogram.CAPACITY`` pixels.
     """
 
     auroc: Interval
@@ -47,7 +45,7 @@ class PixelFigures:
     threshold: float
     aupro: dict[float, float]
     regions: int
-    error_bound: float
+    bounds: Bounds
 
 
 @dataclass
@@ -61,12 +59,12 @@ class PixelScores:
     regions
         Number of regions so far.
     samples
-        Coarse histogram of each key's pixels, a few kB: bins (K,), and negatives and positives in each (K,).
+        The keys of the samples.
     """
 
     histogram: ScoreHistogram = field(default_factory=ScoreHistogram)
     regions: int = 0
-    samples: dict[str, tuple[NDArray[np.int32], NDArray[np.int64], NDArray[np.int64]]] = field(default_factory=dict)
+    samples: set[str] = field(default_factory=set)
 
     def add(
         self,
@@ -92,16 +90,17 @@ class PixelScores:
         """
         if key in self.samples:
             raise ValueError(f"{key}: was evaluated before")
-        coarse = np.zeros((2, 1 << _COARSE), np.int64)
         for anomaly_map, mask in zip(maps, masks, strict=True):
             truth = np.asarray(mask, np.bool_)
             if truth.shape != np.shape(anomaly_map):
                 raise ValueError(f"{key}: map {np.shape(anomaly_map)} and mask {truth.shape} differ in shape")
             regions, share = regions_of(truth)
-            self.histogram.add_image(np.asarray(anomaly_map), regions, share, coarse)
+            if regions is None:
+                self.histogram.add(np.asarray(anomaly_map), truth, owner=key)
+            else:
+                self.histogram.add(np.asarray(anomaly_map), regions, share, owner=key)
             self.regions += len(share) - 1
-        bins = np.flatnonzero(coarse.any(axis=0))
-        self.samples[key] = (bins.astype(np.int32), coarse[0, bins], coarse[1, bins])
+        self.samples.add(key)
 
     def merge(self, other: PixelScores) -> None:
         """Add the samples of another part.
@@ -111,7 +110,7 @@ class PixelScores:
         ValueError
             If both have the same sample.
         """
-        common = self.samples.keys() & other.samples.keys()
+        common = self.samples & other.samples
         if common:
             raise ValueError(f"{min(common)}: is in both parts")
         self.histogram.merge(other.histogram)
@@ -120,29 +119,26 @@ class PixelScores:
 
     def figures(self) -> PixelFigures:
         """Return the metrics over all pixels added so far."""
-        curve, weighted, bound = self.histogram.curves()
+        curve, weighted = self.histogram.curves()
         f1, threshold = curve.best_f1()
         return PixelFigures(
             auroc=self._interval(curve.area()), ap=curve.average_precision(), f1_max=f1, threshold=threshold,
-            aupro={limit: weighted.area(limit) for limit in LIMITS}, regions=self.regions,
-            error_bound=bound,
+            aupro={limit: weighted.area(limit) for limit in LIMITS}, regions=self.regions, bounds=self.histogram.bounds(LIMITS),
         )  # fmt: skip
 
     def _interval(self, area: float) -> Interval:
         """Return the exact area with an interval from coarse sums over samples."""
         if math.isnan(area):
             return UNDEFINED
-        negative, positive = np.zeros((2, 1 << _COARSE))
-        for bins, negatives, positives in self.samples.values():
-            negative[bins] += negatives
-            positive[bins] += positives
+        owner, keys, negatives, positives = self.histogram.cells()
+        place = np.unique(keys, return_inverse=True)[1]
+        negative, positive = (np.bincount(place, weights=counts) for counts in (negatives, positives))
         lower = (np.cumsum(negative) - negative / 2) / negative.sum()
         higher = 1 - (np.cumsum(positive) - positive / 2) / positive.sum()
-        sums = np.array([
-            (lower[bins] @ positives, positives.sum(), higher[bins] @ negatives, negatives.sum())
-            for bins, negatives, positives in self.samples.values()
-        ])  # fmt: skip
-        coarse = from_clusters(*sums.T)
+        above, below = lower[place] * positives, higher[place] * negatives
+        columns = (above, positives, below, negatives)
+        sums = (np.bincount(owner, weights=column) for column in columns)
+        coarse = from_clusters(*(each.astype(np.float64) for each in sums))
         return Interval(area, min(coarse.low, area), max(coarse.high, area))
 
 

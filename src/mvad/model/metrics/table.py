@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mvad.errors import BadInput
-from mvad.model.metrics.histogram import Curve, exact_curve
+from mvad.model.metrics.curve import Curve, exact_curve
 from mvad.model.metrics.intervals import Interval, auroc_interval
 from mvad.model.metrics.pixels import LIMITS, PixelFigures, PixelScores
 
@@ -120,9 +120,10 @@ _METRICS: list[Metric] = [
 ]  # fmt: skip
 
 
-RESERVED = (
-    "intervals", "s_auroc_by_defect", "samples", "anomalous", "regions", "pixel_threshold", "p_auroc_error_bound",
-)  # fmt: skip
+ERROR_BOUNDS = ("p_auroc_error_bound", "p_ap_error_bound", "aupro_error_bound")
+"""The bounds of ``PixelFigures`` in ``results.json``."""
+
+RESERVED = ("intervals", "s_auroc_by_defect", "samples", "anomalous", "regions", "pixel_threshold", *ERROR_BOUNDS)
 """Names in ``results.json`` that stand beside the figures of merit, and that none may have."""
 
 

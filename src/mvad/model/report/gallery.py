@@ -9,12 +9,14 @@ from pathlib import Path
 
 import imagecodecs
 import numpy as np
+from numpy.typing import NDArray
 
 from mvad import files
 from mvad.datasets.scan import GOOD, NO_POSE
 from mvad.model.evaluation.pictures import SIDE
 from mvad.model.evaluation.results import Results, SampleResult
-from mvad.model.metrics.histogram import exact_curve
+from mvad.model.evaluation.threshold import FALSE_ALARMS, kept_threshold
+from mvad.model.metrics.curve import exact_curve
 from mvad.model.report.budget import Budget
 from mvad.model.report.clouds import clouds
 
@@ -44,16 +46,16 @@ def gallery(run: Path, result: Results, number: int, budget: Budget) -> str:
             figures.append(figure)
     scores = np.array([s.score for s in samples])
     labels = np.array([bool(s.label) for s in samples])
-    best = exact_curve(scores, labels).best_f1()[1] if labels.any() and not labels.all() else float(np.median(scores))
+    start, note = _threshold(run, result, scores, labels)
     low, high = (min(s.map_range[0] for s in samples), max(s.map_range[1] for s in samples))
     pixel = result.figures.pixel_threshold
     return (
         f'<section class="run" id="run{number}" data-low="{low:.7g}" data-high="{high:.7g}">'
         f"<h3>{escape(result.run)}</h3>"
         f"<p class=dim>{len(shown)} of {len(samples)} samples shown, largest errors first. "
-        f"One column per view; colour, geometry where there is any, ground truth in red, anomaly map.</p>"
+        f"One column per view; colour, geometry where there is any, ground truth in red, anomaly map. {escape(note)}</p>"
         f'<div class="controls">'
-        + _slider("sample", "sample is anomalous from", scores.min(), scores.max(), best)
+        + _slider("sample", "sample is anomalous from", scores.min(), scores.max(), start)
         + _slider("pixel", "outline the map from", low, high, high if pixel is None else pixel)
         + '<label>show <select class="filter">'
         + "".join(f'<option value="{value}">{escape(text)}</option>' for value, text in _filters(samples))
@@ -64,6 +66,18 @@ def gallery(run: Path, result: Results, number: int, budget: Budget) -> str:
         + f'<p class="counts" aria-live="polite"></p>{_recall(samples)}{clouds(run, result, budget)}'
         + f'<div class="gallery">{"".join(figures)}</div></section>'
     )
+
+
+def _threshold(run: Path, result: Results, scores: NDArray[np.float64], labels: NDArray[np.bool_]) -> tuple[float, str]:
+    """Return where the slider of samples starts, and a sentence on where that comes from."""
+    pixels = "The outline of maps starts at the best F1 of these pixels, which their ground truth chose."
+    if kept := kept_threshold(run, result.model_sha256):
+        return kept.value, f"Samples are anomalous above the threshold of mvad predict: {kept.describe(FALSE_ALARMS)}. {pixels}"
+    if labels.any() and not labels.all():
+        best = exact_curve(scores, labels).best_f1()[1]
+        start = "There are no normal validation samples, so the threshold of samples starts at the best F1 on these"
+        return best, f"{start} test samples, chosen with their labels: it promises nothing for new parts. {pixels}"
+    return float(np.median(scores)), f"The threshold of samples starts at their median. {pixels}"
 
 
 def _slider(kind: str, text: str, low: float, high: float, at: float) -> str:
