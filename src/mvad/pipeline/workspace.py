@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from mvad.datasets.folders import visible
 from mvad.errors import BadInput
 
 DEFAULT_WORKSPACE = Path("mvad-data")
@@ -65,7 +66,7 @@ def packed_categories(shards: Path, datasets: list[str] | None, categories: list
     BadInput
         If there is none, or a given category is missing.
     """
-    packed = sorted(path.parent for path in shards.glob("*/*/manifest.json"))
+    packed = [path.parent for path in visible(shards.glob("*/*/manifest.json"), shards)]
     chosen = [
         folder
         for folder in packed
