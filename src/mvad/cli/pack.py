@@ -34,6 +34,16 @@ def pack(
     size: Annotated[int, typer.Option(min=32, max=2048, help="Side of Real-IAD's views in pixels; renders keep theirs.")] = 256,
     shard_mb: Annotated[float, typer.Option(min=0.01, help="Uncompressed megabytes per file; bounds memory.")] = 512,
     jobs: Annotated[int, typer.Option(min=0, help="Samples that are processed at the same time; 0: the number of cores.")] = 0,
+    splits: Annotated[
+        str | None,
+        typer.Option(
+            help="Real-IAD's folder of split files, realiad_jsons_sv say, or sv. Default: realiad_jsons, or the only one."
+        ),
+    ] = None,
+    partial: Annotated[
+        bool,
+        typer.Option("--partial", help="Pack what is there of a render that is not finished, and accept damaged photographs."),
+    ] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace shards of another configuration or version.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be packed, without packing.")] = False,
 ) -> None:
@@ -42,8 +52,11 @@ def pack(
     from mvad.cli.tables import contents_table
     from mvad.cores import usable_cores
     from mvad.datasets import realiad
+    from mvad.datasets.renders.record import missing_of, note_lines
     from mvad.datasets.shards.contents import count, tasks
+    from mvad.datasets.shards.missing import missing_lines
     from mvad.datasets.shards.pack import PackOptions, pack_realiad, pack_renders
+    from mvad.datasets.shards.reader import read_manifest
     from mvad.errors import BadInput, PartlyDone
 
     places = Workspace(workspace)
@@ -51,21 +64,30 @@ def pack(
     options = PackOptions(filter_name, level, tuple(fields.split(",")), size, shard_mb)
     parallel = jobs or usable_cores()
     with Bars() as bars:
-        chosen = tasks(places.renders, realiad_raw, dataset, category)
+        chosen = tasks(places.renders, realiad_raw, dataset, category, splits)
         for dataset_name, name in chosen:
             if dataset_name == realiad.NAME and name not in realiad.KNOWN_CATEGORIES:
                 bars.say(f"notice: {name} is not a published category of {dataset_name}; it is packed nevertheless")
         if dry_run:
-            bars.show(contents_table([row for pair in chosen for row in count(places.renders, realiad_raw, *pair)]))
+            bars.show(contents_table([row for pair in chosen for row in count(places.renders, realiad_raw, *pair, splits)]))
             return
-        failed = 0
+        failed, missing = 0, 0
         for dataset_name, name in chosen:
             try:
                 if dataset_name == realiad.NAME:
-                    made = pack_realiad(realiad_raw, name, places.shards, options, bars, parallel, overwrite)
+                    made = pack_realiad(realiad_raw, name, places.shards, options, bars, parallel, overwrite, splits)
                 else:
-                    made = pack_renders(places.renders, dataset_name, name, places.shards, options, bars, parallel, overwrite)
+                    made = pack_renders(
+                        places.renders, dataset_name, name, places.shards, options, bars, parallel, overwrite, partial
+                    )  # fmt: skip
                 bars.say(f"packed {made}")
+                manifest = read_manifest(made.parent)
+                missing += len(missing_of(manifest))
+                for line in [
+                    *(f"notice: {note}" for note in note_lines(manifest)),
+                    *map("missing: {}".format, missing_lines(manifest)),
+                ]:
+                    bars.say(line)
             except BadInput as error:
                 if len(chosen) == 1:
                     raise
@@ -73,3 +95,6 @@ def pack(
                 bars.say(f"failed: {dataset_name}/{name}: {error}")
     if failed:
         raise PartlyDone(f"{failed} of {len(chosen)} categories are not packed; see the messages above")
+    if missing and not partial:
+        what = "sample is" if missing == 1 else "samples are"
+        raise PartlyDone(f"{missing} {what} missing from the shards, as listed above; --partial accepts that")
