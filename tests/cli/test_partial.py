@@ -87,6 +87,7 @@ def test_damaged_photographs_are_listed_at_once(workspace: Path, tmp_path: Path)
     done = mvad(*words, "--splits", "sv", cwd=tmp_path)
     assert done.returncode == 6
     assert all(path.name in done.stdout for path in bad)
+    assert "notice: its splits are those of realiad_jsons_sv" in done.stdout
     assert f"{len(bad)} samples are missing from the shards" in done.stderr
     assert mvad(*words, "--partial", cwd=tmp_path).returncode == 0
     assert "choose one" in mvad(*words, "--splits", "mv", cwd=tmp_path).stderr

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections import Counter
 from collections.abc import Callable
@@ -251,6 +252,15 @@ def test_folders_of_kinds_may_have_capitals_and_flat_ones_are_refused(gear: Path
     shutil.copy(gear / "test" / "good" / "xyz" / "000.tiff", gear / "test" / "flat")
     with pytest.raises(BadInput, match=r"flat: holds files, but no scan; expected flat/xyz/\*\.tiff"):
         refs_of(gear)
+
+
+@pytest.mark.parametrize("name", [b"a\nb", b"\xff", b"a.part-1", b"\x1b[31m"])
+def test_names_that_cannot_be_keys_are_refused_in_one_line(gear: Path, name: bytes) -> None:
+    folder = gear / "test" / "hole" / "xyz"
+    os.rename(os.fsencode(folder / "001.tiff"), os.fsencode(folder) + b"/" + name + b".tiff")
+    with pytest.raises(BadInput, match="cannot be that of a scan; rename it") as caught:
+        refs_of(gear)
+    assert str(caught.value).isprintable()
 
 
 @pytest.mark.parametrize("split", ["train", "validation"])

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from mvad.cli.options import DEFAULT_WORKSPACE, Category, WorkspaceFolder
 from mvad.pipeline.workspace import Workspace
+
+if TYPE_CHECKING:
+    from mvad.progress import Progress
 
 
 def register(app: typer.Typer) -> None:
@@ -16,7 +19,7 @@ def register(app: typer.Typer) -> None:
     app.command("pack", epilog="Example: mvad pack --dataset mvtec3d --category cable_gland")(pack)
 
 
-def pack(
+def pack(  # more than 60 lines: one parameter per option
     dataset: Annotated[
         list[str] | None, typer.Option("--dataset", help="mvtec3d, eyecandies, realiad; repeatable. Default: all found.")
     ] = None,
@@ -52,11 +55,8 @@ def pack(
     from mvad.cli.tables import contents_table
     from mvad.cores import usable_cores
     from mvad.datasets import realiad
-    from mvad.datasets.renders.record import missing_of, note_lines
     from mvad.datasets.shards.contents import count, tasks
-    from mvad.datasets.shards.missing import missing_lines
     from mvad.datasets.shards.pack import PackOptions, pack_realiad, pack_renders
-    from mvad.datasets.shards.reader import read_manifest
     from mvad.errors import BadInput, PartlyDone
 
     places = Workspace(workspace)
@@ -81,13 +81,7 @@ def pack(
                         places.renders, dataset_name, name, places.shards, options, bars, parallel, overwrite, partial
                     )  # fmt: skip
                 bars.say(f"packed {made}")
-                manifest = read_manifest(made.parent)
-                missing += len(missing_of(manifest))
-                for line in [
-                    *(f"notice: {note}" for note in note_lines(manifest)),
-                    *map("missing: {}".format, missing_lines(manifest)),
-                ]:
-                    bars.say(line)
+                missing += _tell(made.parent, bars)
             except BadInput as error:
                 if len(chosen) == 1:
                     raise
@@ -98,3 +92,18 @@ def pack(
     if missing and not partial:
         what = "sample is" if missing == 1 else "samples are"
         raise PartlyDone(f"{missing} {what} missing from the shards, as listed above; --partial accepts that")
+
+
+def _tell(folder: Path, progress: Progress) -> int:
+    """Say which splits were taken, what was decided in reading, and what is missing; return the number of missing samples."""
+    from mvad.datasets.renders.record import missing_of, note_lines
+    from mvad.datasets.shards.missing import missing_lines
+    from mvad.datasets.shards.reader import read_manifest
+
+    manifest = read_manifest(folder)
+    splits = [f"its splits are those of {manifest['config']['splits']}"] if "splits" in manifest["config"] else []
+    for note in [*splits, *note_lines(manifest)]:
+        progress.say(f"notice: {note}")
+    for line in missing_lines(manifest):
+        progress.say(f"missing: {line}")
+    return len(missing_of(manifest))

@@ -7,6 +7,7 @@ The camera frame here is x right, y down, z forward; the file's normals and pose
 
 from __future__ import annotations
 
+import io
 import re
 from collections.abc import Iterable
 from pathlib import Path
@@ -16,7 +17,7 @@ import numpy as np
 import yaml
 from numpy.typing import NDArray
 
-from mvad.datasets.folders import Files, is_hidden, refuse_other_folders, split_folders, visible, visible_folders
+from mvad.datasets.folders import Files, check_name, is_hidden, refuse_other_folders, split_folders, visible, visible_folders
 from mvad.datasets.images import placeholder, read_gray16, read_rgb
 from mvad.datasets.masks import NO_MASK, check_label, read_mask
 from mvad.datasets.scan import GOOD, NEW, UNKNOWN, ReadOptions, Scan, ScanRef, new_id
@@ -143,6 +144,7 @@ def _by_number(paths: Iterable[Path], options: ReadOptions) -> dict[str, Files]:
         match = _FILE.fullmatch(path.name)
         if match is None:
             continue
+        check_name(path)
         places.add(path.parent)
         scan, kind = found.setdefault(match[1], Files()), kinds.get(match[2].lower(), "")
         if kind in scan.paths:
@@ -251,7 +253,10 @@ def _pose(path: Path) -> NDArray[np.float64]:
     try:
         if path.stat().st_size > MAX_TEXT_BYTES:
             raise ValueError("too large")
-        pose = np.loadtxt(path, dtype=np.float64)
+        text = path.read_text(encoding="utf-8")
+        if not text.strip():
+            raise ValueError("it is empty")
+        pose = np.loadtxt(io.StringIO(text), dtype=np.float64)
         if pose.shape != (4, 4) or not np.isfinite(pose).all():
             raise ValueError(f"shape {pose.shape}")
         if np.abs(pose[:3, :3] @ pose[:3, :3].T - np.eye(3)).max() > 1e-4:

@@ -65,6 +65,12 @@ def visible(paths: Iterable[Path], root: Path | None = None) -> list[Path]:
     return sorted(path for path in paths if not is_hidden(path, root))
 
 
+def check_name(path: Path) -> None:
+    """Raise BadInput if a name cannot be part of a scan's key: with control characters, not UTF-8, or as of a file being written."""
+    if not path.name.isprintable() or ".part-" in path.name:
+        raise BadInput(f"{path.parent}: the name {path.name!a} cannot be that of a scan; rename it, without .part- and the like")
+
+
 def visible_folders(folder: Path) -> list[Path]:
     """Return the folders in a folder that may hold data, sorted; none where there is no such folder."""
     return [path for path in visible(folder.iterdir()) if path.is_dir()] if folder.is_dir() else []
@@ -148,6 +154,7 @@ def defect_folders(split: Named, only_good: bool) -> list[tuple[str, Named]]:
     """
     found: dict[str, Named] = {}
     for folder in visible_folders(split.path):
+        check_name(folder)
         defect, notes = folder.name, split.notes
         if re.sub(r"[^a-z]", "", defect.lower()) in GOOD_NAMES and defect != GOOD:
             defect, notes = GOOD, (*notes, f"{split.path.name}/{folder.name} read as good")
@@ -195,6 +202,7 @@ def by_stem(folder: Path, endings: Mapping[str, tuple[str, ...]]) -> dict[str, F
             ending = path.suffix[1:].lower()
             if ending not in (_UNREADABLE | set(accepted)) or path.is_dir():
                 continue
+            check_name(path)
             scan = found.setdefault(path.stem, Files())
             if ending not in accepted:
                 scan.fault = scan.fault or f"{path}: not a .{accepted[0]} file, which is what is read of {kind}; convert it"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 import struct
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,9 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from mvad.errors import BadInput
+
+logging.getLogger("tifffile").addHandler(logging.NullHandler())
+"""Of a damaged file our message says enough; without a handler the library's own would be printed, too."""
 
 MAX_SIDE = 8192
 """Greatest side of an image in pixels. No dataset of this field has larger ones; more is a decompression bomb or a wrong file."""
@@ -126,14 +130,15 @@ def read_xyz(path: Path) -> NDArray[np.float32]:
     """
     try:
         with tifffile.TiffFile(path) as file:
-            values = _as_one_array(path, file)
-        first = values.ndim == 3 and values.shape[0] == 3 and values.shape[2] not in (3, 4)
+            shape, dtype = _shape_of(path, file)
+            first = len(shape) == 3 and shape[0] == 3 and shape[2] not in (3, 4)
+            fits = len(shape) == 3 and (first or shape[2] in (3, 4)) and max(shape) <= MAX_SIDE
+            if not fits or dtype not in (np.float32, np.float64):
+                raise BadInput(f"{path}: expected (H, W, 3) float32, found {shape} {dtype}; is this a depth image?")
+            values = np.stack([page.asarray() for page in file.pages]).reshape(shape)
         points = np.moveaxis(values, 0, 2) if first else values
-        fits = points.ndim == 3 and points.shape[2] in (3, 4) and max(points.shape) <= MAX_SIDE
-        if not fits or points.dtype not in (np.float32, np.float64):
-            raise BadInput(f"{path}: expected (H, W, 3) float32, found {values.shape} {values.dtype}; is this a depth image?")
         if points.shape[2] == 4 and not (points[..., 3] == points[0, 0, 3]).all():
-            raise BadInput(f"{path}: expected three channels, found {values.shape}; write x, y and z alone")
+            raise BadInput(f"{path}: expected three channels, found {shape}; write x, y and z alone")
         with np.errstate(over="ignore"):
             return np.ascontiguousarray(points[..., :3], dtype=np.float32)
     except FileNotFoundError as error:
@@ -146,16 +151,15 @@ def read_xyz(path: Path) -> NDArray[np.float32]:
         ) from error
 
 
-def _as_one_array(path: Path, file: tifffile.TiffFile) -> NDArray[Any]:
-    """Return the array of a TIFF of points; pages are its channels (three) or its rows, as some writers store a 3-D array."""
-    shapes = [page.shape for page in file.pages]
-    if max(len(shapes), *(max(shape) for shape in shapes)) > MAX_SIDE:
-        raise BadInput(f"{path}: {len(shapes)} pages of {shapes[0]} are more than {MAX_SIDE} a side; refused")
-    flat = len(set(shapes)) == 1 and len(shapes[0]) == 2
-    if len(shapes) == 1 or (flat and (len(shapes) == 3 or shapes[0][1] == 3)):
-        values = [page.asarray() for page in file.pages]
-        return values[0] if len(values) == 1 else np.stack(values)
-    raise BadInput(f"{path}: expected one page, found {len(shapes)}; is this an xyz image?")
+def _shape_of(path: Path, file: tifffile.TiffFile) -> tuple[tuple[int, ...], Any]:
+    """Return shape and dtype of a TIFF of points without decoding it; pages are its channels (three) or its rows."""
+    pages = [(page.shape, page.dtype) for page in file.pages]
+    shape, dtype = pages[0]
+    if len(pages) == 1:
+        return shape, dtype
+    if len(set(pages)) > 1 or len(shape) != 2 or not (len(pages) == 3 or shape[1] == 3):
+        raise BadInput(f"{path}: expected one page, found {len(pages)}; is this an xyz image?")
+    return (len(pages), *shape), dtype
 
 
 def placeholder(path: Path, data: bytes | None = None) -> str:
