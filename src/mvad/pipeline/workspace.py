@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from mvad.datasets.folders import visible
 from mvad.errors import BadInput
 
 DEFAULT_WORKSPACE = Path("mvad-data")
@@ -66,6 +65,8 @@ def packed_categories(shards: Path, datasets: list[str] | None, categories: list
     BadInput
         If there is none, or a given category is missing.
     """
+    from mvad.datasets.folders import visible  # numpy is no matter of the help
+
     packed = [path.parent for path in visible(shards.glob("*/*/manifest.json"), shards)]
     chosen = [
         folder
