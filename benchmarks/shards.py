@@ -392,7 +392,7 @@ def pack_seconds(renders: str, folder: str, filter_name: str, jobs: int) -> floa
 def photographs(raw: str, folder: str, what: str) -> float:
     """Seconds to decode photographs of 1,024 px and their masks, or to pack them at 256 px."""
     from mvad.datasets import realiad
-    from mvad.datasets.images import read_gray, read_rgb
+    from mvad.datasets.images import read_levels, read_rgb
     from mvad.datasets.shards.pack import PackOptions, pack_realiad
     from mvad.progress import Silent
 
@@ -402,7 +402,7 @@ def photographs(raw: str, folder: str, what: str) -> float:
             for view in ref.views:
                 read_rgb(view.image)
                 if view.mask:
-                    read_gray(view.mask)
+                    read_levels(view.mask)
     else:
         pack_realiad(Path(raw), "plate", Path(folder), PackOptions(), Silent(), int(what.split()[0]))
     return round(time.perf_counter() - began, 3)

@@ -10,7 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import mvad
+from mvad.datasets import masks
+from mvad.datasets.folders import GOOD_NAMES, OTHER_NAMES
 from mvad.datasets.renders import layout
+from mvad.datasets.renders.record import WHY
+from mvad.datasets.scan import GOOD
 from mvad.datasets.shards.chunks import FILTERS, PIPELINES, Filter
 from mvad.datasets.shards.pack import PackOptions
 from mvad.datasets.shards.schema import (
@@ -70,6 +74,36 @@ def formats() -> str:
         "JSON files of mvad have a member `seal`: the SHA-256 of the file's text with the seal's 64 digits as zeros. Lines of",
         "logs (`*.jsonl`) have a member `crc32`, of the line's JSON without it, keys sorted.",
         "",
+        "Members that are there only where there is something to tell: `notes` of a record (what was decided in reading the scan, one",
+        "line each), `notes` of a manifest (each with the number of its samples and the first), `missing` of a manifest (samples that",
+        "were to be there, each with `reason` and `why`), `unread_training_scans` of `rig.json`. `why` is one of",
+        "",
+        *(f"- `{why}`: {meaning}" + (";" if why != list(WHY)[-1] else ".") for why, meaning in WHY.items()),
+        "",
+        "`mvad pack` carries both members over to the manifest and the card of the shards. While scans are missing for another reason",
+        "than `raw` it packs only with `--partial`; of those it packs the others, and ends with exit code 6 unless `--partial` accepts it.",
+        "",
+        "## Raw data",
+        "",
+        "As their publishers pack them, and as they are met:",
+        "",
+        "- A scan is every name that any folder of its kinds (xyz, rgb, gt; depth, image, ...) holds, endings in any case. What does not",
+        "  pair fails by name. Names that begin with a dot are never data.",
+        f"- Folders named otherwise are read with a note: {', '.join(f'`{name}` as {split}' for split, names in OTHER_NAMES.items() for name in names)},",
+        f"  capitals, and good parts named {', '.join(sorted(GOOD_NAMES - {GOOD}))}. Two folders that would be one are refused, and so are folders of scans",
+        "  that are no split. Defects among training or validation scans fail by name.",
+        "- A good test scan without a mask is normal. One whose mask marks something, an Eyecandies test scan without `metadata.yaml`, or a",
+        "  defect without a mask fails by name; a defect whose mask marks nothing keeps its label, with a note.",
+        f"- Masks: {masks.RULE[0].lower()}{masks.RULE[1:]}.",
+        "- Points: float32 or float64 metres; channels first, pages that are channels or rows, and a constant fourth channel are read.",
+        "  Colours: 8 bits; an opaque alpha channel, a palette, and 8 bits stored as 16 are read. Pointers of git-lfs and git-annex, pages of",
+        "  a website, millimetres and micrometres are refused as what they are.",
+        "- Scans whose support was removed by other tools (an empty border) are rendered as they are, with a note; the sensor's axis stands",
+        "  for the support's normal, so poses are those of whole scans only where the sensor looks straight down.",
+        "- Cameras are not fitted again to a training scan that is repaired or added later: a note names it, `--overwrite` fits them anew.",
+        "- Real-IAD: folders and files may be links, names in split files may have backslashes; `mvad pack --splits sv` (or another folder",
+        "  `realiad_jsons_*`) takes other splits. A sample of which a picture is damaged is left out and listed.",
+        "",
         "## Shards",
         "",
         "See [shard-format.md](shard-format.md).",
@@ -119,7 +153,7 @@ def shard_format() -> str:
         "Generated from the code by `tools/docs.py`; `make test` fails if it is out of date, and runs the code below.",
         "",
         "One HDF5 file holds some samples of a split of a category: `shards/<dataset>/<category>/<split>-00000.h5`. The folder also",
-        f"holds `{MANIFEST}` (counts, sizes and SHA-256 of each file, configuration, audit of the ground truth) and `{CARD}`, the",
+        f"holds `{MANIFEST}` (counts, sizes and SHA-256 of each file, configuration, audit of the ground truth, notes, missing samples) and `{CARD}`, the",
         "dataset card. `mvad inspect FILE` prints the content and draws a contact sheet; `mvad verify` checks every byte.",
         "",
         "## Read it without mvad",

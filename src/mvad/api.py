@@ -157,7 +157,7 @@ def render_category(
 def pack(
     dataset: str, category: str, source: str | Path = DEFAULT_WORKSPACE / "renders",
     shards: str | Path = DEFAULT_WORKSPACE / "shards", options: PackOptions | None = None, jobs: int = 0, overwrite: bool = False,
-    progress: Progress | None = None,
+    progress: Progress | None = None, partial: bool = False, splits: str | None = None,
 ) -> Path:  # fmt: skip
     """Pack a rendered category, or one of Real-IAD, into HDF5 shards, as ``mvad pack`` does.
 
@@ -177,6 +177,10 @@ def pack(
         Replace shards of another configuration.
     progress
         Is told of each sample.
+    partial
+        Pack what is there of a render that is not finished.
+    splits
+        Real-IAD's folder of split files, ``realiad_jsons_sv`` say, or ``sv``; None: ``realiad_jsons``, or the only one.
 
     Returns
     -------
@@ -186,7 +190,7 @@ def pack(
     Raises
     ------
     BadInput
-        If there is nothing to pack, or a render is damaged.
+        If there is nothing to pack, or a render is damaged or not finished.
 
     Examples
     --------
@@ -204,6 +208,8 @@ def pack(
         jobs or usable_cores(),
         progress or Silent(),
         overwrite,
+        partial,
+        splits,
     )
 
 

@@ -6,9 +6,9 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mvad.datasets.masks import any_overlap
 from mvad.datasets.renders.coding import DepthCoding, decode_normal, encode_normal
 from mvad.datasets.shards.order import batch_indices
-from mvad.datasets.shards.sources import any_overlap, binary_mask
 
 
 @given(st.floats(0.1, 5), st.floats(0.01, 3), st.lists(st.floats(0, 1), min_size=1, max_size=50))
@@ -45,16 +45,11 @@ def test_every_epoch_is_a_permutation_whatever_the_batch(seed: int, samples: int
         assert sorted(order[epoch * samples : (epoch + 1) * samples]) == list(range(samples))
 
 
-def test_the_mask_rule_of_formats() -> None:
-    assert binary_mask(np.array([[0, 1]], np.uint8)).tolist() == [[False, True]]
-    assert binary_mask(np.array([[0, 100, 200]], np.uint8)).tolist() == [[False, False, True]]
-
-
 @given(st.integers(1, 40), st.integers(1, 60), st.integers(1, 60))
 def test_any_overlap_keeps_every_true_pixel(size: int, row: int, column: int) -> None:
     mask = np.zeros((60, 60), bool)
     mask[row - 1, column - 1] = True
-    small = any_overlap(mask, size)
+    small = any_overlap(mask, (size, size))
     assert small.shape == (size, size)
     assert small[(row - 1) * size // 60, (column - 1) * size // 60] == 1
-    assert any_overlap(np.zeros((60, 60), bool), size).sum() == 0
+    assert any_overlap(np.zeros((60, 60), bool), (size, size)).sum() == 0

@@ -84,7 +84,7 @@ def damage_size(path: Path) -> None:
 
 def damage_type(path: Path) -> None:
     if path.suffix == ".tiff":
-        tifffile.imwrite(path, np.ones((160, 160, 3), np.float64), photometric="rgb")
+        tifffile.imwrite(path, np.ones((160, 160, 3), np.int32), photometric="rgb")
     else:
         Image.new("CMYK", (160, 160)).save(path, format="JPEG")
 
@@ -118,8 +118,8 @@ def test_several_pages_are_refused(category: Path) -> None:
 
 def test_stray_files_are_ignored_and_pairs_are_made_by_name(category: Path) -> None:
     before = reader_for("mvtec3d").refs(category, "gear", OPTIONS)
-    (category / "gear" / ".DS_Store").write_text("x")
-    (category / "gear" / "train" / "good" / "rgb" / "zzz.png").write_text("x")
+    for name in (".DS_Store", "Thumbs.db", "readme.txt", "train/good/rgb/Thumbs.db", "train/good/notes.txt"):
+        (category / "gear" / name).write_text("x")
     assert reader_for("mvtec3d").refs(category, "gear", OPTIONS) == before
     for ref in before:
         assert ref.paths["rgb"].stem == ref.paths["xyz"].stem == ref.id

@@ -121,8 +121,9 @@ def test_a_crash_at_any_step_ends_in_the_same_bytes(raw: Path, tmp_path: Path, s
     for path in sorted((raw / "gear" / "test").iterdir()):
         if path.name != "dent":
             shutil.rmtree(path)
-    for xyz in sorted((raw / "gear" / "train" / "good" / "xyz").iterdir())[1:]:
-        xyz.unlink()
+    for kind in ("xyz", "rgb"):
+        for path in sorted((raw / "gear" / "train" / "good" / kind).iterdir())[1:]:
+            path.unlink()
     splits = ("train", "test")
     steps: list[str] = []
     files.step_hook = steps.append

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from mvad.cli.options import DEFAULT_WORKSPACE, Category, WorkspaceFolder
 from mvad.pipeline.workspace import Workspace
+
+if TYPE_CHECKING:
+    from mvad.progress import Progress
 
 
 def register(app: typer.Typer) -> None:
@@ -16,7 +19,7 @@ def register(app: typer.Typer) -> None:
     app.command("pack", epilog="Example: mvad pack --dataset mvtec3d --category cable_gland")(pack)
 
 
-def pack(
+def pack(  # more than 60 lines: one parameter per option
     dataset: Annotated[
         list[str] | None, typer.Option("--dataset", help="mvtec3d, eyecandies, realiad; repeatable. Default: all found.")
     ] = None,
@@ -34,6 +37,16 @@ def pack(
     size: Annotated[int, typer.Option(min=32, max=2048, help="Side of Real-IAD's views in pixels; renders keep theirs.")] = 256,
     shard_mb: Annotated[float, typer.Option(min=0.01, help="Uncompressed megabytes per file; bounds memory.")] = 512,
     jobs: Annotated[int, typer.Option(min=0, help="Samples that are processed at the same time; 0: the number of cores.")] = 0,
+    splits: Annotated[
+        str | None,
+        typer.Option(
+            help="Real-IAD's folder of split files, realiad_jsons_sv say, or sv. Default: realiad_jsons, or the only one."
+        ),
+    ] = None,
+    partial: Annotated[
+        bool,
+        typer.Option("--partial", help="Pack what is there of a render that is not finished, and accept damaged photographs."),
+    ] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace shards of another configuration or version.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be packed, without packing.")] = False,
 ) -> None:
@@ -51,21 +64,24 @@ def pack(
     options = PackOptions(filter_name, level, tuple(fields.split(",")), size, shard_mb)
     parallel = jobs or usable_cores()
     with Bars() as bars:
-        chosen = tasks(places.renders, realiad_raw, dataset, category)
+        chosen = tasks(places.renders, realiad_raw, dataset, category, splits)
         for dataset_name, name in chosen:
             if dataset_name == realiad.NAME and name not in realiad.KNOWN_CATEGORIES:
                 bars.say(f"notice: {name} is not a published category of {dataset_name}; it is packed nevertheless")
         if dry_run:
-            bars.show(contents_table([row for pair in chosen for row in count(places.renders, realiad_raw, *pair)]))
+            bars.show(contents_table([row for pair in chosen for row in count(places.renders, realiad_raw, *pair, splits)]))
             return
-        failed = 0
+        failed, missing = 0, 0
         for dataset_name, name in chosen:
             try:
                 if dataset_name == realiad.NAME:
-                    made = pack_realiad(realiad_raw, name, places.shards, options, bars, parallel, overwrite)
+                    made = pack_realiad(realiad_raw, name, places.shards, options, bars, parallel, overwrite, splits)
                 else:
-                    made = pack_renders(places.renders, dataset_name, name, places.shards, options, bars, parallel, overwrite)
+                    made = pack_renders(
+                        places.renders, dataset_name, name, places.shards, options, bars, parallel, overwrite, partial
+                    )  # fmt: skip
                 bars.say(f"packed {made}")
+                missing += _tell(made.parent, bars)
             except BadInput as error:
                 if len(chosen) == 1:
                     raise
@@ -73,3 +89,21 @@ def pack(
                 bars.say(f"failed: {dataset_name}/{name}: {error}")
     if failed:
         raise PartlyDone(f"{failed} of {len(chosen)} categories are not packed; see the messages above")
+    if missing and not partial:
+        what = "sample is" if missing == 1 else "samples are"
+        raise PartlyDone(f"{missing} {what} missing from the shards, as listed above; --partial accepts that")
+
+
+def _tell(folder: Path, progress: Progress) -> int:
+    """Say which splits were taken, what was decided in reading, and what is missing; return the number of missing samples."""
+    from mvad.datasets.renders.record import missing_of, note_lines
+    from mvad.datasets.shards.missing import missing_lines
+    from mvad.datasets.shards.reader import read_manifest
+
+    manifest = read_manifest(folder)
+    splits = [f"its splits are those of {manifest['config']['splits']}"] if "splits" in manifest["config"] else []
+    for note in [*splits, *note_lines(manifest)]:
+        progress.say(f"notice: {note}")
+    for line in missing_lines(manifest):
+        progress.say(f"missing: {line}")
+    return len(missing_of(manifest))

@@ -86,7 +86,7 @@ def render(  # more than 60 lines: one parameter per option
             failed += done.failed
             audits[done.category], poses[done.category] = done.audit, done.poses
             bars.say(f"{done.folder}: {done.rendered} rendered, {done.skipped} were there, {done.failed} failed")
-            for line in [*pose_lines(done.poses), *invisible_lines(done.audit)]:
+            for line in [*(f"notice: {note}" for note in done.notes), *pose_lines(done.poses), *invisible_lines(done.audit)]:
                 bars.say(line)
         for table in [*audit_tables(audits), *pose_table(poses)]:
             bars.show(table)

@@ -6,16 +6,46 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
-from mvad.datasets.images import read_gray, read_rgb, read_xyz
-from mvad.datasets.scan import NEW, UNKNOWN, ReadOptions, Scan, ScanRef, new_id
+from mvad.datasets.folders import (
+    Named,
+    by_stem,
+    defect_folders,
+    holds_data,
+    is_hidden,
+    refuse_other_folders,
+    split_folders,
+    visible_folders,
+)
+from mvad.datasets.images import read_rgb, read_xyz
+from mvad.datasets.masks import NO_MASK, check_label, read_mask
+from mvad.datasets.scan import GOOD, NEW, UNKNOWN, ReadOptions, Scan, ScanRef, new_id
 from mvad.errors import BadInput
 
 MIN_DISTANCE_M, MAX_DISTANCE_M = 1e-3, 100.0
 """Range of valid distances; structured-light sensors measure 0.3 to 2 m, so points outside of it are errors of the file."""
+
+_OTHER_UNITS = ((10.0, 1e4, "millimetres", 1000), (1e4, 1e7, "micrometres", 1_000_000))
+"""Median distances that are not metres: from, to, the unit, how many are a metre."""
+
+_SPLITS = {"train": "train", "validation": "validation", "test": "test"}
+_PICTURES = ("png", "jpg", "jpeg")
+_ENDINGS = {"xyz": ("tiff", "tif"), "rgb": _PICTURES, "gt": _PICTURES}
+
+
+@dataclass(frozen=True)
+class _Group:
+    """The scans of one folder ``<split>/<defect>``."""
+
+    category: str
+    split: str
+    defect: str
+    folder: Named
 
 
 class MVTec3D:
@@ -30,27 +60,34 @@ class MVTec3D:
 
     def categories(self, raw: Path) -> list[str]:
         """Return the names of folders that hold a folder ``train``, sorted."""
-        return sorted(folder.name for folder in raw.iterdir() if (folder / "train").is_dir())
+        return [folder.name for folder in visible_folders(raw) if "train" in split_folders(folder, {"train": "train"})]
 
     def refs(self, raw: Path, category: str, options: ReadOptions) -> list[ScanRef]:
-        """Return all scans of a category, sorted; files that are missing are reported by ``load``.
+        """Return all scans of a category, sorted: each name that any of its folders holds; ``load`` reports what is missing.
+
+        Folders of splits and of good parts under other names are read with a note (``folders``).
 
         Raises
         ------
         BadInput
-            If the category is missing or has no scan.
+            If the category is missing or has no scan, or a folder's name leaves open what its scans are.
         """
         root = raw / category
         if not root.is_dir():
             raise BadInput(f"{root}: not found; --raw must hold <category>/train/good/xyz")
+        splits = split_folders(root, _SPLITS)
+        refuse_other_folders(root, splits, "*/xyz")
         found = []
-        for split in ("train", "validation", "test"):
-            for xyz in sorted(root.glob(f"{split}/*/xyz/*.tiff")):
-                defect = xyz.parent.parent.name
-                paths = {"xyz": xyz, "rgb": xyz.parent.parent / "rgb" / f"{xyz.stem}.png"}
-                if split == "test":
-                    paths["gt"] = xyz.parent.parent / "gt" / f"{xyz.stem}.png"
-                found.append(ScanRef(self.name, category, split, defect, xyz.stem, paths))
+        for split, named in splits.items():
+            if (named.path / "xyz").is_dir():
+                raise BadInput(f"{named.path / 'xyz'}: expected {named.path.name}/good/xyz, or the defect's name for good")
+            for defect, folder in defect_folders(named, only_good=split != "test"):
+                scans = _scans(self.name, _Group(category, split, defect, folder))
+                if not scans and holds_data(folder.path):
+                    raise BadInput(
+                        f"{folder.path}: holds files, but no scan; expected {folder.path.name}/xyz/*.tiff and the like"
+                    )
+                found += scans
         if not found:
             raise BadInput(f"{root}: no scan found; expected train/good/xyz/*.tiff")
         return sorted(found)
@@ -58,29 +95,75 @@ class MVTec3D:
     def new_refs(self, folder: Path, category: str, options: ReadOptions) -> list[ScanRef]:
         """See ``ScanReader.new_refs``: every ``xyz/NAME.tiff`` with ``rgb/NAME.png`` beside it."""
         found = []
-        for xyz in sorted(folder.rglob("xyz/*.tiff")):
-            paths = {"xyz": xyz, "rgb": xyz.parent.parent / "rgb" / f"{xyz.stem}.png"}
-            found.append(
-                ScanRef(self.name, category, NEW, UNKNOWN, new_id(xyz.parent.parent.relative_to(folder), xyz.stem), paths)
-            )
+        places = {path.parent for kind in ("xyz", "rgb") for path in folder.rglob(kind) if not is_hidden(path, folder)}
+        for place in sorted(places):
+            for ref in _scans(self.name, _Group(category, NEW, UNKNOWN, Named(place))):
+                paths = {kind: path for kind, path in ref.paths.items() if kind != "gt"}
+                name = new_id(place.relative_to(folder), ref.id)
+                found.append(ScanRef(self.name, category, NEW, UNKNOWN, name, paths, (), ref.fault))
         return sorted(found)
 
     def load(self, ref: ScanRef) -> Scan:
-        """Read one scan. Missing points are (0, 0, 0) or not finite; ground truth is anomalous where > 0.
+        """Read one scan. Missing points are (0, 0, 0) or not finite; what the mask marks: ``masks.RULE``.
 
         Raises
         ------
         BadInput
-            If a file is missing, damaged or of another size, or the scan has no valid point.
+            If a file is missing, damaged or of another size, the scan has no valid point, or its mask contradicts its label.
         """
+        if ref.fault:
+            raise BadInput(ref.fault)
         xyz = read_xyz(ref.paths["xyz"])
         shape = xyz.shape[:2]
         # A comparison with NaN is false, so one test per channel checks both finiteness and range.
         x, y, z = (np.abs(xyz[..., k]) < MAX_DISTANCE_M for k in range(3))
         valid = x & y & z & (xyz[..., 2] > MIN_DISTANCE_M)
+        _check_unit(ref.paths["xyz"], xyz)
         if not valid.any():
             raise BadInput(f"{ref.paths['xyz']}: no valid point in the scan; download it again")
         rgb = read_rgb(ref.paths["rgb"], shape)
-        gt = read_gray(ref.paths["gt"], shape) > 0 if "gt" in ref.paths else None
+        gt: NDArray[np.bool_] | None = None
+        notes: tuple[str, ...] = ()
+        if "gt" in ref.paths:
+            gt, notes = read_mask(ref.paths["gt"], shape)
+            if ref.defect != UNKNOWN:
+                notes += check_label(ref.paths["gt"], gt, ref.defect == GOOD)
         xyz[~valid] = 0
-        return Scan(xyz, valid, rgb, gt)
+        return Scan(xyz, valid, rgb, gt, notes=notes)
+
+
+def ref_beside(xyz: Path) -> ScanRef:
+    """Return the scan of one ``xyz/NAME.tiff`` with ``rgb/NAME.png`` and, where there is one, ``gt/NAME.png`` beside it."""
+    scans = _scans(MVTec3D.name, _Group("", NEW, UNKNOWN, Named(xyz.parent.parent)))
+    paths = {"xyz": xyz, "rgb": xyz.parent.parent / "rgb" / f"{xyz.stem}.png"}
+    return next((ref for ref in scans if ref.paths["xyz"] == xyz), ScanRef(MVTec3D.name, "", NEW, UNKNOWN, xyz.stem, paths))
+
+
+def _scans(dataset: str, group: _Group) -> list[ScanRef]:
+    """Return the scans of a folder; files that are missing have the path where they were expected."""
+    found, place = [], group.folder.path
+    for name, files in by_stem(place, _ENDINGS).items():
+        paths, notes = dict(files.paths), group.folder.notes
+        for kind, ending in (("xyz", "tiff"), ("rgb", "png")):
+            paths.setdefault(kind, place / kind / f"{name}.{ending}")
+        if "gt" not in paths and group.split == "test":
+            if group.defect == GOOD:
+                notes = (*notes, NO_MASK)
+            else:
+                paths["gt"] = place / "gt" / f"{name}.png"
+        found.append(
+            ScanRef(dataset, group.category, group.split, group.defect, name, paths, notes, group.folder.fault or files.fault)
+        )
+    return found
+
+
+def _check_unit(path: Path, xyz: NDArray[np.float32]) -> None:
+    """Raise BadInput if the distances (H, W, 3) of a scan are those of a smaller unit than metres."""
+    z = xyz[::2, ::2, 2]
+    measured = z[np.isfinite(z) & (z > MIN_DISTANCE_M)]
+    if not measured.size:
+        return
+    middle = float(np.median(measured))
+    for low, high, unit, per_metre in _OTHER_UNITS:
+        if low < middle <= high:
+            raise BadInput(f"{path}: distances around {middle:.0f} are {unit}, not metres; divide the points by {per_metre}")

@@ -2,6 +2,10 @@
 
     realiad_jsons/<category>.json   and   realiad_{256,512,1024,raw}/<category>/{OK/Sdddd, NG/<class>/Sdddd}/...
 
+Other splits of the same images lie beside it: ``realiad_jsons_sv`` (single view), ``realiad_jsons_fuiad_0.N`` (training with a
+share N of defective samples). Folders and files may be links, as in a cache of Hugging Face; names in a split file may be
+written with backslashes.
+
 Labels are per view: a view of a defective sample that does not show the defect is OK and has no mask.
 """
 
@@ -11,9 +15,11 @@ import re
 from pathlib import Path
 from typing import Any
 
+from mvad.datasets.folders import is_hidden, visible
+from mvad.datasets.images import placeholder
 from mvad.datasets.scan import GOOD, ImageRef, SampleRef
 from mvad.errors import BadInput
-from mvad.files import inside, read_json
+from mvad.files import read_json
 
 NAME = "realiad"
 LICENCE = "CC BY-NC-SA 4.0, Real-IAD authors"
@@ -26,12 +32,42 @@ KNOWN_CATEGORIES = (
     "usb", "usb_adaptor", "vcpill", "wooden_beads", "woodstick", "zipper",
 )  # fmt: skip
 NORMAL_CLASS = "OK"
+JSON_PREFIX = "realiad_jsons"
 JSON_FOLDERS = ("realiad_jsons", "realiad_jsons_sv", *(f"realiad_jsons_fuiad_0.{k}" for k in (0, 1, 2, 4)))
 IMAGE_FOLDERS = ("realiad_256", "realiad_512", "realiad_1024", "realiad_raw")
 MAX_JSON_BYTES = 256 << 20
 MAX_ENTRIES = 1_000_000
 
 _CAMERA = re.compile(r"_(C\d+)_\d+\.(?:jpg|jpeg|png)$", re.IGNORECASE)
+
+
+def find_splits(raw: Path, wanted: str | None = None) -> str | None:
+    """Return the name of the folder of split files, or None where none was downloaded and none is wanted.
+
+    Parameters
+    ----------
+    raw
+        Real-IAD's folder.
+    wanted
+        Name of the folder, or what follows ``realiad_jsons_`` in it (``sv``); None: ``realiad_jsons``, or the only one.
+
+    Raises
+    ------
+    BadInput
+        If the wanted folder is not there, or several are and none is wanted.
+    """
+    there = [path.name for path in visible(raw.glob(f"{JSON_PREFIX}*")) if path.is_dir()]
+    if wanted is not None:
+        if wanted in there:
+            return wanted
+        if f"{JSON_PREFIX}_{wanted}" in there:
+            return f"{JSON_PREFIX}_{wanted}"
+        raise BadInput(f"--splits {wanted}: {raw} has {', '.join(there) or f'no folder {JSON_PREFIX}*'}; choose one of these")
+    if JSON_FOLDERS[0] in there or not there:
+        return JSON_FOLDERS[0] if there else None
+    if len(there) > 1:
+        raise BadInput(f"{raw}: has {', '.join(there)}, and no {JSON_FOLDERS[0]}; choose one by --splits")
+    return there[0]
 
 
 def categories(raw: Path, splits: str = JSON_FOLDERS[0]) -> list[str]:
@@ -42,7 +78,7 @@ def categories(raw: Path, splits: str = JSON_FOLDERS[0]) -> list[str]:
     BadInput
         If the folder of split files is missing or empty.
     """
-    names = sorted(path.stem for path in (raw / splits).glob("*.json"))
+    names = [path.stem for path in visible((raw / splits).glob("*.json"))]
     if not names:
         raise BadInput(f"{raw / splits}: no split file; --raw must hold {splits}/<category>.json")
     return names
@@ -66,6 +102,9 @@ def refs(raw: Path, category: str, splits: str = JSON_FOLDERS[0]) -> list[Sample
     path = raw / splits / f"{category}.json"
     if path.exists() and path.stat().st_size > MAX_JSON_BYTES:
         raise BadInput(f"{path}: larger than {MAX_JSON_BYTES} bytes; this is no Real-IAD split")
+    instead = placeholder(path)
+    if instead:
+        raise BadInput(f"{path}: {instead}")
     content = read_json(path, "a Real-IAD split")
     root = image_root(raw) or raw
     try:
@@ -73,7 +112,7 @@ def refs(raw: Path, category: str, splits: str = JSON_FOLDERS[0]) -> list[Sample
         lists = {split: content[split] for split in ("train", "test")}
     except (KeyError, TypeError) as error:
         raise BadInput(f"{path}: expected meta.prefix, meta.normal_class, train and test") from error
-    base = inside(root, _text(path, prefix, "prefix"))
+    base = _below(root, _text(path, prefix, "prefix"))
     seen: set[str] = set()
     samples: dict[tuple[str, str], list[ImageRef]] = {}
     for split, entries in lists.items():
@@ -81,6 +120,8 @@ def refs(raw: Path, category: str, splits: str = JSON_FOLDERS[0]) -> list[Sample
             raise BadInput(f"{path}: {split} must be a list of at most {MAX_ENTRIES} entries")
         for place, entry in enumerate(entries):
             view, folder = _view(path, base, f"{split}[{place}]", entry, normal, seen)
+            if is_hidden(view.image, base):
+                continue
             samples.setdefault((split, folder), []).append(view)
     return sorted(_sample(category, split, folder, views, path) for (split, folder), views in samples.items())
 
@@ -89,6 +130,7 @@ def _view(path: Path, base: Path, place: str, entry: Any, normal: str, seen: set
     if not isinstance(entry, dict) or not {"anomaly_class", "image_path", "mask_path"} <= entry.keys():
         raise BadInput(f"{path}: {place}: expected category, anomaly_class, image_path and mask_path")
     name = _text(path, entry["image_path"], f"{place}.image_path")
+    name = "/".join(part for part in name.replace("\\", "/").split("/") if part != ".")
     kind = _text(path, entry["anomaly_class"], f"{place}.anomaly_class")
     if name in seen:
         raise BadInput(f"{path}: {place}: {name} is listed twice")
@@ -111,13 +153,19 @@ def _sample(category: str, split: str, folder: str, views: list[ImageRef], path:
     kinds = sorted({view.anomaly_class for view in views} - {NORMAL_CLASS})
     if len(kinds) > 1:
         raise BadInput(f"{path}: {folder}: one sample with several defect classes: {', '.join(kinds)}")
-    ordered = tuple(sorted(views, key=lambda view: view.camera))
+    ordered = tuple(sorted(views, key=lambda view: camera_number(view.camera)))
     return SampleRef(NAME, category, split, kinds[0] if kinds else GOOD, folder.replace("/", "_"), ordered)
 
 
+def camera_number(camera: str) -> int:
+    """Return the number in the name of a camera, by which views are ordered: C2 before C10."""
+    return int(camera[1:])
+
+
 def _below(base: Path, name: str) -> Path:
-    """Return ``base / name`` if the name stays below the folder; without a system call, links are checked on opening."""
-    if name.startswith(("/", "\\")) or ".." in name.split("/") or "\0" in name:
+    """Return ``base / name`` if the name stays below the folder; links that lie there are followed, as whoever made them wants."""
+    name = name.replace("\\", "/")
+    if name.startswith("/") or re.match("[A-Za-z]:", name) or ".." in name.split("/") or "\0" in name:
         raise BadInput(f"{base}: the name {name!r} points outside of this folder; do not trust the split file")
     return base / name
 

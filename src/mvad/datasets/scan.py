@@ -27,7 +27,16 @@ UNKNOWN = "unknown"
 class ScanRef:
     """Reference to a scan, without its arrays.
 
-    ``paths`` maps a kind (``xyz``, ``rgb``, ``gt``, ...) to a file; it is ignored in comparisons.
+    Attributes
+    ----------
+    dataset, category, split, defect, id
+        What it is; only these are compared.
+    paths
+        File by kind (``xyz``, ``rgb``, ``gt``, ...).
+    notes
+        What its reader decided about it that a user would want to know, one line each; recorded with its render.
+    fault
+        Why it cannot be read, which ``ScanReader.load`` raises, or "".
     """
 
     dataset: str
@@ -36,6 +45,8 @@ class ScanRef:
     defect: str
     id: str
     paths: dict[str, Path] = field(compare=False, hash=False, default_factory=dict)
+    notes: tuple[str, ...] = field(compare=False, default=())
+    fault: str = field(compare=False, default="")
 
     @property
     def key(self) -> str:
@@ -61,6 +72,8 @@ class Scan:
         (H, W, 3) float32 unit vectors in the camera frame, pointing to the sensor, or None.
     pose_camera_to_world
         (4, 4) float64 from the camera frame above to the dataset's world, or None.
+    notes
+        What was decided in reading it, one line each, as ``ScanRef.notes``.
     """
 
     xyz: NDArray[np.float32]
@@ -69,6 +82,7 @@ class Scan:
     gt: NDArray[np.bool_] | None = None
     normals: NDArray[np.float32] | None = None
     pose_camera_to_world: NDArray[np.float64] | None = None
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

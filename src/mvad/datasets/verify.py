@@ -11,6 +11,7 @@ import numpy as np
 
 from mvad import files
 from mvad.datasets.exported import FACTS as EXPORT
+from mvad.datasets.folders import visible
 from mvad.datasets.renders.coding import DepthCoding
 from mvad.datasets.renders.layout import AUDIT, FAILED, RECORD, RIG, TIMINGS
 from mvad.datasets.renders.record import read_record
@@ -176,7 +177,7 @@ def verify_tree(
     for root in paths:
         if not root.exists():
             raise BadInput(f"{root}: not found; give a folder of renders, shards or runs")
-        candidates = [root] if root.is_file() else sorted(path for path in root.rglob("*") if path.is_file())
+        candidates = [root] if root.is_file() else [path for path in visible(root.rglob("*"), root) if path.is_file()]
         candidates = [path for path in candidates if ".part-" not in str(path.relative_to(root.parent))]
         matched += [(path, pattern) for path in candidates if (pattern := check.pattern_of(path)) is not None]
     progress.start("verify", len(matched))
@@ -228,7 +229,7 @@ def _record(check: Check, path: Path) -> None:
             check.fault(category / MANIFEST, f"{path.parent}: is not in {MANIFEST}; run the same mvad render again")
     for name, sha256 in record["outputs"].items():
         check.compare(files.inside(path.parent, name), sha256, "run the same mvad render again")
-    strays = {entry.name for entry in path.parent.iterdir()} - {RECORD, *record["outputs"]}
+    strays = {entry.name for entry in visible(path.parent.iterdir())} - {RECORD, *record["outputs"]}
     for name in sorted(strays):
         check.fault(path.parent / name, f"{path.parent / name}: is not in the record; remove it")
 

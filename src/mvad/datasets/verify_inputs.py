@@ -6,6 +6,7 @@ from pathlib import Path
 
 from mvad import files
 from mvad.datasets import realiad
+from mvad.datasets.folders import visible
 from mvad.datasets.registry import SCAN_READERS, reader_for
 from mvad.datasets.renders.record import read_manifest as read_renders_manifest
 from mvad.datasets.renders.record import read_record
@@ -41,7 +42,7 @@ def verify_inputs(renders: Path, shards: Path, raw: Path, progress: Progress) ->
 def _rendered_inputs(renders: Path, raw: Path, progress: Progress) -> tuple[int, list[Fault]]:
     """Compare the files of raw scans with the records of their renders."""
     compared, faults = 0, []
-    for path in sorted(renders.glob(f"*/*/{MANIFEST}")):
+    for path in visible(renders.glob(f"*/*/{MANIFEST}"), renders):
         manifest = read_renders_manifest(path.parent)
         dataset, category, light = manifest["dataset"], manifest["category"], int(manifest["config"]["light"])
         if not (raw / dataset / category).is_dir():
@@ -69,21 +70,21 @@ def _rendered_inputs(renders: Path, raw: Path, progress: Progress) -> tuple[int,
 def _photographs(shards: Path, raw: Path, progress: Progress) -> tuple[int, list[Fault]]:
     """Compare the photographs and split files of Real-IAD with the records of their shards."""
     compared, faults = 0, []
-    for path in sorted(shards.glob(f"{realiad.NAME}/*/{MANIFEST}")):
+    for path in visible(shards.glob(f"{realiad.NAME}/*/{MANIFEST}"), shards):
         root = raw / realiad.NAME
         try:
             manifest = read_manifest(path.parent)
         except BadInput as error:
             faults.append(Fault(str(error), path, "shards", path.parent))
             continue
-        category = str(manifest["category"])
-        if realiad.image_root(root) is None or not (root / realiad.JSON_FOLDERS[0] / f"{category}.json").exists():
+        category, splits = str(manifest["category"]), str(manifest["config"].get("splits", realiad.JSON_FOLDERS[0]))
+        split = files.below(root, splits) / f"{category}.json"
+        if realiad.image_root(root) is None or not split.exists():
             continue
-        raw_category = photographed_category(root, category, int(manifest["packing"]["size"]))
+        raw_category = photographed_category(root, category, int(manifest["packing"]["size"]), splits)
         sources = {source.key: source for source in raw_category.sources}
         compared += 1
         if raw_category.config["split_file_sha256"] != manifest["config"]["split_file_sha256"]:
-            split = root / realiad.JSON_FOLDERS[0] / f"{category}.json"
             text = f"{split}: is not what it was when it was packed; restore it, or pack again with --overwrite"
             faults.append(Fault(text, split, "other", path))
         progress.start(f"inputs of {category}", sum(entry["samples"] for entry in manifest["shards"]))

@@ -7,8 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from mvad.datasets import realiad
-from mvad.datasets.mvtec3d import MVTec3D
-from mvad.datasets.scan import NEW, UNKNOWN, Scan, ScanRef
+from mvad.datasets.mvtec3d import MVTec3D, ref_beside
+from mvad.datasets.scan import Scan
 from mvad.datasets.shards.pack import PackOptions, pack_realiad, pack_renders
 from mvad.errors import BadInput
 from mvad.progress import Progress
@@ -36,11 +36,7 @@ def render_scan(scan: Scan | str | Path, rig: Rig | None, options: RenderOptions
 def _read(xyz: Path) -> Scan:
     if not xyz.is_file():
         raise BadInput(f"{xyz}: not found; give the xyz/NAME.tiff of a scan")
-    paths = {"xyz": xyz, "rgb": xyz.parent.parent / "rgb" / f"{xyz.stem}.png"}
-    gt = xyz.parent.parent / "gt" / f"{xyz.stem}.png"
-    if gt.exists():
-        paths["gt"] = gt
-    return MVTec3D().load(ScanRef(MVTec3D.name, "", NEW, UNKNOWN, xyz.stem, paths))
+    return MVTec3D().load(ref_beside(xyz))
 
 
 def render(
@@ -52,9 +48,10 @@ def render(
 
 
 def pack(
-    dataset: str, category: str, source: Path, shards: Path, options: PackOptions, jobs: int, progress: Progress, overwrite: bool
-) -> Path:
+    dataset: str, category: str, source: Path, shards: Path, options: PackOptions, jobs: int, progress: Progress, overwrite: bool,
+    partial: bool, splits: str | None,
+) -> Path:  # fmt: skip
     """Pack a category; see ``mvad.pack``."""
     if dataset == realiad.NAME:
-        return pack_realiad(source, category, shards, options, progress, jobs, overwrite).parent
-    return pack_renders(source, dataset, category, shards, options, progress, jobs, overwrite).parent
+        return pack_realiad(source, category, shards, options, progress, jobs, overwrite, splits).parent
+    return pack_renders(source, dataset, category, shards, options, progress, jobs, overwrite, partial).parent

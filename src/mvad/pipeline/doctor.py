@@ -92,11 +92,9 @@ def _data(workspace: Workspace) -> list[Check]:
                 Check(name, "note", f"not in {workspace.raw(name)}; put the download there, give --raw, or mvad synth {name}")
             )
     try:
-        checks.append(
-            Check(
-                "realiad", "ok", f"{len(realiad.categories(workspace.raw('realiad')))} categories in {workspace.raw('realiad')}"
-            )
-        )
+        raw = workspace.raw("realiad")
+        splits = realiad.find_splits(raw) or realiad.JSON_FOLDERS[0]
+        checks.append(Check("realiad", "ok", f"{len(realiad.categories(raw, splits))} categories in {raw}"))
     except MvadError:
         checks.append(
             Check(

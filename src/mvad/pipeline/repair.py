@@ -103,9 +103,10 @@ def _pack(folder: Path, renders: Path, raw: Path, progress: Progress) -> None:
     packing = recorded_packing(folder)
     options = PackOptions(**(packing | {"fields": tuple(packing["fields"])}))
     if dataset == realiad.NAME:
-        pack_realiad(raw / dataset, category, folder.parents[1], options, progress, overwrite=True)
+        splits = (_first_readable(folder / MANIFEST, empty=True) or {}).get("config", {}).get("splits")
+        pack_realiad(raw / dataset, category, folder.parents[1], options, progress, overwrite=True, splits=splits)
     else:
-        pack_renders(renders, dataset, category, folder.parents[1], options, progress, overwrite=True)
+        pack_renders(renders, dataset, category, folder.parents[1], options, progress, overwrite=True, partial=True)
     progress.say(f"{folder}: packed again")
 
 

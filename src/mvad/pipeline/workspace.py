@@ -65,7 +65,9 @@ def packed_categories(shards: Path, datasets: list[str] | None, categories: list
     BadInput
         If there is none, or a given category is missing.
     """
-    packed = sorted(path.parent for path in shards.glob("*/*/manifest.json"))
+    from mvad.datasets.folders import visible  # numpy is no matter of the help
+
+    packed = [path.parent for path in visible(shards.glob("*/*/manifest.json"), shards)]
     chosen = [
         folder
         for folder in packed

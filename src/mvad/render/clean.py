@@ -30,6 +30,14 @@ BACKGROUND = ("support", "side walls", "back", "fragments")
 """Parts of the background; ``Cleaned.removed_as`` numbers them from 1."""
 
 _SUPPORT, _WALLS, _BACK, _FRAGMENTS = 1, 2, 3, 4
+NO_SUPPORT = (
+    "scan without its support, as other tools leave it; no plane is removed, and the sensor's axis stands for the support's "
+    "normal. For poses as of whole scans render the scans as downloaded"
+)
+_WIDE_BAND, _EMPTY_BORDER = 0.10, 0.15
+"""Band along the image's border, and share of valid points below which it is empty: of whole scans half and more are valid."""
+_NARROW_BAND, _FILLED_BORDER, _LEAST_BOX = 0.025, 0.4, 16
+"""The same for the box of the points: an object fills a quarter of it (a disc), a whole scan half and more; least side."""
 _EIGHT = np.ones((3, 3), dtype=bool)
 _MIN_PLANE_POINTS = 50
 _RANSAC_POINTS = 3000
@@ -61,6 +69,8 @@ class Cleaned:
         (H, W) uint8, 1 + index into ``BACKGROUND`` for removed valid points, 0 elsewhere.
     plane
         (4,) float64, the support: its unit normal n towards the sensor, and d, so that n.p + d is a point's height, metres.
+    notes
+        What was decided in separating it, one line each.
     """
 
     xyz: NDArray[np.float32]
@@ -68,6 +78,7 @@ class Cleaned:
     filled: NDArray[np.bool_]
     removed_as: NDArray[np.uint8]
     plane: NDArray[np.float64]
+    notes: tuple[str, ...] = ()
 
     @property
     def removed(self) -> NDArray[np.bool_]:
@@ -79,20 +90,54 @@ def clean(scan: Scan, options: CleanOptions) -> Cleaned:
     """Separate the object from its support and fill its small holes.
 
     A scan with a pose (Eyecandies) shows a scene whose floor and walls are known; any other object lies on a plane, which is
-    estimated.
+    estimated, unless it was removed before (``has_no_support``).
 
     Raises
     ------
     BadInput
         If no object remains.
     """
-    has_known_scene = scan.pose_camera_to_world is not None
-    above, removed_as, plane = _object_in_scene(scan, options) if has_known_scene else _object_on_plane(scan, options)
+    notes: tuple[str, ...] = ()
+    if scan.pose_camera_to_world is not None:
+        above, removed_as, plane = _object_in_scene(scan, options)
+    elif has_no_support(scan.valid):
+        above, removed_as, plane = _object_alone(scan, options)
+        notes = (NO_SUPPORT,)
+    else:
+        above, removed_as, plane = _object_on_plane(scan, options)
+        if not above.any() and _has_empty_border(scan.valid):  # a flat block alone: its top was taken as the support
+            above, removed_as, plane = _object_alone(scan, options)
+            notes = (NO_SUPPORT,)
     if not above.any():
         raise BadInput("nothing is left above the support plane; is this a scan of an object?")
     xyz, filled = _fill(scan, above, options)
     removed_as[above] = 0
-    return Cleaned(xyz, above | filled, filled, removed_as, np.round(plane, _PLANE_DIGITS))
+    return Cleaned(xyz, above | filled, filled, removed_as, np.round(plane, _PLANE_DIGITS), notes)
+
+
+def has_no_support(valid: NDArray[np.bool_]) -> bool:
+    """Return whether a scan's support was removed already, from where its points (H, W) bool are.
+
+    Tools of the field (BTF's and M3DM's ``preprocess_mvtec.py``) set the support's points to zero, pad the scan to a square and
+    resize it: hardly any point is left in a band along the image's border, and none of the points' bounding box is filled along
+    its sides, as that of a whole scan with an empty margin is.
+    """
+    if not _has_empty_border(valid):
+        return False
+    rows, columns = (np.flatnonzero(valid.any(axis=axis)) for axis in (1, 0))
+    box = valid[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+    return min(box.shape) >= _LEAST_BOX and _border_share(box, _NARROW_BAND) < _FILLED_BORDER
+
+
+def _has_empty_border(valid: NDArray[np.bool_]) -> bool:
+    return bool(valid.any()) and _border_share(valid, _WIDE_BAND) < _EMPTY_BORDER
+
+
+def _border_share(valid: NDArray[np.bool_], band: float) -> float:
+    """Return the share of valid points in a band along the border, as wide as a share of the shorter side."""
+    width = max(1, round(band * min(valid.shape)))
+    inner = valid[width:-width, width:-width]
+    return float((np.count_nonzero(valid) - np.count_nonzero(inner)) / max(valid.size - inner.size, 1))
 
 
 def support_plane(scan: Scan, options: CleanOptions) -> tuple[NDArray[np.float64], float]:
@@ -209,6 +254,26 @@ def _object_on_plane(scan: Scan, options: CleanOptions) -> tuple[NDArray[np.bool
     kept = belongs(sizes, centres) & (step_shares(labels, count, height, options.low_step_mm / 1000) >= options.low_step_share)
     kept[0] = False
     return object_ | kept[labels], removed_as, plane
+
+
+def _object_alone(scan: Scan, options: CleanOptions) -> tuple[NDArray[np.bool_], NDArray[np.uint8], NDArray[np.float64]]:
+    """Return the object of a scan without its support, as ``_object_on_plane``.
+
+    What the support's normal was cannot be seen any more: the sensor's axis stands for it, and the farthest point for its height.
+    """
+    labels, count = ndimage.label(scan.valid, _EIGHT)
+    depth = scan.xyz[..., 2].astype(np.float64)
+    sizes, _, centres, boxes = measure_pieces(labels, count, depth, scan.xyz)
+    sizes[0] = 0
+    largest = int(np.argmax(sizes))
+    centre = boxes[largest].mean(axis=0)
+    reach = options.piece_reach * radius_of(labels, largest, scan.xyz, centre)
+    enough = max(4.0, options.piece_share * sizes[largest])
+    kept = (sizes >= enough) & (np.linalg.norm(centres - centre, axis=1) <= reach)
+    kept[0] = False
+    object_ = kept[labels]
+    removed_as = np.where(scan.valid & ~object_, np.uint8(_FRAGMENTS), np.uint8(0))
+    return object_, removed_as, np.array([0.0, 0.0, -1.0, float(depth[object_].max(initial=0))])
 
 
 def _object_in_scene(scan: Scan, options: CleanOptions) -> tuple[NDArray[np.bool_], NDArray[np.uint8], NDArray[np.float64]]:

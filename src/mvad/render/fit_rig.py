@@ -74,7 +74,9 @@ def fit_rig(extents: Sequence[Extent], options: RigOptions) -> Rig:
         If there is no training scan.
     """
     if not extents:
-        raise BadInput("a rig is fitted to training scans, and there is none; render the train split as well")
+        raise BadInput(
+            "the cameras are fitted to training scans, and there is none; expected them in the folder train of the category"
+        )
     centre = np.median([extent.centre for extent in extents], axis=0)
     if options.center == "scan":
         extents = [Extent(centre, extent.outline + centre - extent.centre) for extent in extents]
@@ -109,7 +111,9 @@ def fit_object_rig(outlines: Sequence[NDArray[np.float64]], distance: float, fra
         If there is no training scan.
     """
     if not outlines:
-        raise BadInput("a rig is fitted to training scans, and there is none; render the train split as well")
+        raise BadInput(
+            "the cameras are fitted to training scans, and there is none; expected them in the folder train of the category"
+        )
     points = np.concatenate(outlines)
     radius = float(np.linalg.norm(points, axis=1).max())
     distance = max(distance, 2 * options.margin * radius)

@@ -10,22 +10,19 @@ from typing import Any
 
 from mvad import files
 from mvad.datasets.registry import licence_of, reader_for
-from mvad.datasets.renders.layout import AUDIT, FAILED, MANIFEST, RECORD, RIG, TIMINGS, category_folder
-from mvad.datasets.renders.record import SCHEMA, read_record
+from mvad.datasets.renders.layout import FAILED, RECORD, RIG, TIMINGS, category_folder
+from mvad.datasets.renders.record import SCHEMA, note_lines, read_record
 from mvad.datasets.scan import SPLITS, ReadOptions, ScanRef
 from mvad.errors import BadInput, MvadError
 from mvad.progress import Progress
-from mvad.render.audit import summarise
 from mvad.render.backends.choose import rasteriser, resolve_backend
 from mvad.render.cameras import fit_cameras
 from mvad.render.engine import Run, Workers, started
+from mvad.render.manifest import AGAIN, UNREAD, chosen_training_scans, mark_pending, write_manifest
 from mvad.render.options import RenderOptions, RigOptions
-from mvad.render.pose_summary import summarise_poses
 from mvad.render.rig import Rig
 from mvad.render.scan_to_views import ScanJob, measure_scan, render_scan
 from mvad.settings import flatten, resolve
-
-_AGAIN = "run the same mvad render again with --overwrite"
 
 
 @dataclass(frozen=True)
@@ -44,6 +41,8 @@ class Summary:
         Visibility of its ground truth; see ``audit.summarise``.
     poses
         How its objects lay, and what was cut off; see ``pose_summary.summarise_poses``.
+    notes
+        What was decided in reading its scans, and what looks wrong about them, one line each.
     """
 
     category: str
@@ -53,6 +52,7 @@ class Summary:
     folder: Path
     audit: dict[str, Any]
     poses: dict[str, Any] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
 
 
 def render_category(
@@ -171,12 +171,15 @@ def _one_category(
         todo = [ref for ref in wanted if ref.key not in failures and not _is_done(folder, ref, rig)]
         progress.start(f"render {facts['category']}", len(wanted), len(wanted) - len(todo))
         if todo:
+            mark_pending(folder, todo)
             _render(folder, todo, rig, options, run_for(len(wanted)), failures, progress)
     finally:
-        manifest = _write_manifest(folder, facts, failures)
+        manifest = write_manifest(folder, facts, refs, wanted, failures, options.rig)
     rendered = sum(ref.key not in failures for ref in todo)
     skipped = len(wanted) - len({ref.key for ref in todo} | {ref.key for ref in wanted if ref.key in failures})
-    return Summary(facts["category"], rendered, skipped, len(failures), folder, manifest["audit"], manifest["poses"])
+    return Summary(
+        facts["category"], rendered, skipped, len(failures), folder, manifest["audit"], manifest["poses"], note_lines(manifest)
+    )  # fmt: skip
 
 
 def recorded_cameras(folder: Path) -> tuple[RenderOptions, Rig]:
@@ -188,7 +191,7 @@ def recorded_cameras(folder: Path) -> tuple[RenderOptions, Rig]:
         If the folder has no rig file, or the file is damaged.
     """
     kind = 'the cameras of a rendered category; "mvad render" writes them'
-    recorded = files.read_sealed_json(folder / RIG, kind, _AGAIN)
+    recorded = files.read_sealed_json(folder / RIG, kind, AGAIN)
     options, _ = resolve(RenderOptions, [("recorded", recorded["config"])])
     return options, Rig.from_json(recorded["rig"])
 
@@ -200,7 +203,7 @@ def _recorded_rig(folder: Path, options: RenderOptions, given: Rig | None) -> Ri
         if given is not None:
             files.write_sealed_json(path, {"config": config, "rig": given.to_json(), "training_scans": []})
         return given
-    recorded = files.read_sealed_json(path, "a rig", _AGAIN)
+    recorded = files.read_sealed_json(path, "a rig", AGAIN)
     different = [key for key, value in config.items() if recorded.get("config", {}).get(key) != value]
     if different:
         key = different[0]
@@ -219,10 +222,14 @@ def _recorded_rig(folder: Path, options: RenderOptions, given: Rig | None) -> Ri
 def _fit(
     folder: Path, refs: Sequence[ScanRef], options: RenderOptions, run: Run, failures: dict[str, str], progress: Progress
 ) -> Rig:
-    """Measure training scans, evenly spread over their sorted keys, fit the rig to them and record it."""
-    training = sorted(ref for ref in refs if ref.split == "train")
-    step = max(1, len(training) / max(options.rig.measured, 1)) if options.rig.measured else 1
-    chosen = [training[int(k * step)] for k in range(int(len(training) / step))]
+    """Measure training scans, evenly spread over their sorted keys, fit the rig to them and record it.
+
+    Raises
+    ------
+    BadInput
+        If there is no training scan, or none of them can be read.
+    """
+    chosen = chosen_training_scans(refs, options.rig)
     measured = {}
     progress.start(f"measure {refs[0].category}", len(chosen))
     reader = reader_for(chosen[0].dataset) if chosen else None
@@ -232,11 +239,15 @@ def _fit(
         else:
             measured[ref.key] = result
         progress.advance()
+    unread = sorted(ref.key for ref in chosen if ref.key in failures)
+    if unread and not measured:
+        raise BadInput(
+            f"{failures[unread[0]]} (the first of {len(unread)} training scans, none of which can be read; the cameras are fitted "
+            f"to them. All reasons: {folder / FAILED})"
+        )
     rig = fit_cameras([measured[key] for key in sorted(measured)], options.rig)
-    files.write_sealed_json(
-        folder / RIG,
-        {"config": flatten(options.recorded()), "rig": rig.to_json(), "training_scans": sorted(measured)},
-    )
+    facts = {"config": flatten(options.recorded()), "rig": rig.to_json(), "training_scans": sorted(measured)}
+    files.write_sealed_json(folder / RIG, facts | ({UNREAD: unread} if unread else {}))
     return rig
 
 
@@ -267,7 +278,7 @@ def _sample_folder(folder: Path, ref: ScanRef) -> Path:
 def _is_done(folder: Path, ref: ScanRef, rig: Rig) -> bool:
     sample = _sample_folder(folder, ref)
     try:
-        files.read_sealed_json(sample / RECORD, "a record", _AGAIN)
+        files.read_sealed_json(sample / RECORD, "a record", AGAIN)
     except BadInput:
         return False  # missing, or damaged by a power cut: rendered again
     record = read_record(sample)
@@ -279,35 +290,6 @@ def _is_done(folder: Path, ref: ScanRef, rig: Rig) -> bool:
 def _reason(error: Exception) -> str:
     text = str(error) if isinstance(error, MvadError) else f"{type(error).__name__}: {error}"
     return " ".join(text.split())[:500]
-
-
-def _write_manifest(folder: Path, facts: dict[str, Any], failures: dict[str, str]) -> dict[str, Any]:
-    """Write manifest and audit as the sorted union of the records, and the list of failures."""
-    samples, audits, points, records = [], {}, {}, {}
-    for path in sorted(folder.glob(f"*/*/*/{RECORD}")):
-        if ".part-" in str(path.relative_to(folder)):
-            continue
-        record = read_record(path.parent)
-        samples.append(
-            {name: record[name] for name in ("key", "split", "defect", "id")} | {"record_sha256": files.sha256_file(path)}
-        )
-        audits[record["key"]], points[record["key"]], records[record["key"]] = record["audit"], record["points"], record
-    samples.sort(key=lambda sample: str(sample["key"]))
-    recorded = files.read_sealed_json(folder / RIG, "a rig", _AGAIN) if (folder / RIG).exists() else {}
-    cameras = dict(recorded.get("rig") or {})
-    poses = summarise_poses(records, Rig.from_json(cameras) if cameras else None)
-    cameras.pop("frame", None)  # the templates stand in rig.json alone
-    manifest = facts | {
-        "rig": cameras or None, "rig_from_scans": bool(recorded.get("training_scans")), "samples": samples,
-        "audit": summarise(audits, points), "poses": poses,
-    }  # fmt: skip
-    files.write_sealed_json(folder / AUDIT, {"summary": manifest["audit"], "samples": audits})
-    if failures:
-        files.write_lines(folder / FAILED, [{"key": key, "reason": reason} for key, reason in sorted(failures.items())])
-    elif (folder / FAILED).exists():
-        files.remove(folder / FAILED)
-    files.write_sealed_json(folder / MANIFEST, manifest)  # last, because it lists the others
-    return manifest
 
 
 def _remove_leftovers(folder: Path) -> None:

@@ -177,7 +177,8 @@ def _rendered(scan: Scan, options: RenderOptions, rig: Rig, timer: StageTimer) -
 def _record(job: ScanJob, done: RenderedScan) -> dict[str, Any]:
     ref, pose = job.ref, done.pose
     coding = job.rig.depth_coding
-    return {
+    notes = [*ref.notes, *done.scan.notes, *done.cleaned.notes]
+    return ({"notes": notes} if notes else {}) | {
         "schema": SCHEMA,
         "mvad_version": __version__,
         "key": ref.key,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,13 @@ from mvad.errors import BadInput
 from mvad.files import read_sealed_json, sha256_bytes
 
 AGAIN = "run the same mvad render again"
+WHY = {
+    "raw": "as its files lie it is no sample: points or label are not there or contradict it, or a photograph is damaged",
+    "failed": "it could not be rendered",
+    "pending": "it was not rendered yet when the job ended",
+}
+"""Why a manifest's ``missing`` lists a sample."""
+
 SCHEMA = 3
 """Version 2 added: counts of removed points and ground truth by part of the background, shift and center of the rig. Version 3
 added: size of the scan; pose, pose number, fit and turn of the object; views that cut it; its radius and frame in the rig."""
@@ -82,6 +90,35 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     ):
         raise BadInput(f"{folder / MANIFEST}: its samples do not have the form that mvad writes; render again with --overwrite")
     return manifest
+
+
+def summarised(notes: Mapping[str, Iterable[str]]) -> list[dict[str, Any]]:
+    """Return the notes on some samples, by key, as a manifest lists them: each with the number of its samples and the first."""
+    keys: dict[str, list[str]] = {}
+    for key, texts in sorted(notes.items()):
+        for text in texts:
+            keys.setdefault(text, []).append(key)
+    return [{"note": text, "samples": len(of), "first": of[0]} for text, of in sorted(keys.items())]
+
+
+def notes_of(manifest: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the notes that a manifest of renders or shards lists (``summarised``); what is not of that form is left out."""
+    notes = manifest.get("notes", [])
+    return [note for note in notes if isinstance(note, dict) and {"note", "samples", "first"} <= note.keys()]
+
+
+def note_lines(manifest: Mapping[str, Any]) -> list[str]:
+    """Return the notes of a manifest as lines to print."""
+    return [
+        f"{note['note']} ({note['samples']} {'sample' if note['samples'] == 1 else 'samples'}, first {note['first']})"
+        for note in notes_of(manifest)
+    ]
+
+
+def missing_of(manifest: Mapping[str, Any]) -> list[dict[str, str]]:
+    """Return the samples that a manifest of renders or shards says are missing: key, reason, and why (``WHY``)."""
+    missing = manifest.get("missing", [])
+    return [entry for entry in missing if isinstance(entry, dict) and {"key", "reason", "why"} <= entry.keys()]
 
 
 def read_sample(folder: Path, record: dict[str, Any]) -> RenderedSample:

@@ -29,15 +29,20 @@ class PackedSample:
         Chunk of each image field.
     values
         The sample's row in each of the other fields.
+    notes
+        What was decided in reading it.
     """
 
     sha256: str
     shapes: dict[str, tuple[tuple[int, ...], str]]
     images: dict[str, bytes]
     values: dict[str, Any]
+    notes: tuple[str, ...] = ()
 
 
-def compress(sample: Sample, sha256: str, filter_name: str, level: int | None) -> PackedSample:
+def compress(
+    sample: Sample, sha256: str, filter_name: str, level: int | None, notes: tuple[str, ...] = ()
+) -> PackedSample:  # fmt: skip
     """Compress a sample's images; ``level`` None uses each field's default.
 
     Raises
@@ -60,6 +65,7 @@ def compress(sample: Sample, sha256: str, filter_name: str, level: int | None) -
         {name: (array.shape, array.dtype.str) for name, array in arrays.items()},
         {name: chunks.encode(array, filter_name, chunks.level_of(filter_name, level, name)) for name, array in arrays.items()},
         values,
+        notes,
     )
 
 

@@ -7,6 +7,8 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
+from mvad.datasets.renders.record import missing_of, note_lines
+from mvad.datasets.shards.missing import missing_lines
 from mvad.datasets.shards.schema import FIELDS, SCHEMA, SCHEMA_VERSION
 
 
@@ -22,6 +24,7 @@ def card(manifest: Mapping[str, Any]) -> str:
         f"Licence of the data: {manifest['licence']}.",
         f"Format: {SCHEMA} {SCHEMA_VERSION}; read it with h5py after `import hdf5plugin`.",
         *_place(manifest),
+        *_told(manifest),
         "",
         "| file | samples | anomalous | defects | views that show one | MB | SHA-256 |",
         "|---|---|---|---|---|---|---|",
@@ -52,6 +55,15 @@ def card(manifest: Mapping[str, Any]) -> str:
     for title, key in (("Made with", "config"), ("Packed with", "packing")):
         lines += ["", f"{title}:", "", "```json", json.dumps(manifest[key], indent=1, sort_keys=True), "```"]
     return "\n".join(lines) + "\n"
+
+
+def _told(manifest: Mapping[str, Any]) -> list[str]:
+    """Return lines on missing samples and on what was decided in reading the others; none where there is nothing to tell."""
+    missing, notes = missing_lines(manifest), note_lines(manifest)
+    count = len(missing_of(manifest))
+    heading = f"{count} {'sample is' if count == 1 else 'samples are'} missing:"
+    told = ["", heading, "", *(f"- {line}" for line in missing)] if missing else []
+    return told + (["", "Decided in reading:", "", *(f"- {line}" for line in notes)] if notes else [])
 
 
 def _place(manifest: Mapping[str, Any]) -> list[str]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mvad.datasets import realiad
+from mvad.datasets.folders import visible
 from mvad.datasets.renders.layout import MANIFEST, category_folder
 from mvad.datasets.renders.record import read_manifest
 from mvad.datasets.scan import GOOD, UNKNOWN
@@ -29,17 +30,22 @@ class SplitCounts:
     anomalous_views: dict[str, int]
 
 
-def tasks(renders: Path, realiad_raw: Path, datasets: list[str] | None, categories: list[str] | None) -> list[tuple[str, str]]:
+def tasks(
+    renders: Path, realiad_raw: Path, datasets: list[str] | None, categories: list[str] | None, splits: str | None = None
+) -> list[tuple[str, str]]:
     """Return the (dataset, category) pairs that exist and are selected; None selects all.
+
+    ``splits`` names Real-IAD's folder of split files, see ``realiad.find_splits``.
 
     Raises
     ------
     BadInput
         If there is none, or a selected category does not exist.
     """
-    existing = [(path.parent.parent.name, path.parent.name) for path in sorted(renders.glob(f"*/*/{MANIFEST}"))]
-    if (realiad_raw / realiad.JSON_FOLDERS[0]).is_dir():
-        existing += [(realiad.NAME, name) for name in realiad.categories(realiad_raw)]
+    existing = [(path.parent.parent.name, path.parent.name) for path in visible(renders.glob(f"*/*/{MANIFEST}"), renders)]
+    found = realiad.find_splits(realiad_raw, splits) if realiad.NAME in (datasets or [realiad.NAME]) else None
+    if found is not None:
+        existing += [(realiad.NAME, name) for name in realiad.categories(realiad_raw, found)]
     chosen = [
         (dataset, category)
         for dataset, category in existing
@@ -52,18 +58,18 @@ def tasks(renders: Path, realiad_raw: Path, datasets: list[str] | None, categori
     return chosen
 
 
-def count(renders: Path, realiad_raw: Path, dataset: str, category: str) -> list[SplitCounts]:
-    """Return a category's counts by split, from the JSON (photographs) or the manifest (renders) alone."""
-    return _photographs(realiad_raw, category) if dataset == realiad.NAME else _renders(renders, dataset, category)
+def count(renders: Path, realiad_raw: Path, dataset: str, category: str, splits: str | None = None) -> list[SplitCounts]:
+    """Return a category's counts by split, from the JSON (photographs) or the manifest (renders) alone; see ``tasks``."""
+    return _photographs(realiad_raw, category, splits) if dataset == realiad.NAME else _renders(renders, dataset, category)
 
 
-def _photographs(raw: Path, category: str) -> list[SplitCounts]:
-    samples = realiad.refs(raw, category)
+def _photographs(raw: Path, category: str, splits: str | None) -> list[SplitCounts]:
+    samples = realiad.refs(raw, category, realiad.find_splits(raw, splits) or realiad.JSON_FOLDERS[0])
     rows = []
     for split in sorted({sample.split for sample in samples}, reverse=True):
         of_split = [sample for sample in samples if sample.split == split]
         anomalous_views = Counter(view.camera for sample in of_split for view in sample.views if view.mask is not None)
-        cameras = sorted({view.camera for sample in of_split for view in sample.views})
+        cameras = sorted({view.camera for sample in of_split for view in sample.views}, key=realiad.camera_number)
         images = sum(len(sample.views) for sample in of_split)
         anomalous = sum(any(view.mask is not None for view in sample.views) for sample in of_split)
         rows.append(

@@ -13,10 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from mvad import __version__, files
+from mvad.datasets.folders import visible
 from mvad.datasets.renders.coding import DepthCoding
 from mvad.datasets.shards.build import PackedSample, build, compress
 from mvad.datasets.shards.card import card
 from mvad.datasets.shards.chunks import check_filter
+from mvad.datasets.shards.missing import all_missing, check_complete, members, merged_notes
 from mvad.datasets.shards.reader import ShardFile, read_manifest
 from mvad.datasets.shards.schema import CARD, MANIFEST, MODALITIES, SCHEMA, SCHEMA_VERSION, WRITTEN, Sample, contradiction
 from mvad.datasets.shards.sources import CategorySource, Source, photographed_category, rendered_category
@@ -65,35 +67,43 @@ class _Part:
 
 def pack_renders(
     renders: Path, dataset: str, category: str, shards: Path, options: PackOptions, progress: Progress, jobs: int = 1,
-    overwrite: bool = False,
+    overwrite: bool = False, partial: bool = False,
 ) -> Path:  # fmt: skip
     """Pack a rendered category and return the path of its manifest; see ``pack_category``."""
-    return pack_category(rendered_category(renders, dataset, category), shards, options, progress, jobs, overwrite)
+    return pack_category(rendered_category(renders, dataset, category), shards, options, progress, jobs, overwrite, partial)
 
 
 def pack_realiad(
-    raw: Path, category: str, shards: Path, options: PackOptions, progress: Progress, jobs: int = 1, overwrite: bool = False
-) -> Path:
-    """Pack a Real-IAD category from its JSON and images, and return the path of its manifest; see ``pack_category``."""
-    return pack_category(photographed_category(raw, category, options.size), shards, options, progress, jobs, overwrite)
+    raw: Path, category: str, shards: Path, options: PackOptions, progress: Progress, jobs: int = 1, overwrite: bool = False,
+    splits: str | None = None,
+) -> Path:  # fmt: skip
+    """Pack a Real-IAD category from its JSON and images, and return the path of its manifest; see ``pack_category``.
+
+    ``splits`` names the folder of split files, see ``realiad.find_splits``. A sample of which a picture cannot be read is left
+    out; the manifest lists it.
+    """
+    category_source = photographed_category(raw, category, options.size, splits)
+    return pack_category(category_source, shards, options, progress, jobs, overwrite)
 
 
 def pack_category(
-    category: CategorySource, shards: Path, options: PackOptions, progress: Progress, jobs: int = 1, overwrite: bool = False
-) -> Path:
+    category: CategorySource, shards: Path, options: PackOptions, progress: Progress, jobs: int = 1, overwrite: bool = False,
+    partial: bool = False,
+) -> Path:  # fmt: skip
     """Write a category's shards, card and manifest; return the path of the manifest.
 
     Shards that already have the content that would be written are kept, so that a second run continues the first. Which
     samples share a file depends on their keys and sizes alone; any number of ``jobs`` (samples processed at the same time)
-    writes the same bytes.
+    writes the same bytes. The manifest and the card list the samples that are missing, and what was decided in reading the others.
 
     Raises
     ------
     BadInput
-        If a sample is damaged or inconsistent, or the folder holds shards of another configuration and
+        If the render is not finished and ``partial`` is not set, a render is damaged or inconsistent, no sample can be read, or the folder holds shards of another configuration and
         ``overwrite`` is not set.
     """
     check_filter(options.filter, options.level)
+    check_complete(category, partial)
     unknown = [name for name in options.fields if name not in _FIELDS]
     if unknown or not set(options.fields) & set(MODALITIES):
         raise BadInput(
@@ -107,21 +117,27 @@ def pack_category(
         if not overwrite:
             _check_same_configuration(folder, {"config": category.config, "packing": packing})
         progress.start(f"pack {category.category}", len(category.sources))
-        known = _known_hashes(folder, overwrite)
+        known = _known_entries(folder, overwrite)
         parts = _parts(category, options)
         with ThreadPoolExecutor(max(jobs, 1), "mvad-pack") as pool:
-            listed = {part.name: _kept(folder, part, category, packing, known, pool) for part in parts}
-            todo = [part for part in parts if listed[part.name] is None]
-            progress.advance(sum(len(part.sources) for part in parts if listed[part.name] is not None))
-            listed |= _write_all(todo, folder, category, options, packing, pool, jobs, progress)
-        for stale in sorted(folder.glob("*.h5")):
-            if stale.name not in listed:
+            kept = {part.name: _kept(folder, part, category, packing, known, pool) for part in parts}
+            entries = {name: entry for name, entry in kept.items() if entry is not None}
+            todo = [part for part in parts if part.name not in entries]
+            progress.advance(sum(len(part.sources) for part in parts if part.name in entries))
+            entries |= _write_all(todo, folder, category, options, packing, pool, jobs, progress)
+        failed = {key: reason for entry in entries.values() for key, reason in entry.get("failed", {}).items()}
+        written = [entries[part.name] for part in parts if "file" in entries[part.name]]
+        if not written:
+            raise BadInput(f"{next(iter(failed.values()))} (the first of {len(failed)} samples, none of which can be read)")
+        for stale in visible(folder.glob("*.h5")):
+            if stale.name not in {entry["file"] for entry in written}:
                 files.remove(stale)
         manifest = {
             "schema": SCHEMA, "schema_version": SCHEMA_VERSION, "dataset": category.dataset, "category": category.category,
             "licence": category.licence, "views": category.views, "config": category.config, "packing": packing,
             "rig_range": None if category.rig is None else category.rig[2].tolist(),
-            "audit": category.audit, "shards": [listed[part.name] for part in parts],
+            "audit": category.audit, "shards": written,
+            **members(merged_notes(category, written), all_missing(category, failed)),
         }  # fmt: skip
         text = card(manifest)
         files.write_text(folder / CARD, text)
@@ -159,22 +175,23 @@ def _parts(category: CategorySource, options: PackOptions) -> list[_Part]:
 
 
 def _kept(
-    folder: Path, part: _Part, category: CategorySource, packing: dict[str, Any], known: dict[str, str], pool: ThreadPoolExecutor
-) -> dict[str, Any] | None:
+    folder: Path, part: _Part, category: CategorySource, packing: dict[str, Any], known: dict[str, dict[str, Any]],
+    pool: ThreadPoolExecutor,
+) -> dict[str, Any] | None:  # fmt: skip
     """Return the entry of a shard that already has the content that would be written, or None."""
     path = folder / part.name
     if not path.exists() or part.name not in known:
         return None
     try:
-        shard = ShardFile(path, known[part.name])
+        shard = ShardFile(path, known[part.name]["sha256"])
         recorded = shard.layout.attributes
         expected = _attributes(category, part, packing, "")
         if any(recorded.get(name) != value for name, value in expected.items() if name != "sources"):
             return None
-        hashes = list(pool.map(lambda source: source.sha256(), part.sources))
+        hashes = list(pool.map(_hash_of, part.sources))
         if recorded["sources"] != _sources_hash(part, hashes):
             return None
-        return _entry(shard, part, known[part.name])
+        return _entry(shard, part, **known[part.name])
     except BadInput:
         return None
 
@@ -189,40 +206,56 @@ def _write_all(
     with ThreadPoolExecutor(1, "mvad-write") as writer, contextlib.closing(stream):
         for part in parts:
             samples: list[PackedSample] = []
-            for sample in itertools.islice(stream, len(part.sources)):
+            failed: dict[str, str] = {}
+            for source, sample in zip(part.sources, itertools.islice(stream, len(part.sources)), strict=True):
+                progress.advance()
+                if isinstance(sample, BadInput):
+                    if category.rig is not None:
+                        raise sample  # a render can be made again
+                    failed[source.key] = str(sample)
+                    continue
                 if samples and sample.shapes != samples[0].shapes:
                     key = sample.values["key"].decode()
                     raise BadInput(f"{key}: its views differ in size from {part.sources[0].key}'s; render again")
                 samples.append(sample)
-                progress.advance()
             for previous in entries.values():
                 previous.result()  # at most one file waits for the disk, so memory holds two
-            entries[part.name] = writer.submit(_write, folder, part, samples, category, options, packing)
+            entries[part.name] = writer.submit(_write, folder, part, samples, failed, category, options, packing)
             if jobs == 1:
                 entries[part.name].result()
         return {name: entry.result() for name, entry in entries.items()}
 
 
 def _write(
-    folder: Path, part: _Part, samples: Sequence[PackedSample], category: CategorySource, options: PackOptions,
-    packing: dict[str, Any],
+    folder: Path, part: _Part, samples: Sequence[PackedSample], failed: dict[str, str], category: CategorySource,
+    options: PackOptions, packing: dict[str, Any],
 ) -> dict[str, Any]:  # fmt: skip
-    """Write one file and return its entry in the manifest."""
-    sources = _sources_hash(part, [sample.sha256 for sample in samples])
+    """Write one file and return its entry in the manifest, of which ``failed`` alone remains where no sample could be read."""
+    if not samples:
+        return {"failed": failed}
+    hashes = {sample.values["key"].decode(): sample.sha256 for sample in samples}
+    sources = _sources_hash(part, [hashes.get(source.key) or _hash_of(source) for source in part.sources])
     attributes = _attributes(category, part, packing, sources)
     coding: DepthCoding | None = category.coding if "depth" in samples[0].shapes else None
     content = build(samples, attributes, coding, category.rig, options.filter, options.level)
     path, sha256 = folder / part.name, files.sha256_bytes(content)
     if not path.exists() or files.sha256_file(path) != sha256:  # it may be complete where the manifest is missing
         files.write_bytes(path, content)
-    files.append_line(folder / WRITTEN, {"file": path.name, "sha256": sha256})
+    notes: dict[str, list[str]] = {}
+    for sample in samples:
+        for note in sample.notes:
+            notes.setdefault(note, []).append(sample.values["key"].decode())
+    told = ({"notes": notes} if notes else {}) | ({"failed": failed} if failed else {})
+    files.append_line(folder / WRITTEN, {"file": path.name, "sha256": sha256, **told})
     shard = ShardFile(path, sha256)  # checks that the file can be read
-    return _entry(shard, part, sha256)
+    return _entry(shard, part, sha256, **told)
 
 
-def _read_ahead(pool: ThreadPoolExecutor, jobs: int, sources: Sequence[Source], options: PackOptions) -> Generator[PackedSample]:
-    """Yield compressed samples in order; up to ``jobs`` more are processed ahead, which bounds memory."""
-    waiting: deque[Future[PackedSample]] = deque()
+def _read_ahead(
+    pool: ThreadPoolExecutor, jobs: int, sources: Sequence[Source], options: PackOptions
+) -> Generator[PackedSample | BadInput]:
+    """Yield compressed samples in order, errors for those that cannot be read; up to ``jobs`` more are processed ahead, which bounds memory."""
+    waiting: deque[Future[PackedSample | BadInput]] = deque()
     try:
         for source in sources:
             waiting.append(pool.submit(_read_and_compress, source, options))
@@ -235,12 +268,15 @@ def _read_ahead(pool: ThreadPoolExecutor, jobs: int, sources: Sequence[Source], 
             future.cancel()
 
 
-def _read_and_compress(source: Source, options: PackOptions) -> PackedSample:
-    sample, sha256 = source.read()
-    inconsistency = contradiction(sample)
-    if inconsistency:
-        raise BadInput(f"{source.key}: {inconsistency}; render it again, or download it again")
-    return compress(_with_fields(sample, options.fields), sha256, options.filter, options.level)
+def _read_and_compress(source: Source, options: PackOptions) -> PackedSample | BadInput:
+    try:
+        sample, sha256, notes = source.read()
+        inconsistency = contradiction(sample)
+        if inconsistency:
+            raise BadInput(f"{source.key}: {inconsistency}; render it again, or download it again")
+        return compress(_with_fields(sample, options.fields), sha256, options.filter, options.level, notes)
+    except BadInput as error:
+        return error
 
 
 def _with_fields(sample: Sample, fields: Sequence[str]) -> Sample:
@@ -261,18 +297,28 @@ def _sources_hash(part: _Part, hashes: Sequence[str]) -> str:
     return files.sha256_bytes("\n".join(lines).encode())
 
 
-def _known_hashes(folder: Path, overwrite: bool) -> dict[str, str]:
-    """Return the hashes of written shards by file name, from the manifest or from an interrupted run's log."""
+def _hash_of(source: Source) -> str:
+    """Return the hash of a sample's files, or a text that is none where they cannot be read."""
+    try:
+        return source.sha256()
+    except BadInput:
+        return "unreadable"
+
+
+def _known_entries(folder: Path, overwrite: bool) -> dict[str, dict[str, Any]]:
+    """Return hash, notes and failures of written shards by file name, from the manifest or from an interrupted run's log."""
     try:
         listed = read_manifest(folder)["shards"] if (folder / MANIFEST).exists() else []
     except BadInput:
         if not overwrite:
             raise
         listed = []
-    return {str(entry["file"]): str(entry["sha256"]) for entry in [*listed, *files.read_lines(folder / WRITTEN)]}
+    told = ("sha256", "notes", "failed")
+    entries = [*listed, *files.read_lines(folder / WRITTEN)]
+    return {str(entry["file"]): {name: entry[name] for name in told if name in entry} for entry in entries}
 
 
-def _entry(shard: ShardFile, part: _Part, sha256: str) -> dict[str, Any]:
+def _entry(shard: ShardFile, part: _Part, sha256: str, **told: Any) -> dict[str, Any]:
     defects, path = shard.texts("defect"), shard.path
     fields = {
         name: {"shape": list(field.shape), "bytes": sum(length for _, length in field.chunks)}
@@ -284,5 +330,5 @@ def _entry(shard: ShardFile, part: _Part, sha256: str) -> dict[str, Any]:
         "fields": fields, "anomalous": int(shard.read("label").sum()),
         "defects": {name: defects.count(name) for name in sorted(set(defects))},
         "pose_numbers": {str(number): numbers[number] for number in sorted(numbers)},
-        "views_with_defect": [int(count) for count in shard.read("view_label").sum(axis=0)],
+        "views_with_defect": [int(count) for count in shard.read("view_label").sum(axis=0)], **told,
     }  # fmt: skip

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mvad import files
+from mvad.datasets.folders import visible
 from mvad.datasets.renders.coding import DepthCoding
 from mvad.datasets.shards.chunks import DamagedChunkError, decode_into
 from mvad.datasets.shards.layout import Layout, layout_of
@@ -232,7 +233,7 @@ def recorded_packing(folder: Path) -> dict[str, Any]:
     try:
         return dict(_manifest_of_any_version(folder)["packing"])
     except BadInput:
-        for path in sorted(folder.glob("*.h5")):
+        for path in visible(folder.glob("*.h5")):
             try:
                 return dict(json.loads(ShardFile(path, None).layout.attributes["packing"]))
             except (BadInput, ValueError):

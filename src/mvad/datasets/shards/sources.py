@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,19 +14,17 @@ from PIL import Image
 
 from mvad import files
 from mvad.datasets import realiad
-from mvad.datasets.images import read_gray, read_rgb
+from mvad.datasets.images import read_rgb
+from mvad.datasets.masks import RULE, UNMARKED, any_overlap, read_mask
 from mvad.datasets.registry import licence_of
 from mvad.datasets.renders.coding import DepthCoding, encode_normal
 from mvad.datasets.renders.layout import MANIFEST, RECORD, category_folder
-from mvad.datasets.renders.record import read_manifest, read_record, read_sample
+from mvad.datasets.renders.record import missing_of, notes_of, read_manifest, read_record, read_sample, summarised
 from mvad.datasets.scan import GOOD, UNKNOWN, SampleRef
 from mvad.datasets.shards.schema import NO_TEMPLATE, PLACES, Sample, contradictions_of_rig
 from mvad.errors import BadInput
 
-MASK_RULE = (
-    "source > 127 where a mask has more than two grey values (it was resized before), else > 0; then 1 where any part of the "
-    "pixel was"
-)
+DEFECTIVE_TRAINING = "training sample with a defect, which is trained on as normal"
 
 
 @dataclass(frozen=True)
@@ -40,13 +38,13 @@ class Source:
     sha256
         Returns the hash of the files that it is made from, without decoding them.
     read
-        Returns the sample and that hash; each file is read once.
+        Returns the sample, that hash, and notes on what was decided in reading it; each file is read once.
     """
 
     key: str
     split: str
     sha256: Callable[[], str]
-    read: Callable[[], tuple[Sample, str]]
+    read: Callable[[], tuple[Sample, str, tuple[str, ...]]]
 
 
 @dataclass(frozen=True)
@@ -54,7 +52,8 @@ class CategorySource:
     """A category to pack: the attributes of its shards, and its samples sorted by key.
 
     ``coding`` is that of depth; ``rig`` has poses (V, 4, 4), intrinsics (V, 3, 3), and near, far and radius (3,), as in the
-    fields of a shard; photographs have neither.
+    fields of a shard; photographs have neither. ``missing`` and ``notes`` are those of the render's manifest
+    (``renders.record.missing_of``, ``notes_of``).
     """
 
     dataset: str
@@ -67,6 +66,8 @@ class CategorySource:
     coding: DepthCoding | None = None
     rig: tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]] | None = None
     audit: dict[str, Any] | None = None
+    missing: list[dict[str, str]] = field(default_factory=list)
+    notes: list[dict[str, Any]] = field(default_factory=list)
 
 
 def rendered_category(renders: Path, dataset: str, category: str) -> CategorySource:
@@ -102,11 +103,14 @@ def rendered_category(renders: Path, dataset: str, category: str) -> CategorySou
     return CategorySource(
         dataset, category, manifest["licence"], manifest["config"], [f"view_{k}" for k in range(len(poses))], int(rig["size"]),
         sources, DepthCoding.between(*near_far_radius[:2].tolist()), (poses, intrinsics, near_far_radius), manifest["audit"],
+        missing_of(manifest), notes_of(manifest),
     )  # fmt: skip
 
 
-def photographed_category(raw: Path, category: str, size: int) -> CategorySource:
+def photographed_category(raw: Path, category: str, size: int, splits: str | None = None) -> CategorySource:
     """Return a Real-IAD category as a source of shards, its images to be resized to ``size`` x ``size`` pixels.
+
+    ``splits`` names the folder of split files, see ``realiad.find_splits``.
 
     Raises
     ------
@@ -116,17 +120,20 @@ def photographed_category(raw: Path, category: str, size: int) -> CategorySource
     root = realiad.image_root(raw)
     if root is None:
         raise BadInput(f"{raw}: no images; download realiad_256 (or _512, _1024) there, or give --dry-run")
-    refs = realiad.refs(raw, category)
-    cameras = sorted({view.camera for ref in refs for view in ref.views})
+    folder = realiad.find_splits(raw, splits) or realiad.JSON_FOLDERS[0]
+    refs = sorted(realiad.refs(raw, category, folder), key=lambda ref: ref.key)
+    cameras = sorted({view.camera for ref in refs for view in ref.views}, key=realiad.camera_number)
     sources = [
-        Source(ref.key, ref.split, partial(_photographs_hash, root, ref), partial(_photographed, root, ref, cameras, size))
-        for ref in sorted(refs, key=lambda ref: ref.key)
+        Source(ref.key, ref.split, partial(_photographs_hash, ref), partial(_photographed, ref, cameras, size)) for ref in refs
     ]
-    split_file = raw / realiad.JSON_FOLDERS[0] / f"{category}.json"
+    split_file = raw / folder / f"{category}.json"
     config = {
-        "size": size, "resize": "area (box)", "mask_rule": MASK_RULE, "split_file_sha256": files.sha256_file(split_file),
+        "size": size, "resize": "area (box)", "mask_rule": RULE, "split_file_sha256": files.sha256_file(split_file),
     }  # fmt: skip
-    return CategorySource(realiad.NAME, category, licence_of(realiad.NAME, raw), config, cameras, size, sources)
+    if folder != realiad.JSON_FOLDERS[0]:
+        config["splits"] = folder
+    defective = summarised({ref.key: (DEFECTIVE_TRAINING,) for ref in refs if ref.split == "train" and ref.defect != GOOD})
+    return CategorySource(realiad.NAME, category, licence_of(realiad.NAME, raw), config, cameras, size, sources, notes=defective)
 
 
 def _record_hash(folder: Path, sha256: str) -> str:
@@ -136,7 +143,7 @@ def _record_hash(folder: Path, sha256: str) -> str:
     return sha256
 
 
-def _rendered(folder: Path, sha256: str) -> tuple[Sample, str]:
+def _rendered(folder: Path, sha256: str) -> tuple[Sample, str, tuple[str, ...]]:
     _record_hash(folder, sha256)
     record = read_record(folder)
     images = read_sample(folder, record)
@@ -147,7 +154,7 @@ def _rendered(folder: Path, sha256: str) -> tuple[Sample, str]:
         depth=images.depth, normal=images.normal, seen=(images.source >= 0).astype(np.uint8), source=images.source,
         **_place(folder, record),
     )  # fmt: skip
-    return sample, sha256
+    return sample, sha256, ()  # the render's manifest has the notes
 
 
 def _place(folder: Path, record: dict[str, Any]) -> dict[str, Any]:
@@ -202,12 +209,13 @@ def seen_sample(
     )  # fmt: skip
 
 
-def _photographed(root: Path, ref: SampleRef, cameras: Sequence[str], size: int) -> tuple[Sample, str]:
+def _photographed(ref: SampleRef, cameras: Sequence[str], size: int) -> tuple[Sample, str, tuple[str, ...]]:
     views = {view.camera: view for view in ref.views}
     rgb = np.zeros((len(cameras), size, size, 3), np.uint8)
     mask = np.zeros((len(cameras), size, size), np.uint8)
     present, view_label = np.zeros(len(cameras), np.uint8), np.zeros(len(cameras), np.uint8)
-    contents = {path: _content(root, path) for path in _paths(ref)}
+    contents = {path: _content(path) for path in _paths(ref)}
+    notes: list[str] = []
     for k, camera in enumerate(cameras):
         if camera not in views:
             continue
@@ -221,43 +229,27 @@ def _photographed(root: Path, ref: SampleRef, cameras: Sequence[str], size: int)
         rgb[k] = np.asarray(Image.fromarray(image).resize((size, size), Image.Resampling.BOX))
         if view.mask is not None:
             view_label[k] = 1
-            grey = read_gray(view.mask, data=contents[view.mask])
-            if grey.shape[0] != grey.shape[1]:
-                raise BadInput(f"{view.mask}: {grey.shape[1]} x {grey.shape[0]}, but its image is square; download it again")
-            mask[k] = any_overlap(binary_mask(grey), size)
-    return Sample(ref.key, ref.defect, int(view_label.any()), mask, present, view_label, rgb=rgb), _hash_of(contents)
-
-
-def binary_mask(mask: NDArray[np.uint8]) -> NDArray[np.bool_]:
-    """Threshold a mask: > 127 where soft edges show that it was resized, else > 0 (``MASK_RULE``)."""
-    return mask > (127 if np.count_nonzero(np.bincount(mask.reshape(-1), minlength=256)) > 2 else 0)
-
-
-def any_overlap(mask: NDArray[np.bool_], size: int) -> NDArray[np.uint8]:
-    """Resize (H, W) bool to (size, size) uint8: 1 where any part of the pixel was true."""
-    for axis in (0, 1):
-        length = mask.shape[axis]
-        first = np.arange(size) * length // size
-        after = np.maximum(-(-np.arange(1, size + 1) * length // size), first + 1)
-        counts = np.concatenate([np.zeros_like(mask.take([0], axis), np.int64), mask.cumsum(axis, dtype=np.int64)], axis)
-        mask = counts.take(after, axis) > counts.take(first, axis)
-    return mask.astype(np.uint8)
+            marked, decided = read_mask(view.mask, image.shape[:2], contents[view.mask])
+            notes += [*decided, *(() if marked.any() else (UNMARKED,))]
+            mask[k] = any_overlap(marked, (size, size))
+    sample = Sample(ref.key, ref.defect, int(view_label.any()), mask, present, view_label, rgb=rgb)
+    return sample, _hash_of(contents), tuple(dict.fromkeys(notes))
 
 
 def _paths(ref: SampleRef) -> list[Path]:
     return [path for view in ref.views for path in (view.image, view.mask) if path is not None]
 
 
-def _photographs_hash(root: Path, ref: SampleRef) -> str:
-    return _hash_of({path: _content(root, path) for path in _paths(ref)})
+def _photographs_hash(ref: SampleRef) -> str:
+    return _hash_of({path: _content(path) for path in _paths(ref)})
 
 
 def _hash_of(contents: dict[Path, bytes]) -> str:
     return files.sha256_bytes("".join(files.sha256_bytes(content) for content in contents.values()).encode())
 
 
-def _content(root: Path, path: Path) -> bytes:
+def _content(path: Path) -> bytes:
     try:
-        return files.inside(root, str(path.relative_to(root))).read_bytes()
+        return path.read_bytes()
     except OSError as error:
         raise BadInput(f"{path}: cannot be read ({error.strerror}); download the images of this category again") from error
