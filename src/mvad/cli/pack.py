@@ -45,6 +45,7 @@ def pack(
     from mvad.datasets.shards.contents import count, tasks
     from mvad.datasets.shards.pack import PackOptions, pack_realiad, pack_renders
     from mvad.errors import BadInput, PartlyDone
+    from mvad.words import share
 
     places = Workspace(workspace)
     realiad_raw = raw or places.raw("realiad")
@@ -65,11 +66,11 @@ def pack(
                     made = pack_realiad(realiad_raw, name, places.shards, options, bars, parallel, overwrite)
                 else:
                     made = pack_renders(places.renders, dataset_name, name, places.shards, options, bars, parallel, overwrite)
-                bars.say(f"packed {made}")
+                bars.tell(f"packed {made}")
             except BadInput as error:
-                if len(chosen) == 1:
+                if len(chosen) == 1 or getattr(error, "is_general", False):
                     raise
                 failed += 1
                 bars.say(f"failed: {dataset_name}/{name}: {error}")
     if failed:
-        raise PartlyDone(f"{failed} of {len(chosen)} categories are not packed; see the messages above")
+        raise PartlyDone(f"{share(failed, len(chosen), 'category')} not packed; see the messages above")

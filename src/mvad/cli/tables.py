@@ -295,12 +295,40 @@ def shard_tables(
     return tables
 
 
-def choices_table(explanations: Sequence[Explanation]) -> Table:
-    """Return a table of all keys with their defaults and what the paper says."""
-    table = _table("Keys; mvad explain KEY shows the reason and the alternatives", "key", "default", "paper")
+def choices_table(verb: str, explanations: Sequence[Explanation]) -> Table:
+    """Return a table of the keys of a command with their defaults, and what the paper says where there is one."""
+    said = "paper" if any(key.paper for key in explanations) else "meaning"
+    table = _table(f"Keys of mvad {verb}; mvad explain KEY shows the reason and the alternatives", "key", "default", said)
     for key in explanations:
-        table.add_row(Text(key.name), Text(str(key.default)), Text(key.paper))
+        table.add_row(Text(key.name), Text(str(key.default)), Text(key.paper if said == "paper" else key.why))
     return table
+
+
+def status_tables(found: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[Table]:
+    """Return tables of what ``pipeline.status.status_of`` found: raw data, renders, shards, runs; empty ones are left out."""
+    from mvad.datasets.scan import SPLITS
+
+    raw = _table("Raw data", "dataset", "categories")
+    for row in found["raw"]:
+        raw.add_row(row["dataset"], Text(", ".join(row["categories"])))
+    tables = [raw]
+    for name in ("renders", "shards"):
+        splits = [split for split in SPLITS if any(split in row["samples"] for row in found[name])]
+        table = _table(f"{name.capitalize()}, samples by split", "dataset", "category", "state", "views")
+        for heading in (*splits, "failed" if name == "renders" else "MB"):
+            table.add_column(heading, justify="right", no_wrap=True)
+        for row in found[name]:
+            last = str(row["failed"]) if name == "renders" else f"{row.get('bytes', 0) / 1e6:.1f}"
+            counts = [str(row["samples"].get(split, 0)) for split in splits]
+            table.add_row(row["dataset"], Text(row["category"]), row["state"], str(row.get("views", "")), *counts, last)
+        tables.append(table)
+    runs = _table("Runs; S-AUROC in percent, with its 95 % interval", "run", "category", "model", "seed", "state")
+    runs.add_column("S-AUROC", justify="right", no_wrap=True)
+    for row in found["runs"]:
+        seed = "" if row["seed"] is None else str(row["seed"])
+        about = (row["run"], f"{row['dataset']}/{row['category']}", row["model"], seed, row["state"])
+        runs.add_row(*map(Text, about), with_interval(row["s_auroc"], row.get("interval")))
+    return [table for table in (*tables, runs) if table.row_count]
 
 
 def invisible_lines(audit: Mapping[str, Any]) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import imagecodecs
 import numpy as np
@@ -54,6 +55,17 @@ def sample_rows(shard: ShardFile) -> list[tuple[str, str, str]]:
         views = "  ".join(f"{view} {labels[chosen, k].sum()}/{present[chosen, k].sum()}" for k, view in enumerate(shard.views))
         rows.append((defect, str(len(chosen)), views))
     return rows
+
+
+def facts(shard: ShardFile) -> dict[str, Any]:
+    """Return what the tables show as plain values: attributes, fields, and for each defect its number of samples."""
+    named = ("name", "shape", "dtype", "compression", "size", "meaning")
+    defects, counts = np.unique(shard.texts("defect"), return_counts=True)
+    return {
+        "file": str(shard.path), "samples": len(shard), "views": shard.views, "attributes": dict(attribute_rows(shard)),
+        "fields": [dict(zip(named, row, strict=True)) for row in field_rows(shard)],
+        "defects": {str(defect): int(count) for defect, count in zip(defects, counts, strict=True)},
+    }  # fmt: skip
 
 
 def contact_sheet(shard: ShardFile, samples: int) -> NDArray[np.uint8]:

@@ -66,6 +66,7 @@ class TrainedOn:
 def evaluate_run(
     run: Path, shards: Path, weights: WeightsSource, progress: Progress, views: Sequence[int] = (),
     callbacks: Sequence[EvaluationCallback] = (), device: torch.device = torch.device("cpu"),  # immutable
+    out: Path | None = None,
 ) -> Results:  # fmt: skip
     """Score a run's test split and write ``results.json`` and ``maps/``.
 
@@ -86,6 +87,8 @@ def evaluate_run(
         Called for every sample with its maps; they add to the results.
     device
         Device on which the detector is loaded.
+    out
+        Folder to write to instead of the run's.
 
     Raises
     ------
@@ -95,12 +98,12 @@ def evaluate_run(
     folder = RunFolder(run)
     detector = folder.load(weights, device)
     data = ShardSet(folder.category_folder(shards), "test")
-    return evaluate_detector(folder, detector, data, progress, views, callbacks)
+    return evaluate_detector(folder, detector, data, progress, views, callbacks, out)
 
 
 def evaluate_detector(
     run: RunFolder, detector: Detector, data: ShardSet, progress: Progress, views: Sequence[int] = (),
-    callbacks: Sequence[EvaluationCallback] = (),
+    callbacks: Sequence[EvaluationCallback] = (), out: Path | None = None,
 ) -> Results:  # fmt: skip
     """Evaluate a run's loaded detector on a split of the category that it was trained on; see ``evaluate_run``.
 
@@ -127,7 +130,7 @@ def evaluate_detector(
         len(train) - len(record.held_out), record.shards, run.model_sha256, run.scale_facts if detector.scale else {}
     )
     shown = shown_fields(data, spec.modalities, fields)
-    return evaluate_split(run.path, shown, detector.score, record, trained, progress, chosen, callbacks, detector.device)
+    return evaluate_split(out or run.path, shown, detector.score, record, trained, progress, chosen, callbacks, detector.device)
 
 
 def check_training(run: RunFolder, packed: Path) -> ShardSet:

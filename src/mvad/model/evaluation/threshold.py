@@ -19,6 +19,7 @@ from mvad.model.runs import RunFolder
 from mvad.model.score_scale import ScoreScale
 from mvad.model.scoring import over_modalities, sample_scores
 from mvad.progress import Progress
+from mvad.words import counted
 
 THRESHOLD = "threshold.json"
 
@@ -48,7 +49,9 @@ class Threshold:
     def describe(self, asked: float) -> str:
         """Return one line: the threshold, the share of false alarms it guarantees, and whether that is the requested share."""
         lack = "" if self.kept else f"; {100 * asked:.3g} % cannot be guaranteed with so few"
-        promise = f"at most {100 * (self.promised or 0):.3g} % false alarms expected, from {self.normals} validation normals"
+        promise = (
+            f"at most {100 * (self.promised or 0):.3g} % false alarms expected, from {counted(self.normals, 'validation normal')}"
+        )
         return f"threshold {self.value:.4g}: {promise}{lack}"
 
 
