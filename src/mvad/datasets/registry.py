@@ -93,7 +93,7 @@ def reader_for(dataset: str) -> ScanReader:
             f"{dataset}: has photographs from several sides, which need no rendering; run mvad pack --dataset {dataset} instead"
         )
     if dataset not in SCAN_READERS:
-        raise no_such("dataset of scans", dataset, SCAN_READERS)
+        raise no_such("dataset", dataset, SCAN_READERS)
     return SCAN_READERS[dataset]
 
 

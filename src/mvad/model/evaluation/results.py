@@ -239,6 +239,8 @@ class Results:
         of before, and where maps were imported.
     scale
         What the scores were standardised by: ``normals`` in words, ``weights`` of the modalities; empty where they were not.
+    variant
+        What tells the run from other listed runs of its method (``variants.named_apart``); not stored.
     """
 
     run: str
@@ -265,6 +267,7 @@ class Results:
     machine: Mapping[str, Any] = field(default_factory=dict)
     rules: Mapping[str, RuleFigure] = field(default_factory=dict)
     scale: Mapping[str, Any] = field(default_factory=dict)
+    variant: str = ""
 
     @property
     def is_imported(self) -> bool:

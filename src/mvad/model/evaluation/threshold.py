@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ import torch
 
 from mvad import files
 from mvad.datasets.shards.loader import ShardSet
-from mvad.errors import BadInput
+from mvad.errors import BadInput, CannotWrite
 from mvad.model.detector import Detector
 from mvad.model.evaluation.evaluate import shown_fields
 from mvad.model.runs import RunFolder
@@ -114,7 +115,8 @@ def threshold_of(run: RunFolder, detector: Detector, packed: Path, false_alarms:
         scale = detector.scale if run.scale_facts.get("shards") == data.sha256 else None
         scores = left_out_scores(scale, detector) if scale else _scores(detector, data, f"threshold of {run.name}", progress)
         stored = {"made_from": made_from, "scores": scores}
-        files.write_sealed_json(path, stored)
+        with contextlib.suppress(CannotWrite):  # it is only kept for the next time
+            files.write_sealed_json(path, stored)
     return conformal(stored["scores"], false_alarms)
 
 

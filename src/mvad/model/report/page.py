@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from mvad import __version__, files
 from mvad.model.evaluation.missing_views import read_missing_views
 from mvad.model.evaluation.results import RESULTS, Results
+from mvad.model.evaluation.variants import named_apart
 from mvad.model.metrics.pixels import LIMITS
 from mvad.model.report.budget import Budget
 from mvad.model.report.charts import Line, histogram, line_chart
@@ -36,7 +37,7 @@ def build_page(runs: Sequence[Path]) -> str:
     BadInput
         If a run has no readable ``results.json``.
     """
-    results = [Results.read(run / RESULTS) for run in runs]
+    results = named_apart([Results.read(run / RESULTS) for run in runs])
     pairs = sorted(zip(runs, results, strict=True), key=lambda pair: _order(pair[1]))
     template = Template((resources.files("mvad.model.report") / "template.html").read_text(encoding="utf-8"))
     script = (resources.files("mvad.model.report") / "page.js").read_text(encoding="utf-8")
@@ -155,7 +156,7 @@ def _precision(points: Sequence[Sequence[float]]) -> tuple[NDArray[np.float64], 
 
 
 def _short(result: Results) -> str:
-    return f"{result.model} {result.input_name}, seed {result.seed}"
+    return f"{result.model} {result.input_name}, {result.variant + ', ' if result.variant else ''}seed {result.seed}"
 
 
 def _configuration(result: Results) -> str:
