@@ -92,19 +92,19 @@ def _charts(group: Sequence[tuple[Path, Results]]) -> str:
 
 def _rate_chart(title: str, results: Sequence[Results], level: str, x: str, y: str, most: float = 1.0) -> str:
     lines: list[Line] = [(_short(r), *rates) for r in results if (rates := _rates(r.curves[level]))]
-    return line_chart(title, lines, x, y, legend_below=True, x_range=(0.0, most), y_range=_UNIT) if lines else ""
+    return line_chart(title, lines, x, y, x_range=(0.0, most), y_range=_UNIT) if lines else ""
 
 
 def _precision_chart(results: Sequence[Results]) -> str:
     lines: list[Line] = [(_short(r), *points) for r in results if (points := _precision(r.curves["sample"]))]
     title = "precision and recall by sample"
-    return line_chart(title, lines, "recall", "precision", legend_below=True, x_range=_UNIT, y_range=_UNIT) if lines else ""
+    return line_chart(title, lines, "recall", "precision", x_range=_UNIT, y_range=_UNIT) if lines else ""
 
 
 def _score_histogram(result: Results) -> str:
     scores = np.array([s.score for s in result.samples])
     labels = np.array([s.label for s in result.samples], dtype=bool)
-    return histogram(f"scores, {_short(result)}", [("good", scores[~labels]), ("anomalous", scores[labels])], "score")
+    return histogram(f"scores of {_short(result)}", [("good", scores[~labels]), ("anomalous", scores[labels])], "score")
 
 
 def _loss_chart(group: Sequence[tuple[Path, Results]]) -> str:
@@ -135,7 +135,6 @@ def _missing_chart(group: Sequence[tuple[Path, Results]]) -> str:
         lines,
         "views missing",
         "S-AUROC",
-        legend_below=True,
         y_range=(0.5, 1.0),
         marks=True,
     )

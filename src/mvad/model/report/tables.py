@@ -51,7 +51,8 @@ def headline(results: Sequence[Results]) -> str:
 
 def by_rule(results: Sequence[Results]) -> str:
     """Return the section with S-AUROC by rule from views to sample, or "" where no results say."""
-    rules = list(dict.fromkeys(rule for result in results for rule in result.rules))
+    named = dict.fromkeys(rule for result in results for rule in result.rules)
+    rules = sorted(named, key=lambda rule: (*SAMPLE_RULES, rule).index(rule))
     rows = [
         _cells([
             *(escape(cell) for cell in (f"{r.dataset} / {r.category}", r.run, r.rule, r.standardised_by)),
