@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -62,14 +63,29 @@ def sample_rows(shard: ShardFile) -> list[tuple[str, str, str]]:
 
 
 def facts(shard: ShardFile) -> dict[str, Any]:
-    """Return what the tables show as plain values: attributes, fields, and for each defect its number of samples."""
-    named = ("name", "shape", "dtype", "compression", "size", "meaning")
+    """Return what the tables show as plain values, nothing truncated: attributes, fields, number of samples of each defect."""
     defects, counts = np.unique(shard.texts("defect"), return_counts=True)
+    fields = {
+        name: {
+            "shape": list(field.shape), "dtype": str(field.dtype), "compression": field.compression,
+            "bytes": sum(length for _, length in field.chunks), "meaning": FIELDS[name].meaning,
+        }
+        for name, field in shard.layout.fields.items()
+    }  # fmt: skip
     return {
-        "file": str(shard.path), "samples": len(shard), "views": shard.views, "attributes": dict(attribute_rows(shard)),
-        "fields": [dict(zip(named, row, strict=True)) for row in field_rows(shard)],
+        "file": str(shard.path), "samples": len(shard), "views": shard.views, "fields": fields,
+        "attributes": {name: _decoded(str(shard.layout.attributes[name])) for name in ROOT_ATTRIBUTES},
         "defects": {str(defect): int(count) for defect, count in zip(defects, counts, strict=True)},
     }  # fmt: skip
+
+
+def _decoded(text: str) -> Any:
+    """Return the value of an attribute that is an object or a list as JSON; else its text."""
+    try:
+        value = json.loads(text)
+    except ValueError:
+        return text
+    return value if isinstance(value, (dict, list)) else text
 
 
 def contact_sheet(shard: ShardFile, samples: int) -> NDArray[np.uint8]:
@@ -89,8 +105,7 @@ def contact_sheet(shard: ShardFile, samples: int) -> NDArray[np.uint8]:
         row += [picture[0] for picture in pictures[1:]]
         drawn = np.concatenate(row, axis=1)
         if not rows:
-            columns = [*shard.views, *(f"{name} of {shard.views[0]}" for name in names[1:])]
-            rows.append(_band(drawn.shape[1], columns))
+            rows.append(_band(drawn.shape[1], [*shard.views, *names[1:]]))
         said = keys[index] if defects[index] in keys[index].split("/") else f"{keys[index]} ({defects[index]})"
         rows += [_band(drawn.shape[1], [said]), drawn]
     return np.concatenate(rows, axis=0)
