@@ -147,7 +147,7 @@ def _where_instead(reader: ScanReader, raw: Path) -> str:
     return "expected <category>/train/..."
 
 
-_LEVELS, _NAMED = 3, 4
+_LEVELS, _NAMED = 4, 4
 
 
 def _folders(folder: Path) -> list[Path]:

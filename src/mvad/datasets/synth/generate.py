@@ -101,4 +101,4 @@ def _check_category(dataset: str, name: str) -> None:
             f"{name}: {dataset} cannot have this category, only {', '.join(owners)} has it: its views disagree with each other, "
             f"which photographs can and the views of one scan cannot; {choice}"
         )
-    raise no_such("--category", name, known, f"{dataset} can be generated with these")
+    raise no_such("--category", name, known)
