@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import pickle
 from pathlib import Path
 
 import pytest
 
 from mvad import files
-from mvad.errors import BadInput
+from mvad.errors import BadInput, CannotWrite
 
 
 class CrashError(Exception):
@@ -191,3 +193,20 @@ def test_a_torn_last_line_is_dropped_and_taken_away_by_the_next_line(tmp_path: P
     files.append_line(log, {"a": 3})
     assert files.read_lines(log) == [{"a": 1}, {"a": 3}]
     assert files.damaged_lines(log) == []
+
+
+def test_a_file_system_that_cannot_be_written_is_one_error_with_the_remedy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where neither writing nor removing what is half written is allowed."""
+
+    def read_only(*_: object, **__: object) -> int:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr(os, "open", read_only)
+    monkeypatch.setattr(Path, "unlink", read_only)
+    for write in (lambda: files.write_bytes(tmp_path / "a", b"x"), lambda: files.locked(tmp_path).__enter__()):
+        with pytest.raises(CannotWrite, match="Read-only file system; give a folder that you may write to") as refused:
+            write()
+        assert refused.value.is_general, "the next file will fail, too"
+    assert pickle.loads(pickle.dumps(refused.value)).is_general, "from a worker process, too"

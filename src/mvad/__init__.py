@@ -6,7 +6,10 @@ The public API is loaded when one of its names is first used, so that ``import m
 from __future__ import annotations
 
 import importlib
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from mvad.kernel_cache import choose_kernel_cache
 
 if TYPE_CHECKING:
     from mvad.api import (
@@ -53,6 +56,8 @@ __all__ = [
     "finish_maps", "key", "list_methods", "load_run", "pack", "register_dataset", "register_method", "register_metric",
     "render_category", "render_scan", "train", "view_images",
 ]  # fmt: skip
+
+choose_kernel_cache(Path(__file__).parent)  # before any module imports numba
 
 
 def __getattr__(name: str) -> Any:

@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from mvad.errors import BadInput
+from mvad.errors import BadInput, CannotWrite
 from mvad.records import SEAL, decode_json, decode_line, encode_json, encode_line, matches_seal
 from mvad.records import sealed as sealed
 
@@ -113,7 +113,7 @@ def write_bytes(path: Path, data: bytes | bytearray | memoryview) -> None:
 
     Raises
     ------
-    BadInput
+    CannotWrite
         If the file system refuses (no space, no permission); no unfinished file is left.
     """
     part = unfinished_name(path)
@@ -127,8 +127,9 @@ def write_bytes(path: Path, data: bytes | bytearray | memoryview) -> None:
         part.replace(path)
         flush(path.parent)
     except OSError as error:
-        part.unlink(missing_ok=True)
-        raise BadInput(f"{path}: cannot be written: {error.strerror or error}") from error
+        with contextlib.suppress(OSError):
+            part.unlink(missing_ok=True)
+        raise CannotWrite.of(path, error) from error
 
 
 def write_text(path: Path, text: str) -> None:
@@ -221,7 +222,7 @@ def whole_folder(path: Path) -> Iterator[Path]:
             part.replace(path)
     except OSError as error:
         shutil.rmtree(part, ignore_errors=True)
-        raise BadInput(f"{path}: cannot be written: {error.strerror or error}") from error
+        raise CannotWrite.of(path, error) from error
     except Exception:
         shutil.rmtree(part, ignore_errors=True)
         raise
@@ -247,7 +248,7 @@ def append_line(path: Path, value: Mapping[str, Any]) -> None:
                     file.truncate(content.rfind(b"\n") + 1)
             file.write(encode_line(value).encode())
     except OSError as error:
-        raise BadInput(f"{path}: cannot be written: {error.strerror or error}") from error
+        raise CannotWrite.of(path, error) from error
 
 
 def write_lines(path: Path, values: Iterable[Mapping[str, Any]]) -> None:
@@ -291,7 +292,7 @@ def locked(folder: Path) -> Iterator[None]:
         folder.mkdir(parents=True, exist_ok=True)
         handle = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
     except OSError as error:
-        raise BadInput(f"{folder}: cannot be written: {error.strerror or error}") from error
+        raise CannotWrite.of(folder, error) from error
     try:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from mvad.errors import BadInput
+from mvad.words import no_such
 
 Config = TypeVar("Config")
 
@@ -281,11 +282,17 @@ def _build(kind: Any, values: Mapping[str, tuple[str, Any]], prefix: str) -> Any
     return kind(**arguments)
 
 
+_TYPED = ("option", "--set")
+"""Origins of what a user types into a command line: a wrong choice there is a usage error."""
+
+
 def _checked(key: str, hint: Any, origin: str, value: Any) -> Any:
     origin_type = typing.get_origin(hint)
     if origin_type is typing.Literal:
         choices = typing.get_args(hint)
         if value not in choices:
+            if origin in _TYPED:
+                raise no_such(f"{origin}: {key} =", str(value), map(str, choices))
             raise BadInput(f"{origin}: {key} = {value!r}; choose from {', '.join(map(str, choices))}")
         return value
     if origin_type is tuple:

@@ -23,7 +23,8 @@ from mvad.cli import main
 from mvad.datasets.exported import read_table
 
 VERBS = (
-    "synth", "render", "pack", "inspect", "verify", "export", "train", "evaluate", "import", "predict", "reproduce", "report", "doctor",
+    "synth", "render", "pack", "inspect", "verify", "export", "train", "evaluate", "import", "predict", "reproduce", "report", "status",
+    "doctor",
 )  # fmt: skip
 SMALL_SYNTH = ("--size", "160", "--good", "4", "--per-defect", "1")
 """Appended to the example of ``synth``: the same command on less work."""
@@ -62,6 +63,7 @@ def test_the_examples_of_the_help_run_one_after_the_other(workspace: Path, tmp_p
         "reproduce",
         "report",
         "verify",
+        "status",
         "doctor",
         "synth",
     ):
@@ -91,16 +93,16 @@ CASES = {
     "no such verb": (["rendre"], 2),
     "no such option": (["render", "mvtec3d", "--veiws", "5"], 2),
     "value out of range": (["render", "mvtec3d", "--views", "0"], 2),
-    "no such dataset": (["render", "mvtec2d"], 3),
+    "no such dataset": (["render", "mvtec2d"], 2),
     "no such folder": (["render", "mvtec3d", "--raw", "nowhere"], 3),
     "disagreeing views of a scan": (["synth", "mvtec3d", "--category", "keyed"], 3),
-    "no such split": (["render", "mvtec3d", "--split", "tset"], 3),
+    "no such split": (["render", "mvtec3d", "--split", "tset"], 2),
     "unknown key": (["render", "mvtec3d", "--set", "rig.tild_deg=3"], 3),
     "nothing to pack": (["pack"], 3),
-    "unknown filter": (["pack", "--raw", "{raw}", "--filter", "zip"], 3),
+    "unknown filter": (["pack", "--raw", "{raw}", "--filter", "zip"], 2),
     "nothing to train": (["train"], 3),
-    "unknown preset": (["train", "--preset", "tiny", "--workspace", "{ws}"], 3),
-    "unknown model": (["train", "--model", "gan", "--workspace", "{ws}", "--category", "gear"], 3),
+    "unknown preset": (["train", "--preset", "tiny", "--workspace", "{ws}"], 2),
+    "unknown model": (["train", "--model", "gan", "--workspace", "{ws}", "--category", "gear"], 2),
     "no textures": (["train", "--workspace", "{ws}", "--category", "gear", "--name", "never"], 5),
     "no weights": (
         ["train", "--workspace", "{ws}", "--category", "gear", "--teacher", "resnet18", "--offline", "--name", "never"],
@@ -113,7 +115,7 @@ CASES = {
     "too much held out": (["train", "--workspace", "{ws}", "--category", "gear", "--holdout", "0.6"], 3),
     "nothing to evaluate": (["evaluate"], 3),
     "nothing to report": (["report"], 3),
-    "no such table": (["reproduce", "table4"], 3),
+    "no such table": (["reproduce", "table4"], 2),
     "nothing to reproduce": (["reproduce", "table1"], 3),
     "no run to predict with": (["predict", "nowhere", "."], 3),
     "unknown rule of fusing": (["evaluate", "--workspace", "{ws}", "--project-to-scan", "--fuse", "median"], 3),
@@ -122,9 +124,9 @@ CASES = {
     "unknown format": (["export", "--workspace", "{ws}", "--format", "tflite"], 3),
     "nothing to verify": (["verify"], 3),
     "unknown level": (["pack", "--raw", "{raw}", "--filter", "lz4", "--level", "3"], 3),
-    "unknown field": (["pack", "--raw", "{raw}", "--fields", "rgb,thermal"], 3),
+    "unknown field": (["pack", "--raw", "{raw}", "--fields", "rgb,thermal"], 2),
     "nothing to export": (["export"], 3),
-    "unknown layout": (["export", "--workspace", "{ws}", "--layout", "coco", "--out", "exports"], 3),
+    "unknown layout": (["export", "--workspace", "{ws}", "--layout", "coco", "--out", "exports"], 2),
     "a name that is a path": (["import", "nowhere", "maps", "--name", "../x"], 3),
     "no export": (["import", "nowhere", "maps", "--name", "x"], 3),
     "no shard": (["inspect", "nowhere.h5"], 3),
@@ -149,9 +151,9 @@ def test_an_error_is_one_line_with_the_right_exit_code(
     error = capsys.readouterr().err
     assert left.value.code == code, error
     assert "Traceback" not in error
-    if code != 2:
-        assert error.startswith("mvad: ")
-        assert error.count("\n") == 1
+    said = [line for line in error.splitlines() if line.startswith("mvad: ")]
+    if code != 2 or said:
+        assert error.splitlines()[-1:] == said, "one line, the last; before it may stand what was done"
     assert not (workspace / "runs" / "never").exists(), "nothing is written if a component is missing"
 
 
@@ -160,9 +162,9 @@ def test_other_categories_are_packed_if_one_cannot_be(workspace: Path, tmp_path:
     next((tmp_path / "mvad-data" / "renders" / "eyecandies").rglob("rgb_2.png")).write_bytes(b"")
     done = mvad("pack", "--raw", str(workspace / "raw" / "realiad"), "--size", "64", cwd=tmp_path)
     assert done.returncode == 6
-    assert "failed: eyecandies/dome:" in done.stdout
-    assert "rgb_2.png: is not what was rendered" in done.stdout
-    assert "1 of 3 categories are not packed" in done.stderr
+    assert "failed: eyecandies/dome:" in done.stderr
+    assert "rgb_2.png: is not what was rendered" in done.stderr
+    assert "1 of 3 categories is not packed" in done.stderr
     packed = sorted(path.parent.name for path in (tmp_path / "mvad-data" / "shards").glob("*/*/manifest.json"))
     assert packed == ["gear", "plate"]
 
@@ -196,7 +198,7 @@ def test_a_damaged_scan_gives_the_exit_code_of_partly_done(workspace: Path, tmp_
     next((tmp_path / "raw" / "gear" / "test" / "hole" / "rgb").iterdir()).write_bytes(b"")
     done = mvad("render", "mvtec3d", "--raw", "raw", "--size", "64", cwd=tmp_path)
     assert done.returncode == 6, done.stderr
-    assert "1 scans failed" in done.stderr
+    assert "1 scan failed" in done.stderr
     assert (tmp_path / "mvad-data" / "renders" / "mvtec3d" / "gear" / "failed.jsonl").read_text().count("\n") == 1
 
 
@@ -297,7 +299,7 @@ def test_a_missing_driver_or_device_is_exit_5_with_a_remedy(workspace: Path, tmp
     assert without.returncode == 5
     assert "libegl1" in without.stderr
     assert "--backend cpu" in without.stderr
-    assert without.stderr.count("\n") == 1
+    assert [line for line in without.stderr.splitlines() if line.startswith("mvad: ")] == without.stderr.splitlines()[-1:]
     assert not (tmp_path / "mvad-data").exists(), "nothing is written if a component is missing"
     cpu = subprocess.run([*command, "--backend", "cpu"], capture_output=True, text=True, cwd=tmp_path, env=hidden)
     assert cpu.returncode == 0, cpu.stderr
@@ -316,7 +318,8 @@ def test_ctrl_c_stops_workers_without_a_traceback_and_is_resumed(workspace: Path
     wait_for_a_sample(folder)
     os.killpg(process.pid, signal.SIGINT)
     assert process.wait(60) == 130
-    assert said(tmp_path / "said")[1] == ""
+    assert "Traceback" not in said(tmp_path / "said")[1]
+    assert "mvad: " not in said(tmp_path / "said")[1]
     manifest = json.loads((folder / "manifest.json").read_text())
     assert 1 <= len(manifest["samples"]) < 28
     assert mvad(*arguments, "--jobs", "1", cwd=tmp_path).returncode == 0

@@ -259,7 +259,7 @@ def test_places_that_cannot_be_are_found_although_hashes_match(
         code, said = verify(capsys, shard.parent, *more)
         assert code == 3
         assert said_of_it in said
-        assert "1 faults" in said
+        assert "1 fault" in said
 
 
 def test_a_shard_without_manifest_and_an_unlisted_shard_are_checked(

@@ -315,7 +315,7 @@ def test_points_from_depth_lie_on_their_pixels() -> None:
 
 def test_an_unknown_dataset_is_one_line_everywhere(tmp_path: Path) -> None:
     for ask in (lambda: licence_of("mvtec2d", tmp_path), lambda: reader_for("mvtec2d")):
-        with pytest.raises(BadInput, match="mvtec2d: no dataset of scans has this name; choose from mvtec3d, eyecandies"):
+        with pytest.raises(BadInput, match=r"mvtec2d: did you mean mvtec3d\? choose from mvtec3d, eyecandies"):
             ask()
 
 

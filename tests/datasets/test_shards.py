@@ -16,7 +16,7 @@ from mvad.datasets.masks import RULE
 from mvad.datasets.renders.layout import category_folder
 from mvad.datasets.renders.record import read_record, read_sample
 from mvad.datasets.shards.chunks import FILTERS
-from mvad.datasets.shards.contact_sheet import as_png, attribute_rows, contact_sheet, field_rows, sample_rows
+from mvad.datasets.shards.contact_sheet import BAND, as_png, attribute_rows, contact_sheet, field_rows, sample_rows
 from mvad.datasets.shards.loader import ShardSet
 from mvad.datasets.shards.pack import PackOptions, pack_realiad, pack_renders
 from mvad.datasets.shards.reader import open_shard, read_manifest
@@ -370,10 +370,12 @@ def test_inspect_describes_and_draws(workspace: Path) -> None:
     assert counts["good"] == "2"
     assert sum(map(int, counts.values())) == 9
     sheet = contact_sheet(shard, 3)
-    assert sheet.shape == (3 * VIEW, 7 * VIEW, 3)
+    assert sheet.shape == (BAND + 3 * (BAND + VIEW), 7 * VIEW, 3)
     assert as_png(sheet).startswith(b"\x89PNG")
     reds = (sheet[..., 0].astype(int) - sheet[..., 1]) > 100
-    assert reds[2 * VIEW :, : 5 * VIEW].any(), "the last sample has a defect"
+    assert reds[-VIEW:, : 5 * VIEW].any(), "the last sample has a defect"
+    for top in (0, BAND, 2 * BAND + VIEW):
+        assert sheet[top : top + BAND].min() < 80, "captions are written above the columns and above each sample"
 
 
 def test_the_card_says_what_there_is(workspace: Path) -> None:

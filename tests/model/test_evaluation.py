@@ -461,12 +461,12 @@ def test_reproduction_trains_missing_runs_only(workspace: Path, tmp_path: Path) 
     ]  # fmt: skip
     first = mvad(*words)
     assert first.returncode == 0, first.stderr
-    assert "train paper-mvtec3d-gear-patchcore-seed0" in first.stdout
+    assert "train paper-mvtec3d-gear-patchcore-seed0" in first.stderr
     kept = (tmp_path / "ws" / "reports" / "reproduce-table2.json").read_bytes()
     again = mvad(*words)
     assert again.returncode == 0, again.stderr
-    assert "train paper" not in again.stdout
-    assert "evaluate paper" not in again.stdout
+    assert "train paper" not in again.stderr
+    assert "evaluate paper" not in again.stderr
     assert (tmp_path / "ws" / "reports" / "reproduce-table2.json").read_bytes() == kept
     text = (tmp_path / "ws" / "reports" / "reproduce-table2.md").read_text()
     assert "| PatchCore |" in text

@@ -64,25 +64,31 @@ def place(workspace: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def rows(path: Path) -> dict[str, dict[str, str]]:
-    return {row["key"].split("/")[-1]: row for row in csv.DictReader(path.read_text().splitlines())}
+    return {row["sample"].split("/")[-1]: row for row in csv.DictReader(path.read_text().splitlines())}
 
 
 def test_scans_rendered_on_the_fly_score_as_packed_ones(place: Path, tmp_path: Path) -> None:
     run, out = str(place / "runs" / "floor"), tmp_path / "raw"
     done = mvad("predict", run, str(place / "raw" / GEAR / "test"), "--workspace", str(place), "--out", str(out))
     assert done.returncode == 0, done.stderr
-    assert "1 validation normals; 5 % cannot be guaranteed with so few" in done.stdout
+    assert "1 validation normal; 5 % cannot be guaranteed with so few" in done.stdout
     assert "ms to score" in done.stdout
     packed = tmp_path / "packed"
     assert mvad("predict", run, str(place / "shards" / GEAR), "--workspace", str(place), "--out", str(packed)).returncode == 0
-    by_key = {row["key"]: row for row in csv.DictReader((packed / "predictions.csv").read_text().splitlines())}
+    by_key = {row["sample"]: row for row in csv.DictReader((packed / "predictions.csv").read_text().splitlines())}
     found = list(csv.DictReader((out / "predictions.csv").read_text().splitlines()))
     assert len(found) == len(by_key) == len(ShardSet(place / "shards" / GEAR, "test"))
     for row in found:
-        defect, name = row["key"].split("/")[-1].split("-")
-        packed = by_key[f"gear/test/{defect}/{name}"]
+        packed = by_key[f"gear/test/{row['sample']}"]
+        assert row["path"] == str(place / "raw" / GEAR / "test" / row["sample"].replace("/", "/xyz/")) + ".tiff"
+        assert Path(packed["path"]).name == "test-00000.h5"
         assert float(row["score"]) == pytest.approx(float(packed["score"]), rel=1e-4)
-        assert row["anomalous"] == str(int(float(row["score"]) > float(row["threshold"])))
+        assert row["decision"] == ("anomalous" if float(row["score"]) > float(row["threshold"]) else "normal")
+        found_at = tifffile.imread(out / "maps" / f"{row['sample'].replace('/', '_')}.tiff")
+        views = [float(row[f"view_{k}"]) for k in range(5)]
+        assert row["view"] == str(np.argmax(views))
+        where = np.unravel_index(found_at[int(row["view"])].argmax(), (64, 64))
+        assert (row["row"], row["column"]) == tuple(map(str, where))
     maps = tifffile.imread(next((out / "maps").glob("*.tiff")))
     assert maps.shape == (5, 64, 64)
     before = (out / "predictions.csv").read_bytes()
@@ -189,7 +195,7 @@ def test_a_scan_that_cannot_be_read_is_skipped_and_reported(place: Path, tmp_pat
     assert "could not be scored" in done.stderr
     failed = files.read_lines(tmp_path / "out" / "failed.jsonl")
     assert [line["key"].split("/")[-1] for line in failed] == [broken.stem]
-    assert all(row["anomalous"] == "1" for row in rows(tmp_path / "out" / "predictions.csv").values())
+    assert all(row["decision"] == "anomalous" for row in rows(tmp_path / "out" / "predictions.csv").values())
     shutil.copy(place / "raw" / GEAR / "test" / "good" / "xyz" / broken.name, broken)
     assert mvad(*words).returncode == 0
     assert not (tmp_path / "out" / "failed.jsonl").exists()

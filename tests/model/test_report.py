@@ -301,3 +301,65 @@ def test_clouds_are_subsampled_and_hold_the_map(runs: list[Path]) -> None:
         assert np.abs(points[:, :3]).max() <= 32_000
         assert points[:, 3].min() >= 0
     assert report.PICTURES < 15_000_000
+
+
+def test_wrong_decisions_come_first_and_views_have_captions(runs: list[Path]) -> None:
+    page = build_page(runs[:1])
+    section = page[page.index("<section") :]
+    threshold = float(re.findall(r'class="sample".*?value="([^"]*)"', section)[0])
+    found = re.findall(r'<figure data-score="([^"]*)" data-label="(.)"', section)
+    wrong = [(float(score) >= threshold) != (label == "1") for score, label in found]
+    assert any(wrong)
+    assert wrong == sorted(wrong, reverse=True)
+    results = Results.read(runs[0] / "results.json")
+    heads = re.findall(r'<div class="heads"[^>]*>(.*?)</div>', section)
+    assert len(heads) == len(results.samples)
+    first = next(s for s in results.samples if f"{s.score:.7g}" == found[0][0])
+    for k, score in enumerate(first.view_scores):
+        assert f"<span>view {k}<br>{score:.3g}</span>" in heads[0]
+    assert re.findall(r"<i style=[^>]*>(.*?)</i>", section)[:4] == ["colour", "normals", "ground truth", "anomaly map"]
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("width", [1280, 390])
+def test_no_column_is_cut(width: int, browser: Any, runs: list[Path], tmp_path: Path) -> None:
+    target = tmp_path / "report.html"
+    target.write_text(build_page(runs))
+    tab = browser.new_page(viewport={"width": width, "height": 900})
+    tab.goto(f"file://{target}")
+    cut = "[...document.querySelectorAll('.wide')].filter(e => e.scrollWidth > e.clientWidth).length"
+    assert tab.evaluate(cut) == 0
+    assert tab.evaluate("document.documentElement.scrollWidth") <= width
+    cell = tab.locator("table.figures td").nth(3)
+    shown = cell.evaluate("e => getComputedStyle(e, '::before').content")
+    assert shown == ('"S-AUROC"' if width == 390 else "none"), "cells have their headings where they are stacked"
+    tab.close()
+
+
+@pytest.mark.browser
+def test_the_printed_page_has_its_maps_and_no_controls(opened: Any) -> None:
+    drawn = "[...document.querySelectorAll('figure canvas')].filter(c => c.dataset.drawn).length"
+    count = opened.locator("figure canvas").count()
+    assert opened.evaluate(drawn) < count, "on the screen only what is seen is drawn"
+    opened.pdf(format="A4")
+    assert opened.evaluate(drawn) == count
+    opened.emulate_media(media="print")
+    assert not opened.locator(".controls").first.is_visible()
+
+
+@pytest.mark.browser
+def test_bars_are_green_for_what_should_be_and_red_for_what_should_not(opened: Any) -> None:
+    first = opened.locator("section.run").first
+    first.locator("input.sample").evaluate("s => { s.value = s.min; s.dispatchEvent(new Event('input')); }")
+
+    def is_green(meter: Any) -> bool:
+        picture = imagecodecs.png_decode(meter.screenshot()).astype(int)
+        red, green = picture[picture.shape[0] // 2, picture.shape[1] // 2, :2]
+        assert abs(red - green) > 60
+        return bool(green > red)
+
+    assert is_green(first.locator('tr[data-defect="0"] meter')), "defects that are found"
+    assert not is_green(first.locator('tr[data-defect="-1"] meter')), "false alarms"
+    bad = opened.evaluate("getComputedStyle(document.documentElement).getPropertyValue('--bad')").strip()
+    fill = opened.locator("svg rect.b1").first.evaluate("e => getComputedStyle(e).fill")
+    assert fill == f"rgb({int(bad[1:3], 16)}, {int(bad[3:5], 16)}, {int(bad[5:7], 16)})", "scores of anomalous samples"

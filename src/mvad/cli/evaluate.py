@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mvad.cli.options import DEFAULT_WORKSPACE, Category, Device, Offline, TeacherWeights, WorkspaceFolder, parse_views
+from mvad.cli.options import DEFAULT_WORKSPACE, Category, Device, JsonOut, Offline, TeacherWeights, WorkspaceFolder, parse_views
 from mvad.pipeline.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -60,10 +60,15 @@ def evaluate(  # more than 60 lines: one parameter per option
     adeval: Annotated[
         Path | None, typer.Option("--adeval", help="Also write maps and masks for ADEval to DIR/RUN (anomaps.pkl).")
     ] = None,
-    json_out: Annotated[Path | None, typer.Option("--json", help="Also write all figures to this file.")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out", help="Folder for the results, one folder per run, that mvad report takes. Default: the runs' folders."
+        ),
+    ] = None,
+    json_out: JsonOut = None,
 ) -> None:
     """Evaluate on the test split: AUROC of samples, images and pixels with 95 % intervals, AP, F1, AUPRO; maps as pictures."""
-    from mvad import files
     from mvad.cli.console import Bars
     from mvad.cli.tables import bound_lines, figures_tables, missing_tables, rule_table, scan_table
     from mvad.errors import BadInput
@@ -76,22 +81,21 @@ def evaluate(  # more than 60 lines: one parameter per option
     places = Workspace(workspace)
     results: list[Results] = []
     missing = []
-    with Bars() as bars:
+    with Bars(json_out) as bars:
         if maps:
-            results = list(evaluate_maps_of(maps, dataset, category, model, places, raw, bars))
+            results = list(evaluate_maps_of(maps, dataset, category, model, places, raw, bars, out))
         else:
             plan = EvaluationPlan(
                 places, WeightsSource(teacher_weights, places.weights, offline), resolve_device(device),
-                parse_views(views) if views else [], project_to_scan, fuse or [], raw, adeval,
+                parse_views(views) if views else [], project_to_scan, fuse or [], raw, adeval, out,
             )  # fmt: skip
             for run in plan.chosen(runs, bars):
                 results.append(plan.evaluate(run, bars))
                 if missing_views:
                     missing.append(plan.missing_views(run, bars))
-    for table in (*figures_tables(results), *rule_table(results), *scan_table(results), *missing_tables(missing)):
-        bars.console.print(table)
-    for line in bound_lines(results):
-        bars.say(line)
-    if json_out:
+        for table in (*figures_tables(results), *rule_table(results), *scan_table(results), *missing_tables(missing)):
+            bars.show(table)
+        for line in bound_lines(results):
+            bars.say(line)
         rows = [result.to_json() for result in results]
-        files.write_json(json_out, [{name: value for name, value in row.items() if name != "samples"} for row in rows])
+        bars.write_json([{name: value for name, value in row.items() if name != "samples"} for row in rows])

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from mvad.model.explain import Explanation
 
 
 def register(app: typer.Typer) -> None:
@@ -12,25 +17,30 @@ def register(app: typer.Typer) -> None:
     app.command("explain", epilog="Example: mvad explain bottleneck.channels")(explain)
 
 
-def explain(key: Annotated[str | None, typer.Argument(help="A key of training. Default: list all keys.")] = None) -> None:
+def explain(
+    key: Annotated[str | None, typer.Argument(help="A key of mvad train, render or pack. Default: list all keys.")] = None,
+) -> None:
     """Explain a key: what the paper says, the default and its reason, alternatives, presets and methods that change it."""
-    from rich.console import Console
-
+    from mvad.cli.console import console_on_stdout, print_table
     from mvad.cli.tables import choices_table
-    from mvad.model.explain import FIXED
-    from mvad.model.explain import explain as explanation_of
-    from mvad.model.registry import all_keys
+    from mvad.pipeline.explain import all_explanations, explanations_of
 
-    console = Console(highlight=False)
+    console = console_on_stdout()
     if key is None:
-        console.print(choices_table([explanation_of(name) for name in (*all_keys(), *FIXED)]))
+        for verb, explanations in all_explanations().items():
+            print_table(console, choices_table(verb, explanations))
         return
-    explanation = explanation_of(key)
-    lines = [("paper", explanation.paper), ("default", _shown(explanation.default)), ("why", explanation.why)]
+    for verb, explanation in explanations_of(key):
+        _print(console, verb, explanation)
+
+
+def _print(console: Console, verb: str, explanation: Explanation) -> None:
+    lines = [("of", f"mvad {verb}")]
+    lines += [("paper", explanation.paper), ("default", _shown(explanation.default)), ("why", explanation.why)]
     lines += [("allowed", ", ".join(explanation.allowed)), ("else", explanation.alternatives)]
     lines += [(origin, _shown(value)) for origin, value in explanation.set_by.items()]
     width = max(len(name) for name, _ in lines)
-    console.print(explanation.name, style="bold", markup=False)
+    console.print(explanation.name, style="bold", markup=False, soft_wrap=True)
     for name, text in lines:
         if text:
             console.print(f"  {name.ljust(width)}  {text}", markup=False, soft_wrap=True)

@@ -58,13 +58,14 @@ def export(
     target = out or workspace / "exports" / f"{layout}-{modality}"
     with Bars() as bars:
         for folder in folders:
-            bars.say(f"exported {write(source_of(folder), target, layout, modality, bars)}")
+            bars.tell(f"exported {write(source_of(folder), target, layout, modality, bars)}")
 
 
 def _onnx(run: Path, places: Workspace, target: Path, weights: WeightsSource, bars: Bars) -> None:
     from mvad.model.exchange.onnx import export_onnx
+    from mvad.words import counted
 
     checked = export_onnx(run, places.shards, target, weights, bars).checked
-    bars.say(
-        f"written: {target}; on {checked['samples']} samples onnxruntime differs from torch by {checked['largest_difference']:.1e} of the range"
+    bars.tell(
+        f"written: {target}; on {counted(int(checked['samples']), 'sample')} onnxruntime differs from torch by {checked['largest_difference']:.1e} of the range"
     )

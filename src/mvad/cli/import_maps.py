@@ -31,9 +31,10 @@ def import_maps(
     from mvad.cli.tables import figures_tables
     from mvad.errors import BadInput
     from mvad.model.exchange.imported_maps import evaluate_imported_maps
+    from mvad.words import folder_name
 
     if not files.is_name(name):
-        raise BadInput(f"--name {name}: must be the name of one folder")
+        raise BadInput(f"--name {name}: must be the name of one folder, such as {folder_name(name)}")
     places = Workspace(workspace)
     with Bars() as bars:
         results = evaluate_imported_maps(places.runs / name, model, exported, maps, places.shards, bars)

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib
 import os
 import signal
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from types import FrameType
-from typing import TextIO
+from typing import Any, TextIO
 
 import typer
 
@@ -26,10 +28,12 @@ from mvad.cli import (
     render,
     report,
     reproduce,
+    status,
     synth,
     train,
     verify,
 )
+from mvad.cli.streams import outlive_readers
 from mvad.errors import BadInput, MvadError
 from mvad.model.registry import PLUGINS
 from mvad.settings import RenamedKey
@@ -38,7 +42,6 @@ app = typer.Typer(
     name="mvad",
     help="Multi-view anomaly detection: render scans into views, pack shards, train IDIF and its baselines, evaluate, report.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
     epilog="Example: mvad synth mvtec3d, then mvad render mvtec3d, mvad pack, mvad train --textures procedural, mvad evaluate, mvad report. Each command has its own --help.",
@@ -56,10 +59,36 @@ for verb in (
     predict,
     reproduce,
     report,
+    status,
     explain,
     doctor,
 ):
     verb.register(app)
+
+
+def _home_resolved(value: Any) -> Any:
+    """Return a path of an option with the home in the place of ``~``, which the shell leaves in ``--raw=~/x`` and in variables."""
+    if isinstance(value, list):
+        return [_home_resolved(each) for each in value]
+    if not isinstance(value, Path) or not str(value).startswith("~"):
+        return value
+    found = Path(os.path.expanduser(value))
+    if str(found).startswith("~") and not found.exists():
+        raise typer.BadParameter(f"{value}: no home folder is known for {value.parts[0]}; give the whole path")
+    return found
+
+
+def _with_paths(command: Callable[..., None]) -> Callable[..., None]:
+    @functools.wraps(command)
+    def called(**given: Any) -> None:
+        command(**{name: _home_resolved(value) for name, value in given.items()})
+
+    return called
+
+
+for _registered in app.registered_commands:
+    if _registered.callback is not None:
+        _registered.callback = _with_paths(_registered.callback)
 
 _TERMINATED = 143
 _INTERRUPTED = 130
@@ -117,18 +146,28 @@ def _import_plugins() -> None:
             raise BadInput(f"{PLUGINS}: {name} cannot be imported ({error}); name modules on PYTHONPATH") from error
 
 
+def _in_one_line(error: MvadError | OSError) -> str:
+    """Return the message of an error; one of the operating system that nothing expected has the file that it is about."""
+    if isinstance(error, MvadError):
+        return str(error)
+    if error.filename is None:
+        return f"{error.strerror or error}; mvad --debug shows where"
+    return f"{os.fsdecode(error.filename)}: {error.strerror}; mvad --debug shows what needed it"
+
+
 def run() -> None:
     """Run the command line; never returns."""
     signal.signal(signal.SIGTERM, _terminate)
+    outlive_readers()
     try:
         _import_plugins()
         with _notices_in_one_line():
-            app()
-    except MvadError as error:
+            app(prog_name="mvad")
+    except (MvadError, OSError) as error:
         if _state["debug"]:
             raise
-        print(f"mvad: {error}", file=sys.stderr)
-        sys.exit(_TERMINATED if _state["terminated"] else error.exit_code)
+        print(f"mvad: {_in_one_line(error)}", file=sys.stderr)
+        sys.exit(_TERMINATED if _state["terminated"] else getattr(error, "exit_code", BadInput.exit_code))
     except KeyboardInterrupt:
         sys.exit(_TERMINATED if _state["terminated"] else _INTERRUPTED)
     except SystemExit as leaving:

@@ -25,6 +25,11 @@ TeacherWeights = Annotated[
 Device = Annotated[str, typer.Option("--device", help="auto (CUDA where there is one), cpu, cuda or cuda:N.")]
 Offline = Annotated[bool, typer.Option("--offline", envvar="MVAD_OFFLINE", help="Do not use the network.")]
 
+JsonOut = Annotated[
+    Path | None,
+    typer.Option("--json", help="Also write the result to this file as JSON; - is standard output, without the tables."),
+]
+
 
 def layers_of(config: Path | None, named: Mapping[str, Any], sets: list[str] | None) -> list[tuple[str, Mapping[str, Any]]]:
     """Return the layers of keys for ``settings.resolve``: the file, then named options, then ``--set``.

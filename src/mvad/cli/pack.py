@@ -58,6 +58,7 @@ def pack(  # more than 60 lines: one parameter per option
     from mvad.datasets.shards.contents import count, tasks
     from mvad.datasets.shards.pack import PackOptions, pack_realiad, pack_renders
     from mvad.errors import BadInput, PartlyDone
+    from mvad.words import share
 
     places = Workspace(workspace)
     realiad_raw = raw or places.raw("realiad")
@@ -80,15 +81,15 @@ def pack(  # more than 60 lines: one parameter per option
                     made = pack_renders(
                         places.renders, dataset_name, name, places.shards, options, bars, parallel, overwrite, partial
                     )  # fmt: skip
-                bars.say(f"packed {made}")
+                bars.tell(f"packed {made}")
                 missing += _tell(made.parent, bars)
             except BadInput as error:
-                if len(chosen) == 1:
+                if len(chosen) == 1 or getattr(error, "is_general", False):
                     raise
                 failed += 1
                 bars.say(f"failed: {dataset_name}/{name}: {error}")
     if failed:
-        raise PartlyDone(f"{failed} of {len(chosen)} categories are not packed; see the messages above")
+        raise PartlyDone(f"{share(failed, len(chosen), 'category')} not packed; see the messages above")
     if missing and not partial:
         what = "sample is" if missing == 1 else "samples are"
         raise PartlyDone(f"{missing} {what} missing from the shards, as listed above; --partial accepts that")

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from mvad.cli.options import Device, Offline, TeacherWeights, WorkspaceOfRun
+from mvad.cli.options import Device, JsonOut, Offline, TeacherWeights, WorkspaceOfRun
 from mvad.pipeline.workspace import Workspace
 
 
@@ -44,6 +44,7 @@ def predict(
     teacher_weights: TeacherWeights = None,
     offline: Offline = False,
     device: Device = "auto",
+    json_out: JsonOut = None,
 ) -> None:
     """Score samples: a CSV file with one decision per sample, maps, latency. Exit code 6 if some could not be scored."""
     from mvad.cli.console import Bars
@@ -57,23 +58,28 @@ def predict(
     from mvad.model.runs import RunFolder
     from mvad.pipeline.predict import samples_of
     from mvad.pipeline.trained_run import workspace_of
+    from mvad.words import counted
 
     places, folder = Workspace(workspace) if workspace else workspace_of(run), RunFolder(run)
     samples = samples_of(source, folder, places, split, light, force)
     detector = folder.load(WeightsSource(teacher_weights, places.weights, offline), resolve_device(device))
     target = out or run / "predictions" / (source.stem if source.suffix == ".h5" else source.resolve().name)
-    with Bars() as bars:
+    with Bars(json_out) as bars:
         if threshold is None:
             used = threshold_of(folder, detector, folder.category_folder(places.shards), false_alarms, bars)
-            bars.say(f"{used.describe(false_alarms)} of {places.root}")
+            bars.tell(f"{used.describe(false_alarms)} of {places.root}")
         else:
             used = Threshold(threshold, 0, None, True)
         done = score(detector, folder.model_sha256, used, samples, len(samples), target, bars)
-        bars.say(done.describe())
+        bars.tell(done.describe())
         for line in pose_lines(done.poses(), PREDICTIONS):
-            bars.say(line)
-        bars.say(f"written: {target / PREDICTIONS}")
+            bars.tell(line)
+        bars.write_json({
+            "run": str(run), "source": str(source), "threshold": used.value, "promised_false_alarms": used.promised,
+            "samples": [row.to_json() for row in done.rows], "failed": done.failed,
+        })  # fmt: skip
+        bars.tell(f"written: {target / PREDICTIONS}")
     if done.failed:
         raise PartlyDone(
-            f"{done.failed} of {len(samples)} samples could not be scored; {target / 'failed.jsonl'} has the reasons"
+            f"{done.failed} of {counted(len(samples), 'sample')} could not be scored; {target / 'failed.jsonl'} has the reasons"
         )

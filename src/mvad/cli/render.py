@@ -49,7 +49,7 @@ def render(  # more than 60 lines: one parameter per option
     """Render scans to views of RGB, depth, normals, masks and source maps. Repeat the command to continue."""
     from mvad.cli.console import Bars
     from mvad.cli.tables import audit_tables, invisible_lines, pose_lines, pose_table
-    from mvad.datasets.registry import find_categories, reader_for
+    from mvad.datasets.registry import chosen_categories, reader_for
     from mvad.datasets.scan import SPLITS
     from mvad.errors import BadInput, PartlyDone
     from mvad.render.engine import Workers
@@ -57,6 +57,7 @@ def render(  # more than 60 lines: one parameter per option
     from mvad.render.options import RenderOptions
     from mvad.render.rig import Rig
     from mvad.settings import resolve
+    from mvad.words import counted, no_such
 
     named = {
         "rig.views": views, "rig.size": size, "rig.tilt_deg": tilt, "rig.frame": frame, "rig.center": center, "light": light, "backend": backend,
@@ -71,12 +72,12 @@ def render(  # more than 60 lines: one parameter per option
     splits = split or ["train", "validation", "test"]
     unknown = [name for name in splits if name not in SPLITS]
     if unknown:
-        raise BadInput(f"--split {unknown[0]}: choose from {', '.join(SPLITS)}")
+        raise no_such("--split", unknown[0], SPLITS)
     reader = reader_for(dataset)
     folder = raw or Workspace(workspace).raw(dataset)
     failed = 0
     with Bars() as bars:
-        names = category or find_categories(reader, folder)
+        names = chosen_categories(reader, folder, category)
         for name in names:
             if name not in reader.known_categories:
                 bars.say(f"notice: {name} is not a published category of {dataset}; it is rendered nevertheless")
@@ -85,10 +86,10 @@ def render(  # more than 60 lines: one parameter per option
         for done in render_categories(dataset, names, folder, renders, options, splits, workers, overwrite, bars, cameras):
             failed += done.failed
             audits[done.category], poses[done.category] = done.audit, done.poses
-            bars.say(f"{done.folder}: {done.rendered} rendered, {done.skipped} were there, {done.failed} failed")
+            bars.tell(f"{done.folder}: {done.rendered} rendered, {done.skipped} were there, {done.failed} failed")
             for line in [*(f"notice: {note}" for note in done.notes), *pose_lines(done.poses), *invisible_lines(done.audit)]:
-                bars.say(line)
+                bars.tell(line)
         for table in [*audit_tables(audits), *pose_table(poses)]:
             bars.show(table)
     if failed:
-        raise PartlyDone(f"{failed} scans failed; failed.jsonl in each category's folder has the list and the reasons")
+        raise PartlyDone(f"{counted(failed, 'scan')} failed; failed.jsonl in each category's folder has the list and the reasons")

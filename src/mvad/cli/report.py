@@ -35,4 +35,4 @@ def report(
     target = out or workspace / "report.html"
     with Bars() as bars:
         files.write_text(target, build_page(evaluated))
-        bars.say(f"report: {target}")
+        bars.tell(f"report: {target}")

@@ -58,13 +58,19 @@ def reproduce(  # more than 60 lines: one parameter per option
     from mvad.pipeline import reproduce as work
     from mvad.pipeline.paper_files import write_figure_4, write_table
     from mvad.pipeline.training import Recipe
+    from mvad.words import no_such
 
     if table not in TABLES:
-        raise BadInput(f"{table}: choose from {', '.join(TABLES)}")
+        raise no_such("reproduce", table, TABLES)
     chosen, places = TABLES[table], Workspace(workspace)
     foreign = work.imported(places.runs, chosen)
     try:
-        folders = packed_categories(places.shards, dataset or list(chosen.datasets), category)
+        packed = [name for name in chosen.datasets if any((places.shards / name).glob("*/manifest.json"))]
+        if not dataset and not packed:
+            raise BadInput(
+                f"{places.shards}: holds none of {', '.join(chosen.datasets)}; run mvad pack first, or give --workspace"
+            )
+        folders = packed_categories(places.shards, dataset or packed, category)
     except BadInput:
         if not foreign or category:  # imported maps can be compared with the paper's without any shards
             raise
@@ -89,5 +95,5 @@ def reproduce(  # more than 60 lines: one parameter per option
                 bars.show(shown)
             write_table(target, chosen.title, lines, remarks)
         for line in remarks:
-            bars.say(line)
-        bars.say(f"written: {target}.md, {target.name}.json")
+            bars.tell(line)
+        bars.tell(f"written: {target}.md, {target.name}.json")

@@ -42,9 +42,10 @@ def synth(
     from mvad.cli.console import Bars
     from mvad.datasets.synth.generate import SynthOptions, generate
     from mvad.datasets.synth.shapes import SHAPES
+    from mvad.words import counted
 
     folder = raw or Workspace(workspace).raw(dataset)
     options = SynthOptions(seed, train, validation, good, per_defect, size)
     with Bars() as bars:
         count = generate(dataset, folder, category or list(SHAPES), options, bars)
-        bars.say(f"{count} samples in {folder}")
+        bars.tell(f"{counted(count, 'sample')} in {folder}")

@@ -30,8 +30,10 @@ def figures_tables(results: Sequence[Results]) -> list[Table]:
     A table has one row per run, and below a mean for each model and input with more than one run.
     """
     from mvad.model.evaluation.compare import mean_figures
+    from mvad.model.evaluation.variants import named_apart
     from mvad.model.metrics.table import metrics
 
+    results = named_apart(results)
     tables = []
     for teacher in sorted({result.teacher for result in results}):
         table = _table(
@@ -44,13 +46,13 @@ def figures_tables(results: Sequence[Results]) -> list[Table]:
         for result in sorted(results, key=lambda r: (r.dataset, r.category, _method(r), r.seed)):
             if result.teacher == teacher:
                 about = (f"{result.dataset}\n{result.category}", *_method(result), str(result.seed))
-                table.add_row(*about, *_row(result.figures), str(result.figures.samples))
+                table.add_row(*map(Text, about), *_row(result.figures), str(result.figures.samples))
                 groups.setdefault(_method(result), []).append(result)
         repeated = {method: runs for method, runs in groups.items() if len(runs) > 1}
         if repeated:
             table.add_section()
         for method, runs in sorted(repeated.items()):
-            table.add_row(f"mean of {len(runs)}", *method, "", *_row(mean_figures(runs)), "")
+            table.add_row(f"mean of {len(runs)}", *map(Text, method), "", *_row(mean_figures(runs)), "")
         tables.append(table)
     return tables
 
@@ -59,7 +61,8 @@ def _method(result: Results) -> tuple[str, str]:
     from mvad.model.registry import paper_backbone
 
     shown = f", views {'+'.join(map(str, result.views))}" if result.views else ""
-    return f"{result.model}\n({paper_backbone(result.model)})", result.input_name + shown
+    named = "".join(f"\n{part}" for part in result.variant.split(", ") if part)
+    return f"{result.model}{named}\n({paper_backbone(result.model)})", result.input_name + shown
 
 
 def _row(figures: Figures) -> list[str]:
@@ -84,9 +87,12 @@ def rule_table(results: Sequence[Results]) -> list[Table]:
 
     Empty where the results do not say, as those of imported maps.
     """
+    from mvad.model.evaluation.variants import named_apart
+
     table = _table("S-AUROC by rule from views to sample, percent; the table above shows the rule of each run", "category")
     for name in ("model", "shown above", "standardised by"):
         table.add_column(name, overflow="fold")
+    results = named_apart(results)
     rules = list(dict.fromkeys(rule for result in results for rule in result.rules))
     for rule in rules:
         table.add_column(rule, justify="right", no_wrap=True)
@@ -94,8 +100,8 @@ def rule_table(results: Sequence[Results]) -> list[Table]:
         if result.rules:
             figures = [result.rules[rule] for rule in rules]
             cells = [with_interval(figure.s_auroc, figure.interval, "\n") for figure in figures]
-            about = f"{result.model}\n{result.input_name}, seed {result.seed}"
-            table.add_row(f"{result.dataset}\n{result.category}", about, result.rule, result.standardised_by, *cells)
+            about = "\n".join(filter(None, (result.model, result.variant, f"{result.input_name}, seed {result.seed}")))
+            table.add_row(Text(f"{result.dataset}\n{result.category}"), Text(about), result.rule, result.standardised_by, *cells)
     return [table] if table.row_count else []
 
 
@@ -117,16 +123,18 @@ def label_free_tables(runs: Iterable[RunFolder]) -> list[Table]:
 
 def scan_table(results: Sequence[Results]) -> list[Table]:
     """Return a table of the figures on the raw scans, one row per run and rule of fusion; empty where no map was projected."""
+    from mvad.model.evaluation.variants import named_apart
     from mvad.model.metrics.table import metrics
 
     shown = [metric for metric in metrics() if metric.on_scans_title]
     table = _table("On the scans' own grid (MVTec 3D-AD's protocol), percent", "category", "model", "fused")
     for metric in shown:
         table.add_column(metric.on_scans_title, justify="right", no_wrap=True)
-    for result in results:
+    for result in named_apart(results):
         for rule, figures in result.scan.figures.items() if result.scan else ():
             cells = [with_interval(figures[m.on_scans], figures.intervals.get(m.on_scans), "\n", m.digits) for m in shown]
-            table.add_row(f"{result.dataset}\n{result.category}", result.model, rule, *cells)
+            named = "\n".join(filter(None, (result.model, result.variant)))
+            table.add_row(Text(f"{result.dataset}\n{result.category}"), Text(named), rule, *cells)
     return [table] if table.row_count else []
 
 
@@ -312,12 +320,40 @@ def shard_tables(
     return tables
 
 
-def choices_table(explanations: Sequence[Explanation]) -> Table:
-    """Return a table of all keys with their defaults and what the paper says."""
-    table = _table("Keys; mvad explain KEY shows the reason and the alternatives", "key", "default", "paper")
+def choices_table(verb: str, explanations: Sequence[Explanation]) -> Table:
+    """Return a table of the keys of a command with their defaults, and what the paper says where there is one."""
+    said = "paper" if any(key.paper for key in explanations) else "meaning"
+    table = _table(f"Keys of mvad {verb}; mvad explain KEY shows the reason and the alternatives", "key", "default", said)
     for key in explanations:
-        table.add_row(Text(key.name), Text(str(key.default)), Text(key.paper))
+        table.add_row(Text(key.name), Text(str(key.default)), Text(key.paper if said == "paper" else key.why))
     return table
+
+
+def status_tables(found: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[Table]:
+    """Return tables of what ``pipeline.status.status_of`` found: raw data, renders, shards, runs; empty ones are left out."""
+    from mvad.datasets.scan import SPLITS
+
+    raw = _table("Raw data", "dataset", "categories")
+    for row in found["raw"]:
+        raw.add_row(row["dataset"], Text(", ".join(row["categories"])))
+    tables = [raw]
+    for name in ("renders", "shards"):
+        splits = [split for split in SPLITS if any(split in row["samples"] for row in found[name])]
+        table = _table(f"{name.capitalize()}, samples by split", "dataset", "category", "state", "views")
+        for heading in (*splits, "failed" if name == "renders" else "MB"):
+            table.add_column(heading, justify="right", no_wrap=True)
+        for row in found[name]:
+            last = str(row["failed"]) if name == "renders" else f"{row.get('bytes', 0) / 1e6:.1f}"
+            counts = [str(row["samples"].get(split, 0)) for split in splits]
+            table.add_row(row["dataset"], Text(row["category"]), row["state"], str(row.get("views", "")), *counts, last)
+        tables.append(table)
+    runs = _table("Runs; S-AUROC in percent, with its 95 % interval", "run", "category", "model", "seed", "state")
+    runs.add_column("S-AUROC", justify="right", no_wrap=True)
+    for row in found["runs"]:
+        seed = "" if row["seed"] is None else str(row["seed"])
+        about = (row["run"], f"{row['dataset']}/{row['category']}", row["model"], seed, row["state"])
+        runs.add_row(*map(Text, about), with_interval(row["s_auroc"], row.get("interval")))
+    return [table for table in (*tables, runs) if table.row_count]
 
 
 def invisible_lines(audit: Mapping[str, Any]) -> list[str]:

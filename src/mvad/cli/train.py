@@ -63,16 +63,20 @@ def train(
     from mvad.cli.tables import label_free_tables
     from mvad.datasets.shards.loader import ShardSet
     from mvad.errors import BadInput
+    from mvad.files import is_name
     from mvad.model.backbones.weights import WeightsSource
     from mvad.model.devices import default_preset, resolve_device
     from mvad.model.runs import RunFolder
     from mvad.model.training.parallel import join_process_group, leave_process_group
     from mvad.pipeline.training import Recipe
     from mvad.progress import Silent
+    from mvad.words import folder_name
 
     places = Workspace(workspace)
     folders = packed_categories(places.shards, dataset, category)
     plans = [(folder, method, number) for folder in folders for method in model or ["idif"] for number in seed or [0]]
+    if name is not None and not is_name(name):
+        raise BadInput(f"--name {name}: must be the name of one folder, such as {folder_name(name)}")
     if name and len(plans) > 1:
         raise BadInput(
             f"--name {name} is the name of one run, but {len(plans)} are requested; leave it out, or give one category"
@@ -89,7 +93,8 @@ def train(
             progress = bars if ranks.rank == 0 else Silent()
             for folder, method, number in plans:
                 run, trained = recipe.fit(places.runs, ShardSet(folder, "train"), method, number, progress, name)
-                progress.say(f"{run}: {'trained' if trained else 'was trained already'}")
+                if ranks.rank == 0:
+                    bars.tell(f"{run}: {'trained' if trained else 'was trained already'}")
                 finished.append(RunFolder(run))
             if ranks.rank == 0:
                 for table in label_free_tables(finished):

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from mvad.cli.options import DEFAULT_WORKSPACE, Offline, TeacherWeights, WorkspaceFolder
+from mvad.cli.options import DEFAULT_WORKSPACE, JsonOut, Offline, TeacherWeights, WorkspaceFolder
 from mvad.pipeline.workspace import Workspace
 
 
@@ -34,20 +34,22 @@ def verify(
     ] = False,
     teacher_weights: TeacherWeights = None,
     offline: Offline = False,
+    json_out: JsonOut = None,
 ) -> None:
     """Check renders, shards and runs against their records: every file, every hash, labels against masks."""
     from mvad.cli.console import Bars
     from mvad.errors import BadInput
     from mvad.pipeline.verify import verify_workspace
+    from mvad.words import counted, share
 
     places, checked_paths = Workspace(workspace), paths or [workspace]
-    with Bars() as bars:
+    with Bars(json_out) as bars:
         checked, faults = verify_workspace(checked_paths, bars, not untrusted, places, raw)
         for fault in faults:
-            bars.say(fault.text)
+            bars.tell(fault.text)
         if not checked:
             raise BadInput(f"{checked_paths[0]}: holds no files of mvad; give the folder of a workspace")
-        bars.say(f"{checked} files checked, {len(faults)} faults")
+        bars.tell(f"{counted(checked, 'file')} checked, {counted(len(faults), 'fault')}")
         if faults and repair:
             from mvad.model.backbones.weights import WeightsSource
             from mvad.pipeline.repair import repair as rebuild
@@ -57,8 +59,9 @@ def verify(
             before = len(faults)
             checked, faults = verify_workspace(checked_paths, bars, not untrusted, places, raw)
             for fault in faults:
-                bars.say(f"still: {fault.text}")
-            bars.say(f"{checked} files checked again, {len(faults)} of {before} faults are left")
+                bars.tell(f"still: {fault.text}")
+            bars.tell(f"{counted(checked, 'file')} checked again, {share(len(faults), before, 'fault')} left")
+        bars.write_json({"checked": checked, "faults": [{"path": str(f.path), "kind": f.kind, "text": f.text} for f in faults]})
     if faults:
         remedy = "the messages above say how to rebuild each" if repair else "--repair rebuilds damaged files"
-        raise BadInput(f"{len(faults)} of {checked} files are not what was written; {remedy}")
+        raise BadInput(f"{share(len(faults), checked, 'file')} not what was written; {remedy}")

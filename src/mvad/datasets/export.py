@@ -28,6 +28,7 @@ from mvad.datasets.shards.schema import MANIFEST, MODALITIES, Sample
 from mvad.datasets.shards.sources import rendered_category
 from mvad.errors import BadInput
 from mvad.progress import Progress
+from mvad.words import no_such
 
 _SPLITS = {"train": "train", "validation": "val", "test": "test"}
 
@@ -126,9 +127,9 @@ def export(source: ExportSource, target: Path, layout: str, modality: str, progr
         If the layout is unknown, the category does not have the modality, or the folder holds another export.
     """
     if layout not in LAYOUTS:
-        raise BadInput(f"--layout {layout}: choose from {', '.join(LAYOUTS)}")
+        raise no_such("--layout", layout, LAYOUTS)
     if modality not in MODALITIES:
-        raise BadInput(f"--modality {modality}: choose from {', '.join(MODALITIES)}")
+        raise no_such("--modality", modality, MODALITIES)
     folder = target / source.dataset / source.category
     facts = {
         "layout": layout, "modality": modality, "dataset": source.dataset, "category": source.category, "views": source.views,

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from mvad.datasets import realiad
 from mvad.datasets.eyecandies import Eyecandies
 from mvad.datasets.mvtec3d import MVTec3D
 from mvad.datasets.scan import ReadOptions, Scan, ScanReader, ScanRef
-from mvad.errors import BadInput
+from mvad.errors import BadInput, UnknownName
+from mvad.words import no_such
 
 SCAN_READERS: dict[str, ScanReader] = {reader.name: reader for reader in (MVTec3D(), Eyecandies())}
 """Datasets of scans by name; ``register_dataset`` adds to them."""
@@ -83,11 +85,15 @@ def reader_for(dataset: str) -> ScanReader:
 
     Raises
     ------
-    BadInput
-        If there is no dataset of that name; the message lists the known ones.
+    UnknownName
+        If there is no dataset of that name, or its views are photographs; the message lists the known ones.
     """
+    if dataset == realiad.NAME:
+        raise UnknownName(
+            f"{dataset}: has photographs from several sides, which need no rendering; run mvad pack --dataset {dataset} instead"
+        )
     if dataset not in SCAN_READERS:
-        raise BadInput(f"{dataset}: no dataset of scans has this name; choose from {', '.join(SCAN_READERS)}")
+        raise no_such("dataset", dataset, SCAN_READERS)
     return SCAN_READERS[dataset]
 
 
@@ -97,14 +103,65 @@ def find_categories(reader: ScanReader, raw: Path) -> list[str]:
     Raises
     ------
     BadInput
-        If the folder is missing or holds no category.
+        If the folder is missing or holds no category; the message says where categories are, above or below it.
     """
     if not raw.is_dir():
         raise BadInput(f"{raw}: not found; give --raw the folder that holds the {reader.name} categories")
     names = reader.categories(raw)
     if not names:
-        raise BadInput(f"{raw}: holds no {reader.name} category; expected <category>/train/...")
+        raise BadInput(f"{raw}: holds no {reader.name} category; {_where_instead(reader, raw)}")
     return names
+
+
+def chosen_categories(reader: ScanReader, raw: Path, wanted: Sequence[str] | None) -> list[str]:
+    """Return the wanted categories, or all in the folder ``raw``.
+
+    Raises
+    ------
+    BadInput
+        See ``find_categories``.
+    UnknownName
+        If a wanted one is not there; the message has the nearest names.
+    """
+    names = find_categories(reader, raw)
+    for name in wanted or ():
+        if name not in names and not (raw / name).is_dir():
+            raise no_such("--category", name, names, f"they are the {reader.name} categories in {raw}")
+    return list(wanted or names)
+
+
+def _where_instead(reader: ScanReader, raw: Path) -> str:
+    """Return in words where the categories are that the folder ``raw`` does not hold: one level too high or too low is common."""
+    place = raw.absolute()
+    for below, above in zip((place, *place.parents), list(place.parents)[:_LEVELS], strict=False):
+        if below.name in _categories(reader, above):
+            return f"it is {'' if below == place else 'a part of '}the category {below.name}; give --raw {above}"
+    inner = _folders(raw)
+    for folder in [*inner, *(deeper for each in inner for deeper in _folders(each))]:
+        names = _categories(reader, folder)
+        if names:
+            return f"{', '.join(names[:_NAMED])}{' ...' if len(names) > _NAMED else ''} {'are' if len(names) > 1 else 'is'} in {folder}; give --raw {folder}"
+    for other in SCAN_READERS.values():
+        if _categories(other, raw):
+            return f"its categories are those of {other.name}; give that dataset, or another --raw"
+    return "expected <category>/train/..."
+
+
+_LEVELS, _NAMED = 4, 4
+
+
+def _folders(folder: Path) -> list[Path]:
+    try:
+        return sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+    except OSError:
+        return []
+
+
+def _categories(reader: ScanReader, folder: Path) -> list[str]:
+    try:
+        return reader.categories(folder)
+    except (OSError, BadInput):
+        return []
 
 
 class RawScans:
@@ -119,8 +176,7 @@ class RawScans:
     def __init__(self, dataset: str, raw: Path, category: str) -> None:
         self.dataset, self.raw, self.category = dataset, raw, category
         self._reader = reader_for(dataset)
-        if category not in find_categories(self._reader, raw):
-            raise BadInput(f"{raw / category}: not found; give --raw the folder that holds the {dataset} categories")
+        chosen_categories(self._reader, raw, [category])
         self._refs = {ref.key: ref for ref in self._reader.refs(raw, category, ReadOptions())}
 
     def of_split(self, split: str) -> list[ScanRef]:

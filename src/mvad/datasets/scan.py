@@ -93,8 +93,8 @@ class ReadOptions:
 
 
 def new_id(folder: Path, name: str) -> str:
-    """Return the id of a new scan: its path relative to the given folder, joined by hyphens."""
-    return "-".join((*folder.parts, name))
+    """Return the id of a new scan: its path relative to the given folder, which is what a user knows it by."""
+    return "/".join((*folder.parts, name))
 
 
 class ScanReader(Protocol):

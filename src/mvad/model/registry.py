@@ -18,6 +18,7 @@ from mvad.model.idif.methods import METHODS as IDIF_METHODS
 from mvad.model.method import Method
 from mvad.model.missing.methods import METHODS as MISSING_VIEW_METHODS
 from mvad.settings import RECORDED, KeyInfo, describe, resolve
+from mvad.words import no_such
 
 if TYPE_CHECKING:
     import torch
@@ -94,7 +95,7 @@ def method_named(name: str) -> Method:
     """
     method = methods().get(name)
     if method is None:
-        raise BadInput(f"--model {name}: choose from {', '.join(methods())}")
+        raise no_such("--model", name, methods())
     return method
 
 
@@ -127,7 +128,7 @@ def configure(preset: str, model: str, layers: Iterable[tuple[str, Mapping[str, 
         If the preset, the method or a key is unknown, or a value has the wrong type.
     """
     if preset not in PRESETS:
-        raise BadInput(f"--preset {preset}: choose from {', '.join(PRESETS)}")
+        raise no_such("--preset", preset, PRESETS)
     layers = list(layers)
     for _, keys in layers:
         model = str(keys.get("model", model))

@@ -25,6 +25,7 @@ from mvad.model.input_spec import InputSpec
 from mvad.model.label_free import LabelFree
 from mvad.model.registry import make_detector, recorded_config
 from mvad.model.score_scale import PREFIX, ScoreScale
+from mvad.words import folder_name
 
 CONFIG = "config.json"
 MODEL = "model.safetensors"
@@ -33,8 +34,8 @@ METRICS = "metrics.jsonl"
 
 
 def run_name(dataset: str, category: str, model: str, seed: int) -> str:
-    """Return the name of a run's folder."""
-    return f"{dataset}-{category}-{model}-seed{seed}"
+    """Return the name of a run's folder, which is one name whatever the others hold."""
+    return folder_name(f"{dataset}-{category}-{model}-seed{seed}")
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import torch
 
-from mvad import files
 from mvad.datasets.registry import SCAN_READERS, RawScans
 from mvad.errors import BadInput
 from mvad.model.backbones.weights import WeightsSource
@@ -22,6 +21,7 @@ from mvad.model.registry import PLUGINS, methods
 from mvad.model.runs import RunFolder, find_runs
 from mvad.pipeline.workspace import Workspace
 from mvad.progress import Progress
+from mvad.words import folder_name, no_such
 
 
 @dataclass(frozen=True)
@@ -39,6 +39,8 @@ class EvaluationPlan:
         folder of the raw categories (None: the workspace's).
     adeval
         Folder for maps and masks for ADEval; None: they are not written.
+    out
+        Folder in which a folder per run gets the results; None: the runs' own folders.
     """
 
     workspace: Workspace
@@ -49,6 +51,7 @@ class EvaluationPlan:
     fuse: Sequence[str] = field(default_factory=tuple)
     raw: Path | None = None
     adeval: Path | None = None
+    out: Path | None = None
 
     def chosen(self, runs: Sequence[Path] | None, progress: Progress) -> list[Path]:
         """Return the given runs, or all finished runs of the workspace whose method is known here.
@@ -72,12 +75,16 @@ class EvaluationPlan:
 
     def evaluate(self, run: Path, progress: Progress) -> Results:
         """Evaluate one run; see ``evaluate_run``."""
-        callbacks = self._callbacks(run, progress)
-        return evaluate_run(run, self.workspace.shards, self.weights, progress, self.views, callbacks, self.device)
+        callbacks, place = self._callbacks(run, progress), self._place(run)
+        return evaluate_run(run, self.workspace.shards, self.weights, progress, self.views, callbacks, self.device, place)
 
     def missing_views(self, run: Path, progress: Progress) -> MissingViews:
         """Evaluate one run for every subset of its views."""
-        return evaluate_missing_views(run, self.workspace.shards, self.weights, progress, self.device)
+        return evaluate_missing_views(run, self.workspace.shards, self.weights, progress, self.device, self._place(run))
+
+    def _place(self, run: Path) -> Path:
+        """Return the folder that the results of a run are written to."""
+        return run if self.out is None else self.out / run.resolve().name
 
     def _callbacks(self, run: Path, progress: Progress) -> list[EvaluationCallback]:
         callbacks: list[EvaluationCallback] = []
@@ -87,7 +94,7 @@ class EvaluationPlan:
                 raise BadInput(f"{run}: {record.dataset} has photographs, no scans; leave out --project-to-scan")
             raw = self.raw or self.workspace.raw(record.dataset)
             rules = fusion_rules(self.fuse)
-            callbacks.append(ScanEvaluator(run, RawScans(record.dataset, raw, record.category), rules))
+            callbacks.append(ScanEvaluator(self._place(run), RawScans(record.dataset, raw, record.category), rules))
         if self.adeval:
             target = self.adeval / run.name
             progress.say(f'ADEval: python -m adeval {target / ANOMAPS} --evaluate_size 256 --sample_key_pat "{SAMPLE_PATTERN}"')
@@ -105,26 +112,27 @@ def fusion_rules(names: Sequence[str]) -> list[Rule]:
     """
     unknown = set(names) - set(RULES)
     if unknown:
-        raise BadInput(f"--fuse {min(unknown)}: choose from {', '.join(RULES)}")
+        raise no_such("--fuse", min(unknown), RULES)
     return [rule for name in dict.fromkeys(names) for rule in RULES if rule == name] or list(RULES[:1])
 
 
 def evaluate_maps_of(
     maps: Path, dataset: str, categories: Sequence[str] | None, method: str, workspace: Workspace, raw: Path | None,
-    progress: Progress,
+    progress: Progress, out: Path | None = None,
 ) -> Iterator[Results]:  # fmt: skip
     """Evaluate another tool's maps on the grid of the raw scans, category by category; see ``evaluate_scan_maps``.
+
+    The runs are made in the folder ``out``; None: in the workspace's runs.
 
     Raises
     ------
     BadInput
-        If a map is missing or unusable, no category is found, or the method's name cannot be a folder's.
+        If a map is missing or unusable, or no category is found.
     """
-    if not files.is_name(method):
-        raise BadInput(f"--model {method}: must be a name that a folder can have, without /")
     for name in categories or _categories_of(maps):
         scans = RawScans(dataset, raw or workspace.raw(dataset), name)
-        yield evaluate_scan_maps(workspace.runs / f"{dataset}-{name}-{method}-maps", method, maps, scans, progress)
+        run = (out or workspace.runs) / folder_name(f"{dataset}-{name}-{method}-maps")
+        yield evaluate_scan_maps(run, method, maps, scans, progress)
 
 
 def _categories_of(maps: Path) -> list[str]:

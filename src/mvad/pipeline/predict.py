@@ -149,7 +149,7 @@ def _of_shard(path: Path, trusted: bool = False) -> Iterator[NewSample]:
     """Yield the samples of one shard; a shard that is not listed in a manifest is parsed in a separate process."""
     shard, sha256 = open_shard(path, trusted), sha256_file(path)
     for row, key in enumerate(shard.texts("key")):
-        yield NewSample(key, sha256, lambda row=row: (shard.sample(row), shard.coding))  # type: ignore[misc]
+        yield NewSample(key, sha256, lambda row=row: (shard.sample(row), shard.coding), str(path))  # type: ignore[misc]
 
 
 def _of_category(folder: Path, split: str) -> Iterator[NewSample]:
@@ -170,11 +170,12 @@ def _of_scans(source: Path, run: RunFolder, workspace: Workspace, light: int | N
     if not refs:
         raise BadInput(f"{source}: holds no {dataset} scan, no packed category and no shard")
     for ref in refs:
-        yield NewSample(ref.key, _hash_of(ref.paths), lambda ref=ref: _rendered(ref, options, rig))  # type: ignore[misc]
+        path = str(next(iter(ref.paths.values()), source))
+        yield NewSample(ref.id, _hash_of(ref.paths), lambda ref=ref: _rendered(ref, options, rig), path)  # type: ignore[misc]
 
 
 def _rendered(ref: ScanRef, options: RenderOptions, rig: Rig) -> tuple[Sample, DepthCoding]:
-    return _seen(ref.key, views_of(ref, options, rig))
+    return _seen(ref.id, views_of(ref, options, rig))
 
 
 def _seen(key: str, done: RenderedScan) -> tuple[Sample, DepthCoding]:

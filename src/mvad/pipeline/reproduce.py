@@ -16,6 +16,7 @@ from mvad.model.paper.tables import MEAN, PROTOCOL, SOURCE, Table, main_table
 from mvad.model.runs import RunFolder
 from mvad.pipeline.training import Recipe
 from mvad.progress import Progress
+from mvad.words import no_such
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,7 @@ def plan(table: Table, folders: Sequence[Path], models: Sequence[str] | None, se
         )
     unknown = [model for model in models or () if model not in table.models]
     if unknown:
-        raise BadInput(f"--model {unknown[0]}: {table.title} has {', '.join(table.models)}")
+        raise no_such("--model", unknown[0], table.models, f"they are those of {table.title}")
     chosen = [model for model in table.models if not models or model in models]
     return [Plan(folder, model, seed) for seed in seeds for folder in folders for model in chosen]
 

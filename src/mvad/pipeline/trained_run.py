@@ -28,14 +28,14 @@ def workspace_of(run: Path, packed: Path | None = None) -> Workspace:
         return around
     if packed is not None and len(packed.parents) > 2 and packed.parents[1] == Workspace(packed.parents[2]).shards:
         return Workspace(packed.parents[2])
-    return Workspace(Path(os.environ.get("MVAD_WORKSPACE") or DEFAULT_WORKSPACE))
+    return Workspace(Path(os.environ.get("MVAD_WORKSPACE") or DEFAULT_WORKSPACE).expanduser())
 
 
 def weights_of(workspace: Workspace) -> WeightsSource:
     """Return where weights may be found, with the variables of the command line: MVAD_TEACHER_WEIGHTS and MVAD_OFFLINE."""
     given, offline = os.environ.get("MVAD_TEACHER_WEIGHTS"), os.environ.get("MVAD_OFFLINE", "")
     return WeightsSource(
-        Path(given) if given else None, workspace.weights, offline.lower() not in ("", "0", "false", "no", "off")
+        Path(given).expanduser() if given else None, workspace.weights, offline.lower() not in ("", "0", "false", "no", "off")
     )
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mvad.errors import BadInput
+from mvad.words import check_known
 
 DEFAULT_WORKSPACE = Path("mvad-data")
 
@@ -63,11 +64,18 @@ def packed_categories(shards: Path, datasets: list[str] | None, categories: list
     Raises
     ------
     BadInput
-        If there is none, or a given category is missing.
+        If none is packed.
+    UnknownName
+        If a given dataset or category is not packed.
     """
     from mvad.datasets.folders import visible  # numpy is no matter of the help
 
     packed = [path.parent for path in visible(shards.glob("*/*/manifest.json"), shards)]
+    if packed:
+        remedy = f"they are packed in {shards}; run mvad pack for another"
+        check_known("--dataset", datasets, [folder.parent.name for folder in packed], remedy)
+        of_datasets = [folder.name for folder in packed if not datasets or folder.parent.name in datasets]
+        check_known("--category", categories, of_datasets, remedy)
     chosen = [
         folder
         for folder in packed

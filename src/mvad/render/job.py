@@ -13,7 +13,7 @@ from mvad.datasets.registry import licence_of, reader_for
 from mvad.datasets.renders.layout import FAILED, RECORD, RIG, TIMINGS, category_folder
 from mvad.datasets.renders.record import SCHEMA, note_lines, read_record
 from mvad.datasets.scan import SPLITS, ReadOptions, ScanRef
-from mvad.errors import BadInput, MvadError
+from mvad.errors import BadInput, CannotWrite, MvadError
 from mvad.progress import Progress
 from mvad.render.backends.choose import rasteriser, resolve_backend
 from mvad.render.cameras import fit_cameras
@@ -23,6 +23,7 @@ from mvad.render.options import RenderOptions, RigOptions
 from mvad.render.rig import Rig
 from mvad.render.scan_to_views import ScanJob, measure_scan, render_scan
 from mvad.settings import flatten, resolve
+from mvad.words import no_such
 
 
 @dataclass(frozen=True)
@@ -109,7 +110,7 @@ def render_categories(
     """Render categories one after the other on the same workers, which are started when first needed; see ``render_category``."""
     unknown = [name for name in splits if name not in SPLITS]
     if unknown:
-        raise BadInput(f"split {unknown[0]}: choose from {', '.join(SPLITS)}")
+        raise no_such("split", unknown[0], SPLITS)
     options = replace(options, backend=resolve_backend(options.backend, options.device), rig=_consistent(options.rig, rig))
     # Before anything is written, because a missing backend would fail for every scan.
     device = workers.scheduler or rasteriser(options.backend, device=options.device).device
@@ -263,6 +264,8 @@ def _render(
     reader = reader_for(refs[0].dataset)
     tasks = [ScanJob(ref, options, rig, _sample_folder(folder, ref), reader) for ref in refs]
     for task, result in run(render_scan, tasks):
+        if isinstance(result, CannotWrite) and result.is_general:
+            raise result  # the others would fail, too
         if isinstance(result, Exception):
             failures[task.ref.key] = _reason(result)
             progress.say(f"failed: {task.ref.key}: {_reason(result)}")

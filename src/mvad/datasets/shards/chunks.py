@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mvad.errors import BadInput
+from mvad.words import no_such
 
 _codecs: Any = imagecodecs  # its stubs lack arrays to decode into and memory views
 DEFLATE, FLETCHER32, LZ4, ZSTD = 1, 3, 32004, 32015
@@ -77,7 +78,7 @@ def check_filter(name: str, level: int | None) -> None:
         If not; the message lists the filters or levels.
     """
     if name not in FILTERS:
-        raise BadInput(f"--filter {name}: choose from {', '.join(FILTERS)}")
+        raise no_such("--filter", name, FILTERS)
     greatest = FILTERS[name].greatest_level
     if level is not None and not 1 <= level <= greatest:
         raise BadInput(f"--level {level}: {name} takes {f'1 to {greatest}' if greatest else 'no level'}")

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import math
+from collections.abc import Sequence
+from typing import Any
 
 import imagecodecs
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
 
 from mvad.datasets.shards.reader import ShardFile
 from mvad.datasets.shards.schema import FIELDS, NO_TEMPLATE, ROOT_ATTRIBUTES
 
 _SHOWN = 400
+BAND = 14
+"""Height of a line of captions on a contact sheet, pixels."""
 
 
 def attribute_rows(shard: ShardFile) -> list[tuple[str, str]]:
@@ -56,18 +62,62 @@ def sample_rows(shard: ShardFile) -> list[tuple[str, str, str]]:
     return rows
 
 
+def facts(shard: ShardFile) -> dict[str, Any]:
+    """Return what the tables show as plain values, nothing truncated: attributes, fields, number of samples of each defect."""
+    defects, counts = np.unique(shard.texts("defect"), return_counts=True)
+    fields = {
+        name: {
+            "shape": list(field.shape), "dtype": str(field.dtype), "compression": field.compression,
+            "bytes": sum(length for _, length in field.chunks), "meaning": FIELDS[name].meaning,
+        }
+        for name, field in shard.layout.fields.items()
+    }  # fmt: skip
+    return {
+        "file": str(shard.path), "samples": len(shard), "views": shard.views, "fields": fields,
+        "attributes": {name: _decoded(str(shard.layout.attributes[name])) for name in ROOT_ATTRIBUTES},
+        "defects": {str(defect): int(count) for defect, count in zip(defects, counts, strict=True)},
+    }  # fmt: skip
+
+
+def _decoded(text: str) -> Any:
+    """Return the value of an attribute that is an object or a list as JSON; else its text."""
+    try:
+        value = json.loads(text)
+    except ValueError:
+        return text
+    return value if isinstance(value, (dict, list)) else text
+
+
 def contact_sheet(shard: ShardFile, samples: int) -> NDArray[np.uint8]:
-    """Return an image (H, W, 3) with one row per sample: every view's colour, the first view's geometry; defects tinted red."""
+    """Return an image (H, W, 3) with one row per sample: every view's colour, the first view's geometry; defects tinted red.
+
+    Above each column stands its view, or what it shows; above each row the sample's key.
+    """
     count, fields = len(shard), shard.layout.fields
-    rows = []
+    names = [name for name in ("rgb", "normal", "depth") if name in fields]
+    keys, defects = shard.texts("key"), shard.texts("defect")
+    rows: list[NDArray[np.uint8]] = []
     for index in sorted({round(k) for k in np.linspace(0, count - 1, min(samples, count))}):
         mask = shard.read("mask", index)[..., None] > 0
-        pictures = [_colour(name, shard.read(name, index)) for name in ("rgb", "normal", "depth") if name in fields]
+        pictures = [_colour(name, shard.read(name, index)) for name in names]
         main = pictures[0]
         row = list(np.where(mask, (main // 2 + np.array([127, 0, 0])).astype(np.uint8), main))
         row += [picture[0] for picture in pictures[1:]]
-        rows.append(np.concatenate(row, axis=1))
+        drawn = np.concatenate(row, axis=1)
+        if not rows:
+            rows.append(_band(drawn.shape[1], [*shard.views, *names[1:]]))
+        said = keys[index] if defects[index] in keys[index].split("/") else f"{keys[index]} ({defects[index]})"
+        rows += [_band(drawn.shape[1], [said]), drawn]
     return np.concatenate(rows, axis=0)
+
+
+def _band(width: int, texts: Sequence[str]) -> NDArray[np.uint8]:
+    """Return a band (BAND, W, 3) of texts, each at the left of its share of the width."""
+    image = Image.new("RGB", (width, BAND), (245, 245, 245))
+    draw, font = ImageDraw.Draw(image), ImageFont.load_default(10)
+    for k, text in enumerate(texts):
+        draw.text((2 + k * width / len(texts), 1), text, fill=(20, 20, 20), font=font)
+    return np.asarray(image)
 
 
 def as_png(picture: NDArray[np.uint8]) -> bytes:

@@ -12,6 +12,7 @@ from mvad.datasets.renders.layout import MANIFEST, category_folder
 from mvad.datasets.renders.record import read_manifest
 from mvad.datasets.scan import GOOD, UNKNOWN
 from mvad.errors import BadInput
+from mvad.words import check_known
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,10 @@ def tasks(
         for dataset, category in existing
         if (not datasets or dataset in datasets) and (not categories or category in categories)
     ]
+    if existing:
+        check_known("--dataset", datasets, [dataset for dataset, _ in existing], "they are what is rendered")
+        of_datasets = [category for dataset, category in existing if not datasets or dataset in datasets]
+        check_known("--category", categories, of_datasets, "they are what is rendered; run mvad render for another")
     missing = set(categories or []) - {category for _, category in chosen}
     if missing or not chosen:
         wanted = ", ".join(sorted(missing)) or "anything"

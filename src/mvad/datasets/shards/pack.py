@@ -25,6 +25,7 @@ from mvad.datasets.shards.sources import CategorySource, Source, photographed_ca
 from mvad.errors import BadInput
 from mvad.progress import Progress
 from mvad.settings import key
+from mvad.words import check_known
 
 _FIELDS = (*MODALITIES, "source")
 
@@ -104,8 +105,8 @@ def pack_category(
     """
     check_filter(options.filter, options.level)
     check_complete(category, partial)
-    unknown = [name for name in options.fields if name not in _FIELDS]
-    if unknown or not set(options.fields) & set(MODALITIES):
+    check_known("--fields", options.fields, _FIELDS)
+    if not set(options.fields) & set(MODALITIES):
         raise BadInput(
             f"--fields {','.join(options.fields)}: choose from {', '.join(_FIELDS)}, with at least one of rgb, depth, normal"
         )

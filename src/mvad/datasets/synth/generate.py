@@ -17,6 +17,7 @@ from mvad.datasets.synth.plan import plan
 from mvad.datasets.synth.shapes import SHAPES
 from mvad.errors import BadInput
 from mvad.progress import Progress
+from mvad.words import no_such
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,7 @@ def generate(dataset: str, raw: Path, categories: Sequence[str], options: SynthO
         If the dataset or a category is unknown, the dataset cannot have the category, or ``raw`` holds other data.
     """
     if dataset not in formats():
-        raise BadInput(f"{dataset}: cannot be generated; choose from {', '.join(formats())}")
+        raise no_such("synth", dataset, formats())
     chosen = formats()[dataset]
     for name in categories:
         _check_category(dataset, name)
@@ -100,4 +101,4 @@ def _check_category(dataset: str, name: str) -> None:
             f"{name}: {dataset} cannot have this category, only {', '.join(owners)} has it: its views disagree with each other, "
             f"which photographs can and the views of one scan cannot; {choice}"
         )
-    raise BadInput(f"{name}: no generated category of {dataset} has this name; {choice}")
+    raise no_such("--category", name, known)

@@ -22,6 +22,7 @@ from mvad.model.backbones.weights import (
     find_resnet18,
     load_pinned,
 )
+from mvad.words import no_such
 
 TEACHERS = ("auto", "resnet18", "efficientnet_lite0", "random", "tiny")
 
@@ -46,7 +47,7 @@ def choose_teacher(name: str, source: WeightsSource, seed: int) -> tuple[Teacher
         If the weights are not available; the message says how to provide them.
     """
     if name not in TEACHERS:
-        raise BadInput(f"--teacher {name}: choose from {', '.join(TEACHERS)}")
+        raise no_such("--teacher", name, TEACHERS)
     if name == "random":
         return _untrained(name, seed, ResNet18), "teacher random: an untrained ResNet-18, for tests of the code only"
     if name == "tiny":

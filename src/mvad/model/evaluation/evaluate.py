@@ -68,6 +68,7 @@ class TrainedOn:
 def evaluate_run(
     run: Path, shards: Path, weights: WeightsSource, progress: Progress, views: Sequence[int] = (),
     callbacks: Sequence[EvaluationCallback] = (), device: torch.device = torch.device("cpu"),  # immutable
+    out: Path | None = None,
 ) -> Results:  # fmt: skip
     """Score a run's test split and write ``results.json`` and ``maps/``.
 
@@ -88,6 +89,8 @@ def evaluate_run(
         Called for every sample with its maps; they add to the results.
     device
         Device on which the detector is loaded.
+    out
+        Folder to write to instead of the run's.
 
     Raises
     ------
@@ -97,12 +100,12 @@ def evaluate_run(
     folder = RunFolder(run)
     detector = folder.load(weights, device)
     data = ShardSet(folder.category_folder(shards), "test")
-    return evaluate_detector(folder, detector, data, progress, views, callbacks)
+    return evaluate_detector(folder, detector, data, progress, views, callbacks, out)
 
 
 def evaluate_detector(
     run: RunFolder, detector: Detector, data: ShardSet, progress: Progress, views: Sequence[int] = (),
-    callbacks: Sequence[EvaluationCallback] = (),
+    callbacks: Sequence[EvaluationCallback] = (), out: Path | None = None,
 ) -> Results:  # fmt: skip
     """Evaluate a run's loaded detector on a split of the category that it was trained on; see ``evaluate_run``.
 
@@ -129,8 +132,10 @@ def evaluate_detector(
         len(train) - len(record.held_out), record.shards, run.model_sha256, run.scale_facts if detector.scale else {}
     )
     shown = shown_fields(data, spec.modalities, fields)
-    results = evaluate_split(run.path, shown, detector.score, record, trained, progress, chosen, callbacks, detector.device)
-    keep_threshold(run, detector, data.folder, progress)  # the report draws it
+    results = evaluate_split(
+        out or run.path, shown, detector.score, record, trained, progress, chosen, callbacks, detector.device
+    )  # fmt: skip
+    keep_threshold(run, detector, data.folder, out or run.path, progress)  # the report draws it
     return results
 
 

@@ -134,7 +134,8 @@ class MissingViews:
 
 
 def evaluate_missing_views(
-    run: Path, shards: Path, weights: WeightsSource, progress: Progress, device: torch.device = torch.device("cpu")
+    run: Path, shards: Path, weights: WeightsSource, progress: Progress, device: torch.device = torch.device("cpu"),
+    out: Path | None = None,
 ) -> MissingViews:  # fmt: skip
     """Evaluate a run for subsets of its views, and write ``missing-views.json``; continues after an interruption.
 
@@ -152,6 +153,8 @@ def evaluate_missing_views(
         Receives one step per sample and subset.
     device
         Device on which the detector is loaded.
+    out
+        Folder to write to instead of the run's.
 
     Raises
     ------
@@ -166,18 +169,19 @@ def evaluate_missing_views(
     views = len(data.views)
     subsets = subsets_of(views, None if views <= _ALL_UP_TO else _EACH)
     made_from = {"model_sha256": folder.model_sha256, "test_shards": data.sha256}
-    with files.locked(run):
-        lines = [line for line in files.read_lines(run / _DONE) if line.pop("made_from", None) == made_from]
+    place = out or run
+    with files.locked(place):
+        lines = [line for line in files.read_lines(place / _DONE) if line.pop("made_from", None) == made_from]
         done = {row.views: row for row in map(SubsetFigures.from_json, lines)}
 
         def keep(row: SubsetFigures) -> None:
-            files.append_line(run / _DONE, {**row.to_json(), "made_from": made_from})
+            files.append_line(place / _DONE, {**row.to_json(), "made_from": made_from})
 
         rows = evaluate_subsets(detector.score, data, subsets, progress, f"missing views of {folder.name}", done, keep)
         result = summary(rows, views, folder, data.sha256)
-        files.write_sealed_json(run / MISSING_VIEWS, result.to_json())
-        if (run / _DONE).exists():
-            files.remove(run / _DONE)
+        files.write_sealed_json(place / MISSING_VIEWS, result.to_json())
+        if (place / _DONE).exists():
+            files.remove(place / _DONE)
     return result
 
 

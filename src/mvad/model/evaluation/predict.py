@@ -34,6 +34,7 @@ FAILED = "failed.jsonl"
 _DONE = "predictions.jsonl"
 _PLACES = ("pose", "fit", "cut")
 """What a prediction of a render says of where the object lay."""
+_CAUSE = ("view", "row", "column")
 MAPS = "maps"
 
 
@@ -49,11 +50,14 @@ class NewSample:
         Hash of the files that it is read from.
     load
         Reads the sample; returns it coded as in a shard, and the coding of its depth.
+    path
+        The file that it is read from.
     """
 
     key: str
     made_from: str
     load: Callable[[], tuple[Sample, DepthCoding | None]]
+    path: str = ""
 
     def batch(self, spec: InputSpec) -> Batch:
         """Read the sample as a batch of one that fits a detector; see ``check_fits``."""
@@ -77,7 +81,7 @@ class Prediction:
     Attributes
     ----------
     key
-        Name of the sample.
+        Name of the sample: its path below the given folder, or its key in the shards.
     score, anomalous
         Score of the sample, and whether it is above the threshold.
     view_scores
@@ -89,6 +93,11 @@ class Prediction:
         without one. None of photographs, and where an earlier version scored the sample.
     cut
         Views that the object reaches beyond.
+    path
+        The file that it was read from.
+    view, row, column
+        The view with the highest score, and the pixel of its map with the highest value: what caused the decision. None where
+        an earlier version scored the sample.
     """
 
     key: str
@@ -100,6 +109,26 @@ class Prediction:
     pose: int | None = None
     fit: float | None = None
     cut: Sequence[int] = ()
+    path: str = ""
+    view: int | None = None
+    row: int | None = None
+    column: int | None = None
+
+    @property
+    def decision(self) -> str:
+        """``anomalous`` or ``normal``."""
+        return "anomalous" if self.anomalous else "normal"
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the fields as plain values, with ``sample`` for the key and ``decision``."""
+        rest = {name: value for name, value in self.__dict__.items() if name not in ("key", "anomalous")}
+        return {
+            "sample": self.key,
+            "decision": self.decision,
+            **rest,
+            "view_scores": list(self.view_scores),
+            "cut": list(self.cut),
+        }
 
 
 @dataclass(frozen=True)
@@ -171,13 +200,15 @@ def predict(
                     row = {"made_from": made_from, **_score(detector, sample, out)}
                     files.append_line(out / _DONE, row)
                 except BadInput as error:
+                    if getattr(error, "is_general", False):
+                        raise
                     failures.append({"key": sample.key, "reason": str(error)})
                     progress.say(f"failed: {sample.key}: {error}")
                     progress.advance()
                     continue
             measured = {name: row[name] for name in ("key", "score", "view_scores", "load_seconds", "score_seconds")}
-            measured |= {name: row[name] for name in _PLACES if name in row}  # an earlier version wrote none
-            rows.append(Prediction(anomalous=row["score"] > threshold.value, **measured))
+            measured |= {name: row[name] for name in (*_PLACES, *_CAUSE) if name in row}  # an earlier version wrote none
+            rows.append(Prediction(anomalous=row["score"] > threshold.value, path=sample.path, **measured))
             progress.advance()
         files.write_text(out / PREDICTIONS, _table(rows, threshold))
         if failures:
@@ -218,7 +249,10 @@ def _score(detector: Detector, sample: NewSample, out: Path) -> dict[str, Any]:
     files.write_bytes(out / MAPS / f"{stem}.jpg", bytes(picture))
     present = batch.present[0].tolist()
     views = [score if is_present else None for score, is_present in zip(scored.view_scores[0].tolist(), present, strict=True)]
+    view = max((k for k, score in enumerate(views) if score is not None), key=lambda k: float(views[k] or 0))
+    row, column = np.unravel_index(int(maps[view].argmax()), maps[view].shape)
     return {
+        "view": view, "row": int(row), "column": int(column),
         "key": sample.key, "score": float(scored.sample_scores[0]), "view_scores": views,
         "load_seconds": round(loaded - began, 5), "score_seconds": round(finished - loaded, 5), **places,
     }  # fmt: skip
@@ -232,21 +266,12 @@ def _table(rows: Sequence[Prediction], threshold: Threshold) -> str:
     target = io.StringIO()
     views = max((len(row.view_scores) for row in rows), default=0)
     writer = csv.writer(target, lineterminator="\n")
-    writer.writerow(
-        [
-            "key",
-            "score",
-            "threshold",
-            "anomalous",
-            *(f"view_{k}" for k in range(views)),
-            "load_seconds",
-            "score_seconds",
-            *_PLACES,
-        ]
-    )
+    head = ("path", "sample", "score", "threshold", "decision", *_CAUSE, *(f"view_{k}" for k in range(views)))
+    writer.writerow([*head, "load_seconds", "score_seconds", *_PLACES])
     for row in rows:
         scores = ["" if score is None else f"{score:.7g}" for score in row.view_scores]
-        cells = [row.key, f"{row.score:.7g}", f"{threshold.value:.7g}", int(row.anomalous), *scores]
+        cause = ["" if place is None else place for place in (row.view, row.row, row.column)]
+        cells = [row.path, row.key, f"{row.score:.7g}", f"{threshold.value:.7g}", row.decision, *cause, *scores]
         fit = "" if row.fit is None else f"{row.fit:.4f}"
         places = ["" if row.pose is None else row.pose, fit, " ".join(map(str, row.cut))]
         writer.writerow([*cells, row.load_seconds, row.score_seconds, *places])

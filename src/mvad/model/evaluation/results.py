@@ -157,7 +157,7 @@ class SampleResult:
     mirrored: bool | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """Return the fields as plain values, without those that say nothing of a pose."""
+        """Return plain values; nothing is said of a pose that is not known."""
         said = {name: value for name, value in self.__dict__.items() if value is not None}
         return {**said, **{n: list(getattr(self, n)) for n in ("view_labels", "view_scores", "map_range")}}
 
@@ -220,16 +220,12 @@ class Results:
         The teacher, and the label of the run in tables (``backbone_label``).
     figures, curves
         Figures of merit, and curves over falling thresholds (``curves_of``).
-    samples
-        Results of each sample.
-    test_shards, train_shards
-        SHA-256 of each file of the shards.
+    samples, test_shards, train_shards
+        Results of each sample, and the SHA-256 of each file of the shards.
     training_samples, model_sha256
         Number of training samples, and the model's hash; None for imported maps.
-    views, samples_without_these_views
-        Views that were used, empty for all, and the number of samples that have none of them.
-    scan
-        Evaluation on the grid of the raw scans, if there was one.
+    views, samples_without_these_views, scan
+        Views that were used, empty for all, and the number of samples that have none of them; evaluation on the raw scans' grid.
     protocol
         ``scan`` for imported maps on the scans' grid, else empty.
     seconds, machine
@@ -239,6 +235,8 @@ class Results:
         of before, and where maps were imported.
     scale
         What the scores were standardised by: ``normals`` in words, ``weights`` of the modalities; empty where they were not.
+    variant
+        See ``variants.named_apart``; not stored.
     """
 
     run: str
@@ -265,6 +263,7 @@ class Results:
     machine: Mapping[str, Any] = field(default_factory=dict)
     rules: Mapping[str, RuleFigure] = field(default_factory=dict)
     scale: Mapping[str, Any] = field(default_factory=dict)
+    variant: str = ""
 
     @property
     def is_imported(self) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,13 +14,14 @@ import torch
 from mvad import files
 from mvad.datasets.shards.loader import ShardSet
 from mvad.datasets.shards.reader import read_manifest
-from mvad.errors import BadInput
+from mvad.errors import BadInput, CannotWrite
 from mvad.model.detector import Detector
 from mvad.model.evaluation.data import check_training, shown_fields
 from mvad.model.runs import RunFolder
 from mvad.model.score_scale import ScoreScale
 from mvad.model.scoring import over_modalities, sample_scores
 from mvad.progress import Progress
+from mvad.words import counted
 
 THRESHOLD = "threshold.json"
 FALSE_ALARMS = 0.05
@@ -51,7 +53,9 @@ class Threshold:
     def describe(self, asked: float) -> str:
         """Return one line: the threshold, the share of false alarms it guarantees, and whether that is the requested share."""
         lack = "" if self.kept else f"; {100 * asked:.3g} % cannot be guaranteed with so few"
-        promise = f"at most {100 * (self.promised or 0):.3g} % false alarms expected, from {self.normals} validation normals"
+        promise = (
+            f"at most {100 * (self.promised or 0):.3g} % false alarms expected, from {counted(self.normals, 'validation normal')}"
+        )
         return f"threshold {self.value:.4g}: {promise}{lack}"
 
 
@@ -78,7 +82,9 @@ def conformal(scores: Sequence[float], false_alarms: float) -> Threshold:
     return Threshold(float(np.sort(np.asarray(scores))[position - 1]), count, 1 - position / (count + 1), rank <= count)
 
 
-def threshold_of(run: RunFolder, detector: Detector, packed: Path, false_alarms: float, progress: Progress) -> Threshold:
+def threshold_of(
+    run: RunFolder, detector: Detector, packed: Path, false_alarms: float, progress: Progress, kept_in: Path | None = None
+) -> Threshold:
     """Return a run's threshold from the normal validation samples of its packed category.
 
     Their scores are stored in ``threshold.json`` and reused while model and shards stay the same. Where the scores of the run
@@ -96,6 +102,8 @@ def threshold_of(run: RunFolder, detector: Detector, packed: Path, false_alarms:
         See ``conformal``.
     progress
         Receives one step per sample.
+    kept_in
+        Folder of the stored scores; None: the run's.
 
     Raises
     ------
@@ -110,20 +118,21 @@ def threshold_of(run: RunFolder, detector: Detector, packed: Path, false_alarms:
             f"{packed}: no validation split to take a threshold from; give --threshold, or pack validation scans"
         ) from error
     check_training(run, packed)
-    made_from, path = {"model_sha256": run.model_sha256, "shards": data.sha256}, run.path / THRESHOLD
+    made_from, path = {"model_sha256": run.model_sha256, "shards": data.sha256}, (kept_in or run.path) / THRESHOLD
     stored = files.read_sealed_json(path, "a threshold", "delete it") if path.exists() else {}
     if stored.get("made_from") != made_from:
         scale = detector.scale if run.scale_facts.get("shards") == data.sha256 else None
         scores = left_out_scores(scale, detector) if scale else _scores(detector, data, f"threshold of {run.name}", progress)
         stored = {"made_from": made_from, "scores": scores}
-        files.write_sealed_json(path, stored)
+        with contextlib.suppress(CannotWrite):  # it is only kept for the next time
+            files.write_sealed_json(path, stored)
     return conformal(stored["scores"], false_alarms)
 
 
-def keep_threshold(run: RunFolder, detector: Detector, packed: Path, progress: Progress) -> None:
-    """Store the scores that ``threshold_of`` needs, where the packed category has normal validation samples."""
+def keep_threshold(run: RunFolder, detector: Detector, packed: Path, kept_in: Path, progress: Progress) -> None:
+    """Store the scores that ``threshold_of`` needs in a folder, where the packed category has normal validation samples."""
     if any(entry["split"] == "validation" and entry["samples"] > entry["anomalous"] for entry in read_manifest(packed)["shards"]):
-        threshold_of(run, detector, packed, FALSE_ALARMS, progress)
+        threshold_of(run, detector, packed, FALSE_ALARMS, progress, kept_in)
 
 
 def kept_threshold(run: Path, model_sha256: str | None) -> Threshold | None:

@@ -19,12 +19,15 @@ from mvad.model.evaluation.threshold import FALSE_ALARMS, kept_threshold
 from mvad.model.metrics.curve import exact_curve
 from mvad.model.report.budget import Budget
 from mvad.model.report.clouds import clouds
+from mvad.words import counted
 
 _QUALITY = 72
+_ROWS = ("colour", "normals", "ground truth")
+"""Rows of a picture of views that have colours and normals; others have one row of a picture."""
 
 
 def gallery(run: Path, result: Results, number: int, budget: Budget) -> str:
-    """Return the HTML section of a run: sliders, recall by defect, clouds, pictures; the largest errors come first.
+    """Return the HTML section of a run: sliders, recall by defect, clouds, pictures; wrong decisions come first, the largest errors before others.
 
     Parameters
     ----------
@@ -35,25 +38,23 @@ def gallery(run: Path, result: Results, number: int, budget: Budget) -> str:
     budget
         Bytes for the pictures; the caption counts how many samples are shown within it.
     """
-    samples = sorted(result.samples, key=lambda s: s.score if s.label else -s.score)
-    good, bad = ([s for s in samples if bool(s.label) == label] for label in (False, True))
-    ordered = [s for pair in zip(bad, good, strict=False) for s in pair] + bad[len(good) :] + good[len(bad) :]
+    samples = result.samples
+    scores = np.array([s.score for s in samples])
+    labels = np.array([bool(s.label) for s in samples])
+    start, note = _threshold(run, result, scores, labels)
     shown, figures = [], []
-    for sample in ordered:
+    for sample in sorted(samples, key=lambda s: s.score - start if s.label else start - s.score):
         figure = _figure(run, sample)
         if budget.take(len(figure)):
             shown.append(sample)
             figures.append(figure)
-    scores = np.array([s.score for s in samples])
-    labels = np.array([bool(s.label) for s in samples])
-    start, note = _threshold(run, result, scores, labels)
     low, high = (min(s.map_range[0] for s in samples), max(s.map_range[1] for s in samples))
     pixel = result.figures.pixel_threshold
     return (
         f'<section class="run" id="run{number}" data-low="{low:.7g}" data-high="{high:.7g}">'
-        f"<h3>{escape(result.run)}</h3>"
-        f"<p class=dim>{len(shown)} of {len(samples)} samples shown, largest errors first. "
-        f"One column per view; colour, geometry where there is any, ground truth in red, anomaly map. {escape(note)}</p>"
+        f"<h3>{escape(result.run)}{escape(f' ({result.variant})' if result.variant and result.variant != result.run else '')}</h3>"
+        f"<p class=dim>{len(shown)} of {counted(len(samples), 'sample')} shown, wrong decisions first. "
+        f"One column per view, above it its score; ground truth in red. {escape(note)}</p>"
         f'<div class="controls">'
         + _slider("sample", "sample is anomalous from", scores.min(), scores.max(), start)
         + _slider("pixel", "outline the map from", low, high, high if pixel is None else pixel)
@@ -121,14 +122,19 @@ def _figure(run: Path, sample: SampleResult) -> str:
     strip = imagecodecs.jpeg_decode(picture.read_bytes())[:-SIDE]  # the map is drawn by the page
     small = bytes(imagecodecs.jpeg_encode(np.ascontiguousarray(strip), level=_QUALITY))
     low, high = sample.map_range
-    views = ", ".join("missing" if s is None else f"{s:.3g}" for s in sample.view_scores)
+    heads = "".join(
+        f"<span>view {k}<br>{'missing' if score is None else f'{score:.3g}'}</span>" for k, score in enumerate(sample.view_scores)
+    )
+    count = strip.shape[0] // SIDE
+    names = _ROWS if count == len(_ROWS) else ("picture", "ground truth")
+    rows = "".join(f'<i style="top:{100 * k / count:.4g}%">{name}</i>' for k, name in enumerate(names))
     return (
         f'<figure data-score="{sample.score:.7g}" data-label="{int(sample.label)}" '
         f'data-name="{escape(sample.key)}" data-kind="{escape(sample.defect)}" data-low="{low:.7g}" data-high="{high:.7g}">'
-        f'<img class="views" loading="lazy" width="{strip.shape[1]}" height="{strip.shape[0]}" alt="views of {escape(sample.key)}" '
-        f'src="{_uri(small, "jpeg")}"><canvas role="img" aria-label="anomaly map" data-src="{_uri(grey.read_bytes(), "png")}"></canvas>'
-        f"<figcaption><b></b> {escape(sample.key)}: {sample.score:.4g}<br><small>views {escape(views)}{_pose(sample)}</small>"
-        "</figcaption></figure>"
+        f'<div class="heads" style="grid-template-columns:repeat({len(sample.view_scores)},1fr)">{heads}</div>'
+        f'<div class="rows"><img class="views" loading="lazy" width="{strip.shape[1]}" height="{strip.shape[0]}" alt="views of {escape(sample.key)}" '
+        f'src="{_uri(small, "jpeg")}">{rows}</div><div class="rows"><canvas role="img" aria-label="anomaly map" data-src="{_uri(grey.read_bytes(), "png")}"></canvas><i style="top:0">anomaly map</i></div>'
+        f"<figcaption><b></b> {escape(sample.key)}: {sample.score:.4g}<small>{_pose(sample)}</small></figcaption></figure>"
     )
 
 

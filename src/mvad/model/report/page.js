@@ -14,13 +14,18 @@ document.getElementById("theme").addEventListener("click", () => {
   document.querySelectorAll(".cloud").forEach(cloud => cloud.draw && cloud.draw());
 });
 
-// A map is a grey picture; black and white are the values data-low and data-high.
-async function drawMap(figure, section) {
-  const canvas = figure.querySelector("canvas");
+// Headings of the columns, for screens on which the cells of a row stand below each other.
+for (const table of document.querySelectorAll("table.figures")) {
+  const heads = [...table.querySelectorAll("thead th")].map(head => head.textContent);
+  table.querySelectorAll("tbody tr").forEach(row => [...row.cells].forEach((cell, k) => { cell.dataset.head = heads[k]; }));
+  table.classList.add("headed");
+}
+
+// A map is a grey picture; black and white are the values data-low and data-high. It is drawn as soon as its picture is there.
+function drawMap(figure, section) {
+  const canvas = figure.querySelector("canvas"), image = figure.image;
+  if (!image.complete || !image.naturalWidth) return image.addEventListener("load", () => drawMap(figure, section), { once: true });
   if (!figure.grey) {
-    const image = new Image();
-    image.src = canvas.dataset.src;
-    await image.decode();
     canvas.width = image.width;
     canvas.height = image.height;
     const context = canvas.getContext("2d", { willReadFrequently: true });
@@ -85,6 +90,7 @@ function sort(section, by) {
     return by === "score" ? -score : (figure.dataset.label === "1" ? score : -score) - section.sample * (figure.dataset.label === "1" ? 1 : -1);
   };
   const order = by === "name" ? (a, b) => a.dataset.name.localeCompare(b.dataset.name) : (a, b) => value(a) - value(b);
+  section.by = by;
   gallery.append(...[...gallery.querySelectorAll("figure[data-score]")].sort(order));
   section.querySelectorAll("[data-by]").forEach(button => button.setAttribute("aria-pressed", button.dataset.by === by));
 }
@@ -100,12 +106,23 @@ for (const section of document.querySelectorAll("section.run")) {
       section.querySelectorAll(".cloud").forEach(cloud => cloud.draw && cloud.draw());
     };
     slider.addEventListener("input", moved);
+    slider.addEventListener("change", () => section.by === "error" && sort(section, "error"));
+    if (kind === "pixel") section.querySelectorAll("figure[data-score]").forEach(figure => {
+      figure.image = new Image();
+      figure.image.src = figure.querySelector("canvas").dataset.src;
+    });
     moved();
   }
   section.querySelector(".filter").addEventListener("change", () => filter(section));
   section.querySelectorAll("[data-by]").forEach(button => button.addEventListener("click", () => sort(section, button.dataset.by)));
   section.querySelectorAll("figure[data-score]").forEach(figure => visible.observe(figure));
+  sort(section, "error");
 }
+
+addEventListener("beforeprint", () => {
+  document.querySelectorAll("figure[data-score]").forEach(figure => figure.hidden || drawMap(figure, figure.closest("section")));
+  document.querySelectorAll(".cloud").forEach(cloud => cloud.load());
+});
 
 // Points are drawn with a depth buffer, so that the nearest one is visible.
 for (const cloud of document.querySelectorAll(".cloud")) {
@@ -119,6 +136,7 @@ for (const cloud of document.querySelectorAll(".cloud")) {
     high = Number(option.dataset.high);
     cloud.draw();
   };
+  cloud.load = load;
   cloud.draw = () => {
     if (!points) return;
     const { width, height } = canvas, pixels = context.createImageData(width, height), depth = new Float32Array(width * height).fill(1e9);

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from mvad import __version__, files
 from mvad.model.evaluation.missing_views import read_missing_views
 from mvad.model.evaluation.results import RESULTS, Results
+from mvad.model.evaluation.variants import named_apart
 from mvad.model.metrics.pixels import LIMITS
 from mvad.model.report.budget import Budget
 from mvad.model.report.charts import Line, histogram, line_chart
@@ -36,7 +37,7 @@ def build_page(runs: Sequence[Path]) -> str:
     BadInput
         If a run has no readable ``results.json``.
     """
-    results = [Results.read(run / RESULTS) for run in runs]
+    results = named_apart([Results.read(run / RESULTS) for run in runs])
     pairs = sorted(zip(runs, results, strict=True), key=lambda pair: _order(pair[1]))
     template = Template((resources.files("mvad.model.report") / "template.html").read_text(encoding="utf-8"))
     script = (resources.files("mvad.model.report") / "page.js").read_text(encoding="utf-8")
@@ -91,19 +92,19 @@ def _charts(group: Sequence[tuple[Path, Results]]) -> str:
 
 def _rate_chart(title: str, results: Sequence[Results], level: str, x: str, y: str, most: float = 1.0) -> str:
     lines: list[Line] = [(_short(r), *rates) for r in results if (rates := _rates(r.curves[level]))]
-    return line_chart(title, lines, x, y, legend_below=True, x_range=(0.0, most), y_range=_UNIT) if lines else ""
+    return line_chart(title, lines, x, y, x_range=(0.0, most), y_range=_UNIT) if lines else ""
 
 
 def _precision_chart(results: Sequence[Results]) -> str:
     lines: list[Line] = [(_short(r), *points) for r in results if (points := _precision(r.curves["sample"]))]
     title = "precision and recall by sample"
-    return line_chart(title, lines, "recall", "precision", legend_below=True, x_range=_UNIT, y_range=_UNIT) if lines else ""
+    return line_chart(title, lines, "recall", "precision", x_range=_UNIT, y_range=_UNIT) if lines else ""
 
 
 def _score_histogram(result: Results) -> str:
     scores = np.array([s.score for s in result.samples])
     labels = np.array([s.label for s in result.samples], dtype=bool)
-    return histogram(f"scores, {_short(result)}", [("good", scores[~labels]), ("anomalous", scores[labels])], "score")
+    return histogram(f"scores of {_short(result)}", [("good", scores[~labels]), ("anomalous", scores[labels])], "score")
 
 
 def _loss_chart(group: Sequence[tuple[Path, Results]]) -> str:
@@ -134,7 +135,6 @@ def _missing_chart(group: Sequence[tuple[Path, Results]]) -> str:
         lines,
         "views missing",
         "S-AUROC",
-        legend_below=True,
         y_range=(0.5, 1.0),
         marks=True,
     )
@@ -155,7 +155,7 @@ def _precision(points: Sequence[Sequence[float]]) -> tuple[NDArray[np.float64], 
 
 
 def _short(result: Results) -> str:
-    return f"{result.model} {result.input_name}, seed {result.seed}"
+    return f"{result.model} {result.input_name}, {result.variant + ', ' if result.variant else ''}seed {result.seed}"
 
 
 def _configuration(result: Results) -> str:

@@ -33,13 +33,13 @@ def headline_columns() -> str:
 def headline(results: Sequence[Results]) -> str:
     """Return rows by dataset, category and model: means over seeds with intervals, the paper's figure, numbers of samples."""
     rows = []
-    for (dataset, category, model, teacher, inputs, _), group in _by_method(results).items():
+    for (dataset, category, model, teacher, inputs, variant, _), group in _by_method(results).items():
         paper, means, first = paper_s_auroc(dataset, category, model), mean_figures(group), group[0].figures
         bounds = means.intervals.get("s_auroc")
         against = verdict(*bounds, paper / 100) if paper is not None and bounds is not None else ""
         train = group[0].training_samples
         cells = [
-            _two(category, dataset), _two(model, backbone_label(model, teacher)),
+            _two(category, dataset), _two(model, variant, backbone_label(model, teacher)),
             _two(inputs, f"{len(group)} seed" + "s" * (len(group) > 1) + f"; {group[0].rule}"),
             *(_two(_mean(group, metric), _interval(means.intervals.get(metric.name))) for metric in _page_metrics()),
             _two("" if paper is None else f"{paper:.1f}", against), _two(str(first.samples), f"of {train} train" if train else ""),
@@ -51,7 +51,8 @@ def headline(results: Sequence[Results]) -> str:
 
 def by_rule(results: Sequence[Results]) -> str:
     """Return the section with S-AUROC by rule from views to sample, or "" where no results say."""
-    rules = list(dict.fromkeys(rule for result in results for rule in result.rules))
+    named = dict.fromkeys(rule for result in results for rule in result.rules)
+    rules = sorted(named, key=lambda rule: (*SAMPLE_RULES, rule).index(rule))
     rows = [
         _cells([
             *(escape(cell) for cell in (f"{r.dataset} / {r.category}", r.run, r.rule, r.standardised_by)),
@@ -83,7 +84,10 @@ def comparison(results: Sequence[Results]) -> str:
             paired = difference(one, other) if same_samples(one[0], other[0]) else None
             if paired is None:
                 continue
-            names = [f"{key[2]} {key[4]}" + (f", {key[3]}" if first[3] != second[3] else "") for key in (first, second)]
+            names = [
+                f"{key[2]} {key[4]}" + (f", {key[5]}" if key[5] else "") + (f", {key[3]}" if first[3] != second[3] else "")
+                for key in (first, second)
+            ]
             points = f"{100 * paired.mean:+.1f}", f"{100 * paired.low:+.1f} to {100 * paired.high:+.1f}"
             rows.append(_cells([escape(c) for c in (f"{first[0]} / {first[1]}", *names, *points, paired.verdict)]))
     return "".join(rows)
@@ -175,7 +179,7 @@ def _by_method(results: Sequence[Results]) -> dict[tuple[str, ...], list[Results
     groups: dict[tuple[str, ...], list[Results]] = {}
     for r in results:
         choices = json.dumps({name: value for name, value in r.config.items() if name != "seed"}, sort_keys=True)
-        groups.setdefault((r.dataset, r.category, r.model, r.teacher, r.input_name, choices), []).append(r)
+        groups.setdefault((r.dataset, r.category, r.model, r.teacher, r.input_name, r.variant, choices), []).append(r)
     return groups
 
 
@@ -191,9 +195,9 @@ def _mean(group: Sequence[Results], metric: Metric) -> str:
     return f"{np.mean(values):.{digits}f}" + (f" ± {np.std(values, ddof=1):.{digits}f}" if len(values) > 1 else "")
 
 
-def _two(text: str, below: str = "") -> str:
-    """Return the content of a cell: a text, and a smaller one below it."""
-    return escape(text) + (f"<br><small>{escape(below)}</small>" if below else "")
+def _two(text: str, *below: str) -> str:
+    """Return the content of a cell: a text, and smaller ones below it."""
+    return escape(text) + "".join(f"<br><small>{escape(line)}</small>" for line in below if line)
 
 
 def _interval(bounds: Sequence[float] | None) -> str:

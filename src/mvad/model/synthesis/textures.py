@@ -116,7 +116,7 @@ def locate_textures(option: str, workspace_folder: Path) -> str:
     """
     chosen = option or os.environ.get("MVAD_TEXTURES", "")
     if chosen:
-        return chosen
+        return os.path.expanduser(chosen)
     real = os.environ.get("MVAD_REAL_DATA")
     for folder in ([Path(real) / "dtd" / "images"] if real else []) + [workspace_folder]:
         if folder.is_dir():

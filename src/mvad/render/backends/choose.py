@@ -7,8 +7,8 @@ from functools import cache
 from pathlib import Path
 from typing import Literal
 
-from mvad.errors import BadInput
 from mvad.render.backends.protocol import Rasteriser
+from mvad.words import no_such
 
 _SOFTWARE = ("llvmpipe", "softpipe", "swrast")
 
@@ -33,7 +33,7 @@ def resolve_backend(name: str, device: int | None = None) -> Literal["cpu", "egl
 
     Raises
     ------
-    BadInput
+    UnknownName
         If there is no backend of this name.
     """
     if name == "cpu":
@@ -41,7 +41,7 @@ def resolve_backend(name: str, device: int | None = None) -> Literal["cpu", "egl
     if name == "egl":
         return "egl"
     if name != "auto":
-        raise BadInput(f"--backend {name}: choose from auto, {', '.join(BACKENDS)}")
+        raise no_such("--backend", name, ["auto", *BACKENDS])
     has_device = Path("/dev/nvidia0").exists() or any(Path("/dev/dri").glob("renderD*"))
     if not has_device:
         return "cpu"

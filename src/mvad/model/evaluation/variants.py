@@ -1,0 +1,66 @@
+"""Names for runs that would look alike in tables and charts: what tells a run from the other listed runs of its method."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from mvad.model.evaluation.results import Results
+
+_SHOWN_ANYWAY = ("model", "seed", "input.modalities", "input.size")
+_MOST_KEYS = 3
+"""Number of differing keys up to which they are named; the run's name says more than a longer list."""
+_ABSENT = "unset"
+
+
+def named_apart(results: Sequence[Results]) -> list[Results]:
+    """Return the results with their ``variant``: the keys in which runs of one method, teacher and input differ, else nothing.
+
+    Runs that differ in more than three keys have the name of the first of them without its seed, and runs that differ in no key
+    although they are of the same data and seed have their own names.
+    """
+    alike: dict[Any, list[Results]] = {}
+    for result in results:
+        alike.setdefault(_looks(result), []).append(result)
+    variants = {looks: _by_choices(group) for looks, group in alike.items()}
+    named = [replace(result, variant=variants[_looks(result)][_choices(result)]) for result in results]
+    same: dict[Any, int] = {}
+    for result in named:
+        same[_identity(result)] = same.get(_identity(result), 0) + 1
+    return [
+        replace(result, variant=", ".join(filter(None, (result.variant, result.run)))) if same[_identity(result)] > 1 else result
+        for result in named
+    ]
+
+
+def _by_choices(group: Sequence[Results]) -> dict[str, str]:
+    """Return the variant of each configuration of runs that look alike."""
+    keys = sorted({key for result in group for key in result.config} - set(_SHOWN_ANYWAY))
+    differing = [key for key in keys if len({json.dumps(result.config.get(key, _ABSENT)) for result in group}) > 1]
+    found: dict[str, str] = {}
+    for result in group:
+        if len(differing) > _MOST_KEYS:
+            found.setdefault(_choices(result), re.sub(r"-seed\d+$", "", result.run))
+        else:
+            found[_choices(result)] = ", ".join(f"{key}={_shown(result.config, key)}" for key in differing)
+    return found
+
+
+def _shown(config: Mapping[str, Any], key: str) -> str:
+    value = config.get(key, _ABSENT)
+    return "+".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
+
+
+def _looks(result: Results) -> Any:
+    return result.model, result.teacher, result.input_name, result.views
+
+
+def _choices(result: Results) -> str:
+    return json.dumps({key: value for key, value in result.config.items() if key != "seed"}, sort_keys=True)
+
+
+def _identity(result: Results) -> Any:
+    return result.dataset, result.category, _looks(result), result.variant, result.seed

@@ -1,0 +1,69 @@
+"""Runs that differ in keys are told apart in tables, comparisons and charts."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+from training import NOWHERE, train
+
+from mvad.cli.tables import figures_tables
+from mvad.model.evaluation.evaluate import evaluate_run
+from mvad.model.evaluation.results import RESULTS, Results
+from mvad.model.evaluation.variants import named_apart
+from mvad.model.report.page import build_page
+from mvad.progress import Silent
+
+GEAR = Path("mvtec3d") / "gear"
+RUNS: dict[str, dict[str, Any]] = {
+    "wide": {"seed": 0}, "wide-again": {"seed": 1}, "narrow": {"padim.channels": 5},
+    "same-as-narrow": {"padim.channels": 5},
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def runs(workspace: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    root = tmp_path_factory.mktemp("variants") / "runs"
+    for name, changes in RUNS.items():
+        train(root / name, workspace / "shards" / GEAR, model="padim", **changes)
+        evaluate_run(root / name, workspace / "shards", NOWHERE, Silent())
+    return [root / name for name in RUNS]
+
+
+def test_runs_are_named_by_the_keys_that_differ(runs: list[Path]) -> None:
+    results = [Results.read(run / RESULTS) for run in runs]
+    assert [result.variant for result in named_apart(results[:1])] == [""]
+    assert [result.variant for result in named_apart(results[:2])] == ["", ""], "seeds are one method"
+    assert [result.variant for result in named_apart(results[:3])] == ["padim.channels=12"] * 2 + ["padim.channels=5"]
+    alike = [result.variant for result in named_apart(results)][2:]
+    assert alike == ["padim.channels=5, narrow", "padim.channels=5, same-as-narrow"], (
+        "no key tells them apart, but their names do"
+    )
+    assert "variant" not in named_apart(results)[2].to_json()
+
+
+def test_many_differing_keys_are_replaced_by_the_name(runs: list[Path]) -> None:
+    from dataclasses import replace
+
+    first = Results.read(runs[0] / RESULTS)
+    more = {name: "x" for name in ("padim.channels", "padim.sigma", "padim.regulariser", "score.top_k")}
+    other = replace(first, run="mine-seed3", config={**first.config, **more})
+    assert [result.variant for result in named_apart([first, other])] == ["wide", "mine"]
+
+
+def test_tables_comparisons_and_charts_tell_them_apart(runs: list[Path]) -> None:
+    page = build_page(runs[:3])
+    name = f"padim {Results.read(runs[0] / RESULTS).input_name}, padim.channels=5"
+    for place in ("padim<br><small>padim.channels=5</small>", f"{name}</td>"):
+        assert place in page, place
+    assert page.count(f">{name}, seed 0</text>") >= 4, "in the legend of each chart"
+    console = Console(file=io.StringIO(), width=200)
+    for table in figures_tables([Results.read(run / RESULTS) for run in runs[:3]]):
+        console.print(table)
+    text = console.file.getvalue()  # type: ignore[attr-defined]
+    assert text.count("padim.channels=12") == 3, "two runs and their mean"
+    assert text.count("padim.channels=5") == 1
+    assert text.count("mean of") == 1, "no mean over runs of other keys"
