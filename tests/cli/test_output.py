@@ -137,7 +137,7 @@ def test_a_reader_that_leaves_is_no_error(arguments: list[str]) -> None:
 def test_the_shell_can_complete_commands(tmp_path: Path) -> None:
     words = {"_MVAD_COMPLETE": "complete_bash", "COMP_WORDS": "mvad sta", "COMP_CWORD": "1"}
     assert said(**words).stdout.split() == ["status"]
-    script = said("--show-completion", "bash").stdout
+    script = said("--show-completion", "bash", _TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION="1").stdout
     assert "_MVAD_COMPLETE=complete_bash" in script
 
 

@@ -221,7 +221,7 @@ def check_render_and_pack(raw: Path, place: Path) -> int:
         name = path.relative_to(raw)
         if any(part.startswith(".") for part in name.parts) or path.suffix.lower() not in (".tiff", ".tif"):
             continue
-        key = f"gear/{name.parts[1]}/{name.parts[2]}/{path.stem}"
+        key = f"gear/{name.parts[1]}/{name.parts[2].strip()}/{path.stem}"
         also = {key.replace(f"/{a}/", f"/{b}/") for a, b in (("ok", GOOD), ("OK", GOOD), ("Good", GOOD), ("normal", GOOD))}
         also |= {
             each.replace("/val/", "/validation/").replace("/Test/", "/test/").replace("/testing/", "/test/") for each in also

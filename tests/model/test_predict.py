@@ -242,7 +242,7 @@ def test_cameras_and_threshold_are_those_of_the_workspace_of_the_run(place: Path
         done = python("mvad.cli.main", *command, cwd=tmp_path, environment=surroundings(**variables))
         assert done.returncode == 0, done.stderr
         assert f"of {place}\n" in done.stdout
-        pick = ("key", "score", "threshold", "anomalous")
+        pick = ("sample", "score", "threshold", "decision")
         tables = [rows(tmp_path / each / "predictions.csv").values() for each in ("a", name)]
         assert [[row[k] for k in pick] for row in tables[0]] == [[row[k] for k in pick] for row in tables[1]]
     assert expected.returncode == 0

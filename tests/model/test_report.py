@@ -24,6 +24,7 @@ from mvad.model.evaluation.scan_maps import ScanEvaluator
 from mvad.model.report import page as report
 from mvad.model.report.page import build_page
 from mvad.progress import Silent
+from mvad.words import counted
 
 GEAR = Path("mvtec3d") / "gear"
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -68,7 +69,7 @@ def test_the_threshold_of_the_gallery_is_that_of_predict(runs: list[Path], tmp_p
     page = build_page([run])
     assert float(slider.findall(page)[0]) == pytest.approx(max(scores), rel=1e-6)
     assert "above the threshold of mvad predict: threshold" in page
-    assert f"from {len(scores)} validation normals" in page
+    assert f"from {counted(len(scores), 'validation normal')}" in page
     (run / "threshold.json").unlink()
     page = build_page([run])
     assert "chosen with their labels: it promises nothing for new parts" in page

@@ -11,7 +11,7 @@ from mvad.cli.options import DEFAULT_WORKSPACE, Category, WorkspaceFolder
 from mvad.pipeline.workspace import Workspace
 
 if TYPE_CHECKING:
-    from mvad.progress import Progress
+    from mvad.cli.console import Bars
 
 
 def register(app: typer.Typer) -> None:
@@ -95,7 +95,7 @@ def pack(  # more than 60 lines: one parameter per option
         raise PartlyDone(f"{missing} {what} missing from the shards, as listed above; --partial accepts that")
 
 
-def _tell(folder: Path, progress: Progress) -> int:
+def _tell(folder: Path, bars: Bars) -> int:
     """Say which splits were taken, what was decided in reading, and what is missing; return the number of missing samples."""
     from mvad.datasets.renders.record import missing_of, note_lines
     from mvad.datasets.shards.missing import missing_lines
@@ -104,7 +104,7 @@ def _tell(folder: Path, progress: Progress) -> int:
     manifest = read_manifest(folder)
     splits = [f"its splits are those of {manifest['config']['splits']}"] if "splits" in manifest["config"] else []
     for note in [*splits, *note_lines(manifest)]:
-        progress.say(f"notice: {note}")
+        bars.tell(f"notice: {note}")
     for line in missing_lines(manifest):
-        progress.say(f"missing: {line}")
+        bars.tell(f"missing: {line}")
     return len(missing_of(manifest))
