@@ -76,8 +76,13 @@ def _threshold(run: Path, result: Results, scores: NDArray[np.float64], labels: 
         return kept.value, f"Samples are anomalous above the threshold of mvad predict: {kept.describe(FALSE_ALARMS)}. {pixels}"
     if labels.any() and not labels.all():
         best = exact_curve(scores, labels).best_f1()[1]
-        start = "There are no normal validation samples, so the threshold of samples starts at the best F1 on these"
-        return best, f"{start} test samples, chosen with their labels: it promises nothing for new parts. {pixels}"
+        start = (
+            "No threshold is stored (mvad evaluate takes one from normal validation samples), so samples are anomalous from the"
+        )
+        return (
+            best,
+            f"{start} best F1 on these test samples, chosen with their labels: it promises nothing for new parts. {pixels}",
+        )
     return float(np.median(scores)), f"The threshold of samples starts at their median. {pixels}"
 
 
