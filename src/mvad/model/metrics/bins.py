@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from mvad.model.metrics.kernels import CELL_BITS, SEVERAL, chosen, count, count_weighted
+from mvad.model.metrics.kernels import CELL_BITS, SEVERAL, chosen, count, count_twice, mark
 from mvad.model.metrics.steps import Steps
 
 FINE = 1 << 17
@@ -24,13 +24,18 @@ _TAIL = 0.02
 
 _CELLS = 1 << (32 - CELL_BITS)
 
+_SAMPLE = 1 << 19
+"""Number of scores by which bins are chosen."""
+
 Keys = NDArray[np.uint32]
 
 
-def thinned(pieces: Sequence[Keys], most: int) -> Keys:
-    """Return every so many-th key; an odd number, so that it does not follow the columns of pictures."""
-    step = max(1, -(-sum(map(len, pieces)) // most)) | 1
-    return np.concatenate([np.zeros(0, np.uint32), *(keys[::step] for keys in pieces)])
+def in_cells(pieces: Sequence[Keys]) -> NDArray[np.float64]:
+    """Return about how many keys lie in each cell (2^15,), from every so many-th, an odd number: not by the columns of pictures."""
+    total = sum(map(len, pieces))
+    step = max(1, -(-total // _SAMPLE)) | 1
+    some = np.concatenate([np.zeros(0, np.uint32), *(keys[::step] for keys in pieces)])
+    return np.asarray(np.bincount(some >> np.uint32(CELL_BITS), minlength=_CELLS) * (total / max(len(some), 1)), np.float64)
 
 
 @dataclass(frozen=True)
@@ -46,13 +51,16 @@ class Bins:
     shift: NDArray[np.uint8]
 
     @classmethod
-    def following(cls, negative: Keys, positive: Keys, parts: int) -> Bins:
-        """Return bins that hold about one in ``parts`` of some negatives, highest negatives, or positives each."""
-        highest = np.sort(negative)[int((1 - _TAIL) * len(negative)) :]
-        share = np.zeros(_CELLS)
-        for keys in (negative, highest, positive):
-            share = np.maximum(share, np.bincount(keys >> np.uint32(CELL_BITS), minlength=_CELLS) / max(len(keys), 1))
-        bits = np.ceil(np.log2(np.maximum(parts * share, 1)))
+    def following(cls, every: NDArray[np.float64], positive: NDArray[np.float64], parts: int) -> Bins:
+        """Return bins that hold about one in ``parts`` of the negatives, of the highest negatives, or of the positives each.
+
+        ``every`` and ``positive`` (2^15,) say how many scores, and positives, lie in each cell.
+        """
+        negative = np.maximum(every - positive, 0)
+        negative, positive = (counts / max(counts.sum(), 1) for counts in (negative, positive))
+        above = 1 - np.cumsum(negative)
+        share = np.maximum(positive, np.where(above < _TAIL, negative / _TAIL, negative))
+        bits = np.ceil(np.log2(np.maximum(parts * np.minimum(share, 1), 1)))
         return cls((CELL_BITS - np.minimum(bits, CELL_BITS)).astype(np.uint8))
 
     def finer(self, other: Bins, where: NDArray[np.bool_] | None = None) -> Bins:
@@ -91,9 +99,14 @@ class Bins:
         cell = wide >> CELL_BITS
         return np.asarray(self.first[cell] + ((wide & ((1 << CELL_BITS) - 1)) >> self.shift[cell].astype(np.int64)))
 
-    def count(self, keys: Keys, counts: NDArray[np.int64], only: Keys, coarse: Bins, coarse_counts: NDArray[np.int64]) -> None:
-        """Count keys in ``counts`` (B,), or not if it is empty, and in ``coarse_counts``; for ``only`` see ``BinCounts``."""
-        count(keys, self.first, self.shift, counts, only, coarse.first, coarse.shift, coarse_counts)
+    def count(
+        self, keys: Keys, counts: NDArray[np.int32], only: Keys, coarse: Bins | None = None, coarse_counts: NDArray[np.int32] | None = None
+    ) -> None:  # fmt: skip
+        """Count keys in ``counts`` (B,), and in the coarse bins' ``coarse_counts`` if given; for ``only`` see ``BinCounts``."""
+        if coarse is None or coarse_counts is None:
+            count(keys, self.first, self.shift, counts, only)
+        else:
+            count_twice(keys, self.first, self.shift, counts, only, coarse.first, coarse.shift, coarse_counts)
 
     def in_bins(self, keys: Keys, wanted: NDArray[np.bool_]) -> NDArray[np.int32]:
         """Return the places of the keys whose bin is wanted (B,)."""
@@ -147,15 +160,15 @@ class BinCounts:
         size = bins.number
         return cls(bins, np.zeros(size, np.int64), np.zeros(size, np.int64), np.zeros(size), np.zeros(size, np.uint32))
 
-    def add_positives(self, keys: Keys, weights: NDArray[np.float64] | None) -> None:
-        """Count keys of positives, and add their weights, all 1 if there are none."""
-        given = np.ones(len(keys)) if weights is None else weights
-        count_weighted(keys, given, self.bins.first, self.bins.shift, self.positive, self.weight, self.only)
-
-    def add_negatives(self, counts: NDArray[np.int64], only: Keys) -> None:
-        """Add counts (B,) of negatives, and their only keys."""
-        self.negative += counts
+    def add(self, negative: NDArray[np.int32], only: Keys) -> None:
+        """Add counts (B,) of negatives, and the bins' only keys."""
+        self.negative += negative
         self.only = _only_of_both(self.only, only)
+
+    def mark_positives(self, keys: Keys, weights: NDArray[np.float64] | None) -> None:
+        """Turn negatives with these keys into positives with some weights, all 1 if there are none."""
+        given = np.ones(len(keys)) if weights is None else weights
+        mark(keys, given, self.bins.first, self.bins.shift, self.negative, self.positive, self.weight)
 
     @property
     def loose(self) -> NDArray[np.bool_]:

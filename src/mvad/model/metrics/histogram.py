@@ -17,9 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mvad.cores import usable_cores
-from mvad.model.metrics.bins import COARSE, FINE, BinCounts, Bins, thinned
+from mvad.model.metrics.bins import COARSE, FINE, BinCounts, Bins, in_cells
 from mvad.model.metrics.curve import Curve
-from mvad.model.metrics.kernels import keys_of, split
+from mvad.model.metrics.kernels import keys_of
 from mvad.model.metrics.steps import Bounds, Steps, bounds_of, exact_steps
 
 CAPACITY = 1 << 24
@@ -31,15 +31,12 @@ _BLOCK = 1 << 22
 _MIN_SCORES_FOR_THREADS = 1 << 21
 """Number of scores from which several threads count."""
 
-_SAMPLE = 1 << 19
-"""Number of scores by which bins are chosen."""
-
 
 class Piece(NamedTuple):
-    """Keys of negatives (N,) and positives (P,), uint32, and weights of positives (P,) or None: all 1; and whose they are."""
+    """Keys of all scores (N,) and of the positives among them (P,), uint32, their weights (P,) or None: all 1; and whose they are."""
 
     owner: str
-    negative: NDArray[np.uint32]
+    keys: NDArray[np.uint32]
     positive: NDArray[np.uint32]
     weight: NDArray[np.float64] | None
 
@@ -69,6 +66,8 @@ class ScoreHistogram:
     threads: int = 0
     _pieces: list[Piece] = field(default_factory=list)
     _kept: int = 0
+    _filled: int = 0
+    _buffer: NDArray[np.uint32] | None = None
     _counted: BinCounts | None = None
     _cells: list[Cells] = field(default_factory=list)
     _owners: dict[str, int] = field(default_factory=dict)
@@ -97,20 +96,35 @@ class ScoreHistogram:
         Raises
         ------
         ValueError
-            If a score is not finite as float32, or shapes differ; nothing is counted then.
+            If a score is not finite as float32, or shapes differ.
         """
         if scores.shape != labels.shape:
             raise ValueError(f"scores {scores.shape} and labels {labels.shape} differ in shape")
         with np.errstate(over="ignore"):
             patterns = np.ascontiguousarray(scores, np.float32).reshape(-1).view(np.uint32)
         truth = np.ascontiguousarray(labels).reshape(-1)
-        at_once = max(1, CAPACITY // _BLOCK) * _BLOCK
-        for begin in range(0, len(patterns), at_once):
-            blocks = [slice(start, start + _BLOCK) for start in range(begin, min(begin + at_once, len(patterns)), _BLOCK)]
+        begin = 0
+        while begin < len(patterns):
+            if self._kept >= CAPACITY:
+                self._flush()
+            end = min(begin + CAPACITY - self._kept, len(patterns))
+            room = self._room(end - begin)
+            blocks = [slice(start, min(start + _BLOCK, end)) for start in range(begin, end, _BLOCK)]
             pieces = self._in_threads(
-                lambda block: _piece(patterns[block], truth[block], share, owner), blocks, len(blocks) * _BLOCK
-            )
+                lambda at, begin=begin, room=room: _piece(
+                    patterns[at], truth[at], share, owner, room[at.start - begin : at.stop - begin]
+                ),
+                blocks, end - begin,
+            )  # fmt: skip
             self._keep(pieces)
+            self._filled += end - begin
+            begin = end
+
+    def _room(self, number: int) -> NDArray[np.uint32]:
+        """Return room for keys, the same memory after each flush."""
+        if self._buffer is None:
+            self._buffer = np.empty(CAPACITY, np.uint32)
+        return self._buffer[self._filled : self._filled + number]
 
     def merge(self, other: ScoreHistogram) -> None:
         """Add the counts of another histogram."""
@@ -146,7 +160,7 @@ class ScoreHistogram:
         self._pieces += pieces
         for piece in pieces:
             self._number(piece.owner)
-        self._kept += sum(len(piece.negative) + len(piece.positive) for piece in pieces)
+        self._kept += sum(len(piece.keys) for piece in pieces)
         self._latest = None
         if self._kept > CAPACITY:
             self._flush()
@@ -157,7 +171,8 @@ class ScoreHistogram:
                 self._flush()
                 self._latest = _Found(self._counted, self._counted.steps(), self._cells, exact=False)
             else:
-                counts, cells = self._count(self._bins(FINE))
+                fine, coarse = (Bins.following(*self._in_cells(), self._parts(parts)) for parts in (FINE, COARSE))
+                counts, cells = self._count(fine, coarse)
                 self._latest = _Found(counts, self._sorted_out(counts), [cells], exact=True)
         return self._latest
 
@@ -170,62 +185,69 @@ class ScoreHistogram:
         def gather(piece: Piece) -> tuple[NDArray[Any], ...]:
             at = counts.bins.in_bins(piece.positive, loose)
             weight = np.ones(len(at)) if piece.weight is None else piece.weight[at]
-            return piece.negative[counts.bins.in_bins(piece.negative, loose)], piece.positive[at], weight
+            return piece.keys[counts.bins.in_bins(piece.keys, loose)], piece.positive[at], weight
 
         columns = zip(*self._in_threads(gather, self._pieces, self._kept), strict=True)
-        negative, positive, weight = (np.concatenate(column) for column in columns)
+        keys, positive, weight = (np.concatenate(column) for column in columns)
         occur = loose[np.flatnonzero(counts.negative + counts.positive)]
-        return steps.replaced(occur, exact_steps(negative, positive, weight, counts.bins.lowest[loose]))
+        return steps.replaced(occur, exact_steps(keys, positive, weight, counts.bins.lowest[loose]))
 
     def _flush(self) -> None:
         """Count the scores that are kept in bins, and forget them."""
         if not self._pieces:
             return
-        fine, before = self._bins(FINE), self._counted
-        counts, cells = self._count(before.bins if before else fine)
+        both, before = self._in_cells(), self._counted
+        fine, coarse = Bins.following(*both, self._parts(FINE)), Bins.following(*both, self._parts(COARSE))
+        counts, cells = self._count(before.bins if before else fine, coarse)
         if before:
-            finer = before.bins.finer(fine, before.plus(counts).too_dense())
+            together = before.plus(counts)
+            finer = before.bins.finer(fine, together.too_dense())
             if (finer.shift != before.bins.shift).any():
-                counts, cells = self._count(finer)
-            counts = before.plus(counts)
+                counts, cells = self._count(finer, coarse)
+                together = before.plus(counts)
+            counts = together
         self._counted = counts
         self._cells.append(cells)
-        self._pieces, self._kept = [], 0
+        self._pieces, self._kept, self._filled = [], 0, 0
 
-    def _bins(self, parts: int) -> Bins:
-        """Return bins for the scores that are kept; the order in which samples came changes nothing."""
+    def _in_cells(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Return how the scores and the positives that are kept lie; the order in which samples came changes nothing."""
         pieces = sorted(self._pieces, key=lambda piece: piece.owner)
-        negative, positive = ([piece.negative for piece in pieces], [piece.positive for piece in pieces])
-        return Bins.following(thinned(negative, _SAMPLE), thinned(positive, _SAMPLE), min(parts, max(4 * self._kept, 1)))
+        return in_cells([piece.keys for piece in pieces]), in_cells([piece.positive for piece in pieces])
 
-    def _count(self, bins: Bins) -> tuple[BinCounts, Cells]:
-        """Return the counts of the kept scores in bins, and the owners' cells."""
-        coarse, nothing = self._bins(COARSE), np.zeros(0, np.int64)
+    def _parts(self, most: int) -> int:
+        return min(most, max(4 * self._kept, 1))
 
-        def work(part: tuple[Sequence[Piece], BinCounts, NDArray[np.int64]]) -> list[Cells]:
-            pieces, sums, rows = part
+    def _count(self, bins: Bins, coarse: Bins) -> tuple[BinCounts, Cells]:
+        """Return the counts of the kept scores in bins, and the owners' cells, which are coarse bins."""
+        nothing = np.zeros(coarse.number, np.uint32)
+
+        def work(part: _Work) -> list[Cells]:
             found = []
-            for piece in pieces:
-                rows[:] = 0
-                bins.count(piece.negative, sums.negative, sums.only, coarse, rows[0])
-                bins.count(piece.positive, nothing, sums.only, coarse, rows[1])
-                used = np.flatnonzero(rows.any(axis=0))
+            for piece in part.pieces:
+                if not piece.owner:
+                    bins.count(piece.keys, part.counts, part.only)
+                    continue
+                part.rows[:] = 0
+                bins.count(piece.keys, part.counts, part.only, coarse, part.rows[0])
+                coarse.count(piece.positive, part.rows[1], nothing)
+                part.rows[0] -= part.rows[1]
+                used = np.flatnonzero(part.rows[0] + part.rows[1])
                 owner = np.full(len(used), self._owners[piece.owner], np.int32)
-                found.append(Cells(owner, coarse.lowest[used].astype(np.uint32), *rows[:, used].astype(np.int32)))
+                found.append(Cells(owner, coarse.lowest[used].astype(np.uint32), *part.rows[:, used]))
             return found
 
-        sizes = np.cumsum([0, *(len(piece.negative) for piece in self._pieces)])
+        sizes = np.cumsum([0, *(len(piece.keys) for piece in self._pieces)])
         cuts = np.searchsorted(sizes, np.linspace(0, sizes[-1], self._workers(self._kept) + 1)[1:-1])
-        parts = [  # threads get their arrays: what they allocate themselves is kept apart by the allocator, and memory grows
-            (self._pieces[a:b], BinCounts.none(bins), np.zeros((2, coarse.number), np.int64))
-            for a, b in zip([0, *cuts], [*cuts, len(self._pieces)], strict=True)
-        ]
+        parts = [
+            _Work.of(self._pieces[a:b], bins, coarse) for a, b in zip([0, *cuts], [*cuts, len(self._pieces)], strict=True)
+        ]  # fmt: skip
         cells = self._in_threads(work, parts, self._kept)
-        counts = parts[0][1]
-        for _, sums, _ in parts[1:]:
-            counts.add_negatives(sums.negative, sums.only)
+        counts = BinCounts.none(bins)
+        for part in parts:
+            counts.add(part.counts, part.only)
         for piece in self._pieces:
-            counts.add_positives(piece.positive, piece.weight)
+            counts.mark_positives(piece.positive, piece.weight)
         return counts, _together([each for found in cells for each in found])
 
     def _workers(self, scores: int) -> int:
@@ -240,7 +262,21 @@ class ScoreHistogram:
 
     def __getstate__(self) -> dict[str, Any]:
         """Return the content of a pickle: without what can be computed again."""
-        return self.__dict__ | {"_latest": None}
+        return self.__dict__ | {"_latest": None, "_buffer": None, "_filled": 0}
+
+
+class _Work(NamedTuple):
+    """Pieces that a thread counts, and its arrays: what threads allocate is kept apart by the allocator, and memory would grow."""
+
+    pieces: Sequence[Piece]
+    counts: NDArray[np.int32]
+    only: NDArray[np.uint32]
+    rows: NDArray[np.int32]
+
+    @classmethod
+    def of(cls, pieces: Sequence[Piece], bins: Bins, coarse: Bins) -> _Work:
+        rows = np.zeros((2, coarse.number), np.int32)
+        return cls(pieces, np.zeros(bins.number, np.int32), np.zeros(bins.number, np.uint32), rows)
 
 
 class _Found(NamedTuple):
@@ -256,17 +292,11 @@ def _together(cells: Sequence[Cells]) -> Cells:
     return Cells(*(np.concatenate(column) for column in zip(*cells, strict=True))) if cells else _NO_CELLS
 
 
-def _piece(patterns: NDArray[np.uint32], truth: NDArray[Any], share: NDArray[np.float64] | None, owner: str) -> Piece:
-    positives = int(np.count_nonzero(truth))
-    if positives == 0:
-        keys = np.empty(len(patterns), np.uint32)
-        finite, piece = keys_of(patterns, keys), Piece(owner, keys, np.zeros(0, np.uint32), None)
-    else:
-        negative, positive = np.empty(len(patterns) - positives, np.uint32), np.empty(positives, np.uint32)
-        weight = np.empty(positives)
-        regions = truth if share is not None else (truth.view(np.uint8) if truth.dtype == np.bool_ else truth != 0)
-        finite = split(patterns, regions, np.ones(256) if share is None else share, negative, positive, weight)
-        piece = Piece(owner, negative, positive, None if share is None else weight)
-    if not finite:
+def _piece(
+    patterns: NDArray[np.uint32], truth: NDArray[Any], share: NDArray[np.float64] | None, owner: str, keys: NDArray[np.uint32]
+) -> Piece:
+    """Return the piece of some scores, whose keys are written to ``keys``."""
+    if not keys_of(patterns, keys):
         raise ValueError("a score is not finite; it cannot be ranked")
-    return piece
+    at = np.flatnonzero(truth)
+    return Piece(owner, keys, keys[at], None if share is None else share[truth[at]])

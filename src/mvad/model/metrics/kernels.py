@@ -14,7 +14,7 @@ SEVERAL = 0xFFFFFFFF
 
 
 def floats_of(keys: NDArray[np.integer]) -> NDArray[np.float32]:
-    """Return the float32 of each key; the inverse of ``split``'s mapping.
+    """Return the float32 of each key; the inverse of ``keys_of``.
 
     Examples
     --------
@@ -44,27 +44,6 @@ def keys_of(patterns, keys):  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True, cache=True)
-def split(patterns, regions, share, negative, positive, weight):  # type: ignore[no-untyped-def]
-    """Write the keys of negatives, and keys and weights of positives; return False if a score is not finite.
-
-    ``regions`` (N,) is the region of each score, 0 for negatives; ``share`` the weight of a score of each region.
-    """
-    finite = True
-    n = p = 0
-    for k in range(len(patterns)):
-        bits = patterns[k]
-        finite &= (bits & 0x7F800000) != 0x7F800000
-        if regions[k]:
-            positive[p] = _key_of(bits)
-            weight[p] = share[regions[k]]
-            p += 1
-        else:
-            negative[n] = _key_of(bits)
-            n += 1
-    return finite
-
-
-@njit(nogil=True, cache=True)
 def _note(only, at, key):  # type: ignore[no-untyped-def]
     """Keep the only key of a bin; 0: none yet, SEVERAL: different ones."""
     before = only[at]
@@ -73,27 +52,35 @@ def _note(only, at, key):  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True, cache=True)
-def count(keys, first, shift, counts, only, first_coarse, shift_coarse, counts_coarse):  # type: ignore[no-untyped-def]
-    """Count keys by fine bins and by coarse bins; see ``bins.Bins``. Fine ones are left out if ``counts`` is empty."""
-    fine = len(counts) > 0
-    for k in range(len(keys)):
-        cell, rest = keys[k] >> CELL_BITS, keys[k] & ((1 << CELL_BITS) - 1)
-        if fine:
-            at = first[cell] + (rest >> shift[cell])
-            counts[at] += 1
-            _note(only, at, keys[k])
-        counts_coarse[first_coarse[cell] + (rest >> shift_coarse[cell])] += 1
-
-
-@njit(nogil=True, cache=True)
-def count_weighted(keys, weights, first, shift, counts, sums, only):  # type: ignore[no-untyped-def]
-    """Count keys by bin, and sum their weights by bin."""
+def count(keys, first, shift, counts, only):  # type: ignore[no-untyped-def]
+    """Count keys by bin; see ``bins.Bins`` and ``bins.BinCounts``."""
     for k in range(len(keys)):
         cell = keys[k] >> CELL_BITS
         at = first[cell] + ((keys[k] & ((1 << CELL_BITS) - 1)) >> shift[cell])
         counts[at] += 1
-        sums[at] += weights[k]
         _note(only, at, keys[k])
+
+
+@njit(nogil=True, cache=True)
+def count_twice(keys, first, shift, counts, only, first_coarse, shift_coarse, counts_coarse):  # type: ignore[no-untyped-def]
+    """Count keys by fine bins and by coarse bins."""
+    for k in range(len(keys)):
+        cell, rest = keys[k] >> CELL_BITS, keys[k] & ((1 << CELL_BITS) - 1)
+        at = first[cell] + (rest >> shift[cell])
+        counts[at] += 1
+        _note(only, at, keys[k])
+        counts_coarse[first_coarse[cell] + (rest >> shift_coarse[cell])] += 1
+
+
+@njit(nogil=True, cache=True)
+def mark(keys, weights, first, shift, negative, positive, sums):  # type: ignore[no-untyped-def]
+    """Move one count for each key from ``negative`` to ``positive``, and sum the weights by bin."""
+    for k in range(len(keys)):
+        cell = keys[k] >> CELL_BITS
+        at = first[cell] + ((keys[k] & ((1 << CELL_BITS) - 1)) >> shift[cell])
+        negative[at] -= 1
+        positive[at] += 1
+        sums[at] += weights[k]
 
 
 @njit(nogil=True, cache=True)

@@ -71,20 +71,20 @@ class Steps:
 
 
 def exact_steps(
-    negative: NDArray[np.uint32], positive: NDArray[np.uint32], weight: NDArray[np.float64], starts: NDArray[np.int64]
+    every: NDArray[np.uint32], positive: NDArray[np.uint32], weight: NDArray[np.float64], starts: NDArray[np.int64]
 ) -> Steps:
     """Return the steps of the scores of some bins, each distinct positive being one; negatives between two are one step.
 
     Parameters
     ----------
-    negative, positive
-        (N,) and (P,) keys in any order.
+    every, positive
+        (N,) keys of all scores, and (P,) of the positives among them, in any order.
     weight
         (P,) of the positives.
     starts
         (B,) sorted, the lowest key of each bin: a step does not reach over its bin's end.
     """
-    ordered, order = np.sort(negative), np.argsort(positive, kind="stable")
+    ordered, order = np.sort(every), np.argsort(positive, kind="stable")
     rising = positive[order].astype(np.int64)
     begins = np.flatnonzero(np.diff(rising, prepend=-1))
     values, ends = rising[begins], np.append(begins[1:], len(rising))
@@ -95,6 +95,7 @@ def exact_steps(
     found, weights = np.zeros((2, len(edges)))
     at = np.searchsorted(edges, values)
     found[at], weights[at] = ends - begins, sums[ends] - sums[begins]
+    held -= found
     kept = held + found > 0
     return Steps(edges[kept], held[kept], found[kept], weights[kept], (found > 0)[kept])
 
