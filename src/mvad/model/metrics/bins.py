@@ -13,11 +13,17 @@ from numpy.typing import NDArray
 from mvad.model.metrics.kernels import CELL_BITS, SEVERAL, chosen, count, count_twice, mark
 from mvad.model.metrics.steps import Steps
 
-FINE = 1 << 17
+FINE = 1 << 16
 """A fine bin holds about one in so many of the negatives, of the highest negatives, and of the positives."""
+
+FINER = 1 << 18
+"""The same where the scores in bins of both classes are sorted afterwards: the fewer, the faster."""
 
 COARSE = 1 << 10
 """A coarse bin holds one in so many."""
+
+_SPIKES = 8
+"""Number of cells that may be divided into all their numbers, because their scores lie in a small part of them."""
 
 _TAIL = 0.02
 """Share of the negatives that count as the highest: AUPRO at low false positive rates depends on them alone."""
@@ -60,13 +66,17 @@ class Bins:
         negative, positive = (counts / max(counts.sum(), 1) for counts in (negative, positive))
         above = 1 - np.cumsum(negative)
         share = np.maximum(positive, np.where(above < _TAIL, negative / _TAIL, negative))
-        bits = np.ceil(np.log2(np.maximum(parts * np.minimum(share, 1), 1)))
+        bits = np.round(np.log2(np.maximum(parts * np.minimum(share, 1), 1)))
         return cls((CELL_BITS - np.minimum(bits, CELL_BITS)).astype(np.uint8))
 
     def finer(self, other: Bins, where: NDArray[np.bool_] | None = None) -> Bins:
         """Return bins whose cells are divided as in the one that divides them more; only cells ``where`` (2^15,) is true."""
         shift = np.minimum(self.shift, other.shift)
         return Bins(shift if where is None else np.where(where, shift, self.shift))
+
+    def with_spikes(self, dense: NDArray[np.bool_]) -> Bins:
+        """Return bins that are single numbers in some cells (2^15,), if these are few."""
+        return Bins(np.where(dense, 0, self.shift).astype(np.uint8)) if dense.sum() <= _SPIKES else self
 
     @cached_property
     def first(self) -> NDArray[np.int64]:
@@ -203,11 +213,11 @@ class BinCounts:
             _only_of_both(one.only, two.only), one.blurred.plus(two.blurred),
         )  # fmt: skip
 
-    def too_dense(self) -> NDArray[np.bool_]:
-        """(2^15,), whether a cell has a bin with much more of a class, or of the highest negatives, than bins should hold."""
+    def too_dense(self, times: int) -> NDArray[np.bool_]:
+        """(2^15,), whether a cell has a bin with so many times more of a class, or of the highest negatives, than bins should hold."""
         negative, positive = (counts / max(counts.sum(), 1) for counts in (self.negative, self.positive))
         above = 1 - np.cumsum(negative)  # false positive rate at the upper end
-        dense = (positive > 8 / FINE) | (negative > 8 / FINE * np.clip(above, _TAIL / 2, 1))
+        dense = (positive > times / FINE) | (negative > times / FINE * np.clip(above, _TAIL / 2, 1))
         return np.bincount(self.bins.cell[dense], minlength=_CELLS) > 0
 
     def steps(self, negative: float = 0.5, positive: float = 0.5) -> Steps:

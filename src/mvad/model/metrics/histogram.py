@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mvad.cores import usable_cores
-from mvad.model.metrics.bins import COARSE, FINE, BinCounts, Bins, in_cells
+from mvad.model.metrics.bins import COARSE, FINE, FINER, BinCounts, Bins, in_cells
 from mvad.model.metrics.curve import Curve
 from mvad.model.metrics.kernels import keys_of
 from mvad.model.metrics.steps import Bounds, Steps, bounds_of, exact_steps
@@ -171,7 +171,7 @@ class ScoreHistogram:
                 self._flush()
                 self._latest = _Found(self._counted, self._counted.steps(), self._cells, exact=False)
             else:
-                fine, coarse = (Bins.following(*self._in_cells(), self._parts(parts)) for parts in (FINE, COARSE))
+                fine, coarse = (Bins.following(*self._in_cells(), self._parts(parts)) for parts in (FINER, COARSE))
                 counts, cells = self._count(fine, coarse)
                 self._latest = _Found(counts, self._sorted_out(counts), [cells], exact=True)
         return self._latest
@@ -198,15 +198,14 @@ class ScoreHistogram:
             return
         both, before = self._in_cells(), self._counted
         fine, coarse = Bins.following(*both, self._parts(FINE)), Bins.following(*both, self._parts(COARSE))
-        counts, cells = self._count(before.bins if before else fine, coarse)
-        if before:
-            together = before.plus(counts)
-            finer = before.bins.finer(fine, together.too_dense())
-            if (finer.shift != before.bins.shift).any():
-                counts, cells = self._count(finer, coarse)
-                together = before.plus(counts)
-            counts = together
-        self._counted = counts
+        bins = before.bins if before else fine
+        counts, cells = self._count(bins, coarse)
+        together = before.plus(counts) if before else counts
+        finer = bins.finer(fine, together.too_dense(8)).with_spikes(together.too_dense(32))
+        if (finer.shift != bins.shift).any():
+            counts, cells = self._count(finer, coarse)
+            together = before.plus(counts) if before else counts
+        self._counted = together
         self._cells.append(cells)
         self._pieces, self._kept, self._filled = [], 0, 0
 

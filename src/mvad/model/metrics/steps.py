@@ -44,7 +44,7 @@ class Steps:
     def replaced(self, where: NDArray[np.bool_], by: Steps) -> Steps:
         """Return these steps with some (K,) replaced by finer ones."""
         tables = [np.concatenate([mine[~where], theirs]) for mine, theirs in zip(self._columns, by._columns, strict=True)]
-        order = np.argsort(tables[0], kind="stable")
+        order = np.argsort(tables[0])
         return Steps(*(table[order] for table in tables))
 
     @property
@@ -84,7 +84,7 @@ def exact_steps(
     starts
         (B,) sorted, the lowest key of each bin: a step does not reach over its bin's end.
     """
-    ordered, order = np.sort(every), np.argsort(positive, kind="stable")
+    ordered, order = np.sort(every), np.argsort(positive)
     rising = positive[order].astype(np.int64)
     begins = np.flatnonzero(np.diff(rising, prepend=-1))
     values, ends = rising[begins], np.append(begins[1:], len(rising))
