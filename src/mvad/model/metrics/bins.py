@@ -66,7 +66,7 @@ class Bins:
         negative, positive = (counts / max(counts.sum(), 1) for counts in (negative, positive))
         above = 1 - np.cumsum(negative)
         share = np.maximum(positive, np.where(above < _TAIL, negative / _TAIL, negative))
-        bits = np.round(np.log2(np.maximum(parts * np.minimum(share, 1), 1)))
+        bits = np.ceil(np.log2(np.maximum(parts * np.minimum(share, 1), 1)))
         return cls((CELL_BITS - np.minimum(bits, CELL_BITS)).astype(np.uint8))
 
     def finer(self, other: Bins, where: NDArray[np.bool_] | None = None) -> Bins:
