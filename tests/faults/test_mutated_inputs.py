@@ -36,7 +36,7 @@ from mvad.render.engine import Workers
 from mvad.render.job import render_category
 from mvad.render.options import RenderOptions, RigOptions
 
-COUNT = int(os.environ.get("MVAD_FUZZ_INPUTS") or (10_000 if is_thorough() else 120))
+COUNT = int(os.environ.get("MVAD_FUZZ_INPUTS") or (10_000 if is_thorough() else 64))
 """How many inputs are changed."""
 
 CHUNKS = 8

@@ -104,6 +104,7 @@ def test_figures_of_kept_scores_are_those_of_scikit_learn(kind: str) -> None:
     assert counted.bounds(LIMITS) == (0, 0, 0)
 
 
+@pytest.mark.thorough(3)
 @pytest.mark.parametrize("order", ["mixed", "normal first", "rising"])
 @pytest.mark.parametrize("kind", KINDS)
 def test_figures_of_more_scores_than_are_kept_are_within_1e_6_and_within_their_bounds(
@@ -176,6 +177,7 @@ def test_keys_have_the_order_of_their_numbers(values: list[float]) -> None:
     assert np.array_equal(floats_of(keys), numbers)
 
 
+@pytest.mark.thorough(2)
 @pytest.mark.parametrize("limit", LIMITS)
 def test_aupro_equals_its_definition(limit: float) -> None:
     maps, masks = maps_with_regions()

@@ -285,7 +285,7 @@ def test_raw_scans_are_not_rendered_by_the_cameras_of_other_shards(place: Path, 
         threshold_of(RunFolder(other), load(place / "runs" / "floor"), place / "shards" / GEAR, 0.05, Silent())
 
 
-@pytest.mark.thorough(2)
+@pytest.mark.thorough(3)
 @pytest.mark.parametrize("model", METHODS)
 def test_every_method_refuses_a_sample_that_it_was_not_trained_for(
     model: str, workspace: Path, trained: Callable[[str, str], Path]
@@ -342,7 +342,7 @@ def test_an_exported_file_gives_the_detectors_outputs(place: Path, workspace: Pa
     assert files.read_sealed_json(tmp_path / "m.onnx.json", "x", "y")["inputs"]["rgb"]["shape"] == [1, 5, 64, 64, 3]
 
 
-@pytest.mark.thorough(2)
+@pytest.mark.thorough(3)
 @pytest.mark.parametrize("model", METHODS)
 def test_every_method_exports_to_a_file_with_the_same_outputs(
     model: str, workspace: Path, tmp_path: Path, trained: Callable[[str, str], Path]
