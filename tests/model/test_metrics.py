@@ -306,6 +306,17 @@ def test_several_threads_count_the_same_as_one(monkeypatch: pytest.MonkeyPatch) 
         assert np.array_equal(mine, theirs)
 
 
+def test_a_merged_part_may_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its memory is used again for later scores; those that were merged stay as they were."""
+    monkeypatch.setattr(histogram, "CAPACITY", 1000)
+    scores, labels = scores_of("distance", 4000, share=0.3)
+    part, merged = ScoreHistogram(), ScoreHistogram()
+    part.add(scores[:800], labels[:800])
+    merged.merge(part)
+    part.add(scores[800:], labels[800:])
+    assert figures(merged.curve()) == pytest.approx(figures(exact_curve(scores[:800], labels[:800])), abs=1e-12)
+
+
 def test_parts_that_were_binned_can_be_merged(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(histogram, "CAPACITY", SMALL)
     scores, labels = scores_of("distance", 6 * SMALL)

@@ -147,10 +147,8 @@ def _by_number(paths: Iterable[Path], options: ReadOptions) -> dict[str, Files]:
         check_name(path)
         places.add(path.parent)
         scan, kind = found.setdefault(match[1], Files()), kinds.get(match[2].lower(), "")
-        if kind in scan.paths:
-            scan.fault = f"{path}: there is {scan.paths[kind].name} beside it, of the same scan; remove one"
-        elif kind:
-            scan.paths[kind] = path
+        if kind:
+            scan.add(kind, path)
     for number, scan in found.items():
         for kind, name in names.items():
             if kind not in ("mask", "metadata"):

@@ -183,6 +183,13 @@ class Files:
     paths: dict[str, Path] = field(default_factory=dict)
     fault: str = ""
 
+    def add(self, kind: str, path: Path) -> None:
+        """Add a file; a second one of its kind is the scan's fault."""
+        if kind in self.paths:
+            self.fault = f"{path}: there is {self.paths[kind].name} beside it, of the same scan; remove one"
+        else:
+            self.paths[kind] = path
+
 
 def by_stem(folder: Path, endings: Mapping[str, tuple[str, ...]]) -> dict[str, Files]:
     """Return the scans of a folder that has one folder per kind of file: every stem that any of them holds, sorted.
@@ -206,8 +213,6 @@ def by_stem(folder: Path, endings: Mapping[str, tuple[str, ...]]) -> dict[str, F
             scan = found.setdefault(path.stem, Files())
             if ending not in accepted:
                 scan.fault = scan.fault or f"{path}: not a .{accepted[0]} file, which is what is read of {kind}; convert it"
-            elif kind in scan.paths:
-                scan.fault = f"{path}: there is {scan.paths[kind].name} beside it, of the same scan; remove one"
             else:
-                scan.paths[kind] = path
+                scan.add(kind, path)
     return dict(sorted(found.items()))

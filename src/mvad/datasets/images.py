@@ -39,11 +39,7 @@ def read_rgb(path: Path, shape: tuple[int, int] | None = None, data: bytes | Non
     image, _, is_16_bit = _decode(path, ("RGB", "RGBA", "P"), shape, data)
     if is_16_bit:
         return _halved(path, path.read_bytes() if data is None else data)
-    if image.mode == "RGBA" or "transparency" in image.info:
-        image = image.convert("RGBA")
-        if image.getchannel("A").getextrema() != (255, 255):
-            raise BadInput(f"{path}: has transparent pixels, whose colour is a guess; save it without an alpha channel")
-    return np.asarray(image.convert("RGB"), dtype=np.uint8)
+    return np.asarray(_opaque(path, image, "whose colour is a guess").convert("RGB"), dtype=np.uint8)
 
 
 def read_levels(path: Path, data: bytes | None = None) -> tuple[NDArray[np.int64], bool]:
@@ -60,10 +56,7 @@ def read_levels(path: Path, data: bytes | None = None) -> tuple[NDArray[np.int64
     if is_16_bit:
         values = np.asarray(imagecodecs.png_decode(path.read_bytes() if data is None else data))
         return values[..., :3].max(axis=2).astype(np.int64), False
-    if image.mode in ("LA", "RGBA") or "transparency" in image.info:
-        image = image.convert("RGBA")
-        if image.getchannel("A").getextrema() != (255, 255):
-            raise BadInput(f"{path}: has transparent pixels, so what it marks is a guess; save it without an alpha channel")
+    image = _opaque(path, image, "so what it marks is a guess")
     if image.mode in ("1", "P", "RGBA", "LA"):
         image = image.convert("L" if image.mode == "1" else "RGB")
     levels = np.asarray(image).astype(np.int64)
@@ -73,6 +66,15 @@ def read_levels(path: Path, data: bytes | None = None) -> tuple[NDArray[np.int64
 def read_gray16(path: Path, shape: tuple[int, int] | None = None) -> NDArray[np.uint16]:
     """Read a 16-bit single-channel PNG (a depth map) as (H, W) uint16; see ``read_rgb``."""
     return np.asarray(_decode(path, ("I;16", "I;16B", "I"), shape)[0]).astype(np.uint16)
+
+
+def _opaque(path: Path, image: Image.Image, lack: str) -> Image.Image:
+    """Return an image, whose alpha channel, if it has one, must be opaque; ``lack`` says what is unknown otherwise."""
+    if image.mode in ("LA", "RGBA") or "transparency" in image.info:
+        image = image.convert("RGBA")
+        if image.getchannel("A").getextrema() != (255, 255):
+            raise BadInput(f"{path}: has transparent pixels, {lack}; save it without an alpha channel")
+    return image
 
 
 def _halved(path: Path, data: bytes) -> NDArray[np.uint8]:

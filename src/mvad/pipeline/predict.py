@@ -18,6 +18,7 @@ from mvad.datasets.shards.sources import seen_sample
 from mvad.errors import BadInput
 from mvad.files import inside, sha256_bytes, sha256_file
 from mvad.model.detector import Detector
+from mvad.model.evaluation.data import has_training_data
 from mvad.model.evaluation.predict import NewSample
 from mvad.model.runs import RunFolder
 from mvad.pipeline.workspace import Workspace
@@ -101,23 +102,13 @@ def _cameras_of(run: RunFolder, workspace: Workspace, force: bool) -> tuple[Rend
         cameras may be others, too.
     """
     dataset, category = run.record.dataset, run.record.category
-    renders = category_folder(workspace.renders, dataset, category)
-    if not force and renders.exists() and not _has_training_data(run, workspace):
-        packed = category_folder(workspace.shards, dataset, category)
+    renders, packed = (category_folder(root, dataset, category) for root in (workspace.renders, workspace.shards))
+    if not force and renders.exists() and not has_training_data(run, packed):
         raise BadInput(
             f"{packed}: is not what {run.name} was trained on, so the cameras may be others; give the --workspace of then, train "
             "again, or take these cameras with --force"
         )
     return recorded_cameras(renders)
-
-
-def _has_training_data(run: RunFolder, workspace: Workspace) -> bool:
-    """Return whether a workspace holds the very shards that a run was trained on."""
-    packed = category_folder(workspace.shards, run.record.dataset, run.record.category)
-    if not (packed / MANIFEST).exists():
-        return False
-    listed = {entry["file"]: entry["sha256"] for entry in read_manifest(packed)["shards"] if entry["split"] == "train"}
-    return listed == dict(run.record.shards)
 
 
 def _check_packed(shard: ShardFile, run: RunFolder, workspace: Workspace) -> None:
@@ -132,12 +123,13 @@ def _check_packed(shard: ShardFile, run: RunFolder, workspace: Workspace) -> Non
     mine, theirs = f"{record.dataset}/{record.category}", f"{attributes['dataset']}/{attributes['category']}"
     if mine != theirs:
         raise BadInput(f"{shard.path}: is of {theirs}, {run.name} was trained on {mine}; score it all the same with --force")
-    if not _has_training_data(run, workspace):
+    packed = category_folder(workspace.shards, record.dataset, record.category)
+    if not has_training_data(run, packed):
         raise BadInput(
             f"{workspace.root}: has not the shards that {run.name} was trained on, so it is not known whether {shard.path.name} has "
             "the same cameras; give the --workspace of then, or score it all the same with --force"
         )
-    train = open_shard(inside(category_folder(workspace.shards, record.dataset, record.category), next(iter(record.shards))))
+    train = open_shard(inside(packed, next(iter(record.shards))))
     cameras = [name for name in ("rig/poses", "rig/intrinsics") if name in train.layout.fields]
     if shard.views != train.views or any(
         name not in shard.layout.fields or not np.array_equal(shard.read(name), train.read(name)) for name in cameras

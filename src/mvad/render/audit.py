@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
 
 from mvad.datasets.scan import Scan
 from mvad.render.clean import BACKGROUND, Cleaned
@@ -74,8 +73,9 @@ def _is_in_front(
     column, row = (local[:, axis] / far * intrinsics[axis, axis] + intrinsics[axis, 2] for axis in (0, 1))
     height, width = depth.shape
     inside = (local[:, 2] > 0) & (row >= 0) & (row < height) & (column >= 0) & (column < width)
-    at = np.where(inside, row, 0).astype(int), np.where(inside, column, 0).astype(int)
-    surface = np.where(depth[at] > 0, depth[at], ndimage.maximum_filter(depth, 3)[at])  # beside its edge: that of the edge
+    y, x = np.where(inside, row, 0).astype(int), np.where(inside, column, 0).astype(int)
+    around = [depth[(y + i).clip(0, height - 1), (x + j).clip(0, width - 1)] for i in (-1, 0, 1) for j in (-1, 0, 1)]
+    surface = np.where(depth[y, x] > 0, depth[y, x], np.max(around, axis=0))  # beside its edge: that of the edge
     return np.asarray(inside & (surface > 0) & (far <= surface + _SLACK_PIXELS * far / intrinsics[0, 0]))
 
 

@@ -6,8 +6,23 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mvad.datasets.shards.loader import ShardSet
+from mvad.datasets.shards.reader import read_manifest
+from mvad.datasets.shards.schema import MANIFEST
 from mvad.errors import BadInput
 from mvad.model.runs import RunFolder
+
+
+def has_training_data(run: RunFolder, packed: Path) -> bool:
+    """Return whether a packed category lists the very training shards that a run was trained on; no file is read but its manifest."""
+    if not (packed / MANIFEST).exists():
+        return False
+    listed = {entry["file"]: entry["sha256"] for entry in read_manifest(packed)["shards"] if entry["split"] == "train"}
+    return listed == dict(run.record.shards)
+
+
+def not_trained_on(run: RunFolder, packed: Path) -> BadInput:
+    """Return the error for a packed category that a run was not trained on."""
+    return BadInput(f"{packed}: is not what {run.name} was trained on; pack the same data, or train again")
 
 
 def check_training(run: RunFolder, packed: Path) -> ShardSet:
@@ -20,7 +35,7 @@ def check_training(run: RunFolder, packed: Path) -> ShardSet:
     """
     train = ShardSet(packed, "train")
     if train.sha256 != run.record.shards:
-        raise BadInput(f"{packed}: is not what {run.name} was trained on; pack the same data, or train again")
+        raise not_trained_on(run, packed)
     return train
 
 

@@ -16,7 +16,7 @@ from mvad.datasets.shards.loader import ShardSet
 from mvad.datasets.shards.reader import read_manifest
 from mvad.errors import BadInput, CannotWrite
 from mvad.model.detector import Detector
-from mvad.model.evaluation.data import check_training, shown_fields
+from mvad.model.evaluation.data import has_training_data, not_trained_on, shown_fields
 from mvad.model.runs import RunFolder
 from mvad.model.score_scale import ScoreScale
 from mvad.model.scoring import over_modalities, sample_scores
@@ -117,7 +117,8 @@ def threshold_of(
         raise BadInput(
             f"{packed}: no validation split to take a threshold from; give --threshold, or pack validation scans"
         ) from error
-    check_training(run, packed)
+    if not has_training_data(run, packed):
+        raise not_trained_on(run, packed)
     made_from, path = {"model_sha256": run.model_sha256, "shards": data.sha256}, (kept_in or run.path) / THRESHOLD
     stored = files.read_sealed_json(path, "a threshold", "delete it") if path.exists() else {}
     if stored.get("made_from") != made_from:

@@ -132,7 +132,7 @@ class ScoreHistogram:
             self._counted = other._counted if self._counted is None else self._counted.plus(other._counted)
         numbers = np.array([self._number(owner) for owner in other._owners], np.int32)
         self._cells += [cells._replace(owner=numbers[cells.owner]) for cells in other._cells]
-        self._keep(other._pieces)
+        self._keep([piece._replace(keys=piece.keys.copy()) for piece in other._pieces])  # theirs are in memory that is used again
 
     def curve(self) -> Curve:
         """Return the counts at falling thresholds."""
@@ -171,8 +171,7 @@ class ScoreHistogram:
                 self._flush()
                 self._latest = _Found(self._counted, self._counted.steps(), self._cells, exact=False)
             else:
-                fine, coarse = (Bins.following(*self._in_cells(), self._parts(parts)) for parts in (FINER, COARSE))
-                counts, cells = self._count(fine, coarse)
+                counts, cells = self._count(*self._bins(FINER, COARSE))
                 self._latest = _Found(counts, self._sorted_out(counts), [cells], exact=True)
         return self._latest
 
@@ -196,8 +195,7 @@ class ScoreHistogram:
         """Count the scores that are kept in bins, and forget them."""
         if not self._pieces:
             return
-        both, before = self._in_cells(), self._counted
-        fine, coarse = Bins.following(*both, self._parts(FINE)), Bins.following(*both, self._parts(COARSE))
+        (fine, coarse), before = self._bins(FINE, COARSE), self._counted
         bins = before.bins if before else fine
         counts, cells = self._count(bins, coarse)
         together = before.plus(counts) if before else counts
@@ -209,13 +207,11 @@ class ScoreHistogram:
         self._cells.append(cells)
         self._pieces, self._kept, self._filled = [], 0, 0
 
-    def _in_cells(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Return how the scores and the positives that are kept lie; the order in which samples came changes nothing."""
+    def _bins(self, *parts: int) -> list[Bins]:
+        """Return bins for the scores that are kept, for each number of parts; the order in which samples came changes nothing."""
         pieces = sorted(self._pieces, key=lambda piece: piece.owner)
-        return in_cells([piece.keys for piece in pieces]), in_cells([piece.positive for piece in pieces])
-
-    def _parts(self, most: int) -> int:
-        return min(most, max(4 * self._kept, 1))
+        every, positive = in_cells([piece.keys for piece in pieces]), in_cells([piece.positive for piece in pieces])
+        return [Bins.following(every, positive, min(most, max(4 * self._kept, 1))) for most in parts]
 
     def _count(self, bins: Bins, coarse: Bins) -> tuple[BinCounts, Cells]:
         """Return the counts of the kept scores in bins, and the owners' cells, which are coarse bins."""
