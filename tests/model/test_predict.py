@@ -118,7 +118,7 @@ def test_predictions_say_how_each_scan_lay(place: Path, tmp_path: Path) -> None:
     assert [row["pose"] for row in found] == ["0", "-1", "0", "2", *["0"] * 5]
     assert [row["fit"] for row in found[:3]] == [f"{data.pose_fits[0]:.4f}", "0.5000", ""]
     assert [row["cut"] for row in found[2:5]] == ["", "1 4", ""]
-    lines = files.read_lines(tmp_path / "packed" / "predictions.jsonl")
+    lines = files.read_lines(tmp_path / "packed" / "scored.jsonl")
     assert [(line["pose"], line["fit"], line["cut"]) for line in lines[1:4:2]] == [(-1, 0.5, []), (2, data.pose_fits[3], [1, 4])]
     raw = tmp_path / "new"
     shutil.copytree(place / "raw" / GEAR / "test" / "good", raw)
@@ -151,8 +151,9 @@ def test_predictions_of_an_earlier_version_are_continued(place: Path, tmp_path: 
     run, folder, out = place / "runs" / "floor", place / "raw" / GEAR / "test" / "good", tmp_path / "out"
     words = ["predict", str(run), str(folder), "--workspace", str(place), "--threshold", "1", "--out", str(out)]
     assert mvad(*words).returncode == 0
-    lines = files.read_lines(out / "predictions.jsonl")
+    lines = files.read_lines(out / "scored.jsonl")
     before = [{k: v for k, v in line.items() if k not in ("pose", "fit", "cut", "crc32")} for line in lines]
+    (out / "scored.jsonl").unlink()  # an earlier version kept its log under the other name
     files.write_lines(out / "predictions.jsonl", before[:1])
     scored = rows(out / "predictions.csv")
     done = mvad(*words)

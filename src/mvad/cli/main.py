@@ -86,9 +86,10 @@ def _with_paths(command: Callable[..., None]) -> Callable[..., None]:
     return called
 
 
-for _registered in app.registered_commands:
-    if _registered.callback is not None:
-        _registered.callback = _with_paths(_registered.callback)
+for _group in (app, *(each.typer_instance for each in app.registered_groups)):
+    for _registered in (*(_group or app).registered_commands, *((_group or app).registered_callback,)):
+        if _registered is not None and _registered.callback is not None:
+            _registered.callback = _with_paths(_registered.callback)
 
 _TERMINATED = 143
 _INTERRUPTED = 130

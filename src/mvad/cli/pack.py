@@ -1,25 +1,28 @@
-"""``mvad pack``: write renders and Real-IAD to shards."""
+"""``mvad pack``: write renders, photographs of datasets, and folders of own photographs to shards."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
+from mvad.cli import pack_folder
 from mvad.cli.options import DEFAULT_WORKSPACE, Category, WorkspaceFolder
 from mvad.pipeline.workspace import Workspace
-
-if TYPE_CHECKING:
-    from mvad.cli.console import Bars
 
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
-    app.command("pack", epilog="Example: mvad pack --dataset mvtec3d --category cable_gland")(pack)
+    example = "Example: mvad pack --dataset mvtec3d --category cable_gland"
+    group = typer.Typer(invoke_without_command=True, rich_markup_mode=None, pretty_exceptions_enable=False)
+    group.callback(epilog=example)(pack)
+    pack_folder.register(group)
+    app.add_typer(group, name="pack")
 
 
 def pack(  # more than 60 lines: one parameter per option
+    context: typer.Context,
     dataset: Annotated[
         list[str] | None, typer.Option("--dataset", help="mvtec3d, eyecandies, realiad; repeatable. Default: all found.")
     ] = None,
@@ -50,9 +53,14 @@ def pack(  # more than 60 lines: one parameter per option
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace shards of another configuration or version.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be packed, without packing.")] = False,
 ) -> None:
-    """Pack rendered categories, and Real-IAD if present, to HDF5 shards. Repeat the command to continue."""
+    """Pack rendered categories, and Real-IAD if present, to HDF5 shards. Repeat the command to continue.
+
+    Own photographs: mvad pack folder.
+    """
+    if context.invoked_subcommand is not None:
+        return
     from mvad.cli.console import Bars
-    from mvad.cli.tables import contents_table
+    from mvad.cli.contents import contents_table
     from mvad.cores import usable_cores
     from mvad.datasets import realiad
     from mvad.datasets.shards.contents import count, tasks
@@ -82,7 +90,7 @@ def pack(  # more than 60 lines: one parameter per option
                         places.renders, dataset_name, name, places.shards, options, bars, parallel, overwrite, partial
                     )  # fmt: skip
                 bars.tell(f"packed {made}")
-                missing += _tell(made.parent, bars)
+                missing += pack_folder.tell_of_shards(made.parent, bars)
             except BadInput as error:
                 if len(chosen) == 1 or getattr(error, "is_general", False):
                     raise
@@ -93,18 +101,3 @@ def pack(  # more than 60 lines: one parameter per option
     if missing and not partial:
         what = "sample is" if missing == 1 else "samples are"
         raise PartlyDone(f"{missing} {what} missing from the shards, as listed above; --partial accepts that")
-
-
-def _tell(folder: Path, bars: Bars) -> int:
-    """Say which splits were taken, what was decided in reading, and what is missing; return the number of missing samples."""
-    from mvad.datasets.renders.record import missing_of, note_lines
-    from mvad.datasets.shards.missing import missing_lines
-    from mvad.datasets.shards.reader import read_manifest
-
-    manifest = read_manifest(folder)
-    splits = [f"its splits are those of {manifest['config']['splits']}"] if "splits" in manifest["config"] else []
-    for note in [*splits, *note_lines(manifest)]:
-        bars.tell(f"notice: {note}")
-    for line in missing_lines(manifest):
-        bars.tell(f"missing: {line}")
-    return len(missing_of(manifest))

@@ -22,7 +22,10 @@ def register(app: typer.Typer) -> None:
 def predict(
     run: Annotated[Path, typer.Argument(help="Folder of a trained run.")],
     source: Annotated[
-        Path, typer.Argument(help="Folder of raw scans (searched recursively), folder of a packed category, or a shard (.h5).")
+        Path,
+        typer.Argument(
+            help="Folder of raw scans or photographs (searched recursively), folder of a packed category, or a shard (.h5)."
+        ),
     ],
     out: Annotated[
         Path | None, typer.Option("--out", help="Folder for the predictions. Default: predictions/NAME in the run's folder.")
@@ -70,7 +73,8 @@ def predict(
             bars.tell(f"{used.describe(false_alarms)} of {places.root}")
         else:
             used = Threshold(threshold, 0, None, True)
-        done = score(detector, folder.model_sha256, used, samples, len(samples), target, bars)
+        names = (folder.record.pictures or {}).get("views", ())
+        done = score(detector, folder.model_sha256, used, samples, len(samples), target, bars, names)
         bars.tell(done.describe())
         for line in pose_lines(done.poses(), PREDICTIONS):
             bars.tell(line)

@@ -17,7 +17,7 @@ def register(app: typer.Typer) -> None:
 
 
 def synth(
-    dataset: Annotated[str, typer.Argument(help="mvtec3d, eyecandies or realiad.")],
+    dataset: Annotated[str, typer.Argument(help="mvtec3d, eyecandies, realiad or folder (own photographs).")],
     category: Annotated[
         list[str] | None,
         typer.Option(

@@ -10,7 +10,6 @@ from rich.table import Table
 from rich.text import Text
 
 if TYPE_CHECKING:
-    from mvad.datasets.shards.contents import SplitCounts
     from mvad.model.evaluation.missing_views import MissingViews
     from mvad.model.evaluation.results import Figures, Results
     from mvad.model.explain import Explanation
@@ -36,7 +35,7 @@ def figures_tables(results: Sequence[Results]) -> list[Table]:
     results = named_apart(results)
     tables = []
     for teacher in sorted({result.teacher for result in results}):
-        table = _table(
+        table = plain_table(
             f"Percent, below each AUROC its 95 % interval; backbone {teacher} (below each model its paper's); S-AUROC by the run's own rule",
             "category", "model", "input", "seed",
         )  # fmt: skip
@@ -89,7 +88,7 @@ def rule_table(results: Sequence[Results]) -> list[Table]:
     """
     from mvad.model.evaluation.variants import named_apart
 
-    table = _table("S-AUROC by rule from views to sample, percent; the table above shows the rule of each run", "category")
+    table = plain_table("S-AUROC by rule from views to sample, percent; the table above shows the rule of each run", "category")
     for name in ("model", "shown above", "standardised by"):
         table.add_column(name, overflow="fold")
     results = named_apart(results)
@@ -109,7 +108,7 @@ def label_free_tables(runs: Iterable[RunFolder]) -> list[Table]:
     """Return a table of the label-free figures of finished runs; empty where none of them held out samples."""
     from mvad.model.label_free import COLUMNS, figure_cells
 
-    table = _table(
+    table = plain_table(
         "Figures without labels on held-out training samples (n), percent but for M1 and M4; M5 by rule: max / top2 / mean", "run"
     )
     for column in COLUMNS:
@@ -127,7 +126,7 @@ def scan_table(results: Sequence[Results]) -> list[Table]:
     from mvad.model.metrics.table import metrics
 
     shown = [metric for metric in metrics() if metric.on_scans_title]
-    table = _table("On the scans' own grid (MVTec 3D-AD's protocol), percent", "category", "model", "fused")
+    table = plain_table("On the scans' own grid (MVTec 3D-AD's protocol), percent", "category", "model", "fused")
     for metric in shown:
         table.add_column(metric.on_scans_title, justify="right", no_wrap=True)
     for result in named_apart(results):
@@ -149,7 +148,9 @@ def missing_tables(evaluated: Sequence[MissingViews]) -> list[Table]:
             for rule, name in ((VISIBLE, "label of the views left"), (FULL, "full label"))
             if rule in result.loss_per_view
         )
-        table = _table(f"Missing views of {result.run}: S-AUROC, percent. Points lost per view: {text}", "missing", "subsets")
+        table = plain_table(
+            f"Missing views of {result.run}: S-AUROC, percent. Points lost per view: {text}", "missing", "subsets"
+        )
         for name in ("label of the views left", "full label", "full label, oracle"):
             table.add_column(name, justify="right")
         for row in result.by_missing:
@@ -168,7 +169,7 @@ def paper_tables(rows: Sequence[Row], title: str) -> list[Table]:
 
     tables = []
     for dataset in dict.fromkeys(row.dataset for row in rows):
-        table = _table(f"{title}; {dataset}; AUROC in percent", "category", "method")
+        table = plain_table(f"{title}; {dataset}; AUROC in percent", "category", "method")
         for name in ("S-AUROC", "95 %", "paper", "diff."):
             table.add_column(name, justify="right", no_wrap=True)
         table.add_column("verdict", overflow="fold")
@@ -189,7 +190,7 @@ def figure_4_table(rows: Sequence[MissingRow], title: str) -> Table:
     """Return Figure 4 as a table: our figures under both label rules, and the paper's."""
     from mvad.pipeline.paper_files import FIGURE_4_COLUMNS, figure_4_cells
 
-    table = _table(title, *FIGURE_4_COLUMNS[:2])
+    table = plain_table(title, *FIGURE_4_COLUMNS[:2])
     for name in FIGURE_4_COLUMNS[2:6]:
         table.add_column(name, justify="right")
     table.add_column("protocol", overflow="fold")
@@ -207,7 +208,7 @@ def audit_tables(audits: Mapping[str, Mapping[str, Any]]) -> list[Table]:
     backgrounds = {category: audit["background"] | audit["background"]["removed_as"] for category, audit in audits.items()}
     parts = dict.fromkeys(part for audit in audits.values() for part in audit["background"]["removed_as"])
     shown = ["missing", *(part for part in parts if any(points[part] for points in backgrounds.values())), "object", "filled"]
-    removed = _table("What the scans held, percent of the grid", "category", "n")
+    removed = plain_table("What the scans held, percent of the grid", "category", "n")
     for name in shown:
         removed.add_column(name, justify="right", no_wrap=True)
     for category, points in backgrounds.items():
@@ -215,7 +216,7 @@ def audit_tables(audits: Mapping[str, Mapping[str, Any]]) -> list[Table]:
         removed.add_row(category, str(points["scans"]), *_percent(held))
     with_defects = {category: audit for category, audit in audits.items() if audit["samples_with_defect"]}
     views = max((len(audit["views"]) for audit in with_defects.values()), default=0)
-    seen = _table("What became of the ground truth, percent of its pixels", "category", "n")
+    seen = plain_table("What became of the ground truth, percent of its pixels", "category", "n")
     for name in [text for _, text in _SHARES] + [f"v{k}" for k in range(views)]:
         seen.add_column(name, justify="right", no_wrap=True)
     for category, audit in with_defects.items():
@@ -243,7 +244,9 @@ def pose_table(categories: Mapping[str, Mapping[str, Any]]) -> list[Table]:
 
     At 80 columns no cell is cut off.
     """
-    table = _table("How the objects lay: stable poses, how exactly their turns are known; the fit is over all poses", "category")
+    table = plain_table(
+        "How the objects lay: stable poses, how exactly their turns are known; the fit is over all poses", "category"
+    )
     for name in ("pose", "n", "template", "turn", "spread", "fit", "least"):
         table.add_column(name, justify="right", no_wrap=name not in ("pose", "turn"), overflow="fold")
     for category, summary in categories.items():
@@ -280,23 +283,11 @@ def _percent(shares: Sequence[float]) -> list[str]:
     return [f"{100 * share:.1f}" for share in shares]
 
 
-def _table(title: str, *columns: str) -> Table:
+def plain_table(title: str, *columns: str) -> Table:
+    """Return an empty table of some columns."""
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for name in columns:
         table.add_column(name, overflow="fold", no_wrap=name in ("category", "n"))
-    return table
-
-
-def contents_table(rows: Sequence[SplitCounts]) -> Table:
-    """Return the splits to be packed; with counts per view where they are known without opening images."""
-    views = list(dict.fromkeys(view for row in rows for view in row.anomalous_views))
-    table = _table("To pack; bad: samples with a defect" + (", then views that show it" if views else ""), "category")
-    table.add_column("split", no_wrap=True)
-    for name in ("n", "images", "bad", *views):
-        table.add_column(name, justify="right", no_wrap=True)
-    for row in rows:
-        counts = [str(row.anomalous_views.get(view, "")) for view in views]
-        table.add_row(f"{row.dataset}/{row.category}", row.split, str(row.samples), str(row.images), str(row.anomalous), *counts)
     return table
 
 
@@ -305,10 +296,10 @@ def shard_tables(
 ) -> list[Table]:
     """Return tables of a shard's attributes, fields, their meanings, and its numbers of samples."""
     tables = [
-        _table("Attributes", "name", "value"),
-        _table("Fields", "name", "shape", "type", "filter", "on disk"),
-        _table("What they hold", "name", "meaning"),
-        _table("Samples", "defect", "samples", "views that show it, of those present"),
+        plain_table("Attributes", "name", "value"),
+        plain_table("Fields", "name", "shape", "type", "filter", "on disk"),
+        plain_table("What they hold", "name", "meaning"),
+        plain_table("Samples", "defect", "samples", "views that show it, of those present"),
     ]
     for column in tables[1].columns:
         column.no_wrap = True
@@ -323,7 +314,7 @@ def shard_tables(
 def choices_table(verb: str, explanations: Sequence[Explanation]) -> Table:
     """Return a table of the keys of a command with their defaults, and what the paper says where there is one."""
     said = "paper" if any(key.paper for key in explanations) else "meaning"
-    table = _table(f"Keys of mvad {verb}; mvad explain KEY shows the reason and the alternatives", "key", "default", said)
+    table = plain_table(f"Keys of mvad {verb}; mvad explain KEY shows the reason and the alternatives", "key", "default", said)
     for key in explanations:
         table.add_row(Text(key.name), Text(str(key.default)), Text(key.paper if said == "paper" else key.why))
     return table
@@ -333,13 +324,13 @@ def status_tables(found: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[Tabl
     """Return tables of what ``pipeline.status.status_of`` found: raw data, renders, shards, runs; empty ones are left out."""
     from mvad.datasets.scan import SPLITS
 
-    raw = _table("Raw data", "dataset", "categories")
+    raw = plain_table("Raw data", "dataset", "categories")
     for row in found["raw"]:
         raw.add_row(row["dataset"], Text(", ".join(row["categories"])))
     tables = [raw]
     for name in ("renders", "shards"):
         splits = [split for split in SPLITS if any(split in row["samples"] for row in found[name])]
-        table = _table(f"{name.capitalize()}, samples by split", "dataset", "category", "state", "views")
+        table = plain_table(f"{name.capitalize()}, samples by split", "dataset", "category", "state", "views")
         for heading in (*splits, "failed" if name == "renders" else "MB"):
             table.add_column(heading, justify="right", no_wrap=True)
         for row in found[name]:
@@ -347,7 +338,7 @@ def status_tables(found: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[Tabl
             counts = [str(row["samples"].get(split, 0)) for split in splits]
             table.add_row(row["dataset"], Text(row["category"]), row["state"], str(row.get("views", "")), *counts, last)
         tables.append(table)
-    runs = _table("Runs; S-AUROC in percent, with its 95 % interval", "run", "category", "model", "seed", "state")
+    runs = plain_table("Runs; S-AUROC in percent, with its 95 % interval", "run", "category", "model", "seed", "state")
     runs.add_column("S-AUROC", justify="right", no_wrap=True)
     for row in found["runs"]:
         seed = "" if row["seed"] is None else str(row["seed"])

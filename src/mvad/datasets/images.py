@@ -115,7 +115,7 @@ def decode_png(path: Path, data: bytes, kind: str, shape: tuple[int, int]) -> ND
     try:
         image = imagecodecs.png_decode(data)
     except Exception as error:
-        raise BadInput(f"{path}: damaged ({_first_line(error)}); render again") from error
+        raise BadInput(f"{path}: damaged ({first_line(error)}); render again") from error
     return np.asarray(image, dtype=dtype)
 
 
@@ -149,7 +149,7 @@ def read_xyz(path: Path) -> NDArray[np.float32]:
         raise
     except Exception as error:  # tifffile and its codecs raise many types for damaged files
         raise BadInput(
-            f"{path}: {placeholder(path) or f'not readable as a TIFF ({_first_line(error)}); download it again'}"
+            f"{path}: {placeholder(path) or f'not readable as a TIFF ({first_line(error)}); download it again'}"
         ) from error
 
 
@@ -207,8 +207,9 @@ def _decode(
     except UnidentifiedImageError as error:
         raise BadInput(f"{path}: {placeholder(path, data) or 'not a PNG or JPEG image; download it again'}") from error
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise BadInput(f"{path}: damaged ({_first_line(error)}); download it again") from error
+        raise BadInput(f"{path}: damaged ({first_line(error)}); download it again") from error
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """Return the first line of an error's message, at most 200 characters."""
     return (str(error) or type(error).__name__).splitlines()[0][:200]

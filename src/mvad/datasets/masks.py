@@ -73,7 +73,19 @@ def read_mask(path: Path, shape: tuple[int, int], data: bytes | None = None) -> 
     BadInput
         If it cannot be read, or has other proportions than the picture.
     """
-    levels, is_jpeg = read_levels(path, data)
+    return mask_of(path, *read_levels(path, data), shape)
+
+
+def mask_of(
+    path: Path, levels: NDArray[np.integer], is_jpeg: bool, shape: tuple[int, int]
+) -> tuple[NDArray[np.bool_], tuple[str, ...]]:  # fmt: skip
+    """Return what the levels (H, W) of a mask that was read already mark in a picture of ``shape``; see ``read_mask``.
+
+    Raises
+    ------
+    BadInput
+        If it has other proportions than the picture.
+    """
     mask, note = marked(levels, is_jpeg)
     notes = [note] if note else []
     if mask.shape != shape:

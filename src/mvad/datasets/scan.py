@@ -144,18 +144,59 @@ class ScanSource(Protocol):
 
 
 @dataclass(frozen=True)
+class Tile:
+    """Place of a view in a montage: its number, row by row, in a grid of ``columns`` x ``rows`` equal parts."""
+
+    number: int
+    columns: int
+    rows: int
+
+
+@dataclass(frozen=True)
 class ImageRef:
-    """One view of a photographed sample; the camera is taken from the file name, not from the position in a list."""
+    """One view of a photographed sample; the camera is taken from a name, not from the position in a list.
+
+    Attributes
+    ----------
+    camera
+        Name of the camera, or of the view.
+    image, mask, depth, normal
+        Files of the view; None where it has none.
+    anomaly_class
+        What the view shows: the dataset's word for good parts, or the defect.
+    tile
+        Which part of the files is the view; None: all of them.
+    """
 
     camera: str
     image: Path
     mask: Path | None
     anomaly_class: str
+    depth: Path | None = None
+    normal: Path | None = None
+    tile: Tile | None = None
+
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        """Its files: picture, mask, depth, normals."""
+        return tuple(path for path in (self.image, self.mask, self.depth, self.normal) if path is not None)
 
 
 @dataclass(frozen=True, order=True)
 class SampleRef:
-    """A photographed multi-view sample (Real-IAD): a folder of views of one object."""
+    """A photographed multi-view sample: the views of one object.
+
+    Attributes
+    ----------
+    dataset, category, split, defect, id
+        What it is; only these are compared.
+    views
+        Its views.
+    group
+        Samples of one group (one part, one batch, one day) are not divided between splits; "": the sample is its own group.
+    notes
+        What was decided in finding it, one line each.
+    """
 
     dataset: str
     category: str
@@ -163,8 +204,15 @@ class SampleRef:
     defect: str
     id: str
     views: Sequence[ImageRef] = field(compare=False, hash=False, default=())
+    group: str = field(compare=False, default="")
+    notes: tuple[str, ...] = field(compare=False, default=())
 
     @property
     def key(self) -> str:
-        """``category/split/defect/id``; the id is the sample's folder, since numbers repeat across classes."""
+        """``category/split/defect/id``, unique in a dataset."""
         return f"{self.category}/{self.split}/{self.defect}/{self.id}"
+
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        """Its files, each once."""
+        return tuple(dict.fromkeys(path for view in self.views for path in view.paths))

@@ -232,6 +232,7 @@ def _record(data: ShardSet, prepared: Prepared, origins: Mapping[str, str], held
     return RunRecord(
         data.dataset, data.category, flatten(prepared.config), origins, teacher.name, teacher.sha256, data.sha256,
         prepared.detector.spec.to_json(), machine(prepared.detector.device), held_out,
+        data.config.get("pictures"),
     )  # fmt: skip
 
 

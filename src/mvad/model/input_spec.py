@@ -98,6 +98,9 @@ def input_spec_of(data: ShardSet, config: ModelConfig) -> InputSpec:
     if data.coding is not None and data.rig_range is not None:
         near, far, radius = data.rig_range
         depth_range = ((near + far) / 2, radius)
+    elif data.coding is not None:  # of photographs with depth maps
+        near, far = data.coding.limits
+        depth_range = ((near + far) / 2, (far - near) / 2)
     width = _scan_width(data) if uses_source(config) else None
     return InputSpec(len(data.views), tuple(modalities), _angles(data), depth_range, width)
 

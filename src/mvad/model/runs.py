@@ -58,6 +58,8 @@ class RunRecord:
         Versions of the software and kind of device, see ``machine``.
     held_out
         Keys of the training samples that are not trained on (``train.holdout``), sorted.
+    pictures
+        How photographs of a folder become views, as the shards record it; None for other data.
     """
 
     dataset: str
@@ -70,6 +72,7 @@ class RunRecord:
     spec: Mapping[str, Any] | None = None
     machine: Mapping[str, Any] = field(default_factory=dict)
     held_out: Sequence[str] = ()
+    pictures: Mapping[str, Any] | None = None
 
     @property
     def model(self) -> str:
@@ -87,7 +90,8 @@ class RunRecord:
         spec = {} if self.spec is None else {"spec": dict(self.spec)}
         teacher = {"name": self.teacher, "sha256": self.teacher_sha256}
         held_out = {"held_out": list(self.held_out)} if self.held_out else {}
-        return {"dataset": self.dataset, "category": self.category, "teacher": teacher, **same, **spec, **held_out}
+        pictures = {} if self.pictures is None else {"pictures": dict(self.pictures)}
+        return {"dataset": self.dataset, "category": self.category, "teacher": teacher, **same, **spec, **held_out, **pictures}
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> RunRecord:
@@ -95,6 +99,7 @@ class RunRecord:
         return cls(
             value["dataset"], value["category"], value["config"], value["origins"], value["teacher"]["name"],
             value["teacher"]["sha256"], value["shards"], value.get("spec", value.get("setting")), value["machine"], tuple(value.get("held_out", ())),
+            value.get("pictures"),
         )  # fmt: skip
 
 

@@ -57,7 +57,7 @@ def _repair_of(path: Path) -> tuple[Kind, Path] | None:
 
 RUN_RULES = FileRules(
     (
-        FilePattern(named(METRICS, "missing-views.jsonl", "predictions.jsonl"), check_log),
+        FilePattern(named(METRICS, "missing-views.jsonl", "predictions.jsonl", "scored.jsonl"), check_log),
         FilePattern(
             lambda path: path.name == MODEL_FACTS or (path.parent.name == CHECKPOINTS and path.match("step-*.json")), _tensors
         ),

@@ -8,19 +8,19 @@ from pathlib import Path
 import numpy as np
 
 from mvad.datasets.registry import SCAN_READERS, reader_for
-from mvad.datasets.renders.coding import DepthCoding
 from mvad.datasets.renders.layout import category_folder
 from mvad.datasets.scan import ReadOptions, Scan, ScanRef
 from mvad.datasets.shards.loader import Batch, batch_of
 from mvad.datasets.shards.reader import ShardFile, open_shard, read_manifest
-from mvad.datasets.shards.schema import MANIFEST, Sample
+from mvad.datasets.shards.schema import MANIFEST
 from mvad.datasets.shards.sources import seen_sample
 from mvad.errors import BadInput
 from mvad.files import inside, sha256_bytes, sha256_file
 from mvad.model.detector import Detector
 from mvad.model.evaluation.data import has_training_data
-from mvad.model.evaluation.predict import NewSample
+from mvad.model.evaluation.decide import LoadedSample, NewSample
 from mvad.model.runs import RunFolder
+from mvad.pipeline.photographs import new_parts
 from mvad.pipeline.workspace import Workspace
 from mvad.render.job import recorded_cameras
 from mvad.render.options import RenderOptions
@@ -36,7 +36,7 @@ def samples_of(
     Parameters
     ----------
     source
-        Folder of raw scans (searched recursively), folder of a packed category, or a shard (.h5).
+        Folder of raw scans or photographs (searched recursively), folder of a packed category, or a shard (.h5).
     run
         The run that will score them; raw scans are rendered with the cameras of its category.
     workspace
@@ -61,6 +61,8 @@ def samples_of(
     elif (source / MANIFEST).exists():
         found = list(_of_category(source, split))
         checked = inside(source, next(entry["file"] for entry in read_manifest(source)["shards"] if entry["split"] == split))
+    elif run.record.pictures is not None:
+        return new_parts(source, run)
     else:
         return list(_of_scans(source, run, workspace, light, force))
     if not force:
@@ -89,7 +91,8 @@ def batch_of_scan(scan: Scan, run: RunFolder, workspace: Workspace) -> Batch:
         If the workspace has no renders of the category, or the scan shows no object.
     """
     options, rig = _cameras_of(run, workspace, force=False)
-    return batch_of(*_seen("scan", views_of_scan(scan, options, rig)))
+    loaded = _seen("scan", views_of_scan(scan, options, rig))
+    return batch_of(loaded.sample, loaded.coding)
 
 
 def _cameras_of(run: RunFolder, workspace: Workspace, force: bool) -> tuple[RenderOptions, Rig]:
@@ -141,7 +144,7 @@ def _of_shard(path: Path, trusted: bool = False) -> Iterator[NewSample]:
     """Yield the samples of one shard; a shard that is not listed in a manifest is parsed in a separate process."""
     shard, sha256 = open_shard(path, trusted), sha256_file(path)
     for row, key in enumerate(shard.texts("key")):
-        yield NewSample(key, sha256, lambda row=row: (shard.sample(row), shard.coding), str(path))  # type: ignore[misc]
+        yield NewSample(key, sha256, lambda row=row: LoadedSample(shard.sample(row), shard.coding), str(path))  # type: ignore[misc]
 
 
 def _of_category(folder: Path, split: str) -> Iterator[NewSample]:
@@ -166,11 +169,11 @@ def _of_scans(source: Path, run: RunFolder, workspace: Workspace, light: int | N
         yield NewSample(ref.id, _hash_of(ref.paths), lambda ref=ref: _rendered(ref, options, rig), path)  # type: ignore[misc]
 
 
-def _rendered(ref: ScanRef, options: RenderOptions, rig: Rig) -> tuple[Sample, DepthCoding]:
+def _rendered(ref: ScanRef, options: RenderOptions, rig: Rig) -> LoadedSample:
     return _seen(ref.id, views_of(ref, options, rig))
 
 
-def _seen(key: str, done: RenderedScan) -> tuple[Sample, DepthCoding]:
+def _seen(key: str, done: RenderedScan) -> LoadedSample:
     """Return a scan that was rendered on the fly as the sample that packing it would give, and the coding of its depth."""
     views, pose, coding = done.views, done.pose, done.rig.depth_coding
     height, width = done.scan.valid.shape
@@ -178,7 +181,7 @@ def _seen(key: str, done: RenderedScan) -> tuple[Sample, DepthCoding]:
         key, views.rgb, views.depth, views.normal, views.source, coding, pose.matrix, pose.number, pose.fit, pose.turn_deg,
         done.cut, (height, width),
     )  # fmt: skip
-    return sample, coding
+    return LoadedSample(sample, coding)
 
 
 def _hash_of(paths: dict[str, Path]) -> str:

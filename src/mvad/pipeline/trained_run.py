@@ -11,8 +11,8 @@ from mvad.datasets.scan import Scan
 from mvad.datasets.shards.loader import Batch, ShardSet
 from mvad.model.backbones.weights import WeightsSource
 from mvad.model.detector import AnomalyMaps, Detector
+from mvad.model.evaluation.decide import check_fits
 from mvad.model.evaluation.evaluate import evaluate_detector
-from mvad.model.evaluation.predict import check_fits
 from mvad.model.evaluation.results import Results
 from mvad.model.runs import RunFolder, RunRecord
 from mvad.pipeline.predict import batch_of_scan, batches_of

@@ -22,6 +22,11 @@ class DepthCoding:
         """Return the coding whose levels span the range between two depths, metres."""
         return DepthCoding((far_m - near_m) / _LEVELS, near_m)
 
+    @property
+    def limits(self) -> tuple[float, float]:
+        """Least and greatest depth that can be coded, metres."""
+        return self.offset_m, self.offset_m + _LEVELS * self.step_m
+
     def encode(self, depth: NDArray[np.float32]) -> NDArray[np.uint16]:
         """Code depths (...,) float32 metres, 0 where nothing is seen, as uint16 of the same shape; clipped to the range."""
         value = np.zeros(depth.shape, dtype=np.uint16)

@@ -108,9 +108,11 @@ def notes_of(manifest: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def note_lines(manifest: Mapping[str, Any]) -> list[str]:
-    """Return the notes of a manifest as lines to print."""
+    """Return the notes of a manifest as lines to print; a note with 0 samples is one on the whole category."""
     return [
         f"{note['note']} ({note['samples']} {'sample' if note['samples'] == 1 else 'samples'}, first {note['first']})"
+        if note["samples"]
+        else str(note["note"])
         for note in notes_of(manifest)
     ]
 

@@ -39,6 +39,7 @@ from mvad.datasets.shards.schema import (
     ROOT_ATTRIBUTES,
     SCHEMA,
     SCHEMA_VERSION,
+    WITH_SEEN,
     of_an_older_version,
 )
 from mvad.errors import BadInput
@@ -184,6 +185,8 @@ class _Parser:
             missing = ["rgb"]
         if not missing and any(name in fields for name in OF_RENDERS):
             missing = [name for name in RENDERED if name not in fields]
+        if not missing and any(name in fields for name in WITH_SEEN) and "seen" not in fields:
+            missing = ["seen"]
         if missing:
             raise self._refuse(f"{missing[0]} is missing", "delete it and pack again")
         views = self._texts(attributes, "views")

@@ -46,6 +46,8 @@ class ShardSet(Dataset[Batch]):
         Keys of the samples, and names of their defects, in order.
     views, size
         Names of the views, and their side in pixels.
+    config
+        The configuration that made the samples, as the manifest lists it.
     poses
         (V, 4, 4) float64, metres, camera to the frame of the rig; None for photographs.
     coding, rig_range
@@ -83,6 +85,7 @@ class ShardSet(Dataset[Batch]):
         if not entries:
             raise BadInput(f"{folder}: has no {split} split; pack it first")
         self.dataset, self.category = str(manifest["dataset"]), str(manifest["category"])
+        self.config: dict[str, Any] = dict(manifest["config"])
         self.sha256 = {str(entry["file"]): str(entry["sha256"]) for entry in entries}
         self._files = [ShardFile(files.inside(folder, name), sha256) for name, sha256 in self.sha256.items()]
         self._places = [(number, row) for number, file in enumerate(self._files) for row in range(len(file))]

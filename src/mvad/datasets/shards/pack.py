@@ -164,8 +164,11 @@ def _check_same_configuration(folder: Path, wanted: Mapping[str, Mapping[str, An
 
 def _parts(category: CategorySource, options: PackOptions) -> list[_Part]:
     """Divide each split into files by the uncompressed size of a sample, which is the same for all of a category."""
-    pixel = {"rgb": 3, "depth": 2, "normal": 3, "source": 4} if category.rig else {"rgb": 3}
-    bytes_per_pixel = 1 + bool(category.rig) + sum(pixel.get(name, 0) for name in options.fields)
+    pixel = {"rgb": 3, "depth": 2, "normal": 3, "source": 4}
+    stored = category.fields or (tuple(pixel) if category.rig else ("rgb",))
+    bytes_per_pixel = (
+        1 + (category.rig is not None or "seen" in stored) + sum(pixel[name] for name in options.fields if name in stored)
+    )
     bytes_per_sample = category.size**2 * len(category.views) * bytes_per_pixel
     per_file = max(1, int(options.shard_mb * 1e6 / bytes_per_sample))
     parts = []

@@ -42,7 +42,9 @@ FIELDS = {
     "depth": Field("N V H W", "uint16", "metre", "offset + step * (value - 1) along the view's axis; 0 is nothing"),
     "normal": Field("N V H W 3", "uint8", "", "n = value / 127.5 - 1 in the view's frame, renormalise; (0, 0, 0) is nothing"),
     "mask": Field("N V H W", "uint8", "", "1 on the defect, else 0"),
-    "seen": Field("N V H W", "uint8", "", "1 where the object is, 0 where nothing is (renders only)"),
+    "seen": Field(
+        "N V H W", "uint8", "", "1 where the object is; in photographs where the picture is, 0 beside it or where it is transparent"
+    ),
     "source": Field("N V H W", "int32", "", "row * W + column of the raw scan, -1 where nothing is (renders only)"),
     "present": Field("N V", "uint8", "", "1 where the view exists; all else of a view that does not is 0"),
     "label": Field("N", "uint8", "", "1 if the sample is anomalous"),
@@ -83,14 +85,16 @@ REQUIRED = ("mask", "present", "label", "view_label", "key", "defect", "made_fro
 PLACES = ("pose", "pose_number", "pose_fit", "turn_deg", "cut", "scan_size")
 """Fields that say where a scan's object lay and what the scan was, one row per sample."""
 RENDERED = ("seen", *PLACES, "rig/poses", "rig/intrinsics", "rig/range")
-"""Fields of every shard of renders, and of no other: all or none."""
-OF_RENDERS = (*RENDERED, "depth", "normal", "source")
-"""Fields that only renders have; the last three may have been left out."""
+"""Fields of every shard of renders: all or none, but for ``seen``, which photographs may have, too."""
+OF_RENDERS = (*RENDERED[1:], "source")
+"""Fields that only renders have; the last may have been left out."""
+WITH_SEEN = ("depth", "normal")
+"""Fields of views that say which pixels are seen."""
 
 ROOT_ATTRIBUTES = {
     "schema": "mvad-shard",
     "schema_version": f"{SCHEMA_VERSION}, an integer",
-    "dataset": "mvtec3d, eyecandies or realiad",
+    "dataset": "name of the dataset, such as mvtec3d, realiad or folder",
     "category": "the category's name",
     "split": "train, validation, test or private",
     "part": "number of this file within the split, an integer",

@@ -51,7 +51,7 @@ class Source:
 class CategorySource:
     """A category to pack: the attributes of its shards, and its samples sorted by key.
 
-    ``coding`` is that of depth; ``rig`` has poses (V, 4, 4), intrinsics (V, 3, 3), and near, far and radius (3,), as in the
+    ``fields`` are those that photographs have (rgb, depth, normal, seen), empty: rgb, or all of a render. ``coding`` is that of depth; ``rig`` has poses (V, 4, 4), intrinsics (V, 3, 3), and near, far and radius (3,), as in the
     fields of a shard; photographs have neither. ``missing`` and ``notes`` are those of the render's manifest
     (``renders.record.missing_of``, ``notes_of``).
     """
@@ -68,6 +68,7 @@ class CategorySource:
     audit: dict[str, Any] | None = None
     missing: list[dict[str, str]] = field(default_factory=list)
     notes: list[dict[str, Any]] = field(default_factory=list)
+    fields: tuple[str, ...] = ()
 
 
 def rendered_category(renders: Path, dataset: str, category: str) -> CategorySource:

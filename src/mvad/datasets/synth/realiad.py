@@ -32,8 +32,14 @@ _MIN_SHARE = 10 / 256**2
 """A view that shows less of a defect than this share of its pixels is labelled OK."""
 
 
-def photograph(sample: PlannedSample, size: int) -> tuple[list[NDArray[np.uint8]], list[NDArray[np.bool_]]]:
-    """Return five images (size, size, 3) uint8 of a planned sample, and the defect's mask (size, size) bool in each."""
+def photograph(
+    sample: PlannedSample, size: int, width: int | None = None
+) -> tuple[list[NDArray[np.uint8]], list[NDArray[np.bool_]]]:  # fmt: skip
+    """Return five images (size, width, 3) uint8 of a planned sample, and the defect's mask (size, width) bool in each.
+
+    ``width`` None: ``size``.
+    """
+    shape = (size, width or size)
     rng = sample.sensor_rng()
     swap = keyed.swap(sample)
     right = sample if swap is None else swap.right
@@ -41,14 +47,15 @@ def photograph(sample: PlannedSample, size: int) -> tuple[list[NDArray[np.uint8]
     pictures, masks = [], []
     for view, camera in enumerate(_cameras()):
         if swap is not None and view == swap.view:
-            hits, light = _see(swap.shown.part(), swap.shown.variation, camera, size)
+            hits, light = _see(swap.shown.part(), swap.shown.variation, camera, shape)
             mask = _disagreement(swap, camera, size)
         else:
-            hits, light = _see(part, right.variation, camera, size)
+            hits, light = _see(part, right.variation, camera, shape)
             mask = hits.gt
-        support = np.full((size * size, 3), _SUPPORT) + rng.normal(0, 0.006, (size * size, 1))
-        pictures.append(shade(hits, support, rng, light).reshape(size, size, 3))
-        masks.append(mask.reshape(size, size))
+        pixels = shape[0] * shape[1]
+        support = np.full((pixels, 3), _SUPPORT) + rng.normal(0, 0.006, (pixels, 1))
+        pictures.append(shade(hits, support, rng, light).reshape(*shape, 3))
+        masks.append(mask.reshape(shape))
     return pictures, masks
 
 
@@ -108,10 +115,11 @@ def _names(category: str, sample: PlannedSample, view: int, shown: bool) -> tupl
     return f"{stem}.jpg", None if good or not shown else f"{stem}.png"
 
 
-def _see(part: Part, variation: Variation, camera: Grid, size: int) -> tuple[Hits, Grid]:
+def _see(part: Part, variation: Variation, camera: Grid, shape: tuple[int, int]) -> tuple[Hits, Grid]:
     """Return what a camera sees of a part that lies as its variation says, and the light's direction (3,) in its frame."""
-    line = (np.arange(size) + 0.5 - size / 2) * _FIELD_M / _DISTANCE_M / size
-    x, y = np.meshgrid(line, line)
+    height = shape[0]
+    down, across = ((np.arange(length) + 0.5 - length / 2) * _FIELD_M / _DISTANCE_M / height for length in shape)
+    x, y = np.meshgrid(across, down)
     rays = np.stack([x, y, np.ones_like(x)], axis=2).reshape(-1, 3)
     spin = Rotation.from_euler("z", 360 * variation.angle, degrees=True).as_matrix()
     middle = np.array([0.003 * (2 * variation.offset_x - 1), 0.003 * (2 * variation.offset_y - 1), 0.0])
@@ -123,7 +131,7 @@ def _disagreement(swap: keyed.Swap, camera: Grid, size: int) -> NDArray[np.bool_
     """Return where a view without noise shows another part than the right one, (size, size) bool."""
     colors, on_part = [], np.zeros((size, size), bool)
     for sample in (swap.right, swap.shown):
-        hits, light = _see(make_part(sample.shape, sample.variation, None), sample.variation, camera, size)
+        hits, light = _see(make_part(sample.shape, sample.variation, None), sample.variation, camera, (size, size))
         colors.append(lit(hits, np.full((size * size, 3), _SUPPORT), light).reshape(size, size, 3))
         on_part |= hits.on_part.reshape(size, size)
     return keyed.differing(colors[0], colors[1], on_part)

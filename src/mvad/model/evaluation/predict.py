@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,65 +13,28 @@ from typing import Any
 import imagecodecs
 import numpy as np
 import tifffile
-from torch.nn import functional
 
 from mvad import files
-from mvad.datasets.renders.coding import DepthCoding
 from mvad.datasets.scan import NO_POSE
-from mvad.datasets.shards.loader import Batch, batch_of
-from mvad.datasets.shards.schema import NO_TEMPLATE, Sample
 from mvad.errors import BadInput
 from mvad.model.detector import Detector
-from mvad.model.devices import synchronise
+from mvad.model.evaluation.decide import NewSample, Scored, score_new
 from mvad.model.evaluation.evaluate import file_stem
 from mvad.model.evaluation.pictures import grey_levels, strip
 from mvad.model.evaluation.threshold import Threshold
-from mvad.model.input_spec import InputSpec
 from mvad.progress import Progress
 
 PREDICTIONS = "predictions.csv"
+PREDICTIONS_LINES = "predictions.jsonl"
 FAILED = "failed.jsonl"
-_DONE = "predictions.jsonl"
+SCORED = "scored.jsonl"
+"""Log of samples that were scored, by which a repeated prediction continues."""
 _PLACES = ("pose", "fit", "cut")
 """What a prediction of a render says of where the object lay."""
 _CAUSE = ("view", "row", "column")
+_OF_PICTURES = ("view_name", "picture", "x", "y", "missing")
+"""What a prediction of photographs says of the cause, and which views are missing."""
 MAPS = "maps"
-
-
-@dataclass(frozen=True)
-class NewSample:
-    """A new sample that has not been read yet.
-
-    Attributes
-    ----------
-    key
-        Name of the sample.
-    made_from
-        Hash of the files that it is read from.
-    load
-        Reads the sample; returns it coded as in a shard, and the coding of its depth.
-    path
-        The file that it is read from.
-    """
-
-    key: str
-    made_from: str
-    load: Callable[[], tuple[Sample, DepthCoding | None]]
-    path: str = ""
-
-    def batch(self, spec: InputSpec) -> Batch:
-        """Read the sample as a batch of one that fits a detector; see ``check_fits``."""
-        return self.read(spec)[0]
-
-    def read(self, spec: InputSpec) -> tuple[Batch, dict[str, Any]]:
-        """Read the sample as ``batch`` does; return also where its object lay, by the fields of ``Prediction``."""
-        sample, coding = self.load()
-        batch = batch_of(sample, coding)
-        check_fits(batch, spec)
-        if sample.pose_number is None or sample.cut is None:
-            return batch, {}
-        fit = None if sample.pose_fit == NO_TEMPLATE else sample.pose_fit
-        return batch, {"pose": sample.pose_number, "fit": fit, "cut": np.flatnonzero(sample.cut).tolist()}
 
 
 @dataclass(frozen=True)
@@ -98,6 +61,12 @@ class Prediction:
     view, row, column
         The view with the highest score, and the pixel of its map with the highest value: what caused the decision. None where
         an earlier version scored the sample.
+    view_name, picture, x, y
+        Of photographs: that view's name, its file, and the pixel of that picture (column x, row y, from 0). None of renders.
+    missing
+        Names of the views that the sample has not.
+    write_seconds
+        Seconds for writing maps and picture.
     """
 
     key: str
@@ -113,6 +82,12 @@ class Prediction:
     view: int | None = None
     row: int | None = None
     column: int | None = None
+    view_name: str | None = None
+    picture: str | None = None
+    x: int | None = None
+    y: int | None = None
+    missing: Sequence[str] = ()
+    write_seconds: float = 0.0
 
     @property
     def decision(self) -> str:
@@ -128,6 +103,7 @@ class Prediction:
             **rest,
             "view_scores": list(self.view_scores),
             "cut": list(self.cut),
+            "missing": list(self.missing),
         }
 
 
@@ -147,7 +123,7 @@ class Predictions:
     failed: int
 
     def latency(self, name: str) -> float:
-        """Return the median of ``load_seconds`` or ``score_seconds`` without the first sample, which warms up; 0 for no rows."""
+        """Return the median of ``load_seconds``, ``score_seconds`` or ``write_seconds`` without the first sample, which warms up; 0 for no rows."""
         values = [float(getattr(row, name)) for row in self.rows][min(1, len(self.rows) - 1) :]
         return float(np.median(values)) if values else 0.0
 
@@ -158,17 +134,19 @@ class Predictions:
 
     def describe(self) -> str:
         """Return one line: number of scored and of anomalous samples, and median times per sample."""
-        load, score = (1000 * self.latency(name) for name in ("load_seconds", "score_seconds"))
+        load, score, write = (1000 * self.latency(name) for name in ("load_seconds", "score_seconds", "write_seconds"))
         anomalous = sum(row.anomalous for row in self.rows)
         return (
-            f"{len(self.rows)} scored, {anomalous} anomalous; median per sample: {load:.0f} ms to load, {score:.0f} ms to score"
+            f"{len(self.rows)} scored, {anomalous} anomalous; median per sample: {load:.0f} ms to load, {score:.0f} ms to score, "
+            f"{write:.0f} ms to write"
         )
 
 
 def predict(
-    detector: Detector, model: str, threshold: Threshold, samples: Iterable[NewSample], count: int, out: Path, progress: Progress
-) -> Predictions:
-    """Score samples, and write ``predictions.csv``, ``maps/KEY.tiff`` and ``maps/KEY.jpg``; continues after an interruption.
+    detector: Detector, model: str, threshold: Threshold, samples: Iterable[NewSample], count: int, out: Path, progress: Progress,
+    views: Sequence[str] = (),
+) -> Predictions:  # fmt: skip
+    """Score samples, and write ``predictions.csv``, ``predictions.jsonl``, ``maps/KEY.tiff`` and ``maps/KEY.jpg``; continues after an interruption.
 
     Parameters
     ----------
@@ -182,6 +160,8 @@ def predict(
         Folder for the files.
     progress
         Receives one step per sample.
+    views
+        Names of the views, for the heads of the columns; empty: their numbers.
 
     Returns
     -------
@@ -189,7 +169,10 @@ def predict(
         Samples that cannot be read are skipped; ``failed.jsonl`` lists them with the reason.
     """
     with files.locked(out):
-        done = {row["key"]: row for row in files.read_lines(out / _DONE)}
+        earlier = [row for row in files.read_lines(out / PREDICTIONS_LINES) if "made_from" in row]
+        if earlier and not (out / SCORED).exists():  # the log of an earlier version
+            files.write_lines(out / SCORED, earlier)
+        done = {row["key"]: row for row in files.read_lines(out / SCORED)}
         rows, failures = list[Prediction](), list[dict[str, str]]()
         progress.start(f"predict into {out.name}", count)
         for sample in samples:
@@ -198,7 +181,7 @@ def predict(
             if row is None or row["made_from"] != made_from or not _maps_exist(out, sample.key):
                 try:
                     row = {"made_from": made_from, **_score(detector, sample, out)}
-                    files.append_line(out / _DONE, row)
+                    files.append_line(out / SCORED, row)
                 except BadInput as error:
                     if getattr(error, "is_general", False):
                         raise
@@ -207,10 +190,13 @@ def predict(
                     progress.advance()
                     continue
             measured = {name: row[name] for name in ("key", "score", "view_scores", "load_seconds", "score_seconds")}
-            measured |= {name: row[name] for name in (*_PLACES, *_CAUSE) if name in row}  # an earlier version wrote none
+            later = (*_PLACES, *_CAUSE, *_OF_PICTURES, "write_seconds")  # an earlier version wrote none of them
+            measured |= {name: row[name] for name in later if name in row}
             rows.append(Prediction(anomalous=row["score"] > threshold.value, path=sample.path, **measured))
             progress.advance()
-        files.write_text(out / PREDICTIONS, _table(rows, threshold))
+        files.write_text(out / PREDICTIONS, _table(rows, threshold, views))
+        told = {"threshold": threshold.value, "promised_false_alarms": threshold.promised}
+        files.write_lines(out / PREDICTIONS_LINES, [row.to_json() | told for row in rows])
         if failures:
             files.write_lines(out / FAILED, failures)
         elif (out / FAILED).exists():
@@ -218,61 +204,52 @@ def predict(
     return Predictions(rows, len(failures))
 
 
-def check_fits(batch: Batch, spec: InputSpec) -> None:
-    """Check that a sample has the views and modalities that a detector was trained on.
+def write_maps(folder: Path, key: str, scored: Scored) -> None:
+    """Write a sample's maps as ``KEY.tiff``, (V, H, W) float32, and the picture ``KEY.jpg``."""
+    target = io.BytesIO()
+    tifffile.imwrite(target, scored.maps, compression="zlib", metadata=None)
+    stem = file_stem(key)
+    files.write_bytes(folder / f"{stem}.tiff", target.getvalue())
+    files.write_bytes(folder / f"{stem}.jpg", picture_of(scored))
 
-    Raises
-    ------
-    BadInput
-        If it has another number of views, or lacks a modality.
-    """
-    modalities = {"rgb": batch.rgb, "depth": batch.depth_code, "normal": batch.normal}
-    stored = [name for name, planes in modalities.items() if planes is not None]
-    spec.check(batch.keys[0], batch.mask.shape[1], stored)
+
+def picture_of(scored: Scored) -> bytes:
+    """Return a sample's views and maps as a JPEG picture: one column per view."""
+    return bytes(imagecodecs.jpeg_encode(strip(scored.batch, grey_levels(scored.maps)[0]), level=88))
 
 
 def _score(detector: Detector, sample: NewSample, out: Path) -> dict[str, Any]:
+    scored = score_new(detector, sample)
     began = time.perf_counter()
-    batch, places = sample.read(detector.spec)
-    if not bool(batch.present.any()):
-        raise BadInput(f"{sample.key}: has no view; give at least one")
-    loaded = time.perf_counter()
-    scored = detector.score(batch)
-    synchronise(detector.device)
-    finished = time.perf_counter()
-    maps = functional.interpolate(scored.maps.cpu(), size=batch.size, mode="bilinear", align_corners=False)[0].numpy()
-    target = io.BytesIO()
-    tifffile.imwrite(target, maps, compression="zlib", metadata=None)
-    stem = file_stem(sample.key)
-    files.write_bytes(out / MAPS / f"{stem}.tiff", target.getvalue())
-    picture = imagecodecs.jpeg_encode(strip(batch, grey_levels(maps)[0]), level=88)
-    files.write_bytes(out / MAPS / f"{stem}.jpg", bytes(picture))
-    present = batch.present[0].tolist()
-    views = [score if is_present else None for score, is_present in zip(scored.view_scores[0].tolist(), present, strict=True)]
-    view = max((k for k, score in enumerate(views) if score is not None), key=lambda k: float(views[k] or 0))
-    row, column = np.unravel_index(int(maps[view].argmax()), maps[view].shape)
-    return {
-        "view": view, "row": int(row), "column": int(column),
-        "key": sample.key, "score": float(scored.sample_scores[0]), "view_scores": views,
-        "load_seconds": round(loaded - began, 5), "score_seconds": round(finished - loaded, 5), **places,
-    }  # fmt: skip
+    write_maps(out / MAPS, sample.key, scored)
+    return scored.facts | {"write_seconds": round(time.perf_counter() - began, 5)}
 
 
 def _maps_exist(out: Path, key: str) -> bool:
     return all((out / MAPS / f"{file_stem(key)}{suffix}").exists() for suffix in (".tiff", ".jpg"))
 
 
-def _table(rows: Sequence[Prediction], threshold: Threshold) -> str:
+def _table(rows: Sequence[Prediction], threshold: Threshold, names: Sequence[str]) -> str:
     target = io.StringIO()
     views = max((len(row.view_scores) for row in rows), default=0)
     writer = csv.writer(target, lineterminator="\n")
-    head = ("path", "sample", "score", "threshold", "decision", *_CAUSE, *(f"view_{k}" for k in range(views)))
-    writer.writerow([*head, "load_seconds", "score_seconds", *_PLACES])
+    head = (
+        "path",
+        "sample",
+        "score",
+        "threshold",
+        "decision",
+        *_CAUSE,
+        *(f"view_{names[k] if names else k}" for k in range(views)),
+    )
+    pictured = _OF_PICTURES if names else ()
+    writer.writerow([*head, "load_seconds", "score_seconds", "write_seconds", *_PLACES, *pictured])
     for row in rows:
         scores = ["" if score is None else f"{score:.7g}" for score in row.view_scores]
         cause = ["" if place is None else place for place in (row.view, row.row, row.column)]
         cells = [row.path, row.key, f"{row.score:.7g}", f"{threshold.value:.7g}", row.decision, *cause, *scores]
         fit = "" if row.fit is None else f"{row.fit:.4f}"
         places = ["" if row.pose is None else row.pose, fit, " ".join(map(str, row.cut))]
-        writer.writerow([*cells, row.load_seconds, row.score_seconds, *places])
+        pictures = [row.view_name, row.picture, row.x, row.y, " ".join(row.missing)] if names else []
+        writer.writerow([*cells, row.load_seconds, row.score_seconds, row.write_seconds, *places, *pictures])
     return target.getvalue()

@@ -1,0 +1,399 @@
+"""How the photographs of each view become squares of one size: fitted to training pictures, recorded, and used ever after."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from mvad.datasets.masks import any_overlap
+from mvad.datasets.photographs.crop import Box, object_box, window_of
+from mvad.datasets.photographs.pictures import Header, greatest_level, read_header, read_picture, white_of
+from mvad.datasets.scan import ImageRef, SampleRef, Tile
+from mvad.errors import BadInput
+
+CROPS = ("none", "auto")
+_FITTED = 40
+"""Greatest number of training pictures per view that are decoded to fit a window or a white level."""
+_LOOKED_AT = 256
+"""Side at which an object is looked for, pixels."""
+_SAME_PROPORTIONS = 0.01
+"""Greatest relative difference of two pictures' proportions that counts as none."""
+
+
+@dataclass(frozen=True)
+class ViewFrame:
+    """How the pictures of one view become squares.
+
+    Attributes
+    ----------
+    width, height
+        Size of its training pictures, pixels.
+    window
+        The square that is shown: left, top, right, bottom in these pixels; it may reach beyond the picture.
+    white
+        Level of 16-bit pictures that becomes 255; None for pictures of 8 bits.
+    """
+
+    width: int
+    height: int
+    window: Box
+    white: int | None = None
+
+    @classmethod
+    def whole(cls, width: int, height: int, white: int | None = None) -> ViewFrame:
+        """Return the frame that shows all of a picture, centred in a square."""
+        side, x, y = max(width, height), width / 2, height / 2
+        return cls(width, height, (x - side / 2, y - side / 2, x + side / 2, y + side / 2), white)
+
+    @property
+    def pads(self) -> bool:
+        """Whether the window reaches beyond the picture."""
+        left, top, right, bottom = self.window
+        return left < 0 or top < 0 or right > self.width or bottom > self.height
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain values."""
+        white = {} if self.white is None else {"white": self.white}
+        return {"width": self.width, "height": self.height, "window": list(self.window), **white}
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> ViewFrame:
+        """Return what ``to_json`` was called on."""
+        left, top, right, bottom = map(float, value["window"])
+        return cls(int(value["width"]), int(value["height"]), (left, top, right, bottom), value.get("white"))
+
+
+@dataclass(frozen=True)
+class Framing:
+    """How photographs become views.
+
+    Attributes
+    ----------
+    size
+        Side of a view, pixels.
+    views
+        Frame of each view by its name, in order.
+    has_seen
+        Whether views say which pixels are of the picture: some are padded, transparent, or have depth.
+    depth_range
+        Nearest and farthest depth of the training pictures, metres; None without depth maps.
+    unit_m
+        Metres of one unit of a depth map.
+    has_normals
+        Whether views have normals.
+    """
+
+    size: int
+    views: Mapping[str, ViewFrame]
+    has_seen: bool = False
+    depth_range: tuple[float, float] | None = None
+    unit_m: float = 1.0
+    has_normals: bool = False
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain values, as recorded with the shards."""
+        depth = {} if self.depth_range is None else {"depth_range": list(self.depth_range), "unit_m": self.unit_m}
+        return {
+            "size": self.size, "views": {name: frame.to_json() for name, frame in self.views.items()}, "seen": self.has_seen,
+            "normals": self.has_normals, **depth,
+        }  # fmt: skip
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any], views: Sequence[str]) -> Framing:
+        """Return what ``to_json`` was called on; ``views`` are the views in order, which JSON of sorted keys loses."""
+        frames = {name: ViewFrame.from_json(value["views"][name]) for name in views}
+        depth = value.get("depth_range")
+        return cls(
+            int(value["size"]), frames, bool(value["seen"]), None if depth is None else (float(depth[0]), float(depth[1])),
+            float(value.get("unit_m", 1.0)), bool(value["normals"]),
+        )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Placed:
+    """Where the pixels of one picture go.
+
+    Attributes
+    ----------
+    box
+        Part of the picture that is shown: left, top, right, bottom, pixels.
+    target
+        Part of the square that shows it: left, top, right, bottom, integers.
+    size
+        Side of the square.
+    """
+
+    box: Box
+    target: tuple[int, int, int, int]
+    size: int
+
+    def picture_place(self, row: float, column: float) -> tuple[int, int]:
+        """Return the pixel (row, column) of the picture that a pixel of the square shows, or the nearest one that it shows."""
+        left, top, right, bottom = self.box
+        x0, y0, x1, y1 = self.target
+        x = left + (min(max(column + 0.5, x0), x1) - x0) * (right - left) / (x1 - x0)
+        y = top + (min(max(row + 0.5, y0), y1) - y0) * (bottom - top) / (y1 - y0)
+        return int(min(max(y, top), bottom - 1)), int(min(max(x, left), right - 1))
+
+    def image(self, values: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Return a picture (H, W, 3) uint8 as (size, size, 3), black beyond it; each pixel is the mean of what it covers."""
+        x0, y0, x1, y1 = self.target
+        smaller = x1 - x0 <= self.box[2] - self.box[0]
+        kind = Image.Resampling.BOX if smaller else Image.Resampling.BILINEAR
+        shown = np.asarray(Image.fromarray(values).resize((x1 - x0, y1 - y0), kind, self.box))
+        if shown.shape[:2] == (self.size, self.size):
+            return shown
+        out = np.zeros((self.size, self.size, *values.shape[2:]), np.uint8)
+        out[y0:y1, x0:x1] = shown
+        return out
+
+    def nearest(self, values: NDArray[Any]) -> NDArray[Any]:
+        """Return values (H, W, ...) at the pixels' centres, zero beyond the picture."""
+        left, top, right, bottom = self.box
+        x0, y0, x1, y1 = self.target
+        rows = (top + (np.arange(y1 - y0) + 0.5) * (bottom - top) / (y1 - y0)).astype(int)
+        columns = (left + (np.arange(x1 - x0) + 0.5) * (right - left) / (x1 - x0)).astype(int)
+        out = np.zeros((self.size, self.size, *values.shape[2:]), values.dtype)
+        out[y0:y1, x0:x1] = values[rows[:, None], columns[None, :]]
+        return out
+
+    def marks(self, mask: NDArray[np.bool_]) -> NDArray[np.uint8]:
+        """Return a mask (H, W) bool as (size, size) uint8: 1 where any part of the pixel was marked."""
+        left, top, right, bottom = self.box
+        x0, y0, x1, y1 = self.target
+        part = mask[int(top) : max(int(np.ceil(bottom)), int(top) + 1), int(left) : max(int(np.ceil(right)), int(left) + 1)]
+        out = np.zeros((self.size, self.size), np.uint8)
+        out[y0:y1, x0:x1] = any_overlap(part, (y1 - y0, x1 - x0))
+        return out
+
+    def inside(self) -> NDArray[np.bool_]:
+        """Return (size, size) bool, true where the square shows the picture."""
+        x0, y0, x1, y1 = self.target
+        out = np.zeros((self.size, self.size), bool)
+        out[y0:y1, x0:x1] = True
+        return out
+
+
+def place(path: Path, frame: ViewFrame, width: int, height: int, size: int) -> Placed:
+    """Return where the pixels of a picture of some size go.
+
+    Raises
+    ------
+    BadInput
+        If it has other proportions than the training pictures of its view.
+    """
+    if not same_proportions(frame, width, height):
+        raise BadInput(
+            f"{path}: {width} x {height} pixels, the pictures of this view have {frame.width} x {frame.height}; "
+            "take it with the same camera setting, or pack it as a view of its own"
+        )
+    scale = width / frame.width
+    left, top, right, bottom = (value * scale for value in frame.window)
+    side = right - left
+    box = (max(left, 0.0), max(top, 0.0), min(right, float(width)), min(bottom, float(height)))
+    x0, x1 = (round((value - left) / side * size) for value in (box[0], box[2]))
+    y0, y1 = (round((value - top) / side * size) for value in (box[1], box[3]))
+    return Placed(box, (x0, y0, max(x1, x0 + 1), max(y1, y0 + 1)), size)
+
+
+def same_proportions(frame: ViewFrame, width: int, height: int) -> bool:
+    """Return whether a picture has the proportions of a view's training pictures."""
+    return abs(width * frame.height - height * frame.width) <= _SAME_PROPORTIONS * max(width * frame.height, 1)
+
+
+@dataclass
+class Fitted:
+    """A framing, and what was decided in fitting it.
+
+    Attributes
+    ----------
+    framing
+        The framing.
+    notes
+        What was decided, one line each.
+    faults
+        Reason by key of the samples of which a picture's header cannot be read.
+    """
+
+    framing: Framing
+    notes: list[str] = field(default_factory=list)
+    faults: dict[str, str] = field(default_factory=dict)
+
+
+def view_names(samples: Iterable[SampleRef]) -> list[str]:
+    """Return the names of all views in natural order: C9 before C10."""
+    from mvad.datasets.photographs.layouts import natural
+
+    return sorted({view.camera for sample in samples for view in sample.views}, key=natural)
+
+
+def tile_size(header: Header, tile: Tile | None) -> tuple[int, int]:
+    """Return width and height of a view in a picture."""
+    return (header.width, header.height) if tile is None else (header.width // tile.columns, header.height // tile.rows)
+
+
+def tile_of(values: NDArray[Any], tile: Tile | None) -> NDArray[Any]:
+    """Return the part (h, w, ...) of a picture (H, W, ...) that is a view."""
+    if tile is None:
+        return values
+    height, width = values.shape[0] // tile.rows, values.shape[1] // tile.columns
+    row, column = divmod(tile.number, tile.columns)
+    return values[row * height : (row + 1) * height, column * width : (column + 1) * width]
+
+
+def fit_framing(samples: Sequence[SampleRef], size: int, crop: str, unit_m: float, jobs: int) -> Fitted:
+    """Fit the framing of a category to its training pictures; only headers are read unless something must be measured.
+
+    Parameters
+    ----------
+    samples
+        All samples of the category.
+    size
+        Side of a view, pixels.
+    crop
+        ``none`` shows the whole picture, ``auto`` the window that holds the object in all training pictures of a view.
+    unit_m
+        Metres of one unit of a depth map.
+    jobs
+        Pictures that are read at the same time.
+
+    Raises
+    ------
+    BadInput
+        If no training picture of a view can be read.
+    """
+    names = view_names(samples)
+    with ThreadPoolExecutor(max(jobs, 1), "mvad-fit") as pool:
+        headers, faults = _headers(samples, pool)
+        fitted = Fitted(Framing(size, {}), faults=faults)
+        training = [sample for sample in samples if sample.split == "train" and sample.key not in faults] or [
+            sample for sample in samples if sample.key not in faults
+        ]
+        frames = {}
+        for name in names:
+            views = [view for sample in training for view in sample.views if view.camera == name]
+            if not views:
+                raise BadInput(f"the view {name} is in no readable training sample; add it to train/good, or leave it out")
+            frames[name] = _frame(name, views, headers, crop, pool, fitted)
+        modal = _maps(training, unit_m, pool)
+    alpha = any(header.has_alpha for header in headers.values())
+    has_maps = modal.depth_range is not None or modal.has_normals
+    seen = alpha or has_maps or any(frame.pads for frame in frames.values())
+    fitted.framing = replace(modal, size=size, views=frames, has_seen=seen)
+    return fitted
+
+
+def header_problems(samples: Sequence[SampleRef], jobs: int) -> list[str]:
+    """Return one line for each part of which the header of a picture cannot be read; no pixel is decoded."""
+    with ThreadPoolExecutor(max(jobs, 1), "mvad-fit") as pool:
+        return list(_headers(samples, pool)[1].values())
+
+
+def _headers(samples: Sequence[SampleRef], pool: ThreadPoolExecutor) -> tuple[dict[Path, Header], dict[str, str]]:
+    """Return the header of each picture, and the reason by key of samples of which one cannot be read."""
+
+    def read(path: Path) -> Header | BadInput:
+        try:
+            return read_header(path)
+        except BadInput as error:
+            return error
+
+    paths = list(dict.fromkeys(view.image for sample in samples for view in sample.views))
+    found = dict(zip(paths, pool.map(read, paths), strict=True))
+    faults: dict[str, str] = {}
+    for sample in samples:
+        for view in sample.views:
+            header = found[view.image]
+            if isinstance(header, BadInput):
+                faults.setdefault(sample.key, str(header))
+            elif view.tile is not None and (header.width % view.tile.columns or header.height % view.tile.rows):
+                faults.setdefault(
+                    sample.key,
+                    f"{view.image}: {header.width} x {header.height} pixels is no montage of {view.tile.columns} x {view.tile.rows} "
+                    "equal views; give another --montage",
+                )
+    return {path: header for path, header in found.items() if isinstance(header, Header)}, faults
+
+
+def _frame(
+    name: str, views: Sequence[ImageRef], headers: Mapping[Path, Header], crop: str, pool: ThreadPoolExecutor, fitted: Fitted
+) -> ViewFrame:
+    """Return the frame of one view."""
+    sizes = Counter(tile_size(headers[view.image], view.tile) for view in views)
+    (width, height), _ = max(sizes.items(), key=lambda item: (item[1], item[0]))
+    if len(sizes) > 1:
+        listed = ", ".join(f"{w} x {h} ({count})" for (w, h), count in sizes.most_common(4))
+        fitted.notes.append(
+            f"view {name}: training pictures have several sizes: {listed}; {width} x {height} is taken as its own"
+        )
+    step = max(1, -(-len(views) // _FITTED))
+    some = views[::step]
+    deep = [view for view in some if headers[view.image].bits == 16]
+    white = None
+    if deep:
+        levels = [level for level in pool.map(lambda view: _quiet(greatest_level, view.image), deep) if level is not None]
+        white = white_of(max(levels, default=65535))
+        fitted.notes.append(f"view {name}: pictures of 16 bits are scaled to 8, level {white} becomes 255")
+    frame = ViewFrame.whole(width, height, white)
+    if crop != "auto":
+        return frame
+    alike = [view for view in some if tile_size(headers[view.image], view.tile) == (width, height)]
+    boxes = list(pool.map(lambda view: _box_in(view, white), alike))
+    window, reason = window_of(boxes, width, height)
+    if window is None:
+        fitted.notes.append(f"view {name}: not cropped, {reason}")
+        return frame
+    left, top, right, _ = window
+    fitted.notes.append(
+        f"view {name}: cropped to {right - left:.0f} x {right - left:.0f} pixels at ({left:.0f}, {top:.0f}) of {width} x {height}"
+    )
+    return replace(frame, window=window)
+
+
+def _box_in(view: ImageRef, white: int | None) -> Box | None:
+    """Return the box of the object in a picture that is looked at in a smaller size; None also where it cannot be read."""
+    try:
+        picture = tile_of(read_picture(view.image, white).rgb, view.tile)
+    except BadInput:
+        return None
+    height, width = picture.shape[:2]
+    scale = max(1.0, max(height, width) / _LOOKED_AT)
+    small = Image.fromarray(picture).resize((round(width / scale), round(height / scale)), Image.Resampling.BOX)
+    box = object_box(np.asarray(small))
+    if box is None:
+        return None
+    x, y = width / small.width, height / small.height
+    return box[0] * x, box[1] * y, box[2] * x, box[3] * y
+
+
+def _quiet(measure: Any, path: Path) -> Any:
+    """Return a measure of a picture, None where it cannot be read; packing it says why."""
+    try:
+        return measure(path)
+    except BadInput:
+        return None
+
+
+def _maps(training: Sequence[SampleRef], unit_m: float, pool: ThreadPoolExecutor) -> Framing:
+    """Return a framing with the range of the depth maps, and whether there are normals; all views of all samples need them."""
+    from mvad.datasets.photographs.maps import depth_limits
+
+    views = [view for sample in training for view in sample.views]
+    has_depth, has_normals = (all(getattr(view, kind) is not None for view in views) for kind in ("depth", "normal"))
+    limits = None
+    if has_depth and views:
+        found = [each for each in pool.map(lambda view: _quiet(depth_limits, view.depth), views) if each is not None]
+        if not found:
+            raise BadInput(f"{views[0].depth}: no depth map of a training sample can be read")
+        near, far = min(low for low, _ in found) * unit_m, max(high for _, high in found) * unit_m
+        margin = 0.05 * max(far - near, 1e-6)
+        limits = (max(near - margin, 1e-9), far + margin)
+    return Framing(0, {}, depth_range=limits, unit_m=unit_m, has_normals=has_normals and bool(views))

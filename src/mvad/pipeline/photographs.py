@@ -1,0 +1,83 @@
+"""New photographs for a trained run: read as those were that it was trained on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from mvad.datasets.photographs.category import PICTURES, Photographs
+from mvad.datasets.photographs.layouts import find_new
+from mvad.datasets.photographs.sample import coding_of, read_part, sample_hash
+from mvad.datasets.scan import SampleRef
+from mvad.errors import BadInput
+from mvad.model.evaluation.decide import LoadedSample, LoadedView, NewSample
+from mvad.model.runs import RunFolder
+
+
+def photographs_of(run: RunFolder) -> Photographs:
+    """Return how the photographs that a run was trained on became views.
+
+    Raises
+    ------
+    BadInput
+        If it was trained on other data.
+    """
+    record = run.record
+    found = Photographs.recorded(record.dataset, record.category, {PICTURES: record.pictures})
+    if found is None:
+        raise BadInput(f"{run.path}: was trained on {record.dataset}, not on a folder of photographs; give another run")
+    return found
+
+
+def new_parts(source: Path, run: RunFolder) -> list[NewSample]:
+    """Return the photographed parts in a folder, to be read one by one later.
+
+    What is wrong with a part is raised when it is read, so that the others are scored.
+
+    Raises
+    ------
+    BadInput
+        If the folder holds no picture.
+    """
+    photographs = photographs_of(run)
+    if not source.is_dir():
+        raise BadInput(f"{source}: is a file; give the folder of the parts' photographs")
+    listing = find_new(source, photographs.category, photographs.dataset, photographs.layout, photographs.framing.views)
+    if not listing.samples and not listing.problems:
+        raise BadInput(f"{source}: holds no photograph; expected PART/{next(iter(photographs.framing.views))}.png and the like")
+    return [
+        *(_failing(line) for line in listing.problems),
+        *(new_part(ref, photographs, str(_place_of(ref))) for ref in listing.samples),
+    ]
+
+
+def new_part(
+    ref: SampleRef, photographs: Photographs, path: str, contents: Mapping[Path, bytes] | None = None
+) -> NewSample:  # fmt: skip
+    """Return one photographed part to be scored; ``contents`` has the bytes of its pictures where they are no files."""
+
+    def load() -> LoadedSample:
+        part = read_part(ref, photographs.framing, contents)
+        pictures = {view.camera: view.image for view in ref.views}
+        names = list(photographs.framing.views)
+        views = [
+            LoadedView(name, str(pictures[name]), part.places[name].picture_place) if name in part.places else None
+            for name in names
+        ]
+        return LoadedSample(part.sample, coding_of(photographs.framing), views, names)
+
+    made_from = sample_hash(ref, contents) if all(path.exists() for path in ref.paths) or contents is not None else ""
+    return NewSample(ref.id, made_from, load, path)
+
+
+def _place_of(ref: SampleRef) -> Path:
+    """Return the folder of a part, or its one picture."""
+    first = ref.views[0].image
+    return first if len({view.image for view in ref.views}) == 1 else first.parent
+
+
+def _failing(problem: str) -> NewSample:
+    def load() -> LoadedSample:
+        raise BadInput(problem)
+
+    return NewSample(problem.partition(":")[0], "", load, problem.partition(":")[0])
