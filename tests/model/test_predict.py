@@ -300,7 +300,7 @@ def test_every_method_refuses_a_sample_that_it_was_not_trained_for(
 def test_seconds_are_taken_when_the_device_is_done(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """On a GPU a call returns when its work was launched."""
     waited: list[torch.device] = []
-    monkeypatch.setattr("mvad.model.evaluation.predict.synchronise", waited.append)
+    monkeypatch.setattr("mvad.model.evaluation.decide.synchronise", waited.append)
     run = RunFolder(place / "runs" / "floor")
     samples = samples_of(place / "shards" / GEAR, run, Workspace(place))[:2]
     found = predict(load(run.path), run.model_sha256, Threshold(0.0, 0, None, True), samples, 2, tmp_path, Silent())
