@@ -391,7 +391,8 @@ def test_depth_and_normals_beside_the_pictures_are_packed(tmp_path: Path) -> Non
     assert batch.depth is not None
     shown = batch.depth[0, 0, 8:40].numpy()
     assert np.abs(shown.ravel()[1:] - depth.ravel()[1:] / 1000).max() < 1e-5
-    assert shown[0, 0] == pytest.approx(depth[0, 1] / 1000, abs=1e-5), "a hole takes the nearest depth"
+    beside = (depth[0, 1] / 1000, depth[1, 0] / 1000)
+    assert np.abs(np.array(beside) - shown[0, 0]).min() < 1e-5, "a hole takes the nearest depth"
     assert batch.normal is not None
     assert batch.normal[0, 0, 20, 20].tolist() == [128, 128, 255]
     assert not batch.normal[0, 0, 0].any()
@@ -409,7 +410,7 @@ def test_crop_auto_takes_one_window_for_all_parts_of_a_view(tmp_path: Path) -> N
     for k in range(4):
         save(tmp_path / "parts/train/good" / f"p{k}" / "a.png", plain(40 + 2 * k, 30))
         save(tmp_path / "parts/train/good" / f"p{k}" / "b.png", picture(k, 120, 90))
-    save(tmp_path / "parts/test/moved/m/a.png", plain(50, 34))
+    save(tmp_path / "parts/test/moved/m/a.png", plain(44, 34))
     wanted = FolderOptions(size=64, crop="auto", validation=0.0)
     (found,) = find(tmp_path / "parts", wanted)
     source = category_source(found, wanted)
@@ -422,8 +423,8 @@ def test_crop_auto_takes_one_window_for_all_parts_of_a_view(tmp_path: Path) -> N
     moved = read_part(next(s for s in found.samples if s.defect == "moved"), source_framing(source.config))
     place_of = moved.places["a"].picture_place
     rows, columns = np.nonzero(moved.sample.rgb[0, ..., 0].astype(int) - moved.sample.rgb[0, ..., 1] > 100)  # type: ignore[index]
-    assert place_of(rows.min(), columns.min()) == pytest.approx((34, 50), abs=1), "the way back to the picture"
-    assert place_of(rows.max(), columns.max()) == pytest.approx((53, 79), abs=1)
+    assert place_of(rows.min(), columns.min()) == pytest.approx((34, 44), abs=1), "the way back to the picture"
+    assert place_of(rows.max(), columns.max()) == pytest.approx((53, 73), abs=1)
 
 
 def source_framing(config: dict[str, object]):  # type: ignore[no-untyped-def]
@@ -445,10 +446,8 @@ def test_an_object_is_not_found_where_the_background_is_not_plain() -> None:
 def test_a_picture_of_another_size_but_the_same_proportions_is_placed_alike(width: int, height: int) -> None:
     placed = place(Path("a.png"), ViewFrame.whole(WIDTH, HEIGHT), width, height, 24)
     assert placed.target == (0, 4, 24, 20)
-    assert (
-        placed.picture_place(4, 0) == (height // 32 - 1 if height < 32 else height // 64, width // 96)
-        or placed.picture_place(4, 0)[0] < 2
-    )
+    scale = width / WIDTH
+    assert placed.picture_place(4 + 8, 10) == (int(8.5 * 2 * scale), int(10.5 * 2 * scale))
 
 
 def test_a_picture_of_other_proportions_is_refused() -> None:
