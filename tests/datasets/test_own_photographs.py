@@ -17,9 +17,9 @@ from PIL import Image
 
 from mvad.datasets.photographs.category import FolderOptions, category_source, check_sound, find
 from mvad.datasets.photographs.crop import object_box, window_of
-from mvad.datasets.photographs.framing import ViewFrame, place
 from mvad.datasets.photographs.layouts import Layout, expression
 from mvad.datasets.photographs.pictures import read_header, read_picture
+from mvad.datasets.photographs.placing import ViewFrame, place
 from mvad.datasets.photographs.sample import read_part
 from mvad.datasets.shards.loader import ShardSet
 from mvad.datasets.shards.pack import PackOptions, pack_category

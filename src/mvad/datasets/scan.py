@@ -196,6 +196,8 @@ class SampleRef:
         Samples of one group (one part, one batch, one day) are not divided between splits; "": the sample is its own group.
     notes
         What was decided in finding it, one line each.
+    fault
+        Why it cannot be read, or "".
     """
 
     dataset: str
@@ -206,6 +208,7 @@ class SampleRef:
     views: Sequence[ImageRef] = field(compare=False, hash=False, default=())
     group: str = field(compare=False, default="")
     notes: tuple[str, ...] = field(compare=False, default=())
+    fault: str = field(compare=False, default="")
 
     @property
     def key(self) -> str:

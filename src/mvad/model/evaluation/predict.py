@@ -228,11 +228,16 @@ def decided(facts: Mapping[str, Any], thresholds: Thresholds, path: str) -> Pred
 
 def write_maps(folder: Path, key: str, scored: Scored) -> None:
     """Write a sample's maps as ``KEY.tiff``, (V, H, W) float32, and the picture ``KEY.jpg``."""
+    stem = file_stem(key)
+    files.write_bytes(folder / f"{stem}.tiff", tiff_of(scored))
+    files.write_bytes(folder / f"{stem}.jpg", picture_of(scored))
+
+
+def tiff_of(scored: Scored) -> bytes:
+    """Return a sample's maps (V, H, W) float32 as a TIFF of one page per view."""
     target = io.BytesIO()
     tifffile.imwrite(target, scored.maps, compression="zlib", metadata=None)
-    stem = file_stem(key)
-    files.write_bytes(folder / f"{stem}.tiff", target.getvalue())
-    files.write_bytes(folder / f"{stem}.jpg", picture_of(scored))
+    return target.getvalue()
 
 
 def picture_of(scored: Scored) -> bytes:
