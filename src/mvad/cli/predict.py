@@ -43,6 +43,9 @@ def predict(
     force: Annotated[
         bool, typer.Option("--force", help="Score samples of another category or other cameras than the run was trained on, too.")
     ] = False,
+    page: Annotated[
+        Path | None, typer.Option("--page", help="Also write a page for people: pictures, maps, decisions and what caused them.")
+    ] = None,
     workspace: WorkspaceOfRun = None,
     teacher_weights: TeacherWeights = None,
     offline: Offline = False,
@@ -50,14 +53,16 @@ def predict(
     json_out: JsonOut = None,
 ) -> None:
     """Score samples: a CSV file with one decision per sample, maps, latency. Exit code 6 if some could not be scored."""
+    from mvad import files
     from mvad.cli.console import Bars
     from mvad.cli.tables import pose_lines
     from mvad.errors import PartlyDone
     from mvad.model.backbones.weights import WeightsSource
     from mvad.model.devices import resolve_device
-    from mvad.model.evaluation.predict import PREDICTIONS
+    from mvad.model.evaluation.predict import FAILED, PREDICTIONS
     from mvad.model.evaluation.predict import predict as score
     from mvad.model.evaluation.threshold import Thresholds
+    from mvad.model.report.decisions import build_decisions
     from mvad.model.runs import RunFolder
     from mvad.pipeline.predict import samples_of
     from mvad.pipeline.trained_run import workspace_of
@@ -82,6 +87,10 @@ def predict(
             "samples": [row.to_json() for row in done.rows], "failed": done.failed,
         })  # fmt: skip
         bars.tell(f"written: {target / PREDICTIONS}")
+        if page is not None:
+            failed = [(line["key"], line["reason"]) for line in files.read_lines(target / FAILED)]
+            files.write_text(page, build_decisions(done, failed, target, run.resolve().name, used.describe(), names))
+            bars.tell(f"page: {page}")
     if done.failed:
         raise PartlyDone(
             f"{done.failed} of {counted(len(samples), 'sample')} could not be scored; {target / 'failed.jsonl'} has the reasons"
