@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from mvad.datasets.registry import SCAN_READERS, RawScans
+from mvad.datasets.registry import find_reader
 from mvad.errors import BadInput
 from mvad.model.backbones.weights import WeightsSource
 from mvad.model.evaluation.evaluate import EvaluationCallback, evaluate_run
@@ -19,6 +19,7 @@ from mvad.model.exchange.adeval import ANOMAPS, SAMPLE_PATTERN, AdevalWriter
 from mvad.model.exchange.imported_maps import evaluate_scan_maps
 from mvad.model.registry import PLUGINS, methods
 from mvad.model.runs import RunFolder, find_runs
+from mvad.pipeline.raw_scans import raw_scans
 from mvad.pipeline.workspace import Workspace
 from mvad.progress import Progress
 from mvad.words import folder_name, no_such
@@ -90,11 +91,13 @@ class EvaluationPlan:
         callbacks: list[EvaluationCallback] = []
         if self.project_to_scan:
             record = RunFolder(run).record
-            if record.dataset not in SCAN_READERS:
+            if find_reader(record.dataset) is None:
                 raise BadInput(f"{run}: {record.dataset} has photographs, no scans; leave out --project-to-scan")
             raw = self.raw or self.workspace.raw(record.dataset)
             rules = fusion_rules(self.fuse)
-            callbacks.append(ScanEvaluator(self._place(run), RawScans(record.dataset, raw, record.category), rules))
+            callbacks.append(
+                ScanEvaluator(self._place(run), raw_scans(record.dataset, raw, record.category, self.workspace.renders), rules)
+            )
         if self.adeval:
             target = self.adeval / run.name
             progress.say(f'ADEval: python -m adeval {target / ANOMAPS} --evaluate_size 256 --sample_key_pat "{SAMPLE_PATTERN}"')
@@ -130,7 +133,7 @@ def evaluate_maps_of(
         If a map is missing or unusable, or no category is found.
     """
     for name in categories or _categories_of(maps):
-        scans = RawScans(dataset, raw or workspace.raw(dataset), name)
+        scans = raw_scans(dataset, raw or workspace.raw(dataset), name, workspace.renders)
         run = (out or workspace.runs) / folder_name(f"{dataset}-{name}-{method}-maps")
         yield evaluate_scan_maps(run, method, maps, scans, progress)
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
-from mvad.datasets.registry import SCAN_READERS, reader_for
+from mvad.datasets.registry import find_reader
 from mvad.datasets.renders.layout import category_folder
-from mvad.datasets.scan import ReadOptions, Scan, ScanRef
+from mvad.datasets.scan import Scan, ScanRef
 from mvad.datasets.shards.loader import Batch, batch_of
 from mvad.datasets.shards.reader import ShardFile, open_shard, read_manifest
 from mvad.datasets.shards.schema import MANIFEST
@@ -158,10 +159,11 @@ def _of_category(folder: Path, split: str) -> Iterator[NewSample]:
 def _of_scans(source: Path, run: RunFolder, workspace: Workspace, light: int | None, force: bool) -> Iterator[NewSample]:
     """Yield raw scans, to be rendered with the cameras of the run's category."""
     dataset, category = run.record.dataset, run.record.category
-    if dataset not in SCAN_READERS:
+    reader = find_reader(dataset)
+    if reader is None:
         raise BadInput(f"{source}: runs on {dataset} score packed samples; give a shard or a packed category")
     options, rig = cameras_of(run, workspace, force)
-    refs = reader_for(dataset).new_refs(source, category, ReadOptions(light=options.light if light is None else light))
+    refs = reader.new_refs(source, category, options.reading if light is None else replace(options.reading, light=light))
     if not refs:
         raise BadInput(f"{source}: holds no {dataset} scan, no packed category and no shard")
     for ref in refs:

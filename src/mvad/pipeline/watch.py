@@ -21,8 +21,7 @@ from typing import Any
 
 from mvad import files
 from mvad.datasets.photographs.arriving import find_new
-from mvad.datasets.registry import SCAN_READERS, reader_for
-from mvad.datasets.scan import ReadOptions
+from mvad.datasets.registry import find_reader
 from mvad.errors import BadInput
 from mvad.model.evaluation.decide import NewSample
 from mvad.model.evaluation.predict import MAPS, write_maps
@@ -127,14 +126,15 @@ def _photographs_in(judge: Judge, folder: Path) -> Callable[[set[str]], Iterator
 
 def _scans_in(judge: Judge, folder: Path, workspace: Workspace) -> Callable[[set[str]], Iterator[Candidate]]:
     record = judge.run.record
-    if record.dataset not in SCAN_READERS:
+    reader = find_reader(record.dataset)
+    if reader is None:
         raise BadInput(
             f"{judge.run.path}: runs on {record.dataset} cannot watch a folder; give one on own photographs or on scans"
         )
     options, rig = cameras_of(judge.run, workspace)
 
     def find(decided: set[str]) -> Iterator[Candidate]:
-        for ref in reader_for(record.dataset).new_refs(folder, record.category, ReadOptions(light=options.light)):
+        for ref in reader.new_refs(folder, record.category, options.reading):
             if ref.id not in decided:
                 paths = tuple(path for path in ref.paths.values() if path.exists())
                 complete = not ref.fault and len(paths) == len(ref.paths)
