@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 
 from mvad.datasets.registry import find_reader
+from mvad.datasets.shards.reader import read_manifest
+from mvad.datasets.shards.schema import MANIFEST
 from mvad.errors import BadInput
 from mvad.model.backbones.weights import WeightsSource
 from mvad.model.evaluation.evaluate import EvaluationCallback, evaluate_run
@@ -66,13 +68,25 @@ class EvaluationPlan:
             return list(runs)
         folders, known = [], methods()
         for run in find_runs(self.workspace.runs):
-            if RunFolder(run).record.config.get("model") in known:
-                folders.append(run)
+            lack = self._lack(RunFolder(run), known)
+            if lack:
+                progress.say(f"{run.name}: left out, {lack}")
             else:
-                progress.say(f"{run.name}: left out, its method is not known here ({PLUGINS}=MODULE names what registers it)")
+                folders.append(run)
         if not folders:
             raise BadInput(f"{self.workspace.runs}: no finished run; run mvad train first, or give --workspace")
         return folders
+
+    def _lack(self, run: RunFolder, known: Container[str]) -> str:
+        """Return why a run cannot be evaluated among others, or ""."""
+        if run.record.config.get("model") not in known:
+            return f"its method is not known here ({PLUGINS}=MODULE names what registers it)"
+        if self.project_to_scan and find_reader(run.record.dataset) is None:
+            return f"{run.record.dataset} has photographs, no scans"
+        packed = run.category_folder(self.workspace.shards)
+        if (packed / MANIFEST).exists() and not any(entry["split"] == "test" for entry in read_manifest(packed)["shards"]):
+            return "its category has no test split"
+        return ""
 
     def evaluate(self, run: Path, progress: Progress) -> Results:
         """Evaluate one run; see ``evaluate_run``."""
