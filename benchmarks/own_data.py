@@ -237,7 +237,7 @@ def main() -> int:
     results = json.loads(target.read_text()) if target.exists() else {}
     sections = {
         "path": lambda: path(place), "pack": lambda: pack(place, 1 if given.quick else 3), "predict": lambda: predict(place),
-        "serve": lambda: serve(place, 5 if given.quick else 60, "patchcore"),
+        "serve": lambda: serve(place, 5 if given.quick else 60, "padim"),
     }  # fmt: skip
     for name in given.only.split(","):
         results[name] = sections[name]()

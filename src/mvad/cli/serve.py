@@ -13,7 +13,7 @@ from mvad.pipeline.workspace import Workspace
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
-    app.command("serve", epilog="Example: mvad serve mvad-data/runs/folder-parts-patchcore-seed0 --port 8000")(serve)
+    app.command("serve", epilog="Example: mvad serve mvad-data/runs/folder-parts-padim-seed0 --port 8000")(serve)
 
 
 def serve(

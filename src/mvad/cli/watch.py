@@ -13,7 +13,7 @@ from mvad.pipeline.workspace import Workspace
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
-    app.command("watch", epilog="Example: mvad watch mvad-data/runs/folder-parts-patchcore-seed0 arriving --once")(watch)
+    app.command("watch", epilog="Example: mvad watch mvad-data/runs/folder-parts-padim-seed0 arriving --once")(watch)
 
 
 def watch(
