@@ -59,7 +59,7 @@ def build_decisions(
     counts = f"{counted(len(found.rows), 'part')}: {anomalous} anomalous, {len(found.rows) - anomalous} normal"
     counts += f", {len(failed)} could not be scored." if failed else "."
     return Template((package / "decisions.html").read_text(encoding="utf-8")).substitute(
-        style=style, version=escape(__version__), run=escape(run), counts=escape(counts + shown), threshold=escape(threshold),
+        style=style, version=escape(__version__), run=escape(run), counts=escape(counts + shown), threshold=escape(threshold[:1].upper() + threshold[1:]),
         failed=_failed(failed), cards="".join(cards),
     )  # fmt: skip
 
@@ -90,12 +90,18 @@ def _card(row: Prediction, folder: Path, views: Sequence[str]) -> str:
         for name, score in zip(names, row.view_scores, strict=True)
     )
     sign = "&gt;" if row.anomalous else "&le;"
-    promise = "" if row.promised is None else f", at most {100 * row.promised:.3g} % false alarms expected"
-    lacks = f"<br>without {escape(', '.join(row.missing))}" if row.missing else ""
+    lacks = ""
+    if row.missing:
+        promise = (
+            "nothing promised"
+            if row.promised is None
+            else f"at most {100 * row.promised:.3g} % false alarms expected of such parts"
+        )
+        lacks = f"<br>without {escape(', '.join(row.missing))}: {promise}"
     return (
         f'<figure data-label="{int(row.anomalous)}" data-name="{escape(row.key)}" data-score="{row.score:.7g}">'
         f'<div class="heads" style="grid-template-columns:repeat({len(names)},1fr)">{heads}</div>{picture}'
-        f"<figcaption><b>{escape(row.key)}</b>: {row.decision}, {row.score:.4g} {sign} {row.threshold:.4g}{promise}"
+        f"<figcaption><b>{escape(row.key)}</b>: {row.decision}, {row.score:.4g} {sign} {row.threshold:.4g}"
         f"<small><br>highest in {escape(_cause(row, names))}{lacks}</small></figcaption></figure>"
     )
 
@@ -105,4 +111,4 @@ def _cause(row: Prediction, names: Sequence[str]) -> str:
         return "-"
     if row.picture is None:
         return f"{names[row.view]}, row {row.row}, column {row.column}"
-    return f"{names[row.view]} at ({row.x}, {row.y}) of {row.picture}"
+    return f"{names[row.view]} at ({row.x}, {row.y}) of {Path(row.picture).name}"
