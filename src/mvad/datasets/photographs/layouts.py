@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -184,17 +184,19 @@ def _without(prefix: str, stem: str) -> str:
     return rest[1:] if rest != stem and len(rest) > 1 and rest[0] in "_- ." else stem
 
 
-def find_tree(root: Path, dataset: str, category: str, layout: Layout) -> Listing:
+def find_tree(root: Path, dataset: str, category: str, layout: Layout, skipped: Collection[str] = ()) -> Listing:
     """Find the parts of ``{train,validation,test}/{good,<defect>}/<sample>/<view>.*``, or without the folders of the splits.
 
     A folder of a defect that holds pictures and no folders has parts of one picture; their masks may lie in
-    ``ground_truth/<defect>/`` beside the split or in it, as MVTec's sets have them.
+    ``ground_truth/<defect>/`` beside the split or in it, as MVTec's sets have them. Folders named in ``skipped`` are left to others.
     """
     listing = Listing()
     splits: dict[str, Path] = {}
     defects: list[tuple[str, Path]] = []
     for folder in visible_folders(root):
         split = _SPLIT_OF.get(folder.name.lower())
+        if folder.name in skipped:
+            continue
         if split is None:
             if folder.name != "ground_truth" and _holds_pictures(folder):
                 defects.append((folder.name, folder))
