@@ -157,8 +157,9 @@ def _check_same_configuration(folder: Path, wanted: Mapping[str, Mapping[str, An
         was, asked = _flat(manifest.get(group, {})), _flat(json.loads(json.dumps(values)))
         for name in asked if group == "packing" else {**asked, **was}:
             if was.get(name) != asked.get(name):
+                before, now = ("none" if value is None else value for value in (was.get(name), asked.get(name)))
                 raise BadInput(
-                    f"{folder} was packed with {name} = {was.get(name)}, this run asks for {asked.get(name)}. "
+                    f"{folder} was packed with {name} = {before}, this run asks for {now}. "
                     "Give --overwrite, or another --workspace."
                 )
 
