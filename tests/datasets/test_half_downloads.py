@@ -59,7 +59,10 @@ DAMAGE: dict[str, tuple[str, Callable[[Path], object], str]] = {
     ),
     "four views": (
         "manta", lambda raw: next((raw / "mechanics/gear/train/good").rglob("view_2.png")).unlink(),
-        r"holds 4 pictures of \d+, not 5; expected <sample>/<view>.png; --partial",
+        r"4 pictures of \d+, manta has 5 of a part; get it again; --partial",
+    ),
+    "folders of parts": (
+        "mvtecad", lambda raw: shutil.copytree(raw / "gear/test/good", raw / "gear/train/good/sub"), r"holds folders of parts, and 5 pictures",
     ),
     "no test split": (
         "mvtecad", lambda raw: shutil.rmtree(raw / "gear/test"), r"holds no part of the split test; the download is not whole",

@@ -10,13 +10,18 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from mvad import files
 from mvad.datasets import realiadd3
 from mvad.datasets.adam3d import PART_TRAINED
 from mvad.datasets.registry import reader_for
 from mvad.datasets.scan import ReadOptions
-from mvad.datasets.synth.generate import SynthOptions, generate
+from mvad.datasets.shards.pack import PackOptions, pack_renders
+from mvad.datasets.synth.generate import GENERATED, SynthOptions, generate
 from mvad.errors import BadInput
 from mvad.progress import Silent
+from mvad.render.engine import Workers
+from mvad.render.job import render_category
+from mvad.render.options import RenderOptions, RigOptions
 
 SIZE = 64
 SMALL = SynthOptions(seed=3, train=5, validation=2, good=2, per_defect=1, size=SIZE)
@@ -84,3 +89,19 @@ def test_d3_pairs_by_order_where_names_differ_and_refuses_what_does_not_fit(copi
         BadInput, match="96 x 80 pixels, the scan's grid has 64 x 64: it is not known which pixel shows which point"
     ):
         reader.load(ref)
+
+
+@pytest.mark.parametrize("name", SCANS)
+def test_scans_of_a_set_are_rendered_and_packed(name: str, copied: Callable[[str], Path], tmp_path: Path) -> None:
+    raw = copied(name)
+    (raw / GENERATED).unlink()
+    options = RenderOptions(backend="cpu", rig=RigOptions(size=SIZE))
+    done = render_category(
+        name, "gear", raw, tmp_path / "renders", options, ("train", "validation", "test"), Workers(), False, Silent()
+    )  # fmt: skip
+    assert (done.rendered, done.failed) == (16 if name == "3dadam" else 14, 0)
+    manifest = files.read_json(pack_renders(tmp_path / "renders", name, "gear", tmp_path / "shards", PackOptions(), Silent()))
+    assert manifest["licence"] == SCANS[name]
+    notes = {note["note"]: note["samples"] for note in manifest.get("notes", [])}
+    assert (PART_TRAINED in notes) == (name == "3dadam")
+    assert sum(entry["anomalous"] for entry in manifest["shards"]) == 7

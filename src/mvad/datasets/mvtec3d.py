@@ -2,6 +2,8 @@
 
 <category>/{train,validation}/good/{xyz/NNN.tiff, rgb/NNN.png}
 <category>/test/<defect>/{xyz/NNN.tiff, rgb/NNN.png, gt/NNN.png}
+
+Coordinates are metres in the sensor's frame; (0, 0, 0) where nothing was measured.
 """
 
 from __future__ import annotations

@@ -16,11 +16,9 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from mvad.datasets.photographs.layouts import Layout, Listing
+from mvad.datasets.photographs.layouts import Layout
 from mvad.datasets.photographs.sets.mantatiny import MANTATiny
 from mvad.datasets.scan import GOOD, SampleRef
-
-VIEWS = 5
 
 
 class MANTA(MANTATiny):
@@ -37,17 +35,6 @@ class MANTA(MANTATiny):
             return sample
         masks = {path.stem: path for path in sorted(folder.glob("*.png"))}
         return replace(sample, views=[replace(view, mask=masks.get(view.image.stem, view.mask)) for view in sample.views])
-
-    def listing(self, raw: Path, category: str) -> Listing:
-        """See ``PhotographSet.listing``; parts of more or fewer than five pictures are left out as problems."""
-        listing = super().listing(raw, category)
-        other = [sample for sample in listing.samples if len(sample.views) != VIEWS]
-        listing.problems += [
-            f"{sample.paths[0].parent}: holds {len(sample.views)} pictures of {sample.id}, not {VIEWS}; expected <sample>/<view>.png"
-            for sample in other
-        ]
-        listing.samples = [sample for sample in listing.samples if len(sample.views) == VIEWS]
-        return listing
 
 
 SET = MANTA()

@@ -43,6 +43,7 @@ class MANTATiny(TreeSet):
 
     name = "mantatiny"
     known_categories = tuple(f"{domain}{SEPARATOR}{name}" for domain, names in CATEGORIES_OF.items() for name in names)
+    views = 5
     layout = Layout(montage=(5, 1))
     picture_size: tuple[int, int] | None = (1280, 256)
     has_all_masks = False

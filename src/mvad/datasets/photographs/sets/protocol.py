@@ -32,6 +32,8 @@ class PhotographSet(Protocol):
         Default inputs of detectors, of rgb, depth and normal.
     known_categories
         Published categories; others are packed with a notice. Empty: any.
+    views
+        Number of views of each part.
     layout
         How pictures of new parts are named, for ``mvad predict``; also the montage of the dataset's own pictures.
     picture_size
@@ -42,6 +44,7 @@ class PhotographSet(Protocol):
     licence: str
     modalities: tuple[str, ...]
     known_categories: tuple[str, ...]
+    views: int
     layout: Layout
     picture_size: tuple[int, int] | None
 
@@ -69,6 +72,7 @@ class TreeSet:
     licence = NOT_STATED
     modalities: tuple[str, ...] = ("rgb",)
     known_categories: tuple[str, ...] = ()
+    views = 1
     layout = Layout()
     picture_size: tuple[int, int] | None = None
     splits: tuple[str, ...] = ("train", "test")
@@ -96,7 +100,12 @@ class TreeSet:
             refuse_archive([raw, root.parent], root.name)
             raise BadInput(f"{root}: not found; expected {root.name}/train/good in it, as {self.name} has it")
         listing = find_tree(root, self.name, category, self.layout, self.skipped)
-        listing.samples = [self.with_masks(root, sample) for sample in listing.samples]
+        other = [sample for sample in listing.samples if len(sample.views) != self.views]
+        listing.problems += [
+            f"{sample.paths[0].parent}: {counted(len(sample.views), 'picture')} of {sample.id}, {self.name} has {self.views} of a part; get it again"
+            for sample in other
+        ]
+        listing.samples = [self.with_masks(root, sample) for sample in listing.samples if len(sample.views) == self.views]
         if self.has_all_masks:
             listing = without_unmasked(listing)
         self.add_more(root, category, listing)

@@ -30,6 +30,7 @@ class RealIADVariety:
     licence = NOT_STATED
     modalities: tuple[str, ...] = ("rgb",)
     known_categories: tuple[str, ...] = ()
+    views = 5
     layout = Layout(r"(?P<sample>.+)_(?P<view>C\d+)(?:_[^/]*)?\.[A-Za-z]+")
     picture_size: tuple[int, int] | None = None
 
