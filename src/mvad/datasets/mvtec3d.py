@@ -1,7 +1,7 @@
 """Reader of MVTec 3D-AD as downloaded (Bergmann et al. 2022): xyz TIFF, rgb PNG, gt PNG, paired by name.
 
-<category>/{train,validation}/good/{xyz/NNN.tiff, rgb/NNN.png}
-<category>/test/<defect>/{xyz/NNN.tiff, rgb/NNN.png, gt/NNN.png}
+    <category>/{train,validation}/good/{xyz/NNN.tiff, rgb/NNN.png}
+    <category>/test/<defect>/{xyz/NNN.tiff, rgb/NNN.png, gt/NNN.png}
 
 Coordinates are metres in the sensor's frame; (0, 0, 0) where nothing was measured.
 """
