@@ -90,6 +90,18 @@ def test_half_a_download_is_refused_in_one_line(kind: str, copied: Callable[[str
     assert refused.value.exit_code == 3
 
 
+def test_pointers_in_the_place_of_pictures_are_named(copied: Callable[[str], Path], tmp_path: Path) -> None:
+    raw = copied("mvtecad")
+    for path in raw.rglob("*.png"):
+        path.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:aa\nsize 1\n")
+    with pytest.raises(BadInput, match=r"png: is a pointer of git-lfs.* \(the first of 5 training parts, none of which can be read\)") as refused:
+        find_set_category("mvtecad", raw, "gear", SIZE).source()
+    assert "\n" not in str(refused.value)
+    done = mvad("pack", "--dataset", "mvtecad", "--raw", str(raw), "--dry-run", cwd=tmp_path)
+    assert done.returncode == 3
+    assert "14 problems, as listed above" in done.stderr
+
+
 def test_the_command_refuses_with_exit_code_3(copied: Callable[[str], Path], tmp_path: Path) -> None:
     raw = copied("mvtecad")
     zipped(raw / "gear")

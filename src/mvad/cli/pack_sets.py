@@ -71,6 +71,7 @@ def dry_run_of(work: ToPack, chosen: Sequence[tuple[str, str]], bars: Bars) -> N
         If something is, and it is not accepted.
     """
     from mvad.cli.contents import contents_table, parts_table
+    from mvad.datasets.photographs.framing import header_problems
     from mvad.datasets.shards.contents import count, count_parts
 
     rows, problems = [], 0
@@ -79,6 +80,7 @@ def dry_run_of(work: ToPack, chosen: Sequence[tuple[str, str]], bars: Bars) -> N
             rows += count(work.renders, work.realiad_raw, dataset, name, work.splits, work.validation)
             continue
         each = work.set_category(dataset, name)
+        each.found.listing.problems += header_problems(each.found.samples, work.jobs)
         rows += count_parts(dataset, name, each.found.samples)
         bars.show(parts_table(name, each.found.samples))
         for note in each.found.listing.notes:

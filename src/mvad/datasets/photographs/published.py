@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mvad.datasets.photographs.category import FolderCategory, FolderOptions, category_source, check_sound
+from mvad.datasets.photographs.framing import header_problems
 from mvad.datasets.photographs.pictures import read_header
 from mvad.datasets.photographs.sets.protocol import PhotographSet
 from mvad.datasets.photographs.sets.registry import photograph_sets
@@ -17,6 +18,7 @@ from mvad.datasets.shards.pack import PackOptions, pack_category
 from mvad.datasets.shards.sources import CategorySource
 from mvad.errors import BadInput
 from mvad.progress import Progress
+from mvad.words import counted
 
 
 @dataclass(frozen=True)
@@ -31,12 +33,27 @@ class SetCategory:
         check_sound(self.found, partial)
 
     def source(self) -> CategorySource:
-        """Return it as a source of shards; the framing is fitted here."""
-        return category_source(self.found, self.options)
+        """Return it as a source of shards; the framing is fitted here.
+
+        Raises
+        ------
+        BadInput
+            If no training picture can be read; the message says what is wrong with the first.
+        """
+        try:
+            return category_source(self.found, self.options)
+        except BadInput as error:
+            training = [sample for sample in self.found.samples if sample.split == "train"]
+            unreadable = header_problems(training, self.options.jobs)
+            if unreadable and len(unreadable) == len(training):
+                raise BadInput(
+                    f"{unreadable[0]} (the first of {counted(len(training), 'training part')}, none of which can be read)"
+                ) from error
+            raise
 
 
 def find_set_category(
-    dataset: str, raw: Path, category: str, size: int, validation: float | None = None, jobs: int = 1
+    dataset: str, raw: Path, category: str, size: int, validation: float = 0.0, jobs: int = 1
 ) -> SetCategory:  # fmt: skip
     """Find the parts of a category of a published dataset; only headers are read, where all pictures must have one size.
 
@@ -47,7 +64,7 @@ def find_set_category(
     size
         Side of a view, pixels.
     validation
-        Share of the training parts to hold out, where the dataset has no validation split; None and 0: none, so that training
+        Share of the training parts to hold out, where the category has no published validation split; 0: none, so that training
         has what the published protocols train on.
     jobs
         Pictures that are read at the same time.
@@ -55,22 +72,23 @@ def find_set_category(
     Raises
     ------
     BadInput
-        If the category cannot be found, or a share is to be held out although the dataset has a validation split.
+        If the category cannot be found.
     """
     chosen = photograph_sets()[dataset]
     listing = chosen.listing(raw, category)
     own = any(sample.split == "validation" for sample in listing.samples)
     if own and validation:
-        raise BadInput(f"--validation {validation:g}: {dataset} has a validation split of its own; leave the option out")
+        listing.notes.append("the validation split is the published one, nothing else is held out")
+        validation = 0.0
     if chosen.picture_size is not None:
         faults = _of_another_size(listing.samples, chosen, jobs)
         listing.samples = [sample for sample in listing.samples if sample.key not in faults]
         listing.problems += faults.values()
     if not listing.problems and not any(sample.split == "train" for sample in listing.samples):
         listing.problems.append(f"{raw}: {category} has no training part; the download is not whole, get it again")
-    listing = divide(listing, 0.0 if own else validation or 0.0, 0.0)
+    listing = divide(listing, validation, 0.0)
     options = FolderOptions(
-        dataset, category, chosen.layout, None, validation or 0.0, 0.0, licence=licence_of(dataset, raw), size=size, jobs=jobs
+        dataset, category, chosen.layout, None, validation, 0.0, licence=licence_of(dataset, raw), size=size, jobs=jobs
     )
     return SetCategory(FolderCategory(category, listing), options)
 
