@@ -52,6 +52,7 @@ def test_scans_of_a_set_read_back(name: str, raws: Path) -> None:
     counts = Counter(ref.split for ref in refs)
     assert counts == {"train": 5, "test": 9} | ({"validation": 2} if name == "3dadam" else {})
     for ref in refs:
+        assert ("gt" in ref.paths) == (name == "3dadam" or ref.defect != "good"), "3D-ADAM has masks of good parts, too"
         scan = reader.load(ref)
         assert scan.rgb.shape[:2] == scan.valid.shape == (SIZE, SIZE)
         assert scan.valid.any()
