@@ -106,6 +106,8 @@ def formats() -> str:
         "- Real-IAD: folders and files may be links, names in split files may have backslashes; `mvad pack --splits sv` (or another folder",
         "  `realiad_jsons_*`) takes other splits, `--validation 0.2` holds out training samples ([sets.md](sets.md)). A sample of which a picture is damaged is left out and listed.",
         "",
+        "Own scans and meshes: [own-scans.md](own-scans.md).",
+        "",
         "## Shards",
         "",
         "See [shard-format.md](shard-format.md).",

@@ -7,6 +7,7 @@ import sys
 from typing import Any
 
 from mvad.datasets import realiad
+from mvad.datasets.own.options import READER
 from mvad.datasets.photographs.sets.registry import photograph_sets
 from mvad.datasets.registry import SCAN_READERS
 
@@ -19,7 +20,11 @@ def sets() -> str:
     rows: list[tuple[str, str, str, str, Any]] = [
         (realiad.NAME, "5", _PACK, realiad.LICENCE, realiad),
         *((each.name, str(each.views), _PACK, each.licence, _module(each)) for each in photograph_sets().values()),
-        *((reader.name, "scan", _RENDER, reader.licence, _module(reader)) for reader in SCAN_READERS.values()),
+        *(
+            (reader.name, "scan", _RENDER, reader.licence, _module(reader))
+            for reader in SCAN_READERS.values()
+            if reader.name != READER
+        ),
     ]
     lines = [
         "# Published datasets",

@@ -77,7 +77,8 @@ def render_scan(
     Parameters
     ----------
     scan
-        The scan, or the ``xyz/NAME.tiff`` of one in MVTec 3D-AD's layout (``rgb/NAME.png`` beside it).
+        The scan, or the ``xyz/NAME.tiff`` of one in MVTec 3D-AD's layout (``rgb/NAME.png`` beside it), or the file of an own scan or
+        mesh (NPZ, PLY, PCD, STL, OBJ), read as ``options.read`` says.
     rig
         The cameras; None places ``options.rig.views`` cameras around this scan's object.
     options

@@ -94,7 +94,9 @@ def test_pointers_in_the_place_of_pictures_are_named(copied: Callable[[str], Pat
     raw = copied("mvtecad")
     for path in raw.rglob("*.png"):
         path.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:aa\nsize 1\n")
-    with pytest.raises(BadInput, match=r"png: is a pointer of git-lfs.* \(the first of 5 training parts, none of which can be read\)") as refused:
+    with pytest.raises(
+        BadInput, match=r"png: is a pointer of git-lfs.* \(the first of 5 training parts, none of which can be read\)"
+    ) as refused:
         find_set_category("mvtecad", raw, "gear", SIZE).source()
     assert "\n" not in str(refused.value)
     done = mvad("pack", "--dataset", "mvtecad", "--raw", str(raw), "--dry-run", cwd=tmp_path)

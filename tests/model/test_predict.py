@@ -22,7 +22,7 @@ from mvad.datasets.shards.reader import open_shard
 from mvad.errors import BadInput
 from mvad.model.devices import float32_only
 from mvad.model.evaluation.predict import predict
-from mvad.model.evaluation.threshold import Threshold, conformal, threshold_of
+from mvad.model.evaluation.threshold import Thresholds, conformal, threshold_of
 from mvad.model.exchange import onnx as onnx_export
 from mvad.model.exchange.onnx import export_onnx
 from mvad.model.idif.window import Window
@@ -303,7 +303,9 @@ def test_seconds_are_taken_when_the_device_is_done(place: Path, tmp_path: Path, 
     monkeypatch.setattr("mvad.model.evaluation.decide.synchronise", waited.append)
     run = RunFolder(place / "runs" / "floor")
     samples = samples_of(place / "shards" / GEAR, run, Workspace(place))[:2]
-    found = predict(load(run.path), run.model_sha256, Threshold(0.0, 0, None, True), samples, 2, tmp_path, Silent())
+    detector = load(run.path)
+    thresholds = Thresholds(run, detector, place / "shards" / GEAR, 0.05, Silent(), 0.0)
+    found = predict(detector, run.model_sha256, thresholds, samples, 2, tmp_path, Silent())
     assert waited == [CPU, CPU]
     assert len(found.rows) == 2
 

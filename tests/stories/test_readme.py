@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from command import ROOT, surroundings, warm_socket
+from test_own_data import put
 
 README = (ROOT / "README.md").read_text()
 QUICK = {
@@ -49,6 +50,9 @@ def test_every_mvad_command_of_the_readme_runs(workspace: Path, tmp_path: Path, 
     for dataset, names in {"mvtec3d": ("gear", "cable_gland"), "eyecandies": ("dome", "CandyCane")}.items():
         shutil.copytree(workspace / "raw" / dataset / names[0], tmp_path / "downloads" / dataset / names[1])
     shutil.copytree(workspace / "raw" / "realiad", tmp_path / "mvad-data" / "raw" / "realiad")
+    for k in range(12):
+        put(tmp_path / "parts/train/good" / f"p{k}", k)
+    put(tmp_path / "new/a part", 60)
     (tmp_path / "dtd" / "images").mkdir(parents=True)
     shutil.copy(next((workspace / "raw" / "realiad").rglob("*.jpg")), tmp_path / "dtd" / "images" / "a.jpg")
     ran = [line for line in commands() if line.startswith("mvad ")]

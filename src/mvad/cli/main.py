@@ -28,10 +28,12 @@ from mvad.cli import (
     render,
     report,
     reproduce,
+    serve,
     status,
     synth,
     train,
     verify,
+    watch,
 )
 from mvad.cli.streams import outlive_readers
 from mvad.errors import BadInput, MvadError
@@ -57,6 +59,8 @@ for verb in (
     evaluate,
     import_maps,
     predict,
+    watch,
+    serve,
     reproduce,
     report,
     status,

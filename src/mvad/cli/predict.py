@@ -43,6 +43,9 @@ def predict(
     force: Annotated[
         bool, typer.Option("--force", help="Score samples of another category or other cameras than the run was trained on, too.")
     ] = False,
+    page: Annotated[
+        Path | None, typer.Option("--page", help="Also write a page for people: pictures, maps, decisions and what caused them.")
+    ] = None,
     workspace: WorkspaceOfRun = None,
     teacher_weights: TeacherWeights = None,
     offline: Offline = False,
@@ -50,14 +53,16 @@ def predict(
     json_out: JsonOut = None,
 ) -> None:
     """Score samples: a CSV file with one decision per sample, maps, latency. Exit code 6 if some could not be scored."""
+    from mvad import files
     from mvad.cli.console import Bars
     from mvad.cli.tables import pose_lines
     from mvad.errors import PartlyDone
     from mvad.model.backbones.weights import WeightsSource
     from mvad.model.devices import resolve_device
-    from mvad.model.evaluation.predict import PREDICTIONS
+    from mvad.model.evaluation.predict import FAILED, PREDICTIONS
     from mvad.model.evaluation.predict import predict as score
-    from mvad.model.evaluation.threshold import Threshold, threshold_of
+    from mvad.model.evaluation.threshold import Thresholds
+    from mvad.model.report.decisions import build_decisions
     from mvad.model.runs import RunFolder
     from mvad.pipeline.predict import samples_of
     from mvad.pipeline.trained_run import workspace_of
@@ -68,21 +73,24 @@ def predict(
     detector = folder.load(WeightsSource(teacher_weights, places.weights, offline), resolve_device(device))
     target = out or run / "predictions" / (source.stem if source.suffix == ".h5" else source.resolve().name)
     with Bars(json_out) as bars:
-        if threshold is None:
-            used = threshold_of(folder, detector, folder.category_folder(places.shards), false_alarms, bars)
-            bars.tell(f"{used.describe(false_alarms)} of {places.root}")
-        else:
-            used = Threshold(threshold, 0, None, True)
+        used = Thresholds(folder, detector, folder.category_folder(places.shards), false_alarms, bars, threshold)
+        bars.tell(f"{used.describe()} of {places.root}" if threshold is None else used.describe())
         names = (folder.record.pictures or {}).get("views", ())
         done = score(detector, folder.model_sha256, used, samples, len(samples), target, bars, names)
         bars.tell(done.describe())
+        for line in done.incomplete_lines():
+            bars.tell(line)
         for line in pose_lines(done.poses(), PREDICTIONS):
             bars.tell(line)
         bars.write_json({
-            "run": str(run), "source": str(source), "threshold": used.value, "promised_false_alarms": used.promised,
+            "run": str(run), "source": str(source), "threshold": used.whole.value, "promised_false_alarms": used.whole.promised,
             "samples": [row.to_json() for row in done.rows], "failed": done.failed,
         })  # fmt: skip
         bars.tell(f"written: {target / PREDICTIONS}")
+        if page is not None:
+            failed = [(line["key"], line["reason"]) for line in files.read_lines(target / FAILED)]
+            files.write_text(page, build_decisions(done, failed, target, run.resolve().name, used.describe(), names))
+            bars.tell(f"page: {page}")
     if done.failed:
         raise PartlyDone(
             f"{done.failed} of {counted(len(samples), 'sample')} could not be scored; {target / 'failed.jsonl'} has the reasons"

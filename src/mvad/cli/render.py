@@ -17,7 +17,7 @@ def register(app: typer.Typer) -> None:
 
 
 def render(  # more than 60 lines: one parameter per option
-    dataset: Annotated[str, typer.Argument(help="mvtec3d or eyecandies.")],
+    dataset: Annotated[str, typer.Argument(help="mvtec3d, eyecandies, or folder for own scans and meshes.")],
     category: Category = None,
     raw: Annotated[
         Path | None, typer.Option("--raw", help="Folder of the categories. Default: raw/DATASET in the workspace.")
@@ -37,6 +37,16 @@ def render(  # more than 60 lines: one parameter per option
     rig: Annotated[Path | None, typer.Option("--rig", help="TOML file that defines the cameras; see docs/rigs.md.")] = None,
     backend: Annotated[str | None, typer.Option(help="auto, cpu or egl.")] = None,
     device: Annotated[int | None, typer.Option(min=0, help="EGL device; mvad doctor lists them. Default: the first GPU.")] = None,
+    unit: Annotated[str | None, typer.Option(help="Own scans: unit of the coordinates, m, mm or um (m).")] = None,
+    grid: Annotated[
+        str | None, typer.Option(help="Own scans: WIDTHxHEIGHT of organised points whose file does not state it.")
+    ] = None,
+    axes: Annotated[
+        str | None,
+        typer.Option(help="Own scans: camera (y down, z away from the sensor) or opengl (y up, z towards it); camera."),
+    ] = None,
+    licence: Annotated[str | None, typer.Option(help="Own scans: their licence in your words (not stated).")] = None,
+    name: Annotated[str, typer.Option(help="Own scans: name of the dataset, which is folder-NAME then (folder).")] = "",
     split: Annotated[list[str] | None, typer.Option(help="train, validation, test, private; repeatable.")] = None,
     jobs: Annotated[int, typer.Option(min=0, help="Number of worker processes; 0: automatic.")] = 0,
     threads: Annotated[int, typer.Option(min=1, help="Scans per process that are rendered at the same time.")] = 1,
@@ -46,10 +56,14 @@ def render(  # more than 60 lines: one parameter per option
     config: Config = None,
     sets: Sets = None,
 ) -> None:
-    """Render scans to views of RGB, depth, normals, masks and source maps. Repeat the command to continue."""
+    """Render scans or meshes to views of RGB, depth, normals, masks and source maps. Repeat the command to continue.
+
+    Own scans and meshes: mvad render folder --raw parts --unit mm. docs/own-scans.md has the layout and the formats.
+    """
     from mvad.cli.console import Bars
     from mvad.cli.tables import audit_tables, invisible_lines, pose_lines, pose_table
-    from mvad.datasets.registry import chosen_categories, reader_for
+    from mvad.datasets.own.options import READER
+    from mvad.datasets.registry import chosen_categories, own_name, reader_for
     from mvad.datasets.scan import SPLITS
     from mvad.errors import BadInput, PartlyDone
     from mvad.render.engine import Workers
@@ -61,7 +75,7 @@ def render(  # more than 60 lines: one parameter per option
 
     named = {
         "rig.views": views, "rig.size": size, "rig.tilt_deg": tilt, "rig.frame": frame, "rig.center": center, "light": light, "backend": backend,
-        "device": device,
+        "device": device, "read.unit": unit, "read.grid": grid, "read.axes": axes, "read.licence": licence,
     }  # fmt: skip
     options, _ = resolve(RenderOptions, layers_of(config, named, sets))
     if rig is not None and (views, size, tilt) != (None, None, None):
@@ -73,14 +87,17 @@ def render(  # more than 60 lines: one parameter per option
     unknown = [name for name in splits if name not in SPLITS]
     if unknown:
         raise no_such("--split", unknown[0], SPLITS)
+    if name and dataset != READER:
+        raise BadInput(f"--name is for own scans (mvad render {READER}), {dataset} has its name; leave it out")
+    dataset = own_name(name) if dataset == READER else dataset
     reader = reader_for(dataset)
     folder = raw or Workspace(workspace).raw(dataset)
     failed = 0
     with Bars() as bars:
         names = chosen_categories(reader, folder, category)
-        for name in names:
-            if name not in reader.known_categories:
-                bars.say(f"notice: {name} is not a published category of {dataset}; it is rendered nevertheless")
+        for found in names if reader.known_categories else ():
+            if found not in reader.known_categories:
+                bars.say(f"notice: {found} is not a published category of {dataset}; it is rendered nevertheless")
         renders, workers = Workspace(workspace).renders, Workers(jobs, threads, scheduler, recycle)
         audits, poses = {}, {}
         for done in render_categories(dataset, names, folder, renders, options, splits, workers, overwrite, bars, cameras):

@@ -32,8 +32,8 @@ from mvad.errors import BadInput
 MIN_DISTANCE_M, MAX_DISTANCE_M = 1e-3, 100.0
 """Range of valid distances; structured-light sensors measure 0.3 to 2 m, so points outside of it are errors of the file."""
 
-_OTHER_UNITS = ((10.0, 1e4, "millimetres", 1000), (1e4, 1e7, "micrometres", 1_000_000))
-"""Median distances that are not metres: from, to, the unit, how many are a metre."""
+_OTHER_UNITS = ((10.0, 1e4, "millimetres", 1000, "mm"), (1e4, 1e7, "micrometres", 1_000_000, "um"))
+"""Median distances that are not metres: from, to, the unit, how many are a metre, its name for own scans."""
 
 _SPLITS = {"train": "train", "validation": "validation", "test": "test"}
 _PICTURES = ("png", "jpg", "jpeg")
@@ -182,6 +182,9 @@ def _check_unit(path: Path, xyz: NDArray[np.float32]) -> None:
     if not measured.size:
         return
     middle = float(np.median(measured))
-    for low, high, unit, per_metre in _OTHER_UNITS:
+    for low, high, unit, per_metre, name in _OTHER_UNITS:
         if low < middle <= high:
-            raise BadInput(f"{path}: distances around {middle:.0f} are {unit}, not metres; divide the points by {per_metre}")
+            raise BadInput(
+                f"{path}: distances around {middle:.0f} are {unit}, not metres; divide the points by {per_metre}, or render own scans with "
+                f"mvad render folder --unit {name}"
+            )

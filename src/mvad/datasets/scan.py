@@ -10,6 +10,13 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from mvad.datasets.own.options import OwnScanOptions, ReadOptions
+
+__all__ = [
+    "GOOD", "NEW", "NO_POSE", "SPLITS", "UNKNOWN", "ImageRef", "Mesh", "ReadOptions", "SampleRef", "Scan", "ScanReader", "ScanRef", "ScanSource",
+    "new_id",
+]  # fmt: skip
+
 SPLITS = ("train", "validation", "test", "private")
 """Splits in reading order. ``private`` has no labels (Eyecandies' test_private)."""
 
@@ -37,6 +44,8 @@ class ScanRef:
         What its reader decided about it that a user would want to know, one line each; recorded with its render.
     fault
         Why it cannot be read, which ``ScanReader.load`` raises, or "".
+    read
+        How its file is read, where it is an own scan.
     group
         Physical part that it shows, where a dataset has several scans of one; "" where that is not known.
     """
@@ -49,6 +58,7 @@ class ScanRef:
     paths: dict[str, Path] = field(compare=False, hash=False, default_factory=dict)
     notes: tuple[str, ...] = field(compare=False, default=())
     fault: str = field(compare=False, default="")
+    read: OwnScanOptions = field(compare=False, hash=False, default_factory=OwnScanOptions)
     group: str = field(compare=False, default="")
 
     @property
@@ -58,8 +68,31 @@ class ScanRef:
 
 
 @dataclass(frozen=True)
+class Mesh:
+    """The F triangles of a mesh, metres, in the frame of ``Scan``.
+
+    Attributes
+    ----------
+    corners
+        (F, 3, 3) float32, the three corners of each face in the order of the file.
+    normals
+        (F, 3, 3) float32 unit vectors at the corners, outwards; averaged over neighbouring faces, but not across creases.
+    colors
+        (F, 3, 3) uint8.
+    """
+
+    corners: NDArray[np.float32]
+    normals: NDArray[np.float32]
+    colors: NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
 class Scan:
-    """An organised scan in the sensor's camera frame (x right, y down, z away from the sensor).
+    """An organised scan in the sensor's camera frame (x right, y down, z away from the sensor), or a mesh.
+
+    A mesh stands on a grid of its faces: face f, counted from 0 as in the file, is the grid point (f // W, f % W), its middle is
+    ``xyz`` there, and what is left of the last row is not valid. Its frame is the file's, turned by half a turn about x, so that the
+    file's +z points to the sensor: (x, y, z) becomes (x, -y, -z).
 
     Attributes
     ----------
@@ -77,6 +110,8 @@ class Scan:
         (4, 4) float64 from the camera frame above to the dataset's world, or None.
     notes
         What was decided in reading it, one line each, as ``ScanRef.notes``.
+    mesh
+        The triangles of a mesh, or None for an organised scan.
     """
 
     xyz: NDArray[np.float32]
@@ -86,13 +121,7 @@ class Scan:
     normals: NDArray[np.float32] | None = None
     pose_camera_to_world: NDArray[np.float64] | None = None
     notes: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class ReadOptions:
-    """Options of readers. ``light`` is the Eyecandies image number (M3DM and successors use 4)."""
-
-    light: int = 4
+    mesh: Mesh | None = None
 
 
 def new_id(folder: Path, name: str) -> str:
@@ -207,6 +236,8 @@ class SampleRef:
         Samples of one group (one part, one batch, one day) are not divided between splits; "": the sample is its own group.
     notes
         What was decided in finding it, one line each.
+    fault
+        Why it cannot be read, or "".
     """
 
     dataset: str
@@ -217,6 +248,7 @@ class SampleRef:
     views: Sequence[ImageRef] = field(compare=False, hash=False, default=())
     group: str = field(compare=False, default="")
     notes: tuple[str, ...] = field(compare=False, default=())
+    fault: str = field(compare=False, default="")
 
     @property
     def key(self) -> str:

@@ -10,10 +10,11 @@ from typing import Any
 from mvad import files
 from mvad.datasets import realiad
 from mvad.datasets.folders import visible
+from mvad.datasets.own.options import recorded_options
 from mvad.datasets.photographs.published import find_set_category
 from mvad.datasets.photographs.sample import sample_hash
 from mvad.datasets.photographs.sets.registry import photograph_sets
-from mvad.datasets.registry import SCAN_READERS, photographed, reader_for
+from mvad.datasets.registry import find_reader, photographed
 from mvad.datasets.renders.record import read_manifest as read_renders_manifest
 from mvad.datasets.renders.record import read_record
 from mvad.datasets.scan import ReadOptions
@@ -53,10 +54,12 @@ def _rendered_inputs(renders: Path, raw: Path, progress: Progress) -> tuple[int,
         dataset, category, light = manifest["dataset"], manifest["category"], int(manifest["config"]["light"])
         if not (raw / dataset / category).is_dir():
             continue
-        if dataset not in SCAN_READERS:
+        reader = find_reader(dataset)
+        if reader is None:
             progress.say(f"{path.parent}: its raw data are not compared, no reader of {dataset} is registered here")
             continue
-        refs = {ref.key: ref for ref in reader_for(dataset).refs(raw / dataset, category, ReadOptions(light=light))}
+        options = ReadOptions(light, recorded_options(manifest["config"]))
+        refs = {ref.key: ref for ref in reader.refs(raw / dataset, category, options)}
         progress.start(f"inputs of {category}", len(manifest["samples"]))
         for sample in manifest["samples"]:
             folder = files.below(path.parent, sample["split"], sample["defect"], sample["id"])

@@ -109,6 +109,10 @@ def _scan_width(data: ShardSet) -> int:
     """Return the number W of columns of the raw scans, to which ``source`` = row * W + column refers."""
     if "source" not in data.stored or data.scan_sizes is None:
         raise BadInput(f"{data.folder}: has no source, which pseudo.views = consistent needs; pack renders with it")
+    if data.is_mesh:
+        raise BadInput(
+            f"{data.folder}: is made of meshes, whose faces are no grid, which pseudo.views = consistent needs; take pseudo.views = independent"
+        )
     widths = np.unique(data.scan_sizes[:, 1]).tolist()
     if len(widths) > 1:
         raise BadInput(

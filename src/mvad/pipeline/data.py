@@ -8,6 +8,8 @@ from pathlib import Path
 
 from mvad.datasets import realiad
 from mvad.datasets.mvtec3d import MVTec3D, ref_beside
+from mvad.datasets.own.options import OwnScanOptions
+from mvad.datasets.own_scans import OwnScans
 from mvad.datasets.photographs.published import pack_set
 from mvad.datasets.photographs.sets.registry import photograph_sets
 from mvad.datasets.scan import Scan
@@ -29,16 +31,20 @@ def render_scan(scan: Scan | str | Path, rig: Rig | None, options: RenderOptions
     options = replace(options, backend=resolve_backend(options.backend, options.device))
     rasteriser(options.backend, device=options.device)  # before open3d: see render.backends.egl
     if not isinstance(scan, Scan):
-        scan = _read(Path(scan))
+        scan = _read(Path(scan), options.read)
     if rig is None:
         rig = fit_cameras([measured_scan(scan, options)], options.rig)
     return views_of_scan(scan, options, rig).views
 
 
-def _read(xyz: Path) -> Scan:
-    if not xyz.is_file():
-        raise BadInput(f"{xyz}: not found; give the xyz/NAME.tiff of a scan")
-    return MVTec3D().load(ref_beside(xyz))
+def _read(path: Path, own: OwnScanOptions) -> Scan:
+    """Read the scan of an ``xyz/NAME.tiff``, or an own scan or mesh."""
+    if not path.is_file():
+        raise BadInput(f"{path}: not found; give the xyz/NAME.tiff of a scan, or the NPZ, PLY, PCD, STL or OBJ file of one")
+    if path.suffix.lower() in (".tif", ".tiff") and own == OwnScanOptions():
+        return MVTec3D().load(ref_beside(path))
+    reader = OwnScans()
+    return reader.load(reader.ref_of(path, own))
 
 
 def render(

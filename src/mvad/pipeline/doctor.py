@@ -79,11 +79,14 @@ def _disk(root: Path) -> Check:
 
 def _data(workspace: Workspace) -> list[Check]:
     from mvad.datasets import realiad
+    from mvad.datasets.own.options import READER
     from mvad.datasets.photographs.sets.registry import chosen_categories, photograph_sets
     from mvad.datasets.registry import SCAN_READERS, find_categories
 
     checks = []
     for name, reader in SCAN_READERS.items():
+        if name == READER and not workspace.raw(name).is_dir():
+            continue  # own scans, which nobody must have
         try:
             checks.append(
                 Check(name, "ok", f"{len(find_categories(reader, workspace.raw(name)))} categories in {workspace.raw(name)}")

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 
-from mvad.datasets.registry import SCAN_READERS, RawScans
+from mvad.datasets.registry import find_reader
+from mvad.datasets.shards.reader import read_manifest
+from mvad.datasets.shards.schema import MANIFEST
 from mvad.errors import BadInput
 from mvad.model.backbones.weights import WeightsSource
 from mvad.model.evaluation.evaluate import EvaluationCallback, evaluate_run
@@ -19,6 +21,7 @@ from mvad.model.exchange.adeval import ANOMAPS, SAMPLE_PATTERN, AdevalWriter
 from mvad.model.exchange.imported_maps import evaluate_scan_maps
 from mvad.model.registry import PLUGINS, methods
 from mvad.model.runs import RunFolder, find_runs
+from mvad.pipeline.raw_scans import raw_scans
 from mvad.pipeline.workspace import Workspace
 from mvad.progress import Progress
 from mvad.words import folder_name, no_such
@@ -65,13 +68,25 @@ class EvaluationPlan:
             return list(runs)
         folders, known = [], methods()
         for run in find_runs(self.workspace.runs):
-            if RunFolder(run).record.config.get("model") in known:
-                folders.append(run)
+            lack = self._lack(RunFolder(run), known)
+            if lack:
+                progress.say(f"{run.name}: left out, {lack}")
             else:
-                progress.say(f"{run.name}: left out, its method is not known here ({PLUGINS}=MODULE names what registers it)")
+                folders.append(run)
         if not folders:
             raise BadInput(f"{self.workspace.runs}: no finished run; run mvad train first, or give --workspace")
         return folders
+
+    def _lack(self, run: RunFolder, known: Container[str]) -> str:
+        """Return why a run cannot be evaluated among others, or ""."""
+        if run.record.config.get("model") not in known:
+            return f"its method is not known here ({PLUGINS}=MODULE names what registers it)"
+        if self.project_to_scan and find_reader(run.record.dataset) is None:
+            return f"{run.record.dataset} has photographs, no scans"
+        packed = run.category_folder(self.workspace.shards)
+        if (packed / MANIFEST).exists() and not any(entry["split"] == "test" for entry in read_manifest(packed)["shards"]):
+            return "its category has no test split"
+        return ""
 
     def evaluate(self, run: Path, progress: Progress) -> Results:
         """Evaluate one run; see ``evaluate_run``."""
@@ -90,11 +105,13 @@ class EvaluationPlan:
         callbacks: list[EvaluationCallback] = []
         if self.project_to_scan:
             record = RunFolder(run).record
-            if record.dataset not in SCAN_READERS:
+            if find_reader(record.dataset) is None:
                 raise BadInput(f"{run}: {record.dataset} has photographs, no scans; leave out --project-to-scan")
             raw = self.raw or self.workspace.raw(record.dataset)
             rules = fusion_rules(self.fuse)
-            callbacks.append(ScanEvaluator(self._place(run), RawScans(record.dataset, raw, record.category), rules))
+            callbacks.append(
+                ScanEvaluator(self._place(run), raw_scans(record.dataset, raw, record.category, self.workspace.renders), rules)
+            )
         if self.adeval:
             target = self.adeval / run.name
             progress.say(f'ADEval: python -m adeval {target / ANOMAPS} --evaluate_size 256 --sample_key_pat "{SAMPLE_PATTERN}"')
@@ -130,7 +147,7 @@ def evaluate_maps_of(
         If a map is missing or unusable, or no category is found.
     """
     for name in categories or _categories_of(maps):
-        scans = RawScans(dataset, raw or workspace.raw(dataset), name)
+        scans = raw_scans(dataset, raw or workspace.raw(dataset), name, workspace.renders)
         run = (out or workspace.runs) / folder_name(f"{dataset}-{name}-{method}-maps")
         yield evaluate_scan_maps(run, method, maps, scans, progress)
 

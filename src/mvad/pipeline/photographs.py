@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+from mvad.datasets.photographs.arriving import find_new
 from mvad.datasets.photographs.category import PICTURES, Photographs
-from mvad.datasets.photographs.layouts import find_new
 from mvad.datasets.photographs.sample import coding_of, read_part, sample_hash
 from mvad.datasets.scan import SampleRef
 from mvad.errors import BadInput
@@ -66,7 +66,7 @@ def new_part(
         ]
         return LoadedSample(part.sample, coding_of(photographs.framing), views, names)
 
-    made_from = sample_hash(ref, contents) if all(path.exists() for path in ref.paths) or contents is not None else ""
+    made_from = sample_hash(ref, contents) if contents is not None or all(path.exists() for path in ref.paths) else ""
     return NewSample(ref.id, made_from, load, path)
 
 

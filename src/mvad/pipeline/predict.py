@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
-from mvad.datasets.registry import SCAN_READERS, reader_for
+from mvad.datasets.registry import find_reader
 from mvad.datasets.renders.layout import category_folder
-from mvad.datasets.scan import ReadOptions, Scan, ScanRef
+from mvad.datasets.scan import Scan, ScanRef
 from mvad.datasets.shards.loader import Batch, batch_of
 from mvad.datasets.shards.reader import ShardFile, open_shard, read_manifest
 from mvad.datasets.shards.schema import MANIFEST
@@ -90,12 +91,12 @@ def batch_of_scan(scan: Scan, run: RunFolder, workspace: Workspace) -> Batch:
     BadInput
         If the workspace has no renders of the category, or the scan shows no object.
     """
-    options, rig = _cameras_of(run, workspace, force=False)
+    options, rig = cameras_of(run, workspace)
     loaded = _seen("scan", views_of_scan(scan, options, rig))
     return batch_of(loaded.sample, loaded.coding)
 
 
-def _cameras_of(run: RunFolder, workspace: Workspace, force: bool) -> tuple[RenderOptions, Rig]:
+def cameras_of(run: RunFolder, workspace: Workspace, force: bool = False) -> tuple[RenderOptions, Rig]:
     """Return the options and the cameras that a run's training scans were rendered with.
 
     Raises
@@ -158,15 +159,20 @@ def _of_category(folder: Path, split: str) -> Iterator[NewSample]:
 def _of_scans(source: Path, run: RunFolder, workspace: Workspace, light: int | None, force: bool) -> Iterator[NewSample]:
     """Yield raw scans, to be rendered with the cameras of the run's category."""
     dataset, category = run.record.dataset, run.record.category
-    if dataset not in SCAN_READERS:
+    reader = find_reader(dataset)
+    if reader is None:
         raise BadInput(f"{source}: runs on {dataset} score packed samples; give a shard or a packed category")
-    options, rig = _cameras_of(run, workspace, force)
-    refs = reader_for(dataset).new_refs(source, category, ReadOptions(light=options.light if light is None else light))
+    options, rig = cameras_of(run, workspace, force)
+    refs = reader.new_refs(source, category, options.reading if light is None else replace(options.reading, light=light))
     if not refs:
         raise BadInput(f"{source}: holds no {dataset} scan, no packed category and no shard")
     for ref in refs:
-        path = str(next(iter(ref.paths.values()), source))
-        yield NewSample(ref.id, _hash_of(ref.paths), lambda ref=ref: _rendered(ref, options, rig), path)  # type: ignore[misc]
+        yield new_scan(ref, options, rig)
+
+
+def new_scan(ref: ScanRef, options: RenderOptions, rig: Rig) -> NewSample:
+    """Return a raw scan to be rendered with some cameras and scored."""
+    return NewSample(ref.id, _hash_of(ref.paths), lambda: _rendered(ref, options, rig), str(next(iter(ref.paths.values()), "")))
 
 
 def _rendered(ref: ScanRef, options: RenderOptions, rig: Rig) -> LoadedSample:

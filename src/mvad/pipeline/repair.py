@@ -11,9 +11,9 @@ from mvad import files
 from mvad.datasets import realiad
 from mvad.datasets.photographs.published import pack_set
 from mvad.datasets.photographs.sets.registry import photograph_sets
-from mvad.datasets.registry import RawScans, reader_for
+from mvad.datasets.registry import reader_for
 from mvad.datasets.renders.layout import AUDIT, MANIFEST, RIG
-from mvad.datasets.scan import SPLITS, ReadOptions
+from mvad.datasets.scan import SPLITS
 from mvad.datasets.shards.loader import ShardSet
 from mvad.datasets.shards.pack import PackOptions, pack_realiad, pack_renders
 from mvad.datasets.shards.reader import held_out_share, recorded_packing, recorded_source
@@ -27,6 +27,7 @@ from mvad.model.fitting import fit_run, prepare
 from mvad.model.registry import recorded_config
 from mvad.model.runs import MODEL, MODEL_FACTS, RunFolder
 from mvad.model.training.checkpoint import FOLDER as CHECKPOINTS
+from mvad.pipeline.raw_scans import raw_scans
 from mvad.pipeline.workspace import Workspace
 from mvad.progress import Progress
 from mvad.render.engine import Workers
@@ -81,7 +82,7 @@ def _render(category: Path, damaged: Sequence[Path], raw: Path, progress: Progre
     dataset = category.parent.name
     facts = _first_readable(category / RIG, category / MANIFEST)
     options, _ = resolve(RenderOptions, [(RECORDED, facts["config"])])
-    refs = reader_for(dataset).refs(raw / dataset, category.name, ReadOptions(light=options.light))
+    refs = reader_for(dataset).refs(raw / dataset, category.name, options.reading)
     folders = {category / ref.split / ref.defect / ref.id for ref in refs}
     without_scan = [folder for folder in damaged if folder not in folders]
     if without_scan:
@@ -135,7 +136,7 @@ def _run(
     evaluated = {path for path in damaged_files if path.match("results*.json")}
     on_scans = {path for path in damaged_files if path.parent.name == SCAN_MAPS}
     for views in sorted({shown_views(path) for path in pictures | evaluated} | ({()} if on_scans else set())):
-        callbacks = [_scan_evaluator(run, raw)] if not views and (run.path / SCAN_MAPS).exists() else []
+        callbacks = [_scan_evaluator(run, raw, workspace)] if not views and (run.path / SCAN_MAPS).exists() else []
         evaluate_run(run.path, workspace.shards, weights, progress, views, callbacks, resolve_device())
         progress.say(f"{run.path}: evaluated again")
 
@@ -158,7 +159,7 @@ def _train_again(run: RunFolder, workspace: Workspace, weights: WeightsSource, p
     progress.say(f"{run.path}: trained to its end again")
 
 
-def _scan_evaluator(run: RunFolder, raw: Path) -> ScanEvaluator:
+def _scan_evaluator(run: RunFolder, raw: Path, workspace: Workspace) -> ScanEvaluator:
     """Return a callback that projects maps to the scans with the rules of the earlier evaluation."""
     try:
         results = run.results()
@@ -168,7 +169,7 @@ def _scan_evaluator(run: RunFolder, raw: Path) -> ScanEvaluator:
     if results is not None and results.scan is not None:
         names = (results.scan.rule, *sorted(set(results.scan.figures) - {results.scan.rule}))
         rules = [rule for name in names for rule in RULES if rule == name]
-    return ScanEvaluator(run.path, RawScans(record.dataset, raw / record.dataset, record.category), rules)
+    return ScanEvaluator(run.path, raw_scans(record.dataset, raw / record.dataset, record.category, workspace.renders), rules)
 
 
 def _first_readable(*paths: Path, empty: bool = False) -> Any:

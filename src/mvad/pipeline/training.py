@@ -84,6 +84,8 @@ class Recipe:
         inputs = default_modalities(data.dataset, self.preset in PAPER_PRESETS)
         if not set(inputs) <= set(data.stored):
             inputs = default_modalities(data.dataset)
+        if "pictures" in data.config:
+            inputs = ()  # own photographs have what was packed of them
         if inputs and not config.input.modalities:
             config = replace(config, input=replace(config.input, modalities=inputs))
             origins["input.modalities"] = f"dataset {data.dataset}"

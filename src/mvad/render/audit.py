@@ -80,10 +80,14 @@ def _is_in_front(
 
 
 def count_points(scan: Scan, cleaned: Cleaned) -> dict[str, Any]:
-    """Count a scan's grid points: missing returns, points of the object, filled points, removed points by ``BACKGROUND`` part."""
+    """Count a scan's grid points, or a mesh's faces.
+
+    Missing returns, points of the object, filled points, and removed points by ``BACKGROUND`` part.
+    """
+    grid = scan.valid.size if scan.mesh is None else len(scan.mesh.corners)  # the last row of a mesh's grid is no point
     return {
-        "grid": scan.valid.size,
-        "missing": int((~scan.valid).sum()),
+        "grid": grid,
+        "missing": grid - int(scan.valid.sum()),
         "object": int(cleaned.keep.sum()),
         "filled": int(cleaned.filled.sum()),
         "removed_as": _by_part(cleaned.removed_as),

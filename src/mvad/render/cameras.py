@@ -10,10 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mvad.cores import usable_cores
-from mvad.datasets.scan import NO_POSE, Scan
+from mvad.datasets.scan import NO_POSE, Mesh, Scan
 from mvad.errors import BadInput
 from mvad.render.clean import Cleaned
-from mvad.render.fit_rig import Extent, extent_of, fit_object_rig, fit_rig, hull_of
+from mvad.render.fit_rig import Extent, extent_of, fit_mesh_rig, fit_object_rig, fit_rig, hull_of, mesh_extent, outline_of
 from mvad.render.frame.fit import fit_frame
 from mvad.render.frame.object_frame import ObjectPose
 from mvad.render.frame.points import ScanPoints, scan_points
@@ -33,11 +33,14 @@ class Measured:
     points, hull
         The points from which its pose is estimated, and (K, 3) float64, metres, sensor's camera frame, points with the convex hull
         of its body; None where the cameras stand in the sensor's frame.
+    mesh
+        (K, 3) float64, metres, points with the convex hull of a mesh, in its own frame (``Scan``); None for a scan.
     """
 
     extent: Extent | None = None
     points: ScanPoints | None = None
     hull: NDArray[np.float64] | None = None
+    mesh: NDArray[np.float64] | None = None
 
 
 def measure(scan: Scan, cleaned: Cleaned, surface: Surface | None) -> Measured:
@@ -45,6 +48,11 @@ def measure(scan: Scan, cleaned: Cleaned, surface: Surface | None) -> Measured:
     if surface is None:
         return Measured(extent_of(cleaned))
     return Measured(None, scan_points(scan, cleaned), hull_of(surface.body))
+
+
+def measure_mesh(mesh: Mesh) -> Measured:
+    """Measure a training mesh."""
+    return Measured(mesh=outline_of(mesh.corners.reshape(-1, 3)))
 
 
 def fit_cameras(measured: Sequence[Measured], options: RigOptions) -> Rig:
@@ -55,6 +63,11 @@ def fit_cameras(measured: Sequence[Measured], options: RigOptions) -> Rig:
     BadInput
         If there is no training scan.
     """
+    meshes = [one.mesh for one in measured if one.mesh is not None]
+    if meshes and options.frame == "object":
+        return fit_mesh_rig(meshes, options)
+    if meshes:
+        return fit_rig([mesh_extent(mesh) for mesh in meshes], options)
     points = [one.points for one in measured if one.points is not None]
     hulls = [one.hull for one in measured if one.hull is not None]
     if not points:
@@ -90,7 +103,8 @@ def stand_before(rig: Rig, scan: Scan, cleaned: Cleaned, options: RigOptions) ->
         return rig.before(pose), pose
     matrix = np.eye(4)
     if options.center == "scan":
-        moved = rig.moved_to(extent_of(cleaned).centre)
+        extent = extent_of(cleaned) if scan.mesh is None else mesh_extent(scan.mesh.corners.reshape(-1, 3))
+        moved = rig.moved_to(extent.centre)
         matrix[:3, 3] = rig.center - moved.center
         return moved, ObjectPose(matrix)
     return rig, ObjectPose(matrix)

@@ -92,10 +92,16 @@ def fit_rig(extents: Sequence[Extent], options: RigOptions) -> Rig:
     return Rig(poses, intrinsics, options.size, near, distance + 1.5 * radius, centre, radius)
 
 
-def fit_object_rig(outlines: Sequence[NDArray[np.float64]], distance: float, frame: ObjectFrame, options: RigOptions) -> Rig:
-    """Place the cameras around the origin of the object's frame; each view's field of view fits the training objects, and a margin.
+def fit_object_rig(
+    outlines: Sequence[NDArray[np.float64]],
+    distance: float,
+    frame: ObjectFrame | None,
+    options: RigOptions,
+    center: NDArray[np.float64] | None = None,
+) -> Rig:
+    """Place the cameras around a point of the object's frame; each view's field of view fits the training objects, and a margin.
 
-    View 0 looks along the frame's z axis, views 1 to V-1 are rotated about the origin by ``tilt_deg`` at equal azimuths.
+    View 0 looks along the frame's z axis, views 1 to V-1 are rotated about the point by ``tilt_deg`` at equal azimuths.
 
     Parameters
     ----------
@@ -103,7 +109,11 @@ def fit_object_rig(outlines: Sequence[NDArray[np.float64]], distance: float, fra
         Points (K, 3) of each training object that fits a pose, in the object's frame, metres, whose convex hull holds all its
         points: then nothing of it is cut.
     distance
-        Distance of the cameras from the origin, metres; at least twice the radius of the objects is taken.
+        Distance of the cameras from the point, metres; at least twice the radius of the objects is taken.
+    frame
+        The object's frame; None: that of the files, in which the outlines are given.
+    center
+        (3,) the point, metres; None: the origin.
 
     Raises
     ------
@@ -115,9 +125,10 @@ def fit_object_rig(outlines: Sequence[NDArray[np.float64]], distance: float, fra
             "the cameras are fitted to training scans, and there is none; expected them in the folder train of the category"
         )
     points = np.concatenate(outlines)
-    radius = float(np.linalg.norm(points, axis=1).max())
+    middle = np.zeros(3) if center is None else center
+    radius = float(np.linalg.norm(points - middle, axis=1).max())
     distance = max(distance, 2 * options.margin * radius)
-    poses = _poses(np.zeros(3), distance, options)
+    poses = _poses(middle, distance, options)
     intrinsics = np.tile(np.eye(3), (options.views, 1, 1))
     for view, pose in enumerate(poses):
         seen = (points - pose[:3, 3]) @ pose[:3, :3]
@@ -127,7 +138,27 @@ def fit_object_rig(outlines: Sequence[NDArray[np.float64]], distance: float, fra
         intrinsics[view, :2, 2] = options.size / 2 - focal * (low + high) / 2
         intrinsics[view, [0, 1], [0, 1]] = focal
     near = max(distance - 1.5 * options.margin * radius, 0.01 * distance)
-    return Rig(poses, intrinsics, options.size, near, distance + 1.5 * options.margin * radius, np.zeros(3), radius, frame)
+    return Rig(poses, intrinsics, options.size, near, distance + 1.5 * options.margin * radius, middle, radius, frame)
+
+
+def fit_mesh_rig(outlines: Sequence[NDArray[np.float64]], options: RigOptions) -> Rig:
+    """Place the cameras around the middle of the box of all training meshes, in the meshes' own frame; see ``fit_object_rig``.
+
+    View 0 looks at the meshes from their +z. The cameras are 8 radii away, so that perspective hides little of their sides.
+    """
+    points = np.concatenate(outlines)
+    middle = (points.min(axis=0) + points.max(axis=0)) / 2
+    radius = float(np.linalg.norm(points - middle, axis=1).max())
+    return fit_object_rig(outlines, _MESH_DISTANCE * radius, None, options, middle)
+
+
+def mesh_extent(points: NDArray[np.floating]) -> Extent:
+    """Return the extent of a mesh's points (N, 3), metres: the middle of their box, and all of them."""
+    return Extent((points.min(axis=0) + points.max(axis=0)).astype(np.float64) / 2, points.astype(np.float64))
+
+
+_MESH_DISTANCE = 8.0
+"""Distance of the cameras from meshes, in radii of the meshes."""
 
 
 def hull_of(points: NDArray[np.float32]) -> NDArray[np.float64]:
@@ -137,6 +168,25 @@ def hull_of(points: NDArray[np.float32]) -> NDArray[np.float64]:
         return np.asarray(thin[ConvexHull(thin).vertices], dtype=np.float64)
     except (QhullError, ValueError):
         return np.asarray(points, dtype=np.float64)
+
+
+def outline_of(points: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Return points (K, 3) float64 that stand for the convex hull of a mesh's points (N, 3).
+
+    They have the same hull where there are few points, else they are the farthest points in 400 directions, evenly spread over a
+    sphere: what lies between them is about 1 % of the radius outside at most, less than the margin of the views.
+    """
+    if len(points) <= _HULL_POINTS:
+        return hull_of(points)
+    number = np.arange(_OUTLINE) + 0.5
+    z, azimuth = 1 - 2 * number / _OUTLINE, np.pi * (1 + 5**0.5) * number
+    ring = np.sqrt(1 - z * z)
+    directions = np.stack([ring * np.cos(azimuth), ring * np.sin(azimuth), z], axis=1)
+    return np.asarray(points[np.unique(_farthest(points, directions))], dtype=np.float64)
+
+
+_HULL_POINTS, _OUTLINE = 60_000, 400
+"""Most points whose hull is found exactly; directions in which the farthest of more points are taken."""
 
 
 def _between(points: NDArray[np.float32], extremes: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from mvad import files
+from mvad.datasets.own.options import OwnScanOptions
 from mvad.datasets.registry import licence_of, reader_for
 from mvad.datasets.renders.layout import FAILED, RECORD, RIG, TIMINGS, category_folder
 from mvad.datasets.renders.record import SCHEMA, note_lines, read_record
-from mvad.datasets.scan import SPLITS, ReadOptions, ScanRef
+from mvad.datasets.scan import SPLITS, ScanRef
 from mvad.errors import BadInput, CannotWrite, MvadError
 from mvad.progress import Progress
 from mvad.render.backends.choose import rasteriser, resolve_backend
@@ -123,18 +124,35 @@ def render_categories(
             return runs[0]
 
         for category in categories:
-            refs = reader_for(dataset).refs(raw.absolute(), category, ReadOptions(light=options.light))
+            refs = reader_for(dataset).refs(raw.absolute(), category, options.reading)
+            chosen = _as_read(options, refs[0])
             folder = category_folder(renders, dataset, category).absolute()
             facts = {
-                "schema": SCHEMA, "dataset": dataset, "category": category, "licence": licence_of(dataset, raw),
-                "config": flatten(options.recorded()), "rasteriser": {"name": options.backend, "device": device},
+                "schema": SCHEMA, "dataset": dataset, "category": category,
+                "licence": licence_of(dataset, raw, chosen.read.licence),
+                "config": chosen.recorded(), "rasteriser": {"name": options.backend, "device": device},
+                **({"reader": chosen.read.reader} if chosen.read.reader else {}),
             }  # fmt: skip
             with files.locked(folder):
                 _remove_leftovers(folder)
                 if overwrite:
                     _clear(folder)
-                summary = _one_category(folder, refs, options, splits, rig, facts, run_for, progress)
+                summary = _one_category(folder, refs, chosen, splits, rig, facts, run_for, progress)
             yield summary
+
+
+def _as_read(options: RenderOptions, ref: ScanRef) -> RenderOptions:
+    """Return the options with those that a reader decided on: what own scans are.
+
+    Raises
+    ------
+    BadInput
+        If there are options of own scans for a published dataset.
+    """
+    if not ref.read.reader and options.read != OwnScanOptions():
+        changed = next(name for name, value in flatten(options.read).items() if value != getattr(OwnScanOptions(), name))
+        raise BadInput(f"read.{changed} is for own scans (mvad render folder), {ref.dataset} has its own reader; leave it out")
+    return replace(options, read=ref.read)
 
 
 def _consistent(options: RigOptions, given: Rig | None) -> RigOptions:
@@ -199,7 +217,7 @@ def recorded_cameras(folder: Path) -> tuple[RenderOptions, Rig]:
 
 def _recorded_rig(folder: Path, options: RenderOptions, given: Rig | None) -> Rig | None:
     """Return the folder's rig if it was made under this configuration, or record the given one."""
-    path, config = folder / RIG, flatten(options.recorded())
+    path, config = folder / RIG, options.recorded()
     if not path.exists():
         if given is not None:
             files.write_sealed_json(path, {"config": config, "rig": given.to_json(), "training_scans": []})
@@ -247,7 +265,7 @@ def _fit(
             f"to them. All reasons: {folder / FAILED})"
         )
     rig = fit_cameras([measured[key] for key in sorted(measured)], options.rig)
-    facts = {"config": flatten(options.recorded()), "rig": rig.to_json(), "training_scans": sorted(measured)}
+    facts = {"config": options.recorded(), "rig": rig.to_json(), "training_scans": sorted(measured)}
     files.write_sealed_json(folder / RIG, facts | ({UNREAD: unread} if unread else {}))
     return rig
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Any, Literal
 
-from mvad.settings import key
+from mvad.datasets.own.options import PREFIX, OwnScanOptions, ReadOptions
+from mvad.settings import flatten, key
 
 
 @dataclass(frozen=True)
@@ -129,7 +130,17 @@ class RenderOptions:
     clean: CleanOptions = field(default_factory=CleanOptions)
     surface: SurfaceOptions = field(default_factory=SurfaceOptions)
     rig: RigOptions = field(default_factory=RigOptions)
+    read: OwnScanOptions = field(default_factory=OwnScanOptions)
 
-    def recorded(self) -> RenderOptions:
-        """Return the options that determine the output, as they are recorded beside it: without ``device``."""
-        return replace(self, device=None)
+    def recorded(self) -> dict[str, Any]:
+        """Return the keys and values that determine the output, as they are recorded beside it: without ``device``.
+
+        How own scans are read is only recorded where they are own scans.
+        """
+        keys = flatten(replace(self, device=None))
+        return keys if self.read.reader else {name: value for name, value in keys.items() if not name.startswith(PREFIX)}
+
+    @property
+    def reading(self) -> ReadOptions:
+        """How raw scans are read."""
+        return ReadOptions(self.light, self.read)

@@ -25,7 +25,7 @@ def summarise_poses(records: Mapping[str, Mapping[str, Any]], rig: Rig | None) -
     Returns
     -------
     dict
-        ``frame`` (object or sensor) and ``note`` (one line on what is unusual, or ""). In the object's frame also ``axis``;
+        ``frame`` (object, sensor, or mesh: that of the files) and ``note`` (one line on what is unusual, or ""). In the object's frame also ``axis``;
         ``mirrored``, whether mirror images are drawn mirrored; ``poses``, one dict for each stable pose: its ``number``,
         ``training_scans`` of its template, ``order`` and ``spread_deg`` (``StablePose``), ``samples`` that lie in it; the
         ``fit`` of samples (0 %, 50 % and 100 % quantiles) or None. In both: ``unfit``, samples that fit no pose well; ``cut``,
@@ -34,7 +34,8 @@ def summarise_poses(records: Mapping[str, Mapping[str, Any]], rig: Rig | None) -
     cut = {key: record["cut"] for key, record in sorted(records.items()) if record["cut"]}
     frame = None if rig is None else rig.frame
     if frame is None:
-        return {"frame": "sensor", "note": "", "unfit": [], "cut": cut}
+        is_mesh = any(record["config"].get("read.kind") == "mesh" for record in records.values())
+        return {"frame": "mesh" if is_mesh else "sensor", "note": "", "unfit": [], "cut": cut}
     counts = Counter(record["pose_number"] for record in records.values())
     poses = []
     for number in range(max(frame.count, 1)):

@@ -17,16 +17,16 @@ from mvad.errors import BadInput
 from mvad.files import sha256_file
 from mvad.render.audit import audit_scan, count_points
 from mvad.render.backends.choose import rasteriser
-from mvad.render.cameras import Measured, measure, stand_before
+from mvad.render.cameras import Measured, measure, measure_mesh, stand_before
 from mvad.render.clean import Cleaned, clean
 from mvad.render.frame.object_frame import ObjectPose
+from mvad.render.mesh_surface import mesh_cleaned, mesh_surface
 from mvad.render.options import RenderOptions
 from mvad.render.render_views import render_views
 from mvad.render.rig import Rig
 from mvad.render.surface import build_surface
 from mvad.render.views import ViewSet
 from mvad.render.writer import encode_views, write_sample
-from mvad.settings import flatten
 
 
 @dataclass(frozen=True)
@@ -107,6 +107,8 @@ def measure_scan(job: tuple[ScanRef, RenderOptions, ScanReader | None]) -> Measu
 
 def measured_scan(scan: Scan, options: RenderOptions) -> Measured:
     """Return what the rig needs of a scan that was read already; see ``measure_scan``."""
+    if scan.mesh is not None:
+        return measure_mesh(scan.mesh)
     cleaned = clean(scan, options.clean)
     surface = build_surface(scan, cleaned, options.surface) if options.rig.frame == "object" else None
     return measure(scan, cleaned, surface)
@@ -162,9 +164,9 @@ def _render(ref: ScanRef, reader: ScanReader | None, options: RenderOptions, rig
 
 def _rendered(scan: Scan, options: RenderOptions, rig: Rig, timer: StageTimer) -> RenderedScan:
     backend = rasteriser(options.backend, device=options.device)
-    cleaned = clean(scan, options.clean)
+    cleaned = clean(scan, options.clean) if scan.mesh is None else mesh_cleaned(scan)
     timer.record("clean")
-    surface = build_surface(scan, cleaned, options.surface)
+    surface = build_surface(scan, cleaned, options.surface) if scan.mesh is None else mesh_surface(scan.mesh)
     timer.record("mesh")
     before, pose = stand_before(rig, scan, cleaned, options.rig)
     timer.record("pose")
@@ -197,7 +199,7 @@ def _record(job: ScanJob, done: RenderedScan) -> dict[str, Any]:
         "pose_fit": pose.fit,
         "turn_deg": pose.turn_deg,
         "cut": done.cut,
-        "config": flatten(job.options.recorded()),
+        "config": job.options.recorded(),
         "inputs": {kind: {"file": path.name, "sha256": sha256_file(path)} for kind, path in sorted(ref.paths.items())},
         "points": count_points(done.scan, done.cleaned),
         "audit": audit_scan(done.scan, done.cleaned, done.views, done.rig, mirrored=pose.mirrored),

@@ -24,7 +24,7 @@ _LEAST_PIECE = 0.05
 
 @dataclass(frozen=True)
 class Surface:
-    """A triangle mesh whose every vertex is a scan point.
+    """A triangle mesh whose every vertex is a scan point, or a corner of one face of a mesh.
 
     Attributes
     ----------
@@ -41,7 +41,7 @@ class Surface:
     colors
         (N, 3) uint8.
     source
-        (N,) int32, ``row * W + column`` of the scan.
+        (N,) int32, ``row * W + column`` of the scan; of a mesh the number of the vertex's face.
     spacing_m
         Median distance of neighbours in a row of the grid, metres.
     """
@@ -107,6 +107,9 @@ def build_surface(scan: Scan, cleaned: Cleaned, options: SurfaceOptions) -> Surf
         raise BadInput("every triangle of the object bridges a depth jump; the scan cannot be meshed")
     if scan.normals is not None:
         normals = scan.normals.reshape(-1, 3)[source]
+        lacking = (normals == 0).all(axis=1)  # points that were filled in
+        if lacking.any():
+            normals = np.where(lacking[:, None], grid_normals(vertices, faces[:solid], options.normal_rounds), normals)
     else:
         normals = grid_normals(vertices, faces[:solid], options.normal_rounds)
     colors = scan.rgb.reshape(-1, 3)[source]
@@ -208,7 +211,7 @@ def _join(keep, xyz, longest, min_cosine):  # type: ignore[no-untyped-def]
 def _in_order(source, faces, solid):  # type: ignore[no-untyped-def]
     """Return whether a mesh is in canonical order (``Surface.canonical``)."""
     for i in range(1, len(source)):
-        if source[i] <= source[i - 1]:
+        if source[i] < source[i - 1]:
             return False
     for f in range(len(faces)):
         a, b, c = faces[f, 0], faces[f, 1], faces[f, 2]

@@ -15,13 +15,12 @@ from mvad.datasets.photographs.layouts import (
     Layout,
     Listing,
     find_by_pattern,
-    find_categories,
-    find_tree,
     group_function,
 )
 from mvad.datasets.photographs.sample import coding_of, read_part, sample_hash
 from mvad.datasets.photographs.splits import divide
 from mvad.datasets.photographs.table import find_in_table
+from mvad.datasets.photographs.tree import find_categories, find_tree
 from mvad.datasets.scan import SampleRef
 from mvad.datasets.shards.schema import Sample
 from mvad.datasets.shards.sources import CategorySource, Source

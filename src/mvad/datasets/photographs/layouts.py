@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from mvad.datasets.folders import GOOD_NAMES, OTHER_NAMES, is_hidden, visible, visible_folders
+from mvad.datasets.folders import GOOD_NAMES, OTHER_NAMES, is_hidden, visible
 from mvad.datasets.photographs.pictures import ENDINGS
 from mvad.datasets.scan import GOOD, NEW, UNKNOWN, ImageRef, SampleRef, Tile
 from mvad.errors import BadInput
@@ -22,7 +22,7 @@ ROLES = ("mask", "depth", "normal")
 """What lies beside a picture ``NAME.jpg`` as ``NAME_mask.png``, ``NAME_depth.tiff``, ``NAME_normal.png``."""
 
 _ROLE = re.compile(r"(.+)_(mask|depth|normals?)\Z", re.IGNORECASE)
-_SPLIT_OF = {name: split for split, names in OTHER_NAMES.items() for name in (split, *names)}
+SPLIT_OF = {name: split for split, names in OTHER_NAMES.items() for name in (split, *names)}
 _FIELDS = {"sample": r"[^/]+?", "view": r"[^/]+?", "split": r"[^/]+?", "defect": r"[^/]+?", "group": r"[^/]+?"}
 """Names in a pattern, and what each may be."""
 
@@ -138,7 +138,7 @@ def _template(piece: str) -> str:
 
 
 @dataclass(frozen=True)
-class _View:
+class View:
     """A picture with the maps beside it."""
 
     name: str
@@ -146,11 +146,12 @@ class _View:
     beside: Mapping[str, Path]
 
     def ref(self, defect: str, extra_mask: Path | None = None) -> ImageRef:
+        """Return it as a view of a part; ``extra_mask`` is its mask where none lies beside it."""
         beside = self.beside
         return ImageRef(self.name, self.image, beside.get("mask", extra_mask), defect, beside.get("depth"), beside.get("normal"))
 
 
-def pictures_in(folder: Path) -> tuple[list[_View], list[str]]:
+def pictures_in(folder: Path) -> tuple[list[View], list[str]]:
     """Return the pictures of a folder by their stems, in natural order, with the maps beside them; and what is wrong.
 
     A stem that begins with the folder's own name and a separator is a view without it: ``p7/p7_C1.jpg`` is the view C1.
@@ -175,7 +176,7 @@ def pictures_in(folder: Path) -> tuple[list[_View], list[str]]:
         if stem not in views:
             kind, path = next(iter(kinds.items()))
             problems.append(f"{path}: a {kind} without the picture {stem}.*; give the picture, or remove it")
-    found = [_View(_without(folder.name, stem), path, beside.get(stem, {})) for stem, path in views.items()]
+    found = [View(_without(folder.name, stem), path, beside.get(stem, {})) for stem, path in views.items()]
     return sorted(found, key=lambda view: natural(view.name)), problems
 
 
@@ -184,121 +185,9 @@ def _without(prefix: str, stem: str) -> str:
     return rest[1:] if rest != stem and len(rest) > 1 and rest[0] in "_- ." else stem
 
 
-def find_tree(root: Path, dataset: str, category: str, layout: Layout, skipped: Collection[str] = ()) -> Listing:
-    """Find the parts of ``{train,validation,test}/{good,<defect>}/<sample>/<view>.*``, or without the folders of the splits.
-
-    A folder of a defect that holds pictures and no folders has parts of one picture; their masks may lie in
-    ``ground_truth/<defect>/`` beside the split or in it, as MVTec's sets have them. Folders named in ``skipped`` are left to others.
-    """
-    listing = Listing()
-    splits: dict[str, Path] = {}
-    defects: list[tuple[str, Path]] = []
-    for folder in visible_folders(root):
-        split = _SPLIT_OF.get(folder.name.lower())
-        if folder.name in skipped:
-            continue
-        if split is None:
-            if folder.name != "ground_truth" and _holds_pictures(folder):
-                defects.append((folder.name, folder))
-        elif split in splits:
-            listing.problems.append(f"{folder}: {splits[split].name} beside it is the same split; merge them")
-        else:
-            splits[split] = folder
-    loose = [path for path in visible(root.iterdir()) if path.is_file() and is_picture(path, root)]
-    if loose:
-        listing.problems.append(
-            f"{loose[0]}: {counted(len(loose), 'picture')} beside the splits; expected train/good/<sample>/<view>.*, or give --pattern"
-        )
-    if splits:
-        listing.problems += [
-            f"{folder}: holds pictures, but is no split; name it train, validation or test, or move it away"
-            for _, folder in defects
-        ]
-        for split, folder in splits.items():
-            inner = [path for path in visible_folders(folder) if path.name != "ground_truth"]
-            inside = [path for path in visible(folder.iterdir()) if path.is_file() and is_picture(path, folder)]
-            if inside:
-                listing.problems.append(
-                    f"{folder}: holds {counted(len(inside), 'picture')} that are in no folder of good parts or of a defect; expected {folder.name}/good/<sample>/<view>.*"
-                )
-            _add_defects(listing, dataset, category, split, inner, root, layout)
-    else:
-        _add_defects(listing, dataset, category, "", [folder for _, folder in defects], root, layout)
-    return listing
-
-
-def _add_defects(
-    listing: Listing, dataset: str, category: str, split: str, folders: Iterable[Path], root: Path, layout: Layout
-) -> None:
-    """Add the parts of the folders of a split (``""``: no splits are given), each of which is good or a defect."""
-    good: Path | None = None
-    for folder in folders:
-        defect = GOOD if _means_good(folder.name) else folder.name
-        if defect == GOOD:
-            if good is not None:
-                listing.problems.append(f"{folder}: {good.name} beside it holds good parts, too; merge them")
-                continue
-            good = folder
-            if folder.name != GOOD:
-                listing.notes.append(f"{folder.name} read as good")
-        elif split in ("train", "validation"):
-            listing.problems.append(
-                f"{folder}: {split} takes good parts only; move it to test/{folder.name}, or name it good if its parts are"
-            )
-            continue
-        _add_parts(listing, dataset, category, split, defect, folder, root, layout)
-
-
-def _means_good(name: str) -> bool:
+def means_good(name: str) -> bool:
+    """Return whether a folder's name is one of those of good parts."""
     return re.sub(r"[^a-z]", "", name.lower()) in GOOD_NAMES
-
-
-def _add_parts(
-    listing: Listing, dataset: str, category: str, split: str, defect: str, folder: Path, root: Path, layout: Layout
-) -> None:
-    parts = [path for path in visible_folders(folder) if _holds_pictures(path)]
-    single, wrong = pictures_in(folder)
-    if parts and single:
-        listing.problems.append(
-            f"{folder}: holds folders of parts, and {counted(len(single), 'picture')} of none ({single[0].image.name}); give each part a folder"
-        )
-        return
-    listing.problems += wrong
-    montage = layout.montage != (1, 1)
-    for view in single:
-        mask = None if "mask" in view.beside else _ground_truth(root, folder, view.image.stem)
-        views = [_View(ONE_VIEW, view.image, view.beside).ref(defect, mask)]
-        listing.samples.append(
-            SampleRef(dataset, category, split, defect, view.image.stem, montage_of(views, layout) if montage else views)
-        )
-    for part in parts:
-        views_found, wrong = pictures_in(part)
-        nested = [inner for inner in visible_folders(part) if _holds_pictures(inner)]
-        wrong += [f"{inner}: a folder with pictures in a part; expected <sample>/<view>.*" for inner in nested]
-        if montage and len(views_found) > 1:
-            wrong.append(f"{part}: holds {len(views_found)} pictures; with --montage a part is one")
-        if wrong:
-            listing.problems += wrong
-        elif views_found:
-            refs = [view.ref(defect) for view in views_found]
-            listing.samples.append(
-                SampleRef(dataset, category, split, defect, part.name, montage_of(refs, layout) if montage else refs)
-            )
-
-
-def _ground_truth(root: Path, folder: Path, stem: str) -> Path | None:
-    """Return MVTec's mask of a picture of one view, where there is one."""
-    for base in (root / "ground_truth", folder.parent / "ground_truth"):
-        for name in (f"{stem}_mask", stem):
-            for ending in ("png", "bmp", "tif", "tiff", "jpg"):
-                path = base / folder.name / f"{name}.{ending}"
-                if path.is_file():
-                    return path
-    return None
-
-
-def _holds_pictures(folder: Path) -> bool:
-    return any(is_picture(path, folder) for path in folder.rglob("*"))
 
 
 def montage_of(views: list[ImageRef], layout: Layout) -> list[ImageRef]:
@@ -314,7 +203,7 @@ def montage_of(views: list[ImageRef], layout: Layout) -> list[ImageRef]:
 def find_by_pattern(root: Path, dataset: str, category: str, layout: Layout, new: bool = False) -> Listing:
     """Find the parts whose pictures' paths below a folder match a pattern; ``new``: parts without labels, of split ``new``."""
     listing, found = Listing(), expression(layout.pattern)
-    parts: dict[tuple[str, str, str], dict[str, _View]] = {}
+    parts: dict[tuple[str, str, str], dict[str, View]] = {}
     groups: dict[tuple[str, str, str], str] = {}
     unmatched, named_defect = [], "defect" in found.groupindex
     for folder in sorted({path.parent for path in root.rglob("*") if path.is_file() and is_picture(path, root)}):
@@ -352,53 +241,11 @@ def find_by_pattern(root: Path, dataset: str, category: str, layout: Layout, new
 def _labels(names: Mapping[str, str], relative: Path) -> tuple[str, str]:
     """Return split ("" where none is given) and defect of a picture, from its pattern or from the folders that it lies in."""
     folders = list(relative.parts[:-1])
-    split = names.get("split", next((name for name in folders if name.lower() in _SPLIT_OF), ""))
-    if split and split.lower() not in _SPLIT_OF:
+    split = names.get("split", next((name for name in folders if name.lower() in SPLIT_OF), ""))
+    if split and split.lower() not in SPLIT_OF:
         split = ""
-    defect = names.get("defect", next((GOOD for name in folders if _means_good(name)), GOOD))
-    return _SPLIT_OF.get(split.lower(), ""), GOOD if _means_good(defect) else defect
-
-
-def find_new(folder: Path, category: str, dataset: str, layout: Layout, views: Iterable[str]) -> Listing:
-    """Find parts without labels (``mvad predict``): by the pattern, or every folder, at any depth, that holds pictures.
-
-    Parameters
-    ----------
-    folder
-        The folder.
-    category, dataset, layout
-        As the parts were packed.
-    views
-        Names of the views that were packed: where there is one, each picture is a part.
-    """
-    if layout.pattern:
-        return _with_group(find_by_pattern(folder, dataset, category, layout, new=True), layout)
-    listing = Listing()
-    single = len(list(views)) == 1 or layout.montage != (1, 1)
-    folders = sorted({path.parent for path in folder.rglob("*") if path.is_file() and is_picture(path, folder)})
-    for place in folders:
-        found, wrong = pictures_in(place)
-        listing.problems += wrong
-        name = place.relative_to(folder).as_posix() if place != folder else folder.resolve().name
-        if not single:
-            refs = [view.ref(UNKNOWN) for view in found]
-            if refs:
-                listing.samples.append(SampleRef(dataset, category, NEW, UNKNOWN, name, refs))
-            continue
-        for view in found:
-            one = [_View(ONE_VIEW, view.image, view.beside).ref(UNKNOWN)]
-            part = view.image.relative_to(folder).with_suffix("").as_posix()
-            listing.samples.append(
-                SampleRef(dataset, category, NEW, UNKNOWN, part, montage_of(one, layout) if layout.montage != (1, 1) else one)
-            )
-    return listing
-
-
-def _with_group(listing: Listing, layout: Layout) -> Listing:
-    if layout.group:
-        name = group_function(layout.group)
-        listing.samples = [replace(sample, group=sample.group or name(sample.id)) for sample in listing.samples]
-    return listing
+    defect = names.get("defect", next((GOOD for name in folders if means_good(name)), GOOD))
+    return SPLIT_OF.get(split.lower(), ""), GOOD if means_good(defect) else defect
 
 
 def group_function(group: str) -> Callable[[str], str]:
@@ -424,23 +271,3 @@ def group_function(group: str) -> Callable[[str], str]:
         return "" if match is None else match[1] if found.groups else match[0]
 
     return of
-
-
-def find_categories(root: Path) -> dict[str, Path]:
-    """Return the categories in a folder by name: those folders in it that have splits, or the folder itself.
-
-    Raises
-    ------
-    BadInput
-        If the folder is missing.
-    """
-    if not root.is_dir():
-        raise BadInput(f"{root}: not found; give the folder of the photographs")
-    if any(_is_category(root)):
-        return {root.resolve().name: root}
-    inner = {folder.name: folder for folder in visible_folders(root) if any(_is_category(folder))}
-    return inner or {root.resolve().name: root}
-
-
-def _is_category(folder: Path) -> Iterable[bool]:
-    return (path.name.lower() in _SPLIT_OF or _means_good(path.name) for path in visible_folders(folder))

@@ -79,13 +79,24 @@ def read_header(path: Path) -> Header:
     BadInput
         If it is missing, of another kind, larger than ``MAX_SIDE`` pixels a side, or its header is damaged.
     """
+    return header_of(path)
+
+
+def header_of(path: Path, data: bytes | None = None) -> Header:
+    """Read the header of a picture, whose content is ``data`` if it was read before; see ``read_header``.
+
+    Raises
+    ------
+    BadInput
+        As ``read_header``.
+    """
     if path.suffix[1:].lower() in ("tif", "tiff"):
-        page = _only_page(path, None)
+        page = _only_page(path, data)
         orientation = page.orientation
         height, width, channels = page.shape_hwc
         bits, alpha = page.bits, channels in (2, 4)
     else:
-        with _opened(path, None) as image:
+        with _opened(path, data) as image:
             orientation, (width, height) = _orientation_of(image), image.size
             bits = 16 if _is_16_bit(image) else 8
             alpha = image.mode in ("LA", "PA", "RGBA") or "transparency" in image.info

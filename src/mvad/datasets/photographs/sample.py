@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 
 from mvad import files
 from mvad.datasets.masks import MOSTLY, UNMARKED, mask_of
-from mvad.datasets.photographs.framing import Framing, Placed, place, tile_of
+from mvad.datasets.photographs.framing import Framing
 from mvad.datasets.photographs.maps import HOLES, filled, read_depth, read_normals
 from mvad.datasets.photographs.pictures import mask_levels, read_picture
+from mvad.datasets.photographs.placing import Placed, place, tile_of
 from mvad.datasets.renders.coding import DepthCoding, encode_normal
 from mvad.datasets.scan import GOOD, UNKNOWN, ImageRef, SampleRef
 from mvad.datasets.shards.schema import Sample
@@ -110,6 +111,8 @@ def read_part(ref: SampleRef, framing: Framing, given: Mapping[Path, bytes] | No
         If a file is missing, damaged, of another kind or of other proportions than the training pictures of its view, or a
         view is none of the category's.
     """
+    if ref.fault:
+        raise BadInput(ref.fault)
     contents = contents_of(ref) if given is None else given
     planes, order = _Planes(framing), {name: k for k, name in enumerate(framing.views)}
     present, view_label = np.zeros(len(order), np.uint8), np.zeros(len(order), np.uint8)

@@ -40,7 +40,7 @@ def find_in_table(table: Path, root: Path, dataset: str, category: str, layout: 
     """Find the parts of a table; paths in it are relative to ``root``.
 
     Every row is a picture: ``sample,view,split,defect,image,mask,depth,normal,group``, of which ``sample`` and ``image`` must be
-    there. An empty split is divided later, an empty defect is good.
+    there. An empty split is divided later, an empty defect is good. A part with a wrong row is left out as a whole.
 
     Raises
     ------
@@ -51,12 +51,16 @@ def find_in_table(table: Path, root: Path, dataset: str, category: str, layout: 
     parts: dict[tuple[str, str, str], dict[str, ImageRef]] = {}
     groups: dict[tuple[str, str, str], str] = {}
     owners: dict[str, tuple[str, str, str]] = {}
+    wrong = set()
     for where, row in _rows(table):
         problem = _add_row(row, root, parts, groups, owners)
         if problem:
             listing.problems.append(f"{table}: {where}: {problem}")
+            wrong.add(row["sample"].strip().replace("/", "_"))
     for key, views in sorted(parts.items()):
         split, defect, name = key
+        if name in wrong:
+            continue
         refs = [views[view] for view in sorted(views, key=natural)]
         if layout.montage != (1, 1):
             if len(refs) > 1:
@@ -86,7 +90,7 @@ def _add_row(
     if owners.setdefault(key[2], key) != key:
         other = owners[key[2]]
         return f"{name} is {other[0] or 'without split'} and {other[1]} in another row; give all its rows one split and defect"
-    if view in parts.setdefault(key, {}):
+    if view in parts.get(key, {}):
         return f"the view {view} of {name} is listed twice; remove one"
     found: dict[str, Path | None] = {}
     for kind in ("image", "mask", "depth", "normal"):
@@ -98,7 +102,7 @@ def _add_row(
     picture = found["image"]
     if picture is None:
         return "expected image; fill it in, or remove the row"
-    parts[key][view] = ImageRef(view, picture, found["mask"], defect, found["depth"], found["normal"])
+    parts.setdefault(key, {})[view] = ImageRef(view, picture, found["mask"], defect, found["depth"], found["normal"])
     groups[key] = row.get("group", "").strip() or groups.get(key, "")
     return ""
 

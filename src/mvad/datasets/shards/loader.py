@@ -86,6 +86,7 @@ class ShardSet(Dataset[Batch]):
             raise BadInput(f"{folder}: has no {split} split; pack it first")
         self.dataset, self.category = str(manifest["dataset"]), str(manifest["category"])
         self.config: dict[str, Any] = dict(manifest["config"])
+        self.is_mesh = manifest["config"].get("read.kind") == "mesh"
         self.sha256 = {str(entry["file"]): str(entry["sha256"]) for entry in entries}
         self._files = [ShardFile(files.inside(folder, name), sha256) for name, sha256 in self.sha256.items()]
         self._places = [(number, row) for number, file in enumerate(self._files) for row in range(len(file))]

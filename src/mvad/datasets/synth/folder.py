@@ -7,6 +7,7 @@ from pathlib import Path
 
 import imagecodecs
 import numpy as np
+from PIL import Image
 
 from mvad import files
 from mvad.datasets.scan import GOOD
@@ -25,10 +26,16 @@ def in_fixture(sample: PlannedSample) -> PlannedSample:
 
 
 def write(sample: PlannedSample, root: Path, size: int) -> None:
-    """Write one part's pictures of 4 / 3 ``size`` x ``size`` pixels, and its masks, below the category's folder ``root``."""
+    """Write one part's pictures of 4 / 3 ``size`` x ``size`` pixels, and its masks, below the category's folder ``root``.
+
+    What the cameras see is computed at half the size and enlarged, as by a lens that is not quite sharp.
+    """
     folder = root / sample.split / sample.defect / f"part_{sample.number:04d}"
-    pictures, masks = photograph(in_fixture(sample), size, 4 * size // 3)
-    for name, picture, mask, shown in zip(VIEWS, pictures, masks, shown_in(masks), strict=True):
+    half = (2 * size // 3, size // 2)
+    pictures, masks = photograph(in_fixture(sample), half[1], half[0])
+    for name, small, seen, shown in zip(VIEWS, pictures, masks, shown_in(masks), strict=True):
+        picture = np.asarray(Image.fromarray(small).resize((2 * half[0], 2 * half[1]), Image.Resampling.BICUBIC))
+        mask = seen.repeat(2, axis=0).repeat(2, axis=1)
         files.write_bytes(folder / f"{name}.jpg", imagecodecs.jpeg_encode(picture, level=92))
         if shown and sample.defect != GOOD:
             files.write_bytes(folder / f"{name}_mask.png", imagecodecs.png_encode(mask.astype(np.uint8) * 255))

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
-from mvad.datasets.shards.loader import ShardSet
+import torch
+
+from mvad.datasets.shards.loader import Batch, ShardSet
 from mvad.datasets.shards.reader import read_manifest
 from mvad.datasets.shards.schema import MANIFEST
 from mvad.errors import BadInput
@@ -43,3 +46,10 @@ def shown_fields(data: ShardSet, modalities: Sequence[str], also: Sequence[str] 
     """Return a split that decodes only the fields that a detector reads, that pictures show, or that are in ``also``."""
     used = {*modalities, *also, *({"rgb", "normal"} & set(data.stored))}
     return data.select([name for name in data.stored if name in used])
+
+
+def with_views(batch: Batch, views: Sequence[int]) -> Batch:
+    """Return a batch in which all other views count as missing. Their pixels stay in the batch; detectors must ignore them."""
+    kept = torch.zeros_like(batch.present)
+    kept[:, list(views)] = True
+    return replace(batch, present=batch.present & kept)

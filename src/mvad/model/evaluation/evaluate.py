@@ -21,7 +21,7 @@ from mvad.errors import BadInput
 from mvad.model.backbones.weights import WeightsSource
 from mvad.model.detector import AnomalyMaps, Detector
 from mvad.model.devices import synchronise
-from mvad.model.evaluation.data import check_training, shown_fields
+from mvad.model.evaluation.data import check_training, shown_fields, with_views
 from mvad.model.evaluation.figures import curves_of, figures_by_rule, figures_of
 from mvad.model.evaluation.pictures import grey_levels, strip
 from mvad.model.evaluation.results import RESULTS, Results, SampleResult, ScanResults
@@ -146,20 +146,18 @@ def shown_views(path: Path) -> tuple[int, ...]:
     return tuple(map(int, numbers.split("-"))) if marker else ()
 
 
-def with_views(batch: Batch, views: Sequence[int]) -> Batch:
-    """Return a batch in which all other views count as missing. Their pixels stay in the batch; detectors must ignore them."""
-    kept = torch.zeros_like(batch.present)
-    kept[:, list(views)] = True
-    return replace(batch, present=batch.present & kept)
-
-
 @dataclass
 class _Evaluation:
-    """Pixels and results of the samples evaluated so far; writes their pictures."""
+    """Pixels and results of the samples evaluated so far; writes their pictures.
+
+    ``leaves_out_unmarked``: pixels of views with a defect that no mask marks are not counted, since it is not known which show it.
+    """
 
     run: Path
     maps: str
     callbacks: Sequence[EvaluationCallback]
+    leaves_out_unmarked: bool = False
+    unmarked_views: int = 0
     pixels: PixelScores = field(default_factory=PixelScores)
     samples: list[SampleResult] = field(default_factory=list)
 
@@ -171,7 +169,13 @@ class _Evaluation:
             raise BadInput(
                 f"{self.run.name}: the maps or the score of {batch.keys[0]} are not finite; train again, or mend the method"
             )
-        self.pixels.add(batch.keys[0], maps[present], masks[present])
+        counted = present
+        if self.leaves_out_unmarked:
+            unmarked = present & batch.view_label[0].numpy() & ~batch.mask[0].flatten(1).any(1).numpy()
+            self.unmarked_views += int(unmarked.sum())
+            counted = present & ~unmarked
+        if counted.any():
+            self.pixels.add(batch.keys[0], maps[counted], masks[counted])
         for callback in self.callbacks:
             callback.on_sample(batch, found)
         levels, low, high = grey_levels(maps)
@@ -242,7 +246,8 @@ def evaluate_split(
     suffix = _VIEWS + "-".join(map(str, views)) if views else ""
     path = run / RESULTS.replace(".json", f"{suffix}.json")
     progress.start(f"evaluate {run.name}", len(data))
-    gathered = _Evaluation(run, MAPS + suffix, callbacks)
+    own = record.pictures is not None
+    gathered = _Evaluation(run, MAPS + suffix, callbacks, leaves_out_unmarked=own)
     network, began = 0.0, time.perf_counter()
     for index in range(len(data)):
         batch = data.batch([index])
@@ -266,6 +271,7 @@ def evaluate_split(
         samples_without_these_views=len(data) - len(samples) if views else 0,
         scan=_earlier_scan_results(path, trained, data), seconds=seconds, machine=machine(device),
         rules={} if trained.model_sha256 is None else figures_by_rule(samples), scale=trained.scale,
+        view_names=tuple(data.views) if own else (), unmarked_views=gathered.unmarked_views,
     )  # fmt: skip
     for callback in callbacks:
         results = replace(results, **callback.results())

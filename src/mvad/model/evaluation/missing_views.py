@@ -18,8 +18,7 @@ from mvad.datasets.shards.loader import Batch, ShardSet
 from mvad.errors import BadInput
 from mvad.model.backbones.weights import WeightsSource
 from mvad.model.detector import AnomalyMaps
-from mvad.model.evaluation.data import check_training, shown_fields
-from mvad.model.evaluation.evaluate import with_views
+from mvad.model.evaluation.data import check_training, shown_fields, with_views
 from mvad.model.evaluation.results import bounds_from_lists, bounds_of, bounds_to_lists, defined
 from mvad.model.metrics.auroc import auroc
 from mvad.model.metrics.intervals import auroc_interval

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from mvad.model.detector import Detector
 from mvad.model.evaluation.decide import NewSample, Scored, score_new
 from mvad.model.evaluation.evaluate import file_stem
 from mvad.model.evaluation.pictures import grey_levels, strip
-from mvad.model.evaluation.threshold import Threshold
+from mvad.model.evaluation.threshold import Thresholds
 from mvad.progress import Progress
 
 PREDICTIONS = "predictions.csv"
@@ -67,6 +67,8 @@ class Prediction:
         Names of the views that the sample has not.
     write_seconds
         Seconds for writing maps and picture.
+    threshold, promised
+        The threshold, and the share of false alarms that it promises; None: nothing.
     """
 
     key: str
@@ -88,6 +90,8 @@ class Prediction:
     y: int | None = None
     missing: Sequence[str] = ()
     write_seconds: float = 0.0
+    threshold: float = float("nan")
+    promised: float | None = None
 
     @property
     def decision(self) -> str:
@@ -96,7 +100,7 @@ class Prediction:
 
     def to_json(self) -> dict[str, Any]:
         """Return the fields as plain values, with ``sample`` for the key and ``decision``."""
-        rest = {name: value for name, value in self.__dict__.items() if name not in ("key", "anomalous")}
+        rest = {name: value for name, value in self.__dict__.items() if name not in ("key", "anomalous", "promised")}
         return {
             "sample": self.key,
             "decision": self.decision,
@@ -104,6 +108,7 @@ class Prediction:
             "view_scores": list(self.view_scores),
             "cut": list(self.cut),
             "missing": list(self.missing),
+            "promised_false_alarms": self.promised,
         }
 
 
@@ -132,6 +137,16 @@ class Predictions:
         unfit = sorted(row.key for row in self.rows if row.pose == NO_POSE)
         return {"unfit": unfit, "cut": {row.key: list(row.cut) for row in sorted(self.rows, key=lambda r: r.key) if row.cut}}
 
+    def incomplete_lines(self, most: int = 8) -> list[str]:
+        """Return one line for each of the first samples that lack views."""
+        lacking = [row for row in self.rows if row.missing]
+        lines = [
+            f"notice: {row.key} has not the view {', '.join(row.missing)}; "
+            + ("nothing is promised of its threshold" if row.promised is None else "its threshold is that of such parts")
+            for row in lacking[:most]
+        ]
+        return lines + ([f"notice: and {len(lacking) - most} more lack views"] if len(lacking) > most else [])
+
     def describe(self) -> str:
         """Return one line: number of scored and of anomalous samples, and median times per sample."""
         load, score, write = (1000 * self.latency(name) for name in ("load_seconds", "score_seconds", "write_seconds"))
@@ -143,7 +158,7 @@ class Predictions:
 
 
 def predict(
-    detector: Detector, model: str, threshold: Threshold, samples: Iterable[NewSample], count: int, out: Path, progress: Progress,
+    detector: Detector, model: str, thresholds: Thresholds, samples: Iterable[NewSample], count: int, out: Path, progress: Progress,
     views: Sequence[str] = (),
 ) -> Predictions:  # fmt: skip
     """Score samples, and write ``predictions.csv``, ``predictions.jsonl``, ``maps/KEY.tiff`` and ``maps/KEY.jpg``; continues after an interruption.
@@ -152,8 +167,8 @@ def predict(
     ----------
     detector, model
         The detector, and the SHA-256 of its model.
-    threshold
-        Samples with higher scores are anomalous.
+    thresholds
+        Samples with higher scores are anomalous; a sample without some of its views has a threshold of its own.
     samples, count
         The samples, and how many there are.
     out
@@ -173,7 +188,7 @@ def predict(
         if earlier and not (out / SCORED).exists():  # the log of an earlier version
             files.write_lines(out / SCORED, earlier)
         done = {row["key"]: row for row in files.read_lines(out / SCORED)}
-        rows, failures = list[Prediction](), list[dict[str, str]]()
+        gathered, failures = list[tuple[dict[str, Any], str]](), list[dict[str, str]]()
         progress.start(f"predict into {out.name}", count)
         for sample in samples:
             made_from = [model, sample.made_from]
@@ -192,11 +207,11 @@ def predict(
             measured = {name: row[name] for name in ("key", "score", "view_scores", "load_seconds", "score_seconds")}
             later = (*_PLACES, *_CAUSE, *_OF_PICTURES, "write_seconds")  # an earlier version wrote none of them
             measured |= {name: row[name] for name in later if name in row}
-            rows.append(Prediction(anomalous=row["score"] > threshold.value, path=sample.path, **measured))
+            gathered.append((measured, sample.path))
             progress.advance()
-        files.write_text(out / PREDICTIONS, _table(rows, threshold, views))
-        told = {"threshold": threshold.value, "promised_false_alarms": threshold.promised}
-        files.write_lines(out / PREDICTIONS_LINES, [row.to_json() | told for row in rows])
+        rows = [decided(measured, thresholds, path) for measured, path in gathered]  # may score normals, with a bar of its own
+        files.write_text(out / PREDICTIONS, _table(rows, views))
+        files.write_lines(out / PREDICTIONS_LINES, [row.to_json() for row in rows])
         if failures:
             files.write_lines(out / FAILED, failures)
         elif (out / FAILED).exists():
@@ -204,13 +219,25 @@ def predict(
     return Predictions(rows, len(failures))
 
 
+def decided(facts: Mapping[str, Any], thresholds: Thresholds, path: str) -> Prediction:
+    """Return the prediction of a sample that was scored (``decide.Scored.facts``)."""
+    used = thresholds.of([score is not None for score in facts["view_scores"]])
+    anomalous = facts["score"] > used.value
+    return Prediction(anomalous=anomalous, path=path, threshold=used.value, promised=used.promised, **facts)
+
+
 def write_maps(folder: Path, key: str, scored: Scored) -> None:
     """Write a sample's maps as ``KEY.tiff``, (V, H, W) float32, and the picture ``KEY.jpg``."""
+    stem = file_stem(key)
+    files.write_bytes(folder / f"{stem}.tiff", tiff_of(scored))
+    files.write_bytes(folder / f"{stem}.jpg", picture_of(scored))
+
+
+def tiff_of(scored: Scored) -> bytes:
+    """Return a sample's maps (V, H, W) float32 as a TIFF of one page per view."""
     target = io.BytesIO()
     tifffile.imwrite(target, scored.maps, compression="zlib", metadata=None)
-    stem = file_stem(key)
-    files.write_bytes(folder / f"{stem}.tiff", target.getvalue())
-    files.write_bytes(folder / f"{stem}.jpg", picture_of(scored))
+    return target.getvalue()
 
 
 def picture_of(scored: Scored) -> bytes:
@@ -229,7 +256,7 @@ def _maps_exist(out: Path, key: str) -> bool:
     return all((out / MAPS / f"{file_stem(key)}{suffix}").exists() for suffix in (".tiff", ".jpg"))
 
 
-def _table(rows: Sequence[Prediction], threshold: Threshold, names: Sequence[str]) -> str:
+def _table(rows: Sequence[Prediction], names: Sequence[str]) -> str:
     target = io.StringIO()
     views = max((len(row.view_scores) for row in rows), default=0)
     writer = csv.writer(target, lineterminator="\n")
@@ -247,7 +274,7 @@ def _table(rows: Sequence[Prediction], threshold: Threshold, names: Sequence[str
     for row in rows:
         scores = ["" if score is None else f"{score:.7g}" for score in row.view_scores]
         cause = ["" if place is None else place for place in (row.view, row.row, row.column)]
-        cells = [row.path, row.key, f"{row.score:.7g}", f"{threshold.value:.7g}", row.decision, *cause, *scores]
+        cells = [row.path, row.key, f"{row.score:.7g}", f"{row.threshold:.7g}", row.decision, *cause, *scores]
         fit = "" if row.fit is None else f"{row.fit:.4f}"
         places = ["" if row.pose is None else row.pose, fit, " ".join(map(str, row.cut))]
         pictures = [row.view_name, row.picture, row.x, row.y, " ".join(row.missing)] if names else []

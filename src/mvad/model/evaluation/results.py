@@ -11,6 +11,7 @@ from typing import Any
 from mvad import files
 from mvad.errors import BadInput
 from mvad.model.evaluation.rules import RuleFigure, rule_in_words
+from mvad.model.evaluation.sample_result import SampleResult as SampleResult
 from mvad.model.metrics.intervals import UNDEFINED, Interval
 from mvad.model.metrics.table import ERROR_BOUNDS, metrics
 
@@ -118,51 +119,6 @@ def bounds_from_lists(lists: Mapping[str, Sequence[float] | None]) -> dict[str, 
 
 
 @dataclass(frozen=True)
-class SampleResult:
-    """Results of one sample.
-
-    Attributes
-    ----------
-    key, defect, label
-        Name, kind of defect and label, as in the shards.
-    score
-        Score of the sample; higher is more anomalous.
-    view_labels, view_scores
-        Label and score of each view; None where it is missing.
-    picture, map
-        Names of files in the run's folder: a JPEG of the views, a PNG of the maps.
-    picture_sha256, map_sha256
-        SHA-256 of the files.
-    map_range
-        Map values of black and white in the PNG.
-    pose_number, pose_fit, turn_deg, mirrored
-        Of a render: the stable pose that the scan took, -1 where it fits none; its fit to the pose's template, 0 to 1, None
-        without one; its turn about the support's normal, degrees; True where it is drawn mirrored. Else None.
-    """
-
-    key: str
-    defect: str
-    label: bool
-    score: float
-    view_labels: Sequence[bool | None]
-    view_scores: Sequence[float | None]
-    picture: str
-    picture_sha256: str
-    map: str
-    map_sha256: str
-    map_range: Sequence[float]
-    pose_number: int | None = None
-    pose_fit: float | None = None
-    turn_deg: float | None = None
-    mirrored: bool | None = None
-
-    def to_json(self) -> dict[str, Any]:
-        """Return plain values; nothing is said of a pose that is not known."""
-        said = {name: value for name, value in self.__dict__.items() if value is not None}
-        return {**said, **{n: list(getattr(self, n)) for n in ("view_labels", "view_scores", "map_range")}}
-
-
-@dataclass(frozen=True)
 class ScanFile:
     """Names of the fused map and the point cloud of one scan in the run's folder, with their SHA-256."""
 
@@ -235,6 +191,10 @@ class Results:
         of before, and where maps were imported.
     scale
         What the scores were standardised by: ``normals`` in words, ``weights`` of the modalities; empty where they were not.
+    view_names
+        Names of the views of own photographs, in order; empty for other data.
+    unmarked_views
+        Number of views with a defect that no mask marks, whose pixels are left out of figures on pixels (own photographs only).
     variant
         See ``variants.named_apart``; not stored.
     """
@@ -263,6 +223,8 @@ class Results:
     machine: Mapping[str, Any] = field(default_factory=dict)
     rules: Mapping[str, RuleFigure] = field(default_factory=dict)
     scale: Mapping[str, Any] = field(default_factory=dict)
+    view_names: tuple[str, ...] = ()
+    unmarked_views: int = 0
     variant: str = ""
 
     @property
@@ -300,6 +262,8 @@ class Results:
             optional["rules"] = {name: figure.to_json() for name, figure in self.rules.items()}
         if self.scale:
             optional["scale"] = dict(self.scale)
+        if self.view_names:
+            optional |= {"view_names": list(self.view_names), "unmarked_views": self.unmarked_views}
         if self.protocol:
             optional["protocol"] = self.protocol
         return {
@@ -324,6 +288,7 @@ class Results:
                 "figures": Figures.from_json(rest["figures"]),
                 "samples": [SampleResult(**sample) for sample in rest["samples"]],
                 "views": tuple(rest.get("views", ())),
+                "view_names": tuple(rest.get("view_names", ())),
                 "scan": None if scan is None else ScanResults.from_json(scan),
                 "rules": {name: RuleFigure.from_json(figure) for name, figure in rest.get("rules", {}).items()},
             }

@@ -7,6 +7,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,9 +15,10 @@ import torch
 from mvad import files
 from mvad.datasets.shards.loader import ShardSet
 from mvad.datasets.shards.reader import read_manifest
+from mvad.datasets.shards.schema import MANIFEST
 from mvad.errors import BadInput, CannotWrite
 from mvad.model.detector import Detector
-from mvad.model.evaluation.data import has_training_data, not_trained_on, shown_fields
+from mvad.model.evaluation.data import has_training_data, not_trained_on, shown_fields, with_views
 from mvad.model.runs import RunFolder
 from mvad.model.score_scale import ScoreScale
 from mvad.model.scoring import over_modalities, sample_scores
@@ -130,6 +132,85 @@ def threshold_of(
     return conformal(stored["scores"], false_alarms)
 
 
+class Thresholds:
+    """Thresholds of a run: one for samples with all views, and one for each set of views that new samples come with.
+
+    The scores of a sample that lacks views are others than those of a whole one, so its threshold comes from the same normal
+    samples with the same views hidden. They are stored with the run, and taken when first needed.
+
+    Parameters
+    ----------
+    run, detector, packed, false_alarms, progress
+        See ``threshold_of``. Where the packed category is not at hand, the scores that are stored with the run are taken.
+    fixed
+        A threshold that was set by hand, for all samples; None: from normals.
+
+    Raises
+    ------
+    BadInput
+        See ``threshold_of``; where neither the category nor stored scores are there.
+    """
+
+    def __init__(
+        self,
+        run: RunFolder,
+        detector: Detector,
+        packed: Path,
+        false_alarms: float,
+        progress: Progress,
+        fixed: float | None = None,
+    ) -> None:
+        self._run, self._detector, self._packed = run, detector, packed
+        self._false_alarms, self._progress = false_alarms, progress
+        self._fixed = None if fixed is None else Threshold(fixed, 0, None, True)
+        self._by_views: dict[tuple[int, ...], Threshold] = {}
+        self.whole = self._fixed or self._of_all()
+
+    def describe(self) -> str:
+        """Return one line on the threshold of samples with all views."""
+        return f"threshold {self.whole.value:.4g}, as given" if self._fixed else self.whole.describe(self._false_alarms)
+
+    def of(self, present: Sequence[bool]) -> Threshold:
+        """Return the threshold of samples with some of the views (V,).
+
+        It promises nothing (``promised`` None) where the packed category is not at hand and such samples were not met before.
+        """
+        views = tuple(k for k, there in enumerate(present) if there)
+        if self._fixed is not None or len(views) == len(present):
+            return self.whole
+        if views not in self._by_views:
+            self._by_views[views] = self._of_views(views)
+        return self._by_views[views]
+
+    def _of_all(self) -> Threshold:
+        if not (self._packed / MANIFEST).exists():
+            stored = _stored(self._run.path, self._run.model_sha256)
+            if stored.get("scores"):
+                return conformal(stored["scores"], self._false_alarms)
+        return threshold_of(self._run, self._detector, self._packed, self._false_alarms, self._progress)
+
+    def _of_views(self, views: tuple[int, ...]) -> Threshold:
+        name = "-".join(map(str, views))
+        stored = _stored(self._run.path, self._run.model_sha256)
+        kept = stored.get("by_views", {})
+        if name not in kept:
+            if not has_training_data(self._run, self._packed):
+                return Threshold(self.whole.value, self.whole.normals, None, False)
+            data = shown_fields(ShardSet(self._packed, "validation"), self._detector.spec.modalities)
+            label = f"threshold of {self._run.name} for views {name}"
+            kept = {**kept, name: _scores(self._detector, data, label, self._progress, views)}
+            with contextlib.suppress(CannotWrite):
+                files.write_sealed_json(self._run.path / THRESHOLD, stored | {"by_views": kept})
+        return conformal(kept[name], self._false_alarms) if kept[name] else Threshold(self.whole.value, 0, None, False)
+
+
+def _stored(folder: Path, model_sha256: str) -> dict[str, Any]:
+    """Return what is stored of a run's threshold for this model; {} for another one or none."""
+    path = folder / THRESHOLD
+    stored = files.read_sealed_json(path, "a threshold", "delete it") if path.exists() else {}
+    return stored if stored.get("made_from", {}).get("model_sha256") == model_sha256 else {}
+
+
 def keep_threshold(run: RunFolder, detector: Detector, packed: Path, kept_in: Path, progress: Progress) -> None:
     """Store the scores that ``threshold_of`` needs in a folder, where the packed category has normal validation samples."""
     if any(entry["split"] == "validation" and entry["samples"] > entry["anomalous"] for entry in read_manifest(packed)["shards"]):
@@ -155,12 +236,16 @@ def left_out_scores(scale: ScoreScale, detector: Detector) -> list[float]:
     return found
 
 
-def _scores(detector: Detector, data: ShardSet, label: str, progress: Progress) -> list[float]:
-    """Return the scores of the normal samples of a split."""
+def _scores(
+    detector: Detector, data: ShardSet, label: str, progress: Progress, views: Sequence[int] = ()
+) -> list[float]:  # fmt: skip
+    """Return the scores of the normal samples of a split that have a view; ``views``: the only ones that are shown, empty: all."""
     progress.start(label, len(data))
     scores = []
     for index in range(len(data)):
         batch = data.batch([index])
+        if views:
+            batch = with_views(batch, views)
         if not bool(batch.label[0]) and bool(batch.present.any()):
             scores.append(float(detector.score(batch).sample_scores[0]))
         progress.advance()

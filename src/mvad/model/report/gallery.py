@@ -42,9 +42,11 @@ def gallery(run: Path, result: Results, number: int, budget: Budget) -> str:
     scores = np.array([s.score for s in samples])
     labels = np.array([bool(s.label) for s in samples])
     start, note = _threshold(run, result, scores, labels)
+    if result.unmarked_views:
+        note += f" {counted(result.unmarked_views, 'view')} with a defect that no mask marks: their pixels are left out of figures on pixels."
     shown, figures = [], []
     for sample in sorted(samples, key=lambda s: s.score - start if s.label else start - s.score):
-        figure = _figure(run, sample)
+        figure = _figure(run, sample, result.view_names)
         if budget.take(len(figure)):
             shown.append(sample)
             figures.append(figure)
@@ -120,7 +122,7 @@ def _recall(samples: Sequence[SampleResult]) -> str:
     )
 
 
-def _figure(run: Path, sample: SampleResult) -> str:
+def _figure(run: Path, sample: SampleResult, names: Sequence[str]) -> str:
     picture, grey = (files.inside(run, name) for name in (sample.picture, sample.map))
     if not picture.exists() or not grey.exists():
         return f"<figure><figcaption>{escape(sample.key)}: its pictures are missing; evaluate again</figcaption></figure>"
@@ -128,8 +130,10 @@ def _figure(run: Path, sample: SampleResult) -> str:
     small = bytes(imagecodecs.jpeg_encode(np.ascontiguousarray(strip), level=_QUALITY))
     low, high = sample.map_range
     heads = "".join(
-        f"<span>view {k}<br>{'missing' if score is None else f'{score:.3g}'}</span>" for k, score in enumerate(sample.view_scores)
+        f"<span>{escape(names[k]) if names else f'view {k}'}<br>{'missing' if score is None else f'{score:.3g}'}</span>"
+        for k, score in enumerate(sample.view_scores)
     )
+    title = f"{sample.key.rpartition('/')[2]} ({sample.defect})" if names else sample.key
     count = strip.shape[0] // SIDE
     names = _ROWS if count == len(_ROWS) else ("picture", "ground truth")
     rows = "".join(f'<i style="top:{100 * k / count:.4g}%">{name}</i>' for k, name in enumerate(names))
@@ -139,7 +143,7 @@ def _figure(run: Path, sample: SampleResult) -> str:
         f'<div class="heads" style="grid-template-columns:repeat({len(sample.view_scores)},1fr)">{heads}</div>'
         f'<div class="rows"><img class="views" loading="lazy" width="{strip.shape[1]}" height="{strip.shape[0]}" alt="views of {escape(sample.key)}" '
         f'src="{_uri(small, "jpeg")}">{rows}</div><div class="rows"><canvas role="img" aria-label="anomaly map" data-src="{_uri(grey.read_bytes(), "png")}"></canvas><i style="top:0">anomaly map</i></div>'
-        f"<figcaption><b></b> {escape(sample.key)}: {sample.score:.4g}<small>{_pose(sample)}</small></figcaption></figure>"
+        f"<figcaption><b></b> {escape(title)}: {sample.score:.4g}<small>{_pose(sample)}</small></figcaption></figure>"
     )
 
 

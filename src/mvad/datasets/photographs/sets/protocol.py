@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Protocol
 
 from mvad.datasets.folders import visible, visible_folders
-from mvad.datasets.photographs.layouts import Layout, Listing, find_tree
+from mvad.datasets.photographs.layouts import Layout, Listing
+from mvad.datasets.photographs.tree import find_tree
 from mvad.datasets.scan import GOOD, SampleRef
 from mvad.errors import BadInput
 from mvad.words import counted

@@ -1,0 +1,62 @@
+"""``mvad serve``: decide on parts over HTTP."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mvad.cli.options import Device, Offline, TeacherWeights, WorkspaceOfRun
+from mvad.pipeline.workspace import Workspace
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command("serve", epilog="Example: mvad serve mvad-data/runs/folder-parts-patchcore-seed0 --port 8000")(serve)
+
+
+def serve(
+    run: Annotated[Path, typer.Argument(help="Folder of a run that was trained on own photographs.")],
+    host: Annotated[str, typer.Option(help="Address to listen on; 127.0.0.1 is this machine alone.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port.")] = 8000,
+    token: Annotated[
+        str, typer.Option(envvar="MVAD_SERVE_TOKEN", help="Text that requests must bear, as Authorization: Bearer TOKEN.")
+    ] = "",
+    queue: Annotated[int, typer.Option(min=0, help="Parts that may wait while one is scored; more are refused with 429.")] = 4,
+    max_mb: Annotated[float, typer.Option(min=0.001, help="Greatest size of a request.")] = 64.0,
+    max_megapixels: Annotated[float, typer.Option(min=0.001, help="Greatest size of a picture.")] = 64.0,
+    false_alarms: Annotated[
+        float, typer.Option(min=0.0, max=1.0, help="Largest share of normal samples above the threshold.")
+    ] = 0.05,
+    threshold: Annotated[
+        float | None, typer.Option(help="Use this threshold instead of one from the normal validation samples.")
+    ] = None,
+    workspace: WorkspaceOfRun = None,
+    teacher_weights: TeacherWeights = None,
+    offline: Offline = False,
+    device: Device = "auto",
+) -> None:
+    """Serve a run: POST /predict with one file per view gives the decision; /health, /metrics, /docs.
+
+    Needs FastAPI and uvicorn: pip install 'mvad[serve]'.
+    """
+    from mvad.cli.console import Bars
+    from mvad.model.backbones.weights import WeightsSource
+    from mvad.model.devices import resolve_device
+    from mvad.pipeline.judge import Judge
+    from mvad.pipeline.serve import ServeOptions, make_app, warm_up
+    from mvad.pipeline.serve import serve as listen
+    from mvad.pipeline.trained_run import workspace_of
+
+    places = Workspace(workspace) if workspace else workspace_of(run)
+    weights = WeightsSource(teacher_weights, places.weights, offline)
+    with Bars() as bars:
+        judge = Judge.load(run, places, weights, resolve_device(device), false_alarms, threshold, bars)
+        app = make_app(judge, ServeOptions(max_mb, max_megapixels, queue, token))
+        warm_up(judge)
+        bars.tell(judge.thresholds.describe())
+        if host not in ("127.0.0.1", "localhost", "::1") and not token:
+            bars.say(f"notice: everybody who reaches {host} can ask; --token asks for a text that only yours know")
+        bars.tell(f"serving {judge.run.name} on http://{host}:{port}/ (POST /predict, GET /health, /metrics, /docs)")
+    listen(app, host, port)

@@ -1,0 +1,77 @@
+"""``mvad watch``: decide on parts as they arrive in a folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mvad.cli.options import Device, Offline, TeacherWeights, WorkspaceOfRun
+from mvad.pipeline.workspace import Workspace
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command("watch", epilog="Example: mvad watch mvad-data/runs/folder-parts-patchcore-seed0 arriving --once")(watch)
+
+
+def watch(
+    run: Annotated[Path, typer.Argument(help="Folder of a trained run.")],
+    source: Annotated[
+        Path, typer.Argument(help="Folder in which parts arrive: their photographs as they were packed, or raw scans.")
+    ],
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", help="Folder for decisions.jsonl, pictures and maps. Default: watch/NAME in the run's folder."),
+    ] = None,
+    timeout: Annotated[
+        float, typer.Option(min=0.0, help="Seconds after which a part is decided with the views that came.")
+    ] = 30.0,
+    settle: Annotated[float, typer.Option(min=0.0, help="Seconds for which a file must not have changed.")] = 0.3,
+    command: Annotated[
+        str,
+        typer.Option(
+            "--exec", help="Command that gets each decision as JSON on its standard input (MVAD_PART, MVAD_DECISION are set)."
+        ),
+    ] = "",
+    webhook: Annotated[str, typer.Option("--webhook", help="Address to which each decision is sent by POST, as JSON.")] = "",
+    once: Annotated[bool, typer.Option("--once", help="Stop when every part in the folder is decided.")] = False,
+    false_alarms: Annotated[
+        float, typer.Option(min=0.0, max=1.0, help="Largest share of normal samples above the threshold.")
+    ] = 0.05,
+    threshold: Annotated[
+        float | None, typer.Option(help="Use this threshold instead of one from the normal validation samples.")
+    ] = None,
+    workspace: WorkspaceOfRun = None,
+    teacher_weights: TeacherWeights = None,
+    offline: Offline = False,
+    device: Device = "auto",
+) -> None:
+    """Decide on each part once, when its pictures are complete or its time is out; a restart goes on, no part is lost.
+
+    Decisions are appended to decisions.jsonl; a part that cannot be read is decided as failed.
+    """
+    from mvad.cli.console import Bars
+    from mvad.errors import BadInput
+    from mvad.model.backbones.weights import WeightsSource
+    from mvad.model.devices import resolve_device
+    from mvad.pipeline.judge import Judge
+    from mvad.pipeline.trained_run import workspace_of
+    from mvad.pipeline.watch import Watch, WatchOptions, candidates_of
+    from mvad.words import counted
+
+    if not source.is_dir():
+        raise BadInput(f"{source}: not found; give the folder in which parts arrive")
+    if webhook and not webhook.startswith(("http://", "https://")):
+        raise BadInput(f"--webhook {webhook}: expected an address that begins with http:// or https://")
+    places = Workspace(workspace) if workspace else workspace_of(run)
+    weights = WeightsSource(teacher_weights, places.weights, offline)
+    options = WatchOptions(timeout, settle, command=command, webhook=webhook, once=once)
+    with Bars() as bars:
+        judge = Judge.load(run, places, weights, resolve_device(device), false_alarms, threshold, bars)
+        target = out or run / "watch" / source.resolve().name
+        bars.tell(judge.thresholds.describe())
+        bars.tell(f"watching {source}; decisions: {target / 'decisions.jsonl'}")
+        watching = Watch(judge, candidates_of(judge, source, places), target, options, bars.tell, bars)
+        bars.tell(f"{counted(watching.run(), 'part')} decided")

@@ -1,0 +1,311 @@
+"""Watch a folder: decide on each part when its pictures, or its scan, are complete; exactly once, whenever it is killed.
+
+The journal ``decisions.jsonl`` is the truth: a part is decided when its line is written and flushed. Its picture and maps are
+written before; the command and the webhook are called after, and what was called is noted in ``told.jsonl``, so that after a
+crash they are called again rather than never: they may see a part twice, with the same ``decision_id``.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import subprocess
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from mvad import files
+from mvad.datasets.photographs.arriving import find_new
+from mvad.datasets.registry import find_reader
+from mvad.errors import BadInput
+from mvad.model.evaluation.decide import NewSample
+from mvad.model.evaluation.predict import MAPS, write_maps
+from mvad.pipeline.judge import Judge
+from mvad.pipeline.photographs import new_part, photographs_of
+from mvad.pipeline.predict import cameras_of, new_scan
+from mvad.pipeline.workspace import Workspace
+from mvad.progress import Progress
+
+DECISIONS = "decisions.jsonl"
+TOLD = "told.jsonl"
+FAILED = "failed"
+"""Decision on a part that could not be read; a person has to look."""
+_TRIES = 3
+_CALL_SECONDS = 60.0
+_WEBHOOK_SECONDS = 10.0
+
+
+@dataclass(frozen=True)
+class WatchOptions:
+    """How a folder is watched.
+
+    Attributes
+    ----------
+    timeout_s
+        Seconds after which a part is decided with the views that came.
+    settle_s
+        Seconds for which a file must not have changed.
+    poll_s
+        Seconds between two looks at the folder.
+    command, webhook
+        Command that gets each decision as JSON on its standard input; address that it is sent to by POST. "": none.
+    once
+        Whether to stop when every part in the folder is decided.
+    """
+
+    timeout_s: float = 30.0
+    settle_s: float = 0.3
+    poll_s: float = 0.2
+    command: str = ""
+    webhook: str = ""
+    once: bool = False
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A part in the folder that is not decided yet.
+
+    Attributes
+    ----------
+    key
+        Its name.
+    paths
+        Its files.
+    complete
+        Whether all its views are there.
+    sample
+        Returns it to be scored.
+    """
+
+    key: str
+    paths: tuple[Path, ...]
+    complete: bool
+    sample: Callable[[], NewSample]
+
+
+@dataclass
+class _Waiting:
+    """What is known of a part that is not decided yet: since when, and its files as they were last seen changing."""
+
+    since: float
+    state: tuple[tuple[int, int], ...] = ()
+    changed: float = 0.0
+
+
+def candidates_of(judge: Judge, folder: Path, workspace: Workspace) -> Callable[[set[str]], Iterator[Candidate]]:
+    """Return the function that finds the undecided parts of a folder that a run can decide on.
+
+    Raises
+    ------
+    BadInput
+        If the run is of data that are neither photographs of a folder nor scans, or its cameras are not at hand.
+    """
+    if judge.run.record.pictures is not None:
+        return _photographs_in(judge, folder)
+    return _scans_in(judge, folder, workspace)
+
+
+def _photographs_in(judge: Judge, folder: Path) -> Callable[[set[str]], Iterator[Candidate]]:
+    photographs = photographs_of(judge.run)
+    views = photographs.framing.views
+
+    def find(decided: set[str]) -> Iterator[Candidate]:
+        listing = find_new(folder, photographs.category, photographs.dataset, photographs.layout, views, decided)
+        for ref in listing.samples:
+            complete = {view.camera for view in ref.views} >= set(views)
+            place = ref.paths[0] if len(ref.paths) == 1 else ref.paths[0].parent
+            yield Candidate(ref.id, ref.paths, complete, lambda ref=ref, place=place: new_part(ref, photographs, str(place)))  # type: ignore[misc]
+
+    return find
+
+
+def _scans_in(judge: Judge, folder: Path, workspace: Workspace) -> Callable[[set[str]], Iterator[Candidate]]:
+    record = judge.run.record
+    reader = find_reader(record.dataset)
+    if reader is None:
+        raise BadInput(
+            f"{judge.run.path}: runs on {record.dataset} cannot watch a folder; give one on own photographs or on scans"
+        )
+    options, rig = cameras_of(judge.run, workspace)
+
+    def find(decided: set[str]) -> Iterator[Candidate]:
+        for ref in reader.new_refs(folder, record.category, options.reading):
+            if ref.id not in decided:
+                paths = tuple(path for path in ref.paths.values() if path.exists())
+                complete = not ref.fault and len(paths) == len(ref.paths)
+                yield Candidate(ref.id, paths, complete, lambda ref=ref: new_scan(ref, options, rig))  # type: ignore[misc]
+
+    return find
+
+
+@dataclass
+class Watch:
+    """A folder that is watched; ``run`` goes on until it is interrupted, or all is decided where ``options.once``.
+
+    Attributes
+    ----------
+    judge, find, out, options
+        The loaded run; the function that finds undecided parts; the folder for journal, pictures and maps; how to watch.
+    say
+        Receives one line per decision.
+    progress
+        Receives notices.
+    """
+
+    judge: Judge
+    find: Callable[[set[str]], Iterator[Candidate]]
+    out: Path
+    options: WatchOptions
+    say: Callable[[str], None]
+    progress: Progress
+    decided: set[str] = field(default_factory=set)
+    _waiting: dict[str, _Waiting] = field(default_factory=dict)
+    _calls: list[Future[None]] = field(default_factory=list)
+
+    def run(self) -> int:
+        """Watch; return the number of parts that were decided.
+
+        Raises
+        ------
+        BadInput
+            If another process watches into the same folder, or it cannot be written.
+        """
+        count = 0
+        with files.locked(self.out), ThreadPoolExecutor(1, "mvad-tell") as teller:
+            earlier = files.read_lines(self.out / DECISIONS)
+            self.decided = {line["sample"] for line in earlier}
+            told = {line["decision_id"] for line in files.read_lines(self.out / TOLD)}
+            for line in earlier:
+                if line["decision_id"] not in told:
+                    self._tell(teller, line)
+            while True:
+                began = time.monotonic()
+                pending, ready = self._look()
+                for candidate in ready:
+                    if self._decide(candidate, teller):
+                        count += 1
+                        pending -= 1
+                if self.options.once and not pending:
+                    break
+                spent = time.monotonic() - began
+                if not ready:
+                    time.sleep(max(self.options.poll_s, min(4 * spent, 5.0)))
+            for call in self._calls:
+                call.result()
+        return count
+
+    def _look(self) -> tuple[int, list[Candidate]]:
+        """Return the number of undecided parts, and those to decide now: complete or timed out, with files that rest."""
+        now, ready, seen = time.monotonic(), list[Candidate](), set[str]()
+        for candidate in self.find(self.decided):
+            if candidate.key in self.decided or candidate.key in seen:
+                continue
+            seen.add(candidate.key)
+            waiting = self._waiting.setdefault(candidate.key, _Waiting(now))
+            state = _state_of(candidate.paths)
+            if state != waiting.state:
+                waiting.state, waiting.changed = state, now
+            rests = bool(state) and now - waiting.changed >= self.options.settle_s
+            if rests and (candidate.complete or now - waiting.since >= self.options.timeout_s):
+                ready.append(candidate)
+        for gone in set(self._waiting) - seen:
+            del self._waiting[gone]
+        return len(seen), ready
+
+    def _decide(self, candidate: Candidate, teller: ThreadPoolExecutor) -> bool:
+        """Decide on a part and tell of it; return whether it is decided now."""
+        try:
+            prediction, scored = self.judge.decide(candidate.sample())
+            write_maps(self.out / MAPS, candidate.key, scored)
+            line = prediction.to_json()
+        except BadInput as error:
+            if getattr(error, "is_general", False):
+                raise
+            if time.monotonic() - self._waiting[candidate.key].since < self.options.timeout_s:
+                self._waiting[candidate.key].state = ()  # it may still be written: wait until it changes, or the time is out
+                return False
+            line = {"sample": candidate.key, "decision": FAILED, "reason": str(error)}
+        line |= {"time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "decision_id": os.urandom(8).hex()}
+        files.append_line(self.out / DECISIONS, line)
+        files.flush(self.out / DECISIONS)
+        self.decided.add(candidate.key)
+        self._waiting.pop(candidate.key, None)
+        self.say(describe(line))
+        self._tell(teller, line)
+        return True
+
+    def _tell(self, teller: ThreadPoolExecutor, line: dict[str, Any]) -> None:
+        if self.options.command or self.options.webhook:
+            self._calls = [call for call in self._calls if not call.done()]
+            self._calls.append(teller.submit(self._call, line))
+
+    def _call(self, line: dict[str, Any]) -> None:
+        """Call command and webhook with a decision, and note it; a call that fails three times is said, and tried again at the next start."""
+        fault = ""
+        for attempt in range(_TRIES):
+            try:
+                if self.options.command:
+                    run_command(self.options.command, line)
+                if self.options.webhook:
+                    post(self.options.webhook, line)
+                files.append_line(self.out / TOLD, {"decision_id": line["decision_id"]})
+                return
+            except (OSError, subprocess.SubprocessError, ValueError, BadInput) as error:
+                fault = str(error)
+                time.sleep(attempt)
+        self.progress.say(f"notice: {line['sample']}: could not be told ({fault}); it is told at the next start")
+
+
+def describe(line: dict[str, Any]) -> str:
+    """Return a decision in one line: the part, the decision, score and threshold, and what caused it."""
+    if line["decision"] == FAILED:
+        return f"{line['sample']}: {FAILED}: {line['reason']}"
+    place = f" at ({line['x']}, {line['y']})" if line.get("x") is not None else ""
+    view = line["view_name"] if line.get("view_name") else f"view {line['view']}"
+    lacks = f"; without {', '.join(line['missing'])}" if line.get("missing") else ""
+    sign = ">" if line["decision"] == "anomalous" else "<="
+    return f"{line['sample']}: {line['decision']}, {line['score']:.4g} {sign} {line['threshold']:.4g}, highest in {view}{place}{lacks}"
+
+
+def run_command(command: str, line: dict[str, Any]) -> None:
+    """Run a command with a decision as JSON on its standard input, and MVAD_PART, MVAD_DECISION, MVAD_SCORE in its environment.
+
+    Raises
+    ------
+    OSError, subprocess.SubprocessError
+        If it cannot be started, fails, or takes more than a minute.
+    """
+    more = {"MVAD_PART": str(line["sample"]), "MVAD_DECISION": str(line["decision"]), "MVAD_SCORE": str(line.get("score", ""))}
+    subprocess.run(
+        shlex.split(command), input=json.dumps(line).encode(), env=os.environ | more, check=True, timeout=_CALL_SECONDS
+    )
+
+
+def post(address: str, line: dict[str, Any]) -> None:
+    """Send a decision as JSON by POST.
+
+    Raises
+    ------
+    OSError
+        If the address does not answer with success within ten seconds.
+    """
+    request = urllib.request.Request(address, json.dumps(line).encode(), {"Content-Type": "application/json"})
+    with urllib.request.urlopen(request, timeout=_WEBHOOK_SECONDS):
+        pass
+
+
+def _state_of(paths: tuple[Path, ...]) -> tuple[tuple[int, int], ...]:
+    """Return size and time of change of files; () where one is gone."""
+    found = []
+    for path in paths:
+        try:
+            status = path.stat()
+        except OSError:
+            return ()
+        found.append((status.st_size, status.st_mtime_ns))
+    return tuple(found)
