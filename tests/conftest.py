@@ -31,9 +31,10 @@ import pytest
 from training import train
 
 from mvad import files
+from mvad.datasets.photographs.sets.registry import photograph_sets
 from mvad.datasets.scan import Scan
 from mvad.datasets.shards.pack import PackOptions, pack_realiad, pack_renders
-from mvad.datasets.synth.generate import SynthOptions, generate
+from mvad.datasets.synth.generate import GENERATED, SynthOptions, generate
 from mvad.errors import MissingComponent
 from mvad.progress import Silent
 from mvad.render.backends.choose import BACKENDS, rasteriser
@@ -278,3 +279,28 @@ def block_on_a_plane(tilt_deg: float = 20.0, size: int = 120) -> tuple[Scan, np.
     xyz = np.stack([x, y, z + rng.normal(0, 5e-5, z.shape)], axis=2).astype(np.float32)
     rgb = np.zeros((size, size, 3), np.uint8)
     return Scan(xyz, np.ones((size, size), bool), rgb, block & (x > 0.015)), block
+
+
+SETS_OPTIONS = SynthOptions(seed=3, train=5, validation=2, good=2, per_defect=1, size=64)
+
+
+@pytest.fixture(scope="session")
+def raws(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder with the generated raw data of every set."""
+    root = tmp_path_factory.mktemp("sets")
+    for name in photograph_sets():
+        generate(name, root / name, ["gear"], SETS_OPTIONS, Silent())
+    return root
+
+
+@pytest.fixture
+def copied(raws: Path, tmp_path: Path) -> Callable[[str], Path]:
+    """Return what copies a set's raw data without the mark of generated data, to be damaged."""
+
+    def copy(name: str) -> Path:
+        shutil.copytree(raws / name, tmp_path / "raw" / name)
+        (tmp_path / "raw" / name / GENERATED).unlink()
+        (tmp_path / "raw" / name / "generated.jsonl").unlink()
+        return tmp_path / "raw" / name
+
+    return copy

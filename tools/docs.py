@@ -1,4 +1,4 @@
-"""Generate docs/api.md, formats.md, keys.md, methods.md and shard-format.md from the code; --check only compares."""
+"""Generate docs/api.md, formats.md, keys.md, methods.md, sets.md and shard-format.md from the code; --check only compares."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+from docs_sets import sets
 
 import mvad
 from mvad.datasets import masks
@@ -102,7 +104,7 @@ def formats() -> str:
         "  for the support's normal, so poses are those of whole scans only where the sensor looks straight down.",
         "- Cameras are not fitted again to a training scan that is repaired or added later: a note names it, `--overwrite` fits them anew.",
         "- Real-IAD: folders and files may be links, names in split files may have backslashes; `mvad pack --splits sv` (or another folder",
-        "  `realiad_jsons_*`) takes other splits. A sample of which a picture is damaged is left out and listed.",
+        "  `realiad_jsons_*`) takes other splits, `--validation 0.2` holds out training samples ([sets.md](sets.md)). A sample of which a picture is damaged is left out and listed.",
         "",
         "Own scans and meshes: [own-scans.md](own-scans.md).",
         "",
@@ -389,7 +391,8 @@ def _options(kind: type) -> list[str]:
 def main() -> int:
     """Write the pages, or compare them with ``--check``; return the number of pages that are out of date."""
     pages = {
-        "api.md": api(), "formats.md": formats(), "keys.md": keys(), "methods.md": methods_page(), "shard-format.md": shard_format(),
+        "api.md": api(), "formats.md": formats(), "keys.md": keys(), "methods.md": methods_page(), "sets.md": sets(),
+        "shard-format.md": shard_format(),
     }  # fmt: skip
     if "--check" in sys.argv:
         stale = [name for name, text in pages.items() if not (DOCS / name).exists() or (DOCS / name).read_text() != text]

@@ -158,16 +158,16 @@ def render_category(
 def pack(
     dataset: str, category: str, source: str | Path = DEFAULT_WORKSPACE / "renders",
     shards: str | Path = DEFAULT_WORKSPACE / "shards", options: PackOptions | None = None, jobs: int = 0, overwrite: bool = False,
-    progress: Progress | None = None, partial: bool = False, splits: str | None = None,
+    progress: Progress | None = None, partial: bool = False, splits: str | None = None, validation: float = 0.0,
 ) -> Path:  # fmt: skip
-    """Pack a rendered category, or one of Real-IAD, into HDF5 shards, as ``mvad pack`` does.
+    """Pack a rendered category, or one of a dataset of photographs, into HDF5 shards, as ``mvad pack`` does.
 
     Parameters
     ----------
     dataset, category
         What.
     source
-        Folder of the renders; for ``realiad`` the folder of the download.
+        Folder of the renders; for datasets of photographs (``realiad``, ``mvtecad``, ...) the folder of the download.
     shards
         Where ``<dataset>/<category>/`` is written.
     options
@@ -182,6 +182,9 @@ def pack(
         Pack what is there of a render that is not finished.
     splits
         Real-IAD's folder of split files, ``realiad_jsons_sv`` say, or ``sv``; None: ``realiad_jsons``, or the only one.
+    validation
+        Share of the training samples of photographs to hold out where the dataset has no validation split, so that runs get a
+        threshold; 0: none, as the published protocols have it.
 
     Returns
     -------
@@ -211,6 +214,7 @@ def pack(
         overwrite,
         partial,
         splits,
+        validation,
     )
 
 

@@ -24,10 +24,17 @@ def register(app: typer.Typer) -> None:
 def pack(  # more than 60 lines: one parameter per option
     context: typer.Context,
     dataset: Annotated[
-        list[str] | None, typer.Option("--dataset", help="mvtec3d, eyecandies, realiad; repeatable. Default: all found.")
+        list[str] | None,
+        typer.Option("--dataset", help="mvtec3d, realiad, mantatiny, ... (docs/sets.md); repeatable. Default: all found."),
     ] = None,
     category: Category = None,
-    raw: Annotated[Path | None, typer.Option("--raw", help="Real-IAD's folder. Default: raw/realiad in the workspace.")] = None,
+    raw: Annotated[
+        Path | None,
+        typer.Option(
+            "--raw",
+            help="Folder of the dataset of photographs that --dataset names, or of Real-IAD. Default: raw/DATASET in the workspace.",
+        ),
+    ] = None,
     workspace: WorkspaceFolder = DEFAULT_WORKSPACE,
     filter_name: Annotated[str, typer.Option("--filter", help="zstd, lz4 (faster, larger), gzip (plain h5py) or none.")] = "zstd",
     level: Annotated[
@@ -37,7 +44,7 @@ def pack(  # more than 60 lines: one parameter per option
     fields: Annotated[
         str, typer.Option(help="Fields to store, where the data have them; masks are always stored.")
     ] = "rgb,depth,normal,source",
-    size: Annotated[int, typer.Option(min=32, max=2048, help="Side of Real-IAD's views in pixels; renders keep theirs.")] = 256,
+    size: Annotated[int, typer.Option(min=32, max=2048, help="Side of photographs' views in pixels; renders keep theirs.")] = 256,
     shard_mb: Annotated[float, typer.Option(min=0.01, help="Uncompressed megabytes per file; bounds memory.")] = 512,
     jobs: Annotated[int, typer.Option(min=0, help="Samples that are processed at the same time; 0: the number of cores.")] = 0,
     splits: Annotated[
@@ -46,6 +53,14 @@ def pack(  # more than 60 lines: one parameter per option
             help="Real-IAD's folder of split files, realiad_jsons_sv say, or sv. Default: realiad_jsons, or the only one."
         ),
     ] = None,
+    validation: Annotated[
+        float,
+        typer.Option(
+            min=0.0,
+            max=0.9,
+            help="Share of the training samples of photographs to hold out, so that runs get a threshold. 0: as published.",
+        ),
+    ] = 0.0,
     partial: Annotated[
         bool,
         typer.Option("--partial", help="Pack what is there of a render that is not finished, and accept damaged photographs."),
@@ -53,44 +68,47 @@ def pack(  # more than 60 lines: one parameter per option
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace shards of another configuration or version.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be packed, without packing.")] = False,
 ) -> None:
-    """Pack rendered categories, and Real-IAD if present, to HDF5 shards. Repeat the command to continue.
+    """Pack rendered categories, and datasets of photographs that are present, to HDF5 shards. Repeat the command to continue.
 
     Own photographs: mvad pack folder.
     """
     if context.invoked_subcommand is not None:
         return
     from mvad.cli.console import Bars
-    from mvad.cli.contents import contents_table
+    from mvad.cli.pack_sets import ToPack, dry_run_of, known_categories, pack_one, tell_of_validation
     from mvad.cores import usable_cores
-    from mvad.datasets import realiad
-    from mvad.datasets.shards.contents import count, tasks
-    from mvad.datasets.shards.pack import PackOptions, pack_realiad, pack_renders
+    from mvad.datasets.photographs.sets.registry import photograph_sets, set_tasks
+    from mvad.datasets.shards.contents import tasks
+    from mvad.datasets.shards.pack import PackOptions
     from mvad.errors import BadInput, PartlyDone
     from mvad.words import share
 
     places = Workspace(workspace)
-    realiad_raw = raw or places.raw("realiad")
+    only = dataset[0] if dataset and len(dataset) == 1 and dataset[0] in photograph_sets() else None
+    raws = {name: raw if raw and name == only else places.raw(name) for name in photograph_sets()}
+    realiad_raw = raw if raw and only is None else places.raw("realiad")
     options = PackOptions(filter_name, level, tuple(fields.split(",")), size, shard_mb)
     parallel = jobs or usable_cores()
     with Bars() as bars:
-        chosen = tasks(places.renders, realiad_raw, dataset, category, splits)
+        others, unreadable = set_tasks(raws, dataset, category)
+        for line in unreadable:
+            bars.say(f"notice: {line}")
+        chosen = tasks(places.renders, realiad_raw, dataset, category, splits, others)
+        work = ToPack(places.renders, realiad_raw, raws, places.shards, options, parallel, splits, validation, overwrite, partial)
+        work.check(chosen)
         for dataset_name, name in chosen:
-            if dataset_name == realiad.NAME and name not in realiad.KNOWN_CATEGORIES:
+            if name not in known_categories(dataset_name, name):
                 bars.say(f"notice: {name} is not a published category of {dataset_name}; it is packed nevertheless")
         if dry_run:
-            bars.show(contents_table([row for pair in chosen for row in count(places.renders, realiad_raw, *pair, splits)]))
+            dry_run_of(work, chosen, bars)
             return
         failed, missing = 0, 0
         for dataset_name, name in chosen:
             try:
-                if dataset_name == realiad.NAME:
-                    made = pack_realiad(realiad_raw, name, places.shards, options, bars, parallel, overwrite, splits)
-                else:
-                    made = pack_renders(
-                        places.renders, dataset_name, name, places.shards, options, bars, parallel, overwrite, partial
-                    )  # fmt: skip
+                made = pack_one(work, dataset_name, name, bars)
                 bars.tell(f"packed {made}")
                 missing += pack_folder.tell_of_shards(made.parent, bars)
+                tell_of_validation(made, bars)
             except BadInput as error:
                 if len(chosen) == 1 or getattr(error, "is_general", False):
                     raise

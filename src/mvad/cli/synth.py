@@ -17,7 +17,9 @@ def register(app: typer.Typer) -> None:
 
 
 def synth(
-    dataset: Annotated[str, typer.Argument(help="mvtec3d, eyecandies, realiad or folder (own photographs).")],
+    dataset: Annotated[
+        str, typer.Argument(help="mvtec3d, eyecandies, realiad, folder (own photographs), or another dataset of docs/sets.md.")
+    ],
     category: Annotated[
         list[str] | None,
         typer.Option(

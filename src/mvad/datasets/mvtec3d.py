@@ -1,7 +1,9 @@
 """Reader of MVTec 3D-AD as downloaded (Bergmann et al. 2022): xyz TIFF, rgb PNG, gt PNG, paired by name.
 
-<category>/{train,validation}/good/{xyz/NNN.tiff, rgb/NNN.png}
-<category>/test/<defect>/{xyz/NNN.tiff, rgb/NNN.png, gt/NNN.png}
+    <category>/{train,validation}/good/{xyz/NNN.tiff, rgb/NNN.png}
+    <category>/test/<defect>/{xyz/NNN.tiff, rgb/NNN.png, gt/NNN.png}
+
+Coordinates are metres in the sensor's frame; (0, 0, 0) where nothing was measured.
 """
 
 from __future__ import annotations
@@ -49,7 +51,13 @@ class _Group:
 
 
 class MVTec3D:
-    """Reader of MVTec 3D-AD."""
+    """Reader of MVTec 3D-AD, and base of readers of datasets in its tree.
+
+    Attributes
+    ----------
+    mask_folder
+        Folder of masks beside ``xyz`` and ``rgb``.
+    """
 
     name = "mvtec3d"
     licence = "CC BY-NC-SA 4.0, MVTec Software GmbH"
@@ -57,6 +65,7 @@ class MVTec3D:
     known_categories: tuple[str, ...] = (
         "bagel", "cable_gland", "carrot", "cookie", "dowel", "foam", "peach", "potato", "rope", "tire",
     )  # fmt: skip
+    mask_folder = "gt"
 
     def categories(self, raw: Path) -> list[str]:
         """Return the names of folders that hold a folder ``train``, sorted."""
@@ -82,7 +91,7 @@ class MVTec3D:
             if (named.path / "xyz").is_dir():
                 raise BadInput(f"{named.path / 'xyz'}: expected {named.path.name}/good/xyz, or the defect's name for good")
             for defect, folder in defect_folders(named, only_good=split != "test"):
-                scans = _scans(self.name, _Group(category, split, defect, folder))
+                scans = self.scans_in(category, split, defect, folder)
                 if not scans and holds_data(folder.path):
                     raise BadInput(
                         f"{folder.path}: holds files, but no scan; expected {folder.path.name}/xyz/*.tiff and the like"
@@ -97,11 +106,19 @@ class MVTec3D:
         found = []
         places = {path.parent for kind in ("xyz", "rgb") for path in folder.rglob(kind) if not is_hidden(path, folder)}
         for place in sorted(places):
-            for ref in _scans(self.name, _Group(category, NEW, UNKNOWN, Named(place))):
+            for ref in self.scans_in(category, NEW, UNKNOWN, Named(place)):
                 paths = {kind: path for kind, path in ref.paths.items() if kind != "gt"}
                 name = new_id(place.relative_to(folder), ref.id)
                 found.append(ScanRef(self.name, category, NEW, UNKNOWN, name, paths, (), ref.fault))
         return sorted(found)
+
+    def scans_in(self, category: str, split: str, defect: str, folder: Named) -> list[ScanRef]:
+        """Return the scans of one folder ``<split>/<defect>``; files that are missing have the path where they were expected."""
+        return _scans(self.name, _Group(category, split, defect, folder), self.mask_folder)
+
+    def read_colours(self, path: Path, shape: tuple[int, int]) -> NDArray[np.uint8]:
+        """Read the colours (H, W, 3) uint8 of a scan whose grid has ``shape`` (H, W); see ``images.read_rgb``."""
+        return read_rgb(path, shape)
 
     def load(self, ref: ScanRef) -> Scan:
         """Read one scan. Missing points are (0, 0, 0) or not finite; what the mask marks: ``masks.RULE``.
@@ -121,7 +138,7 @@ class MVTec3D:
         _check_unit(ref.paths["xyz"], xyz)
         if not valid.any():
             raise BadInput(f"{ref.paths['xyz']}: no valid point in the scan; download it again")
-        rgb = read_rgb(ref.paths["rgb"], shape)
+        rgb = self.read_colours(ref.paths["rgb"], shape)
         gt: NDArray[np.bool_] | None = None
         notes: tuple[str, ...] = ()
         if "gt" in ref.paths:
@@ -139,18 +156,19 @@ def ref_beside(xyz: Path) -> ScanRef:
     return next((ref for ref in scans if ref.paths["xyz"] == xyz), ScanRef(MVTec3D.name, "", NEW, UNKNOWN, xyz.stem, paths))
 
 
-def _scans(dataset: str, group: _Group) -> list[ScanRef]:
+def _scans(dataset: str, group: _Group, mask_folder: str = "gt") -> list[ScanRef]:
     """Return the scans of a folder; files that are missing have the path where they were expected."""
     found, place = [], group.folder.path
-    for name, files in by_stem(place, _ENDINGS).items():
-        paths, notes = dict(files.paths), group.folder.notes
+    endings = {mask_folder if kind == "gt" else kind: accepted for kind, accepted in _ENDINGS.items()}
+    for name, files in by_stem(place, endings).items():
+        paths, notes = {"gt" if kind == mask_folder else kind: path for kind, path in files.paths.items()}, group.folder.notes
         for kind, ending in (("xyz", "tiff"), ("rgb", "png")):
             paths.setdefault(kind, place / kind / f"{name}.{ending}")
         if "gt" not in paths and group.split == "test":
             if group.defect == GOOD:
                 notes = (*notes, NO_MASK)
             else:
-                paths["gt"] = place / "gt" / f"{name}.png"
+                paths["gt"] = place / mask_folder / f"{name}.png"
         found.append(
             ScanRef(dataset, group.category, group.split, group.defect, name, paths, notes, group.folder.fault or files.fault)
         )

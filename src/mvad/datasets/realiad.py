@@ -12,6 +12,7 @@ Labels are per view: a view of a defective sample that does not show the defect 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -99,34 +100,62 @@ def refs(raw: Path, category: str, splits: str = JSON_FOLDERS[0]) -> list[Sample
     BadInput
         If the file is no Real-IAD split, lists a path twice, or a name points outside of the folder.
     """
-    path = raw / splits / f"{category}.json"
+    root = image_root(raw) or raw
+    return listed(raw / splits / f"{category}.json", NAME, category, lambda prefix: _below(root, prefix))
+
+
+def listed(
+    path: Path, dataset: str, category: str, folder_of: Callable[[str], Path], lenient: bool = False
+) -> list[SampleRef]:  # fmt: skip
+    """Return all samples of a category that a JSON file of Real-IAD's form lists, sorted; no image is opened.
+
+    Parameters
+    ----------
+    path
+        The file: ``meta`` with ``prefix`` and ``normal_class``, ``train`` and ``test`` with ``category``, ``anomaly_class``,
+        ``image_path`` and ``mask_path`` of each picture.
+    dataset, category
+        What the samples are of.
+    folder_of
+        Returns the folder that the names in the file are relative to, from its ``prefix``.
+    lenient
+        Whether the file may lack ``meta`` (the normal class is then OK), and pictures of a defective class may have no mask.
+
+    Raises
+    ------
+    BadInput
+        See ``refs``.
+    """
     if path.exists() and path.stat().st_size > MAX_JSON_BYTES:
         raise BadInput(f"{path}: larger than {MAX_JSON_BYTES} bytes; this is no Real-IAD split")
     instead = placeholder(path)
     if instead:
         raise BadInput(f"{path}: {instead}")
     content = read_json(path, "a Real-IAD split")
-    root = image_root(raw) or raw
+    if lenient and isinstance(content, dict):
+        content.setdefault("meta", {"prefix": "", "normal_class": NORMAL_CLASS})
     try:
         prefix, normal = content["meta"]["prefix"], content["meta"]["normal_class"]
         lists = {split: content[split] for split in ("train", "test")}
     except (KeyError, TypeError) as error:
         raise BadInput(f"{path}: expected meta.prefix, meta.normal_class, train and test") from error
-    base = _below(root, _text(path, prefix, "prefix"))
+    base = folder_of(_text(path, prefix, "prefix"))
     seen: set[str] = set()
     samples: dict[tuple[str, str], list[ImageRef]] = {}
     for split, entries in lists.items():
         if not isinstance(entries, list) or len(entries) > MAX_ENTRIES:
             raise BadInput(f"{path}: {split} must be a list of at most {MAX_ENTRIES} entries")
         for place, entry in enumerate(entries):
-            view, folder = _view(path, base, f"{split}[{place}]", entry, normal, seen)
+            view, folder = _view(path, base, f"{split}[{place}]", entry, normal, seen, lenient)
             if is_hidden(view.image, base):
                 continue
             samples.setdefault((split, folder), []).append(view)
-    return sorted(_sample(category, split, folder, views, path) for (split, folder), views in samples.items())
+    return sorted(_sample((dataset, category, split), folder, views, path) for (split, folder), views in samples.items())
 
 
-def _view(path: Path, base: Path, place: str, entry: Any, normal: str, seen: set[str]) -> tuple[ImageRef, str]:
+def _view(
+    path: Path, base: Path, place: str, entry: Any, normal: str, seen: set[str], lenient: bool
+) -> tuple[ImageRef, str]:  # fmt: skip
     if not isinstance(entry, dict) or not {"anomaly_class", "image_path", "mask_path"} <= entry.keys():
         raise BadInput(f"{path}: {place}: expected category, anomaly_class, image_path and mask_path")
     name = _text(path, entry["image_path"], f"{place}.image_path")
@@ -139,14 +168,15 @@ def _view(path: Path, base: Path, place: str, entry: Any, normal: str, seen: set
     if camera is None:
         raise BadInput(f"{path}: {place}: no camera in the name {name!r}; expected ..._C1_<digits>.jpg")
     mask = entry["mask_path"]
-    if (mask is not None) != (kind != normal):
+    if (mask is not None) != (kind != normal) and not (lenient and mask is None):
         raise BadInput(f"{path}: {place}: class {kind} and mask {mask!r} contradict each other")
     image = _below(base, name)
     mask_path = None if mask is None else _below(base, _text(path, mask, f"{place}.mask_path"))
     return ImageRef(camera[1].upper(), image, mask_path, kind), name.rpartition("/")[0]
 
 
-def _sample(category: str, split: str, folder: str, views: list[ImageRef], path: Path) -> SampleRef:
+def _sample(place: tuple[str, str, str], folder: str, views: list[ImageRef], path: Path) -> SampleRef:
+    """Return the sample of a folder; ``place`` is dataset, category and split."""
     cameras = [view.camera for view in views]
     if len(set(cameras)) != len(cameras):
         raise BadInput(f"{path}: {folder}: a camera is listed twice: {', '.join(cameras)}")
@@ -154,7 +184,7 @@ def _sample(category: str, split: str, folder: str, views: list[ImageRef], path:
     if len(kinds) > 1:
         raise BadInput(f"{path}: {folder}: one sample with several defect classes: {', '.join(kinds)}")
     ordered = tuple(sorted(views, key=lambda view: camera_number(view.camera)))
-    return SampleRef(NAME, category, split, kinds[0] if kinds else GOOD, folder.replace("/", "_"), ordered)
+    return SampleRef(*place, kinds[0] if kinds else GOOD, folder.replace("/", "_"), ordered)
 
 
 def camera_number(camera: str) -> int:

@@ -46,6 +46,8 @@ class ScanRef:
         Why it cannot be read, which ``ScanReader.load`` raises, or "".
     read
         How its file is read, where it is an own scan.
+    group
+        Physical part that it shows, where a dataset has several scans of one; "" where that is not known.
     """
 
     dataset: str
@@ -57,6 +59,7 @@ class ScanRef:
     notes: tuple[str, ...] = field(compare=False, default=())
     fault: str = field(compare=False, default="")
     read: OwnScanOptions = field(compare=False, hash=False, default_factory=OwnScanOptions)
+    group: str = field(compare=False, default="")
 
     @property
     def key(self) -> str:
@@ -195,6 +198,8 @@ class ImageRef:
         What the view shows: the dataset's word for good parts, or the defect.
     tile
         Which part of the files is the view; None: all of them.
+    more_masks
+        Further masks of the view, which are united with ``mask``.
     """
 
     camera: str
@@ -204,11 +209,17 @@ class ImageRef:
     depth: Path | None = None
     normal: Path | None = None
     tile: Tile | None = None
+    more_masks: tuple[Path, ...] = ()
+
+    @property
+    def masks(self) -> tuple[Path, ...]:
+        """Its masks, which are united."""
+        return (*(() if self.mask is None else (self.mask,)), *self.more_masks)
 
     @property
     def paths(self) -> tuple[Path, ...]:
-        """Its files: picture, mask, depth, normals."""
-        return tuple(path for path in (self.image, self.mask, self.depth, self.normal) if path is not None)
+        """Its files: picture, masks, depth, normals."""
+        return tuple(path for path in (self.image, *self.masks, self.depth, self.normal) if path is not None)
 
 
 @dataclass(frozen=True, order=True)

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from mvad import files
 from mvad.datasets import realiad
 from mvad.datasets.folders import visible
 from mvad.datasets.own.options import recorded_options
-from mvad.datasets.registry import find_reader
+from mvad.datasets.photographs.published import find_set_category
+from mvad.datasets.photographs.sample import sample_hash
+from mvad.datasets.photographs.sets.registry import photograph_sets
+from mvad.datasets.registry import find_reader, photographed
 from mvad.datasets.renders.record import read_manifest as read_renders_manifest
 from mvad.datasets.renders.record import read_record
 from mvad.datasets.scan import ReadOptions
-from mvad.datasets.shards.reader import ShardFile, read_manifest
+from mvad.datasets.shards.reader import ShardFile, held_out_share, read_manifest
 from mvad.datasets.shards.schema import MANIFEST
 from mvad.datasets.shards.sources import photographed_category
 from mvad.datasets.verify import Fault
@@ -71,38 +77,78 @@ def _rendered_inputs(renders: Path, raw: Path, progress: Progress) -> tuple[int,
 
 
 def _photographs(shards: Path, raw: Path, progress: Progress) -> tuple[int, list[Fault]]:
-    """Compare the photographs and split files of Real-IAD with the records of their shards."""
+    """Compare photographs, and the split files of Real-IAD, with the records of their shards."""
     compared, faults = 0, []
-    for path in visible(shards.glob(f"{realiad.NAME}/*/{MANIFEST}"), shards):
-        root = raw / realiad.NAME
-        try:
-            manifest = read_manifest(path.parent)
-        except BadInput as error:
-            faults.append(Fault(str(error), path, "shards", path.parent))
-            continue
-        category, splits = str(manifest["category"]), str(manifest["config"].get("splits", realiad.JSON_FOLDERS[0]))
-        split = files.below(root, splits) / f"{category}.json"
-        if realiad.image_root(root) is None or not split.exists():
-            continue
-        raw_category = photographed_category(root, category, int(manifest["packing"]["size"]), splits)
-        sources = {source.key: source for source in raw_category.sources}
-        compared += 1
-        if raw_category.config["split_file_sha256"] != manifest["config"]["split_file_sha256"]:
-            text = f"{split}: is not what it was when it was packed; restore it, or pack again with --overwrite"
-            faults.append(Fault(text, split, "other", path))
-        progress.start(f"inputs of {category}", sum(entry["samples"] for entry in manifest["shards"]))
-        for entry in manifest["shards"]:
-            shard = ShardFile(files.inside(path.parent, entry["file"]), entry["sha256"])
-            for key, listed in zip(shard.texts("key"), shard.texts("made_from"), strict=True):
-                compared += 1
-                try:
-                    same = key in sources and sources[key].sha256() == listed
-                    text = f"{root}: the photographs of {key} are not those that were packed"
-                except BadInput as error:
-                    same, text = False, str(error)
-                if not same:
-                    faults.append(Fault(f"{text}; restore them, or pack again with --overwrite", path, "other", path))
-                progress.advance()
+    for dataset in photographed():
+        for path in visible(shards.glob(f"{dataset}/*/{MANIFEST}"), shards):
+            try:
+                manifest = read_manifest(path.parent)
+            except BadInput as error:
+                faults.append(Fault(str(error), path, "shards", path.parent))
+                continue
+            root, category = raw / dataset, str(manifest["category"])
+            if dataset == realiad.NAME:
+                found = _of_realiad(root, category, manifest)
+            else:
+                found = _of_set(root, dataset, category, manifest)
+            if found is None:
+                continue
+            sources, texts = found
+            compared += dataset == realiad.NAME
+            faults += [Fault(text, root, "other", path) for text in texts]
+            number, wrong = _compared(path, manifest, sources, root, progress)
+            compared, faults = compared + number, faults + wrong
+    return compared, faults
+
+
+Sources = dict[str, Callable[[], str]]
+"""For each key of a category what returns the hash of the sample's files."""
+
+
+def _of_realiad(root: Path, category: str, manifest: Mapping[str, Any]) -> tuple[Sources, list[str]] | None:
+    """Return the samples of a category of Real-IAD and what is wrong with its split file; None where its data are not there."""
+    splits = str(manifest["config"].get("splits", realiad.JSON_FOLDERS[0]))
+    split = files.below(root, splits) / f"{category}.json"
+    if realiad.image_root(root) is None or not split.exists():
+        return None
+    held_out = held_out_share(manifest["config"])
+    raw_category = photographed_category(root, category, int(manifest["packing"]["size"]), splits, held_out)
+    texts = []
+    if raw_category.config["split_file_sha256"] != manifest["config"]["split_file_sha256"]:
+        texts.append(f"{split}: is not what it was when it was packed; restore it, or pack again with --overwrite")
+    return {source.key: source.sha256 for source in raw_category.sources}, texts
+
+
+def _of_set(root: Path, dataset: str, category: str, manifest: Mapping[str, Any]) -> tuple[Sources, list[str]] | None:
+    """Return the same of another dataset of photographs."""
+    try:
+        if not root.is_dir() or category not in photograph_sets()[dataset].categories(root):
+            return None
+        held_out = held_out_share(manifest["config"])
+        found = find_set_category(dataset, root, category, int(manifest["packing"]["size"]), held_out)
+    except BadInput as error:
+        return {}, [str(error)]
+    return {part.key: partial(sample_hash, part) for part in found.found.samples}, []
+
+
+def _compared(
+    path: Path, manifest: Mapping[str, Any], sources: Sources, root: Path, progress: Progress
+) -> tuple[int, list[Fault]]:  # fmt: skip
+    """Compare the samples of a category's shards with their photographs."""
+    compared, faults = 0, []
+    progress.start(f"inputs of {manifest['category']}", sum(entry["samples"] for entry in manifest["shards"]))
+    for entry in manifest["shards"]:
+        shard = ShardFile(files.inside(path.parent, entry["file"]), entry["sha256"])
+        for key, listed in zip(shard.texts("key"), shard.texts("made_from"), strict=True):
+            compared += 1
+            try:
+                same = key in sources and sources[key]() == listed
+                text = f"{root}: the photographs of {key} are not those that were packed"
+            except BadInput as error:
+                same, text = False, str(error)
+            if not same:
+                faults.append(Fault(f"{text}; restore them, or pack again with --overwrite", path, "other", path))
+            progress.advance()
     return compared, faults
 
 

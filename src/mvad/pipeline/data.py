@@ -10,6 +10,8 @@ from mvad.datasets import realiad
 from mvad.datasets.mvtec3d import MVTec3D, ref_beside
 from mvad.datasets.own.options import OwnScanOptions
 from mvad.datasets.own_scans import OwnScans
+from mvad.datasets.photographs.published import pack_set
+from mvad.datasets.photographs.sets.registry import photograph_sets
 from mvad.datasets.scan import Scan
 from mvad.datasets.shards.pack import PackOptions, pack_realiad, pack_renders
 from mvad.errors import BadInput
@@ -55,9 +57,11 @@ def render(
 
 def pack(
     dataset: str, category: str, source: Path, shards: Path, options: PackOptions, jobs: int, progress: Progress, overwrite: bool,
-    partial: bool, splits: str | None,
+    partial: bool, splits: str | None, validation: float,
 ) -> Path:  # fmt: skip
     """Pack a category; see ``mvad.pack``."""
     if dataset == realiad.NAME:
-        return pack_realiad(source, category, shards, options, progress, jobs, overwrite, splits).parent
+        return pack_realiad(source, category, shards, options, progress, jobs, overwrite, splits, validation).parent
+    if dataset in photograph_sets():
+        return pack_set(source, dataset, category, shards, options, progress, jobs, overwrite, partial, validation).parent
     return pack_renders(source, dataset, category, shards, options, progress, jobs, overwrite, partial).parent

@@ -80,6 +80,7 @@ def _disk(root: Path) -> Check:
 def _data(workspace: Workspace) -> list[Check]:
     from mvad.datasets import realiad
     from mvad.datasets.own.options import READER
+    from mvad.datasets.photographs.sets.registry import chosen_categories, photograph_sets
     from mvad.datasets.registry import SCAN_READERS, find_categories
 
     checks = []
@@ -104,6 +105,14 @@ def _data(workspace: Workspace) -> list[Check]:
                 "realiad", "note", f"not in {workspace.raw('realiad')}; put realiad_jsons and images there, or mvad synth realiad"
             )
         )
+    for name in photograph_sets():
+        if workspace.raw(name).is_dir():
+            try:
+                checks.append(
+                    Check(name, "ok", f"{len(chosen_categories(name, workspace.raw(name)))} categories in {workspace.raw(name)}")
+                )
+            except MvadError as error:
+                checks.append(Check(name, "note", str(error)))
     return checks
 
 

@@ -9,12 +9,14 @@ from typing import Any
 
 from mvad import files
 from mvad.datasets import realiad
+from mvad.datasets.photographs.published import pack_set
+from mvad.datasets.photographs.sets.registry import photograph_sets
 from mvad.datasets.registry import reader_for
 from mvad.datasets.renders.layout import AUDIT, MANIFEST, RIG
 from mvad.datasets.scan import SPLITS
 from mvad.datasets.shards.loader import ShardSet
 from mvad.datasets.shards.pack import PackOptions, pack_realiad, pack_renders
-from mvad.datasets.shards.reader import recorded_packing
+from mvad.datasets.shards.reader import held_out_share, recorded_packing, recorded_source
 from mvad.datasets.verify import Fault
 from mvad.errors import BadInput, MvadError
 from mvad.model.backbones.weights import WeightsSource
@@ -104,8 +106,16 @@ def _pack(folder: Path, renders: Path, raw: Path, progress: Progress) -> None:
     packing = recorded_packing(folder)
     options = PackOptions(**(packing | {"fields": tuple(packing["fields"])}))
     if dataset == realiad.NAME:
-        splits = (_first_readable(folder / MANIFEST, empty=True) or {}).get("config", {}).get("splits")
-        pack_realiad(raw / dataset, category, folder.parents[1], options, progress, overwrite=True, splits=splits)
+        config = recorded_source(folder)
+        splits, validation = config.get("splits"), held_out_share(config)
+        pack_realiad(
+            raw / dataset, category, folder.parents[1], options, progress, overwrite=True, splits=splits, validation=validation
+        )
+    elif dataset in photograph_sets():
+        validation = held_out_share(recorded_source(folder))
+        pack_set(
+            raw / dataset, dataset, category, folder.parents[1], options, progress, 1, True, partial=True, validation=validation
+        )
     else:
         pack_renders(renders, dataset, category, folder.parents[1], options, progress, overwrite=True, partial=True)
     progress.say(f"{folder}: packed again")

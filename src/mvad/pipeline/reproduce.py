@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mvad.datasets.shards.loader import ShardSet
+from mvad.datasets.shards.reader import held_out_share, read_manifest
 from mvad.errors import BadInput
 from mvad.model.evaluation.evaluate import evaluate_run
 from mvad.model.evaluation.missing_views import MissingViews, evaluate_missing_views, read_missing_views
@@ -139,5 +140,12 @@ def notes(table: Table, plans: Sequence[Plan]) -> list[str]:
     others = sorted({f"{planned.dataset}/{planned.folder.name}" for planned in plans if planned.dataset not in table.datasets})
     if others:
         lines.append(f"beyond the paper's data: {', '.join(others)}")
+    for folder in dict.fromkeys(planned.folder for planned in plans):
+        share = held_out_share(read_manifest(folder)["config"])
+        if share:
+            lines.append(
+                f"{folder.parent.name}/{folder.name}: {100 * share:g} % of the training samples are held out for validation, the paper trains "
+                f"on all; mvad pack --dataset {folder.parent.name} --validation 0 --overwrite keeps to its protocol"
+            )
     lines.append("figures under different protocols (teacher, size, data, preset) are not comparable")
     return lines

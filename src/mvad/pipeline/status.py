@@ -9,6 +9,7 @@ from typing import Any
 
 from mvad import files
 from mvad.datasets import realiad
+from mvad.datasets.photographs.sets.registry import photograph_sets
 from mvad.datasets.registry import SCAN_READERS
 from mvad.datasets.renders import layout
 from mvad.datasets.renders.record import read_manifest as read_renders
@@ -45,6 +46,9 @@ def _raw(workspace: Workspace) -> Rows:
     for name, reader in SCAN_READERS.items():
         if workspace.raw(name).is_dir():
             rows.append({"dataset": name, "categories": reader.categories(workspace.raw(name))})
+    for name, photographs in photograph_sets().items():
+        with contextlib.suppress(BadInput):
+            rows.append({"dataset": name, "categories": photographs.categories(workspace.raw(name))})
     with contextlib.suppress(BadInput):
         rows.append({"dataset": realiad.NAME, "categories": realiad.categories(workspace.raw(realiad.NAME))})
     return [row for row in rows if row["categories"]]

@@ -167,12 +167,12 @@ def _add(
         inside &= placed.nearest(tile_of(picture.seen, view.tile))
         planes.rgb[k][~inside] = 0
     planes.seen[k] = inside
-    if view.mask is not None:
-        if view.mask not in decoded:
-            decoded[view.mask] = mask_of(view.mask, *mask_levels(view.mask, contents[view.mask]), picture.rgb.shape[:2])
-        marked, decided = decoded[view.mask]
+    for path in view.masks:
+        if path not in decoded:
+            decoded[path] = mask_of(path, *mask_levels(path, contents[path]), picture.rgb.shape[:2])
+        marked, decided = decoded[path]
         notes += [note for note in decided if note != MOSTLY or view.tile is None]
-        planes.mask[k] = placed.marks(tile_of(marked, view.tile))
+        planes.mask[k] |= placed.marks(tile_of(marked, view.tile))
     if planes.depth is not None:
         depth = _map(view, view.depth, read_depth, picture.rgb.shape[:2], decoded)
         notes += _fill(planes.depth, k, placed, tile_of(depth, view.tile) * np.float32(framing.unit_m), inside)

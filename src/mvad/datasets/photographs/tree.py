@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 
 from mvad.datasets.folders import visible, visible_folders
@@ -22,17 +22,19 @@ from mvad.errors import BadInput
 from mvad.words import counted
 
 
-def find_tree(root: Path, dataset: str, category: str, layout: Layout) -> Listing:
+def find_tree(root: Path, dataset: str, category: str, layout: Layout, skipped: Collection[str] = ()) -> Listing:
     """Find the parts of ``{train,validation,test}/{good,<defect>}/<sample>/<view>.*``, or without the folders of the splits.
 
     A folder of a defect that holds pictures and no folders has parts of one picture; their masks may lie in
-    ``ground_truth/<defect>/`` beside the split or in it, as MVTec's sets have them.
+    ``ground_truth/<defect>/`` beside the split or in it, as MVTec's sets have them. Folders named in ``skipped`` are left to others.
     """
     listing = Listing()
     splits: dict[str, Path] = {}
     defects: list[tuple[str, Path]] = []
     for folder in visible_folders(root):
         split = SPLIT_OF.get(folder.name.lower())
+        if folder.name in skipped:
+            continue
         if split is None:
             if folder.name != "ground_truth" and _holds_pictures(folder):
                 defects.append((folder.name, folder))

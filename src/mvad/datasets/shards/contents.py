@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,7 +11,8 @@ from mvad.datasets import realiad
 from mvad.datasets.folders import visible
 from mvad.datasets.renders.layout import MANIFEST, category_folder
 from mvad.datasets.renders.record import read_manifest
-from mvad.datasets.scan import GOOD, UNKNOWN
+from mvad.datasets.scan import GOOD, SPLITS, UNKNOWN, SampleRef
+from mvad.datasets.shards.sources import with_validation
 from mvad.errors import BadInput
 from mvad.words import check_known
 
@@ -32,11 +34,13 @@ class SplitCounts:
 
 
 def tasks(
-    renders: Path, realiad_raw: Path, datasets: list[str] | None, categories: list[str] | None, splits: str | None = None
-) -> list[tuple[str, str]]:
+    renders: Path, realiad_raw: Path, datasets: list[str] | None, categories: list[str] | None, splits: str | None = None,
+    others: Sequence[tuple[str, str]] = (),
+) -> list[tuple[str, str]]:  # fmt: skip
     """Return the (dataset, category) pairs that exist and are selected; None selects all.
 
-    ``splits`` names Real-IAD's folder of split files, see ``realiad.find_splits``.
+    ``splits`` names Real-IAD's folder of split files, see ``realiad.find_splits``; ``others`` are those of other datasets of
+    photographs, see ``photographs.sets.registry.set_tasks``.
 
     Raises
     ------
@@ -47,6 +51,7 @@ def tasks(
     found = realiad.find_splits(realiad_raw, splits) if realiad.NAME in (datasets or [realiad.NAME]) else None
     if found is not None:
         existing += [(realiad.NAME, name) for name in realiad.categories(realiad_raw, found)]
+    existing += others
     chosen = [
         (dataset, category)
         for dataset, category in existing
@@ -63,15 +68,35 @@ def tasks(
     return chosen
 
 
-def count(renders: Path, realiad_raw: Path, dataset: str, category: str, splits: str | None = None) -> list[SplitCounts]:
-    """Return a category's counts by split, from the JSON (photographs) or the manifest (renders) alone; see ``tasks``."""
-    return _photographs(realiad_raw, category, splits) if dataset == realiad.NAME else _renders(renders, dataset, category)
-
-
-def _photographs(raw: Path, category: str, splits: str | None) -> list[SplitCounts]:
-    samples = realiad.refs(raw, category, realiad.find_splits(raw, splits) or realiad.JSON_FOLDERS[0])
+def count_parts(dataset: str, category: str, parts: Sequence[SampleRef]) -> list[SplitCounts]:
+    """Return the counts by split of photographed parts; masks are not opened, so a view is not counted as showing a defect."""
     rows = []
-    for split in sorted({sample.split for sample in samples}, reverse=True):
+    for split in sorted({part.split for part in parts}, key=SPLITS.index):
+        of_split = [part for part in parts if part.split == split]
+        anomalous = sum(part.defect not in (GOOD, UNKNOWN) for part in of_split)
+        rows.append(
+            SplitCounts(dataset, category, split, len(of_split), sum(len(part.views) for part in of_split), anomalous, {})
+        )
+    return rows
+
+
+def count(
+    renders: Path, realiad_raw: Path, dataset: str, category: str, splits: str | None = None, validation: float = 0.0
+) -> list[SplitCounts]:  # fmt: skip
+    """Return a category's counts by split, from the JSON (Real-IAD) or the manifest (renders) alone.
+
+    ``splits`` and ``validation`` are those of ``sources.photographed_category``.
+    """
+    if dataset == realiad.NAME:
+        return _photographs(realiad_raw, category, splits, validation)
+    return _renders(renders, dataset, category)
+
+
+def _photographs(raw: Path, category: str, splits: str | None, validation: float) -> list[SplitCounts]:
+    listed = realiad.refs(raw, category, realiad.find_splits(raw, splits) or realiad.JSON_FOLDERS[0])
+    samples, _ = with_validation(listed, validation)
+    rows = []
+    for split in sorted({sample.split for sample in samples}, key=SPLITS.index):
         of_split = [sample for sample in samples if sample.split == split]
         anomalous_views = Counter(view.camera for sample in of_split for view in sample.views if view.mask is not None)
         cameras = sorted({view.camera for sample in of_split for view in sample.views}, key=realiad.camera_number)

@@ -76,14 +76,15 @@ def pack_renders(
 
 def pack_realiad(
     raw: Path, category: str, shards: Path, options: PackOptions, progress: Progress, jobs: int = 1, overwrite: bool = False,
-    splits: str | None = None,
+    splits: str | None = None, validation: float = 0.0,
 ) -> Path:  # fmt: skip
     """Pack a Real-IAD category from its JSON and images, and return the path of its manifest; see ``pack_category``.
 
-    ``splits`` names the folder of split files, see ``realiad.find_splits``. A sample of which a picture cannot be read is left
+    ``splits`` names the folder of split files, see ``realiad.find_splits``; ``validation`` is the share of the good training
+    samples to hold out, see ``sources.photographed_category``. A sample of which a picture cannot be read is left
     out; the manifest lists it.
     """
-    category_source = photographed_category(raw, category, options.size, splits)
+    category_source = photographed_category(raw, category, options.size, splits, validation)
     return pack_category(category_source, shards, options, progress, jobs, overwrite)
 
 
@@ -153,13 +154,22 @@ def _check_same_configuration(folder: Path, wanted: Mapping[str, Mapping[str, An
         return
     manifest = read_manifest(folder)
     for group, values in wanted.items():
-        for name, value in json.loads(json.dumps(values)).items():
-            recorded = manifest.get(group, {}).get(name)
-            if recorded != value:
+        was, asked = _flat(manifest.get(group, {})), _flat(json.loads(json.dumps(values)))
+        for name in asked if group == "packing" else {**asked, **was}:
+            if was.get(name) != asked.get(name):
+                before, now = ("none" if value is None else value for value in (was.get(name), asked.get(name)))
                 raise BadInput(
-                    f"{folder} was packed with {name} = {recorded}, this run asks for {value}. "
+                    f"{folder} was packed with {name} = {before}, this run asks for {now}. "
                     "Give --overwrite, or another --workspace."
                 )
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return the values of nested members by their dotted names."""
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
+    return flat
 
 
 def _parts(category: CategorySource, options: PackOptions) -> list[_Part]:

@@ -230,12 +230,33 @@ def recorded_packing(folder: Path) -> dict[str, Any]:
     BadInput
         If neither can be read.
     """
+    return _recorded(folder, "packing")
+
+
+def recorded_source(folder: Path) -> dict[str, Any]:
+    """Return what a category's shards record of their source (``config``), from where ``recorded_packing`` has the options.
+
+    Raises
+    ------
+    BadInput
+        See ``recorded_packing``.
+    """
+    return _recorded(folder, "config")
+
+
+def held_out_share(config: Mapping[str, Any]) -> float:
+    """Return the share of a packed category's training samples that was asked to be held out, from its ``config``."""
+    pictures = config.get("pictures")
+    return float((pictures if isinstance(pictures, dict) else config).get("validation", 0.0))
+
+
+def _recorded(folder: Path, name: str) -> dict[str, Any]:
     try:
-        return dict(_manifest_of_any_version(folder)["packing"])
+        return dict(_manifest_of_any_version(folder)[name])
     except BadInput:
         for path in visible(folder.glob("*.h5")):
             try:
-                return dict(json.loads(ShardFile(path, None).layout.attributes["packing"]))
+                return dict(json.loads(ShardFile(path, None).layout.attributes[name]))
             except (BadInput, ValueError):
                 continue
         raise

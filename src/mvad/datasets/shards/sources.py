@@ -16,6 +16,8 @@ from mvad import files
 from mvad.datasets import realiad
 from mvad.datasets.images import read_rgb
 from mvad.datasets.masks import RULE, UNMARKED, any_overlap, read_mask
+from mvad.datasets.photographs.layouts import Listing
+from mvad.datasets.photographs.splits import divide
 from mvad.datasets.registry import licence_of
 from mvad.datasets.renders.coding import DepthCoding, encode_normal
 from mvad.datasets.renders.layout import MANIFEST, RECORD, category_folder
@@ -108,10 +110,20 @@ def rendered_category(renders: Path, dataset: str, category: str) -> CategorySou
     )  # fmt: skip
 
 
-def photographed_category(raw: Path, category: str, size: int, splits: str | None = None) -> CategorySource:
+def photographed_category(
+    raw: Path, category: str, size: int, splits: str | None = None, validation: float = 0.0
+) -> CategorySource:  # fmt: skip
     """Return a Real-IAD category as a source of shards, its images to be resized to ``size`` x ``size`` pixels.
 
-    ``splits`` names the folder of split files, see ``realiad.find_splits``.
+    Parameters
+    ----------
+    raw, category, size
+        Real-IAD's folder, the category, and the side of a view in pixels.
+    splits
+        Name of the folder of split files, see ``realiad.find_splits``.
+    validation
+        Share of the good training samples to hold out for validation (``photographs.splits.divide``), so that runs get a
+        threshold. 0: none; the paper's protocol trains on all of them. Recorded in the configuration where it is not 0.
 
     Raises
     ------
@@ -122,7 +134,7 @@ def photographed_category(raw: Path, category: str, size: int, splits: str | Non
     if root is None:
         raise BadInput(f"{raw}: no images; download realiad_256 (or _512, _1024) there, or give --dry-run")
     folder = realiad.find_splits(raw, splits) or realiad.JSON_FOLDERS[0]
-    refs = sorted(realiad.refs(raw, category, folder), key=lambda ref: ref.key)
+    refs, held_out = with_validation(realiad.refs(raw, category, folder), validation)
     cameras = sorted({view.camera for ref in refs for view in ref.views}, key=realiad.camera_number)
     sources = [
         Source(ref.key, ref.split, partial(_photographs_hash, ref), partial(_photographed, ref, cameras, size)) for ref in refs
@@ -133,8 +145,19 @@ def photographed_category(raw: Path, category: str, size: int, splits: str | Non
     }  # fmt: skip
     if folder != realiad.JSON_FOLDERS[0]:
         config["splits"] = folder
-    defective = summarised({ref.key: (DEFECTIVE_TRAINING,) for ref in refs if ref.split == "train" and ref.defect != GOOD})
-    return CategorySource(realiad.NAME, category, licence_of(realiad.NAME, raw), config, cameras, size, sources, notes=defective)
+    if validation:
+        config["validation"] = validation
+    notes = summarised({ref.key: (DEFECTIVE_TRAINING,) for ref in refs if ref.split == "train" and ref.defect != GOOD})
+    notes += [{"note": text, "samples": 0, "first": category} for text in held_out]
+    return CategorySource(realiad.NAME, category, licence_of(realiad.NAME, raw), config, cameras, size, sources, notes=notes)
+
+
+def with_validation(refs: Sequence[SampleRef], share: float) -> tuple[list[SampleRef], list[str]]:
+    """Return samples sorted by key, a share of the good training samples held out for validation, and what is told of that."""
+    if not share:
+        return sorted(refs, key=lambda ref: ref.key), []
+    divided = divide(Listing([ref for ref in refs if ref.defect == GOOD]), share, 0.0)
+    return sorted([*divided.samples, *(ref for ref in refs if ref.defect != GOOD)], key=lambda ref: ref.key), divided.notes
 
 
 def _record_hash(folder: Path, sha256: str) -> str:

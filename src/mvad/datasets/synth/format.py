@@ -30,6 +30,8 @@ class Format:
         Returns the folder of a category.
     has_validation
         Whether it has a validation split.
+    name
+        Name of the dataset; "": that of the module.
     own_categories
         Categories that only this dataset has, with the kinds of defects of each.
     """
@@ -39,4 +41,5 @@ class Format:
     write_category: Callable[[Path, int], None]
     root: Callable[[Path, str], Path] = category_below
     has_validation: bool = True
+    name: str = ""
     own_categories: Mapping[str, tuple[str, ...]] = field(default_factory=dict)

@@ -40,7 +40,7 @@ def formats() -> dict[str, Format]:
     """Return what can be generated, by dataset: the modules of this package that have a ``FORMAT``."""
     names = [module.name for module in pkgutil.iter_modules(synth.__path__)]
     modules = {name: importlib.import_module(f"{synth.__name__}.{name}") for name in names if name != "generate"}
-    return {name: module.FORMAT for name, module in modules.items() if hasattr(module, "FORMAT")}
+    return {module.FORMAT.name or name: module.FORMAT for name, module in modules.items() if hasattr(module, "FORMAT")}
 
 
 def generate(dataset: str, raw: Path, categories: Sequence[str], options: SynthOptions, progress: Progress) -> int:

@@ -118,9 +118,14 @@ def write(sample: PlannedSample, root: Path, size: int) -> None:
         # As in the real dataset, each class has its own grey value (class_ids.json).
         value = 255 - (DEFECTS.index(sample.defect) if sample.defect != GOOD else 0)
         files.write_bytes(folder / "gt" / f"{name}.png", imagecodecs.png_encode((scan.gt * value).astype(np.uint8)))
+    files.write_bytes(folder / "xyz" / f"{name}.tiff", as_tiff(scan.xyz))
+
+
+def as_tiff(xyz: NDArray[np.float32]) -> bytes:
+    """Return points (H, W, 3) as the bytes of a TIFF."""
     with io.BytesIO() as buffer:
-        tifffile.imwrite(buffer, scan.xyz, photometric="rgb", compression="zlib", predictor=True, metadata=None, software=False)
-        files.write_bytes(folder / "xyz" / f"{name}.tiff", buffer.getbuffer())
+        tifffile.imwrite(buffer, xyz, photometric="rgb", compression="zlib", predictor=True, metadata=None, software=False)
+        return buffer.getvalue()
 
 
 def write_category(root: Path, size: int) -> None:

@@ -110,14 +110,14 @@ def threshold_of(
     Raises
     ------
     BadInput
-        If the category has no validation split (Real-IAD has none), the split has no normal sample, or the category is not what the
+        If the category has no validation split (Real-IAD has none unless some samples were held out), the split has no normal sample, or the category is not what the
         run was trained on.
     """
     try:
         data = shown_fields(ShardSet(packed, "validation"), detector.spec.modalities)
     except BadInput as error:
         raise BadInput(
-            f"{packed}: no validation split to take a threshold from; give --threshold, or pack validation scans"
+            f"{packed}: no validation split to take a threshold from; give --threshold, or pack some (photographs: mvad pack --validation 0.2)"
         ) from error
     if not has_training_data(run, packed):
         raise not_trained_on(run, packed)

@@ -1,0 +1,40 @@
+"""Reader of MANTA (Fan et al. 2025) at full size: five pictures of each tiny object.
+
+The names of the files of the full download are not known here. Read is this tree alone, into which a download can be brought
+by links; anything else is refused:
+
+    <domain>/<category>/train/good/<sample>/<view>.png
+    <domain>/<category>/test/{good,<defect>}/<sample>/<view>.png
+    <domain>/<category>/ground_truth/<defect>/<sample>/<view>.png
+
+with five views of the same names in every sample, of any size. A category's name is ``<domain>-<category>``, as that of
+MANTA-Tiny. A view without a mask of a part that has masks is normal.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from mvad.datasets.photographs.layouts import Layout
+from mvad.datasets.photographs.sets.mantatiny import MANTATiny
+from mvad.datasets.scan import GOOD, SampleRef
+
+
+class MANTA(MANTATiny):
+    """Reader of MANTA at full size."""
+
+    name = "manta"
+    layout = Layout()
+    picture_size: tuple[int, int] | None = None
+
+    def with_masks(self, root: Path, sample: SampleRef) -> SampleRef:
+        """Return a part with the masks of its views."""
+        folder = root / "ground_truth" / sample.defect / sample.id
+        if sample.defect == GOOD or not folder.is_dir():
+            return sample
+        masks = {path.stem: path for path in sorted(folder.glob("*.png"))}
+        return replace(sample, views=[replace(view, mask=masks.get(view.image.stem, view.mask)) for view in sample.views])
+
+
+SET = MANTA()
