@@ -38,7 +38,7 @@ from mvad.model.metrics.auroc import auroc
 from mvad.model.runs import machine
 
 RESULTS = Path(__file__).parent / "results" / "own_data.json"
-METHODS = ("mean_feature", "padim", "patchcore")
+METHODS = ("mean_feature", "padim")
 PRESET = ("--preset", "small", "--set", "input.size=256")
 MVAD = [sys.executable, "-m", "mvad.cli"]
 THREADS = os.cpu_count() or 1

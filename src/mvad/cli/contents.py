@@ -5,14 +5,21 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from rich import box
 from rich.table import Table
 from rich.text import Text
-
-from mvad.cli.tables import plain_table
 
 if TYPE_CHECKING:
     from mvad.datasets.scan import SampleRef
     from mvad.datasets.shards.contents import SplitCounts
+
+
+def plain_table(title: str, *columns: str) -> Table:
+    """Return an empty table of some columns."""
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for name in columns:
+        table.add_column(name, overflow="fold", no_wrap=name in ("category", "n"))
+    return table
 
 
 def contents_table(rows: Sequence[SplitCounts]) -> Table:

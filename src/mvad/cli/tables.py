@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from rich import box
 from rich.table import Table
 from rich.text import Text
+
+from mvad.cli.contents import plain_table
 
 if TYPE_CHECKING:
     from mvad.model.evaluation.missing_views import MissingViews
@@ -281,14 +282,6 @@ def _listed(names: Sequence[str], file: str) -> str:
 
 def _percent(shares: Sequence[float]) -> list[str]:
     return [f"{100 * share:.1f}" for share in shares]
-
-
-def plain_table(title: str, *columns: str) -> Table:
-    """Return an empty table of some columns."""
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    for name in columns:
-        table.add_column(name, overflow="fold", no_wrap=name in ("category", "n"))
-    return table
 
 
 def shard_tables(

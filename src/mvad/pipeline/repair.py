@@ -9,6 +9,7 @@ from typing import Any
 
 from mvad import files
 from mvad.datasets import realiad
+from mvad.datasets.photographs.category import PICTURES
 from mvad.datasets.photographs.published import pack_set
 from mvad.datasets.photographs.sets.registry import photograph_sets
 from mvad.datasets.registry import reader_for
@@ -116,6 +117,8 @@ def _pack(folder: Path, renders: Path, raw: Path, progress: Progress) -> None:
         pack_set(
             raw / dataset, dataset, category, folder.parents[1], options, progress, 1, True, partial=True, validation=validation
         )
+    elif PICTURES in recorded_source(folder):
+        raise BadInput("own photographs, whose folder is not recorded; run the same mvad pack folder again with --overwrite")
     else:
         pack_renders(renders, dataset, category, folder.parents[1], options, progress, overwrite=True, partial=True)
     progress.say(f"{folder}: packed again")

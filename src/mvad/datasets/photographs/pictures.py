@@ -343,11 +343,5 @@ def mask_levels(path: Path, data: bytes | None = None) -> tuple[NDArray[np.int64
     if values.shape[2] > colours and not (values[..., colours] == values[..., colours].max()).all():
         raise BadInput(f"{path}: has transparent pixels, so what it marks is a guess; save it without an alpha channel")
     levels = values[..., :colours].max(axis=2).astype(np.int64)
-    return upright(levels, orientation), _begins_as_jpeg(path, data)
-
-
-def _begins_as_jpeg(path: Path, data: bytes | None) -> bool:
-    if data is not None:
-        return data.startswith(b"\xff\xd8")
-    with path.open("rb") as file:
-        return file.read(2) == b"\xff\xd8"
+    head = path.read_bytes() if data is None else data
+    return upright(levels, orientation), head.startswith(b"\xff\xd8")
