@@ -15,6 +15,7 @@ from command import mvad
 from numpy.typing import NDArray
 from PIL import Image
 
+from mvad.datasets.photographs.arriving import find_new
 from mvad.datasets.photographs.category import FolderOptions, category_source, check_sound, find
 from mvad.datasets.photographs.crop import object_box, window_of
 from mvad.datasets.photographs.layouts import Layout, expression
@@ -185,6 +186,17 @@ def test_what_does_not_match_the_pattern_is_told(tmp_path: Path) -> None:
     found = listing(tmp_path / "flat", layout=Layout(pattern="{sample}_{view}.jpg"))
     assert len(found.listing.problems) == 1
     assert "overview.jpg: 1 picture do not match" in found.listing.problems[0]
+
+
+def test_a_part_with_two_pictures_of_one_view_is_left_out_and_told(tmp_path: Path) -> None:
+    for name in ("a_C1", "b_C1"):
+        save(tmp_path / "flat/one" / f"{name}.png", picture())
+    save(tmp_path / "flat/two/a_C1.png", picture())
+    found = listing(tmp_path / "flat", layout=Layout(pattern="{sample}_{view}.png"))
+    assert [sample.id for sample in found.samples] == ["b"]
+    assert "is view C1 of a, too" in found.listing.problems[0]
+    arrived = find_new(tmp_path / "flat", "flat", "folder", Layout(pattern="{sample}_{view}.png"), ["C1"])
+    assert {sample.id: bool(sample.fault) for sample in arrived.samples} == {"a": True, "b": False}
 
 
 @pytest.mark.parametrize("pattern", ["{sample}.jpg", "(?P<sample>.+", "{sample}_{camera}.jpg"])

@@ -8,8 +8,10 @@ import csv
 import http.server
 import json
 import os
+import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -279,6 +281,8 @@ def server(place: Path) -> Iterator[str]:
         "0.5",
         "--max-megapixels",
         "0.05",
+        "--max-seconds",
+        "3",
     ]
     process = subprocess.Popen(
         command, env=surroundings(OMP_NUM_THREADS="1"), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
@@ -375,6 +379,29 @@ def test_a_body_without_a_length_is_limited_too(server: str) -> None:
         assert connection.getresponse().status == 413
 
 
+def test_a_sender_that_stops_does_not_keep_others_out(server: str) -> None:
+    """Two senders fill the place and the queue, and send nothing more; after three seconds others are answered."""
+    pictures = {view: png(shot(1, view)) for view in VIEWS}
+    host, port = server.removeprefix("http://").split(":")
+    lines = (
+        "Host: x",
+        "Authorization: Bearer secret",
+        "Content-Type: multipart/form-data; boundary=x",
+        "Content-Length: 9000",
+        "",
+        "--x\r\n",
+    )
+    head = "\r\n".join(("POST /predict HTTP/1.1", *lines))
+    with socket.create_connection((host, int(port))) as one, socket.create_connection((host, int(port))) as two:
+        for sender in (one, two):
+            sender.sendall(head.encode())
+        time.sleep(0.5)
+        assert post(server, pictures)[0] == 429
+        time.sleep(4)
+        assert post(server, pictures)[0] == 200
+        assert b" 408 " in one.recv(200)
+
+
 def test_more_parts_than_may_wait_are_refused_and_the_others_answered(server: str, run: Path) -> None:
     pictures = {view: png(shot(1, view)) for view in VIEWS}
     with ThreadPoolExecutor(12) as pool:
@@ -386,7 +413,7 @@ def test_more_parts_than_may_wait_are_refused_and_the_others_answered(server: st
     request = urllib.request.Request(f"{server}/metrics", headers={"Authorization": "Bearer secret"})
     with urllib.request.urlopen(request) as answer:
         text = answer.read().decode()
-    assert f'mvad_answers_total{{status="429"}} {counts[429]}' in text
+    assert int(re.findall(r'mvad_answers_total{status="429"} (\d+)', text)[0]) >= counts[429]
     assert "mvad_parts_in_flight 0" in text
 
 

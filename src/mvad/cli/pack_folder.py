@@ -59,6 +59,10 @@ def folder(  # more than 60 lines: one parameter per option
     unit: Annotated[str, typer.Option(help="Unit of depth maps: m, cm, mm, um.")] = "m",
     licence: Annotated[str, typer.Option(help="Licence of the photographs, written into the shards.")] = "not stated",
     filter_name: Annotated[str, typer.Option("--filter", help="zstd, lz4 (faster, larger), gzip (plain h5py) or none.")] = "zstd",
+    level: Annotated[
+        int | None,
+        typer.Option(min=1, max=22, help="Level of zstd (1) or gzip (4); a higher one is slower and a few percent smaller."),
+    ] = None,
     shard_mb: Annotated[float, typer.Option(min=0.01, help="Uncompressed megabytes per file; bounds memory.")] = 512,
     jobs: Annotated[int, typer.Option(min=0, help="Parts that are read at the same time; 0: the number of cores.")] = 0,
     partial: Annotated[bool, typer.Option("--partial", help="Leave out what is wrong, and pack the rest.")] = False,
@@ -75,9 +79,10 @@ def folder(  # more than 60 lines: one parameter per option
     from mvad.cli.console import Bars
     from mvad.cli.contents import parts_table
     from mvad.cores import usable_cores
-    from mvad.datasets.photographs.category import FolderOptions, category_source, check_sound, find
+    from mvad.datasets.photographs.category import LICENCE, FolderOptions, category_source, check_sound, find
     from mvad.datasets.photographs.framing import header_problems
     from mvad.datasets.photographs.layouts import Layout
+    from mvad.datasets.registry import GENERATED, GENERATED_LICENCE
     from mvad.datasets.shards.pack import PackOptions, pack_category
     from mvad.errors import BadInput, PartlyDone
     from mvad.words import counted, folder_name
@@ -85,6 +90,8 @@ def folder(  # more than 60 lines: one parameter per option
     if folder_name(name) != name:
         raise BadInput(f"--name {name}: cannot be the name of a folder; choose another")
     parallel = jobs or usable_cores()
+    if licence == LICENCE and (source / GENERATED).exists():
+        licence = GENERATED_LICENCE
     layout = Layout(pattern, _grid(montage), group)
     options = FolderOptions(name, category, layout, table, validation, test, crop, unit, licence, size, parallel)
     places, missing = Workspace(workspace), 0
@@ -110,7 +117,7 @@ def folder(  # more than 60 lines: one parameter per option
                 )
             return
         for each in found:
-            packing = PackOptions(filter=filter_name, size=size, shard_mb=shard_mb)
+            packing = PackOptions(filter_name, level or (1 if filter_name == "zstd" else None), size=size, shard_mb=shard_mb)
             made = pack_category(category_source(each, options), places.shards, packing, bars, parallel, overwrite, partial)
             bars.tell(f"packed {made}")
             missing += tell_of_shards(made.parent, bars)

@@ -25,6 +25,7 @@ def serve(
     ] = "",
     queue: Annotated[int, typer.Option(min=0, help="Parts that may wait while one is scored; more are refused with 429.")] = 4,
     max_mb: Annotated[float, typer.Option(min=0.001, help="Greatest size of a request.")] = 64.0,
+    max_seconds: Annotated[float, typer.Option(min=0.1, help="Time for a request to come in.")] = 30.0,
     max_megapixels: Annotated[float, typer.Option(min=0.001, help="Greatest size of a picture.")] = 64.0,
     false_alarms: Annotated[
         float, typer.Option(min=0.0, max=1.0, help="Largest share of normal samples above the threshold.")
@@ -53,7 +54,7 @@ def serve(
     weights = WeightsSource(teacher_weights, places.weights, offline)
     with Bars() as bars:
         judge = Judge.load(run, places, weights, resolve_device(device), false_alarms, threshold, bars)
-        app = make_app(judge, ServeOptions(max_mb, max_megapixels, queue, token))
+        app = make_app(judge, ServeOptions(max_mb, max_megapixels, queue, token, max_seconds))
         warm_up(judge)
         bars.tell(judge.thresholds.describe())
         if host not in ("127.0.0.1", "localhost", "::1") and not token:

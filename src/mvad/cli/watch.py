@@ -73,5 +73,5 @@ def watch(
         target = out or run / "watch" / source.resolve().name
         bars.tell(judge.thresholds.describe())
         bars.tell(f"watching {source}; decisions: {target / 'decisions.jsonl'}")
-        watching = Watch(judge, candidates_of(judge, source, places), target, options, bars.tell, bars)
+        watching = Watch(judge, candidates_of(judge, source, places, bars), target, options, bars.tell, bars)
         bars.tell(f"{counted(watching.run(), 'part')} decided")

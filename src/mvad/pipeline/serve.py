@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import hmac
 import threading
 import time
@@ -37,6 +38,7 @@ MAPS = ("png", "tiff", "none")
 _BUCKETS = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
 """Upper bounds of the histogram of latencies, seconds."""
 _NAME_BYTES = 200
+_DRAIN_SECONDS = 5.0
 _KINDS = {b"\x89PNG": ".png", b"\xff\xd8": ".jpg", b"BM": ".bmp", b"II*\0": ".tif", b"MM\0*": ".tif", b"RIFF": ".webp"}
 """Endings by the first bytes of a picture."""
 
@@ -51,6 +53,8 @@ class ServeOptions:
         Greatest size of a request's body, and of a picture.
     queue
         Parts that may wait while another is scored; more are refused with 429.
+    max_seconds
+        Time for a body to come, so that slow senders do not keep others out.
     token
         Text that requests must bear (``Authorization: Bearer``); "": none.
     """
@@ -59,6 +63,7 @@ class ServeOptions:
     max_megapixels: float = 64.0
     queue: int = 4
     token: str = ""
+    max_seconds: float = 30.0
 
 
 @dataclass
@@ -216,10 +221,12 @@ def make_app(judge: Judge, options: ServeOptions) -> Any:
         return HTMLResponse(_DOCS)
 
     async def predict(request: Any) -> Any:
-        if counts.in_flight > options.queue:
-            return refused(429, f"{counts.in_flight} parts are scored or wait; send it again", **{"Retry-After": "1"})
         limit = int(options.max_mb * 1e6)
+        if counts.in_flight > options.queue:
+            await _drain(request, limit)
+            return refused(429, f"{counts.in_flight} parts are scored or wait; send it again", **{"Retry-After": "1"})
         if int(request.headers.get("content-length") or 0) > limit:
+            await _drain(request, 2 * limit)
             return refused(413, f"the body is larger than {options.max_mb:g} MB; send smaller pictures")
         maps = request.query_params.get("maps", "png")
         if maps not in MAPS:
@@ -227,7 +234,8 @@ def make_app(judge: Judge, options: ServeOptions) -> Any:
         counts.in_flight += 1
         try:
             began = time.perf_counter()
-            form = await _limited(request, limit).form(max_files=len(views), max_fields=4, max_part_size=1024)
+            reading = _limited(request, limit).form(max_files=len(views), max_fields=4, max_part_size=1024)
+            form = await asyncio.wait_for(reading, options.max_seconds)
             name = str(form.get("part") or "part")[:_NAME_BYTES]
             pictures: dict[str, bytes] = {}
             for field_name, value in form.multi_items():
@@ -240,6 +248,8 @@ def make_app(judge: Judge, options: ServeOptions) -> Any:
                 said = await asyncio.to_thread(answer, judge, photographs, name, pictures, maps, options.max_megapixels)
             counts.decided(said["decision"], time.perf_counter() - began)
             return JSONResponse(said)
+        except TimeoutError:
+            return refused(408, f"the body did not come within {options.max_seconds:g} s; send it faster")
         except _TooLarge:
             return refused(413, f"the body is larger than {options.max_mb:g} MB; send smaller pictures")
         except (MultiPartException, HTTPException) as error:
@@ -303,6 +313,17 @@ def _limited(request: Any, limit: int) -> Any:
 
     request._receive = counted
     return request
+
+
+async def _drain(request: Any, limit: int) -> None:
+    """Read a body that is refused, up to a limit and for a few seconds: a sender that is cut off would not see the answer."""
+    received = 0
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(_DRAIN_SECONDS):
+            async for chunk in request.stream():
+                received += len(chunk)
+                if received > limit:
+                    return
 
 
 def _form_of(views: list[str]) -> dict[str, Any]:

@@ -97,8 +97,10 @@ class _Waiting:
     changed: float = 0.0
 
 
-def candidates_of(judge: Judge, folder: Path, workspace: Workspace) -> Callable[[set[str]], Iterator[Candidate]]:
-    """Return the function that finds the undecided parts of a folder that a run can decide on.
+def candidates_of(
+    judge: Judge, folder: Path, workspace: Workspace, progress: Progress
+) -> Callable[[set[str]], Iterator[Candidate]]:  # fmt: skip
+    """Return the function that finds the undecided parts of a folder that a run can decide on; pictures of no part are told once.
 
     Raises
     ------
@@ -106,16 +108,20 @@ def candidates_of(judge: Judge, folder: Path, workspace: Workspace) -> Callable[
         If the run is of data that are neither photographs of a folder nor scans, or its cameras are not at hand.
     """
     if judge.run.record.pictures is not None:
-        return _photographs_in(judge, folder)
+        return _photographs_in(judge, folder, progress)
     return _scans_in(judge, folder, workspace)
 
 
-def _photographs_in(judge: Judge, folder: Path) -> Callable[[set[str]], Iterator[Candidate]]:
+def _photographs_in(judge: Judge, folder: Path, progress: Progress) -> Callable[[set[str]], Iterator[Candidate]]:
     photographs = photographs_of(judge.run)
-    views = photographs.framing.views
+    views, told = photographs.framing.views, set[str]()
 
     def find(decided: set[str]) -> Iterator[Candidate]:
         listing = find_new(folder, photographs.category, photographs.dataset, photographs.layout, views, decided)
+        for problem in listing.problems:
+            if problem not in told:
+                progress.say(f"notice: {problem}")
+                told.add(problem)
         for ref in listing.samples:
             complete = {view.camera for view in ref.views} >= set(views)
             place = ref.paths[0] if len(ref.paths) == 1 else ref.paths[0].parent

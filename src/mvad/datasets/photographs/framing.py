@@ -13,8 +13,9 @@ import numpy as np
 from PIL import Image
 
 from mvad.datasets.photographs.crop import Box, object_box, window_of
-from mvad.datasets.photographs.pictures import Header, greatest_level, read_header, read_picture, white_of
-from mvad.datasets.photographs.placing import ViewFrame, tile_of, tile_size
+from mvad.datasets.photographs.levels import white_of
+from mvad.datasets.photographs.pictures import Header, greatest_level, read_header, read_picture
+from mvad.datasets.photographs.placing import ViewFrame, image_of, tile_size
 from mvad.datasets.scan import ImageRef, SampleRef
 from mvad.errors import BadInput
 
@@ -209,12 +210,12 @@ def _frame(
 def _box_in(view: ImageRef, white: int | None) -> Box | None:
     """Return the box of the object in a picture that is looked at in a smaller size; None also where it cannot be read."""
     try:
-        picture = tile_of(read_picture(view.image, white).rgb, view.tile)
+        picture = image_of(read_picture(view.image, white).image, view.tile)
     except BadInput:
         return None
-    height, width = picture.shape[:2]
+    height, width = picture.height, picture.width
     scale = max(1.0, max(height, width) / _LOOKED_AT)
-    small = Image.fromarray(picture).resize((round(width / scale), round(height / scale)), Image.Resampling.BOX)
+    small = picture.resize((round(width / scale), round(height / scale)), Image.Resampling.BOX)
     box = object_box(np.asarray(small))
     if box is None:
         return None

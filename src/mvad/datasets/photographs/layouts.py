@@ -205,6 +205,7 @@ def find_by_pattern(root: Path, dataset: str, category: str, layout: Layout, new
     listing, found = Listing(), expression(layout.pattern)
     parts: dict[tuple[str, str, str], dict[str, View]] = {}
     groups: dict[tuple[str, str, str], str] = {}
+    faults: dict[tuple[str, str, str], str] = {}
     unmatched, named_defect = [], "defect" in found.groupindex
     for folder in sorted({path.parent for path in root.rglob("*") if path.is_file() and is_picture(path, root)}):
         views, wrong = pictures_in(folder)
@@ -222,7 +223,7 @@ def find_by_pattern(root: Path, dataset: str, category: str, layout: Layout, new
             key = (split, defect, names["sample"].replace("/", "_"))
             if names["view"] in parts.setdefault(key, {}):
                 other = parts[key][names["view"]].image
-                listing.problems.append(f"{view.image}: {other} is view {names['view']} of {names['sample']}, too; remove one")
+                faults[key] = f"{view.image}: {other} is view {names['view']} of {names['sample']}, too; remove one"
                 continue
             parts[key][names["view"]] = replace(view, name=names["view"])
             groups[key] = names.get("group", "")
@@ -232,9 +233,13 @@ def find_by_pattern(root: Path, dataset: str, category: str, layout: Layout, new
         )
     if not named_defect and not new and parts and {key[1] for key in parts} == {GOOD}:
         listing.notes.append("the pattern names no defect: all parts are taken as good")
+    listing.problems += [] if new else faults.values()
     for (split, defect, name), views_of in sorted(parts.items()):
+        fault = faults.get((split, defect, name), "")
+        if fault and not new:
+            continue
         refs = [view.ref(defect) for view in sorted(views_of.values(), key=lambda view: natural(view.name))]
-        listing.samples.append(SampleRef(dataset, category, split, defect, name, refs, groups[split, defect, name]))
+        listing.samples.append(SampleRef(dataset, category, split, defect, name, refs, groups[split, defect, name], fault=fault))
     return listing
 
 

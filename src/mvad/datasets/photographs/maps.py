@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from mvad.datasets.images import MAX_SIDE, first_line, placeholder, read_gray16, read_rgb
-from mvad.datasets.photographs.pictures import upright
+from mvad.datasets.photographs.levels import upright
 from mvad.errors import BadInput
 
 HOLES = "depth or normals have holes, which are filled with the nearest value"

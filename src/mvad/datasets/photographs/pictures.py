@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from mvad.datasets.images import MAX_SIDE, first_line, placeholder
+from mvad.datasets.photographs.levels import TRANSPOSED, scaled, upright
 from mvad.errors import BadInput
 
 ENDINGS = ("png", "jpg", "jpeg", "bmp", "tif", "tiff", "webp")
@@ -27,9 +28,6 @@ SCALED = "has 16 bits a channel, scaled to 8 by the greatest level of the traini
 _FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP")
 _MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "I;16", "I;16B", "I")
 _ORIENTATION = 274
-_TRANSPOSED = (5, 6, 7, 8)
-_WHITES = (255, 1023, 4095, 16383, 65535)
-"""Greatest levels of cameras of 8, 10, 12, 14 and 16 bits."""
 
 
 @dataclass(frozen=True)
@@ -58,17 +56,27 @@ class Picture:
 
     Attributes
     ----------
-    rgb
-        (H, W, 3) uint8, upright.
+    image
+        The picture in colour of 8 bits, upright.
     seen
         (H, W) bool, false where the picture is transparent; None where it is opaque.
     notes
         What was decided in reading it.
     """
 
-    rgb: NDArray[np.uint8]
+    image: Image.Image
     seen: NDArray[np.bool_] | None
     notes: tuple[str, ...]
+
+    @property
+    def rgb(self) -> NDArray[np.uint8]:
+        """(H, W, 3) uint8."""
+        return np.asarray(self.image)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Height and width, pixels."""
+        return self.image.height, self.image.width
 
 
 def read_header(path: Path) -> Header:
@@ -100,7 +108,7 @@ def header_of(path: Path, data: bytes | None = None) -> Header:
             orientation, (width, height) = _orientation_of(image), image.size
             bits = 16 if _is_16_bit(image) else 8
             alpha = image.mode in ("LA", "PA", "RGBA") or "transparency" in image.info
-    if orientation in _TRANSPOSED:
+    if orientation in TRANSPOSED:
         width, height = height, width
     return Header(width, height, bits, alpha)
 
@@ -122,6 +130,9 @@ def read_picture(path: Path, white: int | None = None, data: bytes | None = None
     BadInput
         If it is missing, damaged, of another kind (float values, CMYK, several pages), or too large.
     """
+    plain = _plain_jpeg(path, data)
+    if plain is not None:
+        return Picture(plain, None, ())
     values, colours, orientation = _levels(path, data)
     notes: list[str] = []
     seen = None
@@ -139,7 +150,21 @@ def read_picture(path: Path, white: int | None = None, data: bytes | None = None
     if orientation not in (0, 1):
         rgb, notes = upright(rgb, orientation), [*notes, TURNED]
         seen = None if seen is None else upright(seen, orientation)
-    return Picture(np.ascontiguousarray(rgb), seen, tuple(notes))
+    return Picture(Image.fromarray(np.ascontiguousarray(rgb)), seen, tuple(notes))
+
+
+def _plain_jpeg(path: Path, data: bytes | None) -> Image.Image | None:
+    """Return a JPEG in colour that is upright, which most photographs are, without copying its pixels; None for other pictures."""
+    if path.suffix[1:].lower() in ("tif", "tiff"):
+        return None
+    with _opened(path, data) as image:
+        if image.format != "JPEG" or image.mode != "RGB" or _orientation_of(image) not in (0, 1):
+            return None
+        try:
+            image.load()
+        except (OSError, SyntaxError, ValueError) as error:
+            raise BadInput(f"{path}: damaged ({first_line(error)}); save it again") from error
+        return image
 
 
 def greatest_level(path: Path) -> int:
@@ -152,35 +177,6 @@ def greatest_level(path: Path) -> int:
     """
     values, colours, _ = _levels(path, None)
     return int(values[..., :colours].max())
-
-
-def white_of(greatest: int) -> int:
-    """Return the greatest level of the camera whose pictures have this greatest level.
-
-    Examples
-    --------
-    >>> white_of(3900), white_of(4096)
-    (4095, 16383)
-    """
-    return next(white for white in _WHITES if greatest <= white)
-
-
-def scaled(values: NDArray[np.uint16], white: int | None) -> NDArray[np.uint8]:
-    """Return levels of 16 bits as 8 bits, ``white`` as 255, rounded; greater ones are clipped. None: see ``read_picture``."""
-    top = white or white_of(int(values.max(initial=0)))
-    levels = np.minimum(values, np.uint16(top)).astype(np.uint32)
-    return ((levels * 510 + top) // (2 * top)).astype(np.uint8)
-
-
-def upright(values: NDArray[Any], orientation: int) -> NDArray[Any]:
-    """Turn an array (H, W, ...) as an EXIF orientation of 1 to 8 says (EXIF 2.32, tag 274)."""
-    if orientation in _TRANSPOSED:
-        values = values.swapaxes(0, 1)
-    if orientation in (2, 3, 6, 7):
-        values = values[:, ::-1]
-    if orientation in (3, 4, 7, 8):
-        values = values[::-1]
-    return values
 
 
 def _levels(path: Path, data: bytes | None) -> tuple[NDArray[Any], int, int]:

@@ -90,15 +90,15 @@ class Placed:
         y = top + (min(max(row + 0.5, y0), y1) - y0) * (bottom - top) / (y1 - y0)
         return int(min(max(y, top), bottom - 1)), int(min(max(x, left), right - 1))
 
-    def image(self, values: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """Return a picture (H, W, 3) uint8 as (size, size, 3), black beyond it; each pixel is the mean of what it covers."""
+    def image(self, picture: Image.Image) -> NDArray[np.uint8]:
+        """Return a picture in colour as (size, size, 3) uint8, black beyond it; each pixel is the mean of what it covers."""
         x0, y0, x1, y1 = self.target
         smaller = x1 - x0 <= self.box[2] - self.box[0]
         kind = Image.Resampling.BOX if smaller else Image.Resampling.BILINEAR
-        shown = np.asarray(Image.fromarray(values).resize((x1 - x0, y1 - y0), kind, self.box))
+        shown = np.asarray(picture.resize((x1 - x0, y1 - y0), kind, self.box))
         if shown.shape[:2] == (self.size, self.size):
             return shown
-        out = np.zeros((self.size, self.size, *values.shape[2:]), np.uint8)
+        out = np.zeros((self.size, self.size, 3), np.uint8)
         out[y0:y1, x0:x1] = shown
         return out
 
@@ -159,6 +159,15 @@ def same_proportions(frame: ViewFrame, width: int, height: int) -> bool:
 def tile_size(header: Header, tile: Tile | None) -> tuple[int, int]:
     """Return width and height of a view in a picture."""
     return (header.width, header.height) if tile is None else (header.width // tile.columns, header.height // tile.rows)
+
+
+def image_of(image: Image.Image, tile: Tile | None) -> Image.Image:
+    """Return the part of a picture that is a view; see ``tile_of``."""
+    if tile is None:
+        return image
+    width, height = image.width // tile.columns, image.height // tile.rows
+    row, column = divmod(tile.number, tile.columns)
+    return image.crop((column * width, row * height, (column + 1) * width, (row + 1) * height))
 
 
 def tile_of(values: NDArray[Any], tile: Tile | None) -> NDArray[Any]:

@@ -15,7 +15,7 @@ from mvad.datasets.masks import MOSTLY, UNMARKED, mask_of
 from mvad.datasets.photographs.framing import Framing
 from mvad.datasets.photographs.maps import HOLES, filled, read_depth, read_normals
 from mvad.datasets.photographs.pictures import mask_levels, read_picture
-from mvad.datasets.photographs.placing import Placed, place, tile_of
+from mvad.datasets.photographs.placing import Placed, image_of, place, tile_of
 from mvad.datasets.renders.coding import DepthCoding, encode_normal
 from mvad.datasets.scan import GOOD, UNKNOWN, ImageRef, SampleRef
 from mvad.datasets.shards.schema import Sample
@@ -159,9 +159,9 @@ def _add(
         decoded[view.image] = read_picture(view.image, frame.white, contents[view.image])
     picture = decoded[view.image]
     notes += picture.notes
-    rgb = tile_of(picture.rgb, view.tile)
-    placed = place(view.image, frame, rgb.shape[1], rgb.shape[0], framing.size)
-    planes.rgb[k] = placed.image(rgb)
+    image = image_of(picture.image, view.tile)
+    placed = place(view.image, frame, image.width, image.height, framing.size)
+    planes.rgb[k] = placed.image(image)
     inside = placed.inside()
     if picture.seen is not None and framing.has_seen:
         inside &= placed.nearest(tile_of(picture.seen, view.tile))
@@ -169,15 +169,15 @@ def _add(
     planes.seen[k] = inside
     for path in view.masks:
         if path not in decoded:
-            decoded[path] = mask_of(path, *mask_levels(path, contents[path]), picture.rgb.shape[:2])
+            decoded[path] = mask_of(path, *mask_levels(path, contents[path]), picture.shape)
         marked, decided = decoded[path]
         notes += [note for note in decided if note != MOSTLY or view.tile is None]
         planes.mask[k] |= placed.marks(tile_of(marked, view.tile))
     if planes.depth is not None:
-        depth = _map(view, view.depth, read_depth, picture.rgb.shape[:2], decoded)
+        depth = _map(view, view.depth, read_depth, picture.shape, decoded)
         notes += _fill(planes.depth, k, placed, tile_of(depth, view.tile) * np.float32(framing.unit_m), inside)
     if planes.normal is not None:
-        normal = _map(view, view.normal, read_normals, picture.rgb.shape[:2], decoded)
+        normal = _map(view, view.normal, read_normals, picture.shape, decoded)
         notes += _fill(planes.normal, k, placed, tile_of(normal, view.tile), inside)
     return placed, notes
 
