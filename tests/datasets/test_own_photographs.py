@@ -553,3 +553,32 @@ def test_the_same_command_again_keeps_the_same_bytes_and_any_number_of_jobs_give
     one, three = (sorted((tmp_path / jobs / "shards/folder/parts").glob("*.*")) for jobs in ("1", "3"))
     assert [path.name for path in one] == [path.name for path in three]
     assert all(a.read_bytes() == b.read_bytes() for a, b in zip(one, three, strict=True))
+
+
+def test_names_and_masks_as_people_have_them(tmp_path: Path) -> None:
+    """Umlauts, brackets, glob characters, upper-case endings, links into a cache; masks as JPEG, of class numbers, of half the size."""
+    root, cache = tmp_path / "Mä[1] *?" / "Größe (2)", tmp_path / "cache"
+    for k in range(3):
+        blob = save(cache / f"{k}", picture(k), format="PNG")
+        link = root / "train/good" / f"Teil [{k}] ü" / "Oben 1.PNG"
+        link.parent.mkdir(parents=True)
+        link.symlink_to(blob)
+    marks = np.zeros((HEIGHT, WIDTH), np.uint8)
+    marks[8:16, 12:24] = 255
+    soft = Image.fromarray(marks).resize((WIDTH, HEIGHT))
+    for name, mask, ending in (
+        ("jpeg", np.asarray(soft), "JPG"), ("classes", marks // 255 * 2, "png"), ("almost white", marks // 255 * 253, "bmp"), ("half", marks[::2, ::2], "png"),
+    ):  # fmt: skip
+        save(root / "test/Kratzer #1" / name / "Oben 1.PNG", picture(7))
+        save(root / "test/Kratzer #1" / name / f"Oben 1_mask.{ending}", mask)
+    done = mvad("pack", "folder", str(root), "--category", "M3DM w/o", "--size", "48", "--workspace", str(tmp_path / "w"))
+    assert done.returncode == 0, done.stderr
+    data = ShardSet(tmp_path / "w/shards/folder/M3DM w-o", "test")
+    assert data.keys[0].startswith("M3DM w-o/test/Kratzer #1/")
+    expected = np.zeros((48, 48), bool)
+    expected[16:24, 12:24] = True
+    for row, key in enumerate(data.keys):
+        found = data.batch([row]).mask[0, 0].numpy() > 0
+        assert (found & expected).sum() >= 0.9 * expected.sum(), key
+        assert (found & ~expected).sum() <= 0.3 * expected.sum(), key
+    assert len(ShardSet(tmp_path / "w/shards/folder/M3DM w-o", "train")) >= 2

@@ -31,7 +31,10 @@ def folder(  # more than 60 lines: one parameter per option
     ],
     workspace: WorkspaceFolder = DEFAULT_WORKSPACE,
     name: Annotated[str, typer.Option("--name", help="Name of the dataset.")] = "folder",
-    category: Annotated[str | None, typer.Option("--category", help="Name of the category. Default: that of the folder.")] = None,
+    category: Annotated[
+        str | None,
+        typer.Option("--category", help="Name of the category, in which a slash becomes a hyphen. Default: that of the folder."),
+    ] = None,
     pattern: Annotated[
         str,
         typer.Option(
@@ -90,6 +93,8 @@ def folder(  # more than 60 lines: one parameter per option
     if folder_name(name) != name:
         raise BadInput(f"--name {name}: cannot be the name of a folder; choose another")
     parallel = jobs or usable_cores()
+    if category is not None:
+        category = folder_name(category)
     if licence == LICENCE and (source / GENERATED).exists():
         licence = GENERATED_LICENCE
     layout = Layout(pattern, _grid(montage), group)
