@@ -18,10 +18,12 @@ from PIL import Image
 from mvad.datasets.photographs.arriving import find_new
 from mvad.datasets.photographs.category import FolderOptions, category_source, check_sound, find
 from mvad.datasets.photographs.crop import object_box, window_of
-from mvad.datasets.photographs.layouts import Layout, expression
+from mvad.datasets.photographs.layouts import Layout
+from mvad.datasets.photographs.pattern import expression, find_by_pattern
 from mvad.datasets.photographs.pictures import read_header, read_picture
 from mvad.datasets.photographs.placing import ViewFrame, place
 from mvad.datasets.photographs.sample import read_part
+from mvad.datasets.photographs.table import find_in_table
 from mvad.datasets.shards.loader import ShardSet
 from mvad.datasets.shards.pack import PackOptions, pack_category
 from mvad.errors import BadInput
@@ -185,7 +187,7 @@ def test_what_does_not_match_the_pattern_is_told(tmp_path: Path) -> None:
     save(tmp_path / "flat/overview.jpg", picture())
     found = listing(tmp_path / "flat", layout=Layout(pattern="{sample}_{view}.jpg"))
     assert len(found.listing.problems) == 1
-    assert "overview.jpg: 1 picture do not match" in found.listing.problems[0]
+    assert "overview.jpg: 1 picture does not match" in found.listing.problems[0]
 
 
 def test_a_part_with_two_pictures_of_one_view_is_left_out_and_told(tmp_path: Path) -> None:
@@ -582,3 +584,112 @@ def test_names_and_masks_as_people_have_them(tmp_path: Path) -> None:
         assert (found & expected).sum() >= 0.9 * expected.sum(), key
         assert (found & ~expected).sum() <= 0.3 * expected.sum(), key
     assert len(ShardSet(tmp_path / "w/shards/folder/M3DM w-o", "train")) >= 2
+
+
+def test_the_place_in_a_montage_is_that_of_the_whole_picture(tmp_path: Path) -> None:
+    for k in range(3):
+        save(tmp_path / "seeds/good" / f"{k}.png", picture(k, 120, 80))
+    wanted = FolderOptions(size=40, layout=Layout(montage=(3, 2)))
+    (found,) = find(tmp_path / "seeds", wanted)
+    source = category_source(found, wanted)
+    part = read_part(found.samples[0], source_framing(source.config))
+    assert part.places["view_1"].picture_place(10, 20) == (10, 20)
+    assert part.places["view_3"].picture_place(10, 20) == (10, 100)
+    assert part.places["view_5"].picture_place(10, 20) == (50, 60)
+
+
+def test_a_defect_named_unknown_is_refused(tmp_path: Path) -> None:
+    root = tree(tmp_path / "parts")
+    save(root / "test/unknown/q/C1.png", picture())
+    assert "unknown says nothing of the part" in listing(root).listing.problems[0]
+    assert not any(sample.defect == "unknown" for sample in listing(root).samples)
+
+
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        (
+            ("train/good/p1_a.png", "test/scratch/p2_a.png", "test/good/p3_a.png"),
+            [("good", "train"), ("good", "test"), ("scratch", "test")],
+        ),
+        (("good/p1_a.png", "scratch/p2_a.png"), [("good", ""), ("scratch", "")]),
+        (("monday/p1_a.png", "tuesday/p2_a.png"), [("good", ""), ("good", "")]),
+        (("train/p1_a.png", "test/dent/p2_a.png"), [("good", "train"), ("dent", "test")]),
+    ],
+)
+def test_a_pattern_without_labels_takes_them_from_the_folders(
+    tmp_path: Path, names: tuple[str, ...], expected: list[tuple[str, str]]
+) -> None:
+    for name in names:
+        save(tmp_path / "flat" / name, picture())
+    found = find_by_pattern(tmp_path / "flat", "folder", "flat", Layout(pattern="{sample}_{view}.png"))
+    assert sorted((sample.defect, sample.split) for sample in found.samples) == sorted(expected)
+    assert found.problems == []
+
+
+def test_a_pattern_with_wrong_labels_is_told(tmp_path: Path) -> None:
+    for name in ("holdout/good/p1_a.png", "train/scratch/p2_a.png", "train/good/p3_a.png"):
+        save(tmp_path / "flat" / name, picture())
+    found = find_by_pattern(tmp_path / "flat", "folder", "flat", Layout(pattern="{split}/{defect}/{sample}_{view}.png"))
+    assert [sample.id for sample in found.samples] == ["p3"]
+    assert "the split holdout is none of" in found.problems[0]
+    assert "train takes good parts only" in found.problems[1]
+
+
+def test_good_parts_of_a_group_with_a_defect_are_tested_on(tmp_path: Path) -> None:
+    for k in range(20):
+        save(tmp_path / "parts/good" / f"lot{k // 2}_{k}" / "a.png", picture(k))
+    save(tmp_path / "parts/bad/lot3_x/a.png", picture(50))
+    found = listing(tmp_path / "parts", layout=Layout(group=r"(lot\d+)_"), test=0.2)
+    assert found.listing.problems == []
+    assert {sample.split for sample in found.samples if sample.group == "lot3"} == {"test"}
+    assert {sample.split for sample in found.samples} == {"train", "validation", "test"}
+
+
+def test_parts_of_a_divided_group_are_left_out(tmp_path: Path) -> None:
+    root = tmp_path / "parts"
+    for name in ("train/good/lot1_a", "train/good/lot2_a", "train/good/lot3_a", "test/bad/lot1_b"):
+        save(root / name / "a.png", picture())
+    found = listing(root, layout=Layout(group=r"(lot\d+)_"), validation=0.0)
+    assert "the group lot1 is in test and train" in found.listing.problems[0]
+    assert sorted(sample.id for sample in found.samples) == ["lot2_a", "lot3_a"]
+
+
+def test_a_prefix_is_taken_off_only_where_every_picture_has_it(tmp_path: Path) -> None:
+    save(tmp_path / "parts/good/p7/C1.png", picture(1))
+    save(tmp_path / "parts/good/p7/p7_C1.png", picture(2))
+    save(tmp_path / "parts/good/p8/p8_C1.png", picture(3))
+    views = {sample.id: [view.camera for view in sample.views] for sample in listing(tmp_path / "parts").samples}
+    assert views == {"p7": ["C1", "p7_C1"], "p8": ["C1"]}
+
+
+def test_sixteen_bits_in_a_view_of_eight_are_refused(tmp_path: Path) -> None:
+    root = tree(tmp_path / "parts")
+    (root / "test/good/g0/C1.png").write_bytes(imagecodecs.png_encode(picture().astype(np.uint16) * 100))
+    wanted = FolderOptions(size=32)
+    (found,) = find(root, wanted)
+    framing = source_framing(category_source(found, wanted).config)
+    with pytest.raises(BadInput, match="has 16 bits a channel"):
+        read_part(next(sample for sample in found.samples if sample.id == "g0"), framing)
+
+
+def test_a_line_scan_can_be_cropped(tmp_path: Path) -> None:
+    save(tmp_path / "parts/good/a/x.png", np.full((2, 4000, 3), 90, np.uint8))
+    wanted = FolderOptions(size=32, crop="auto")
+    (found,) = find(tmp_path / "parts", wanted)
+    assert "not cropped" in category_source(found, wanted).notes[-1]["note"]
+
+
+def test_a_number_in_a_table_of_json_lines_is_a_name(tmp_path: Path) -> None:
+    save(tmp_path / "a.png", picture())
+    (tmp_path / "t.jsonl").write_text('{"sample": 0, "view": 0, "image": "a.png"}')
+    (sample,) = find_in_table(tmp_path / "t.jsonl", tmp_path, "folder", "c", Layout()).samples
+    assert (sample.id, sample.views[0].camera) == ("0", "0")
+
+
+def test_linked_folders_are_found_and_a_link_back_ends(tmp_path: Path) -> None:
+    put = save(tmp_path / "elsewhere/p1/a.png", picture())
+    (tmp_path / "new").mkdir()
+    (tmp_path / "new/p1").symlink_to(put.parent)
+    (tmp_path / "new/loop").symlink_to(tmp_path / "new")
+    assert [sample.id for sample in find_new(tmp_path / "new", "c", "folder", Layout(), ["a"]).samples] == ["p1"]

@@ -102,7 +102,7 @@ def test_fields_that_are_not_wanted_are_not_stored(workspace: Path, tmp_path: Pa
     ("change", "key"),
     [
         ({"filter": "lz4"}, "filter = zstd, this run asks for lz4"),
-        ({"level": 4}, "level = None, this run asks for 4"),
+        ({"level": 4}, "level = none, this run asks for 4"),
         ({"shard_mb": 1.0}, "shard_mb = 512"),
     ],
 )

@@ -149,7 +149,7 @@ def test_a_watched_folder_decides_once_on_each_part_and_tells_of_it(run: Path, t
     (put(tmp_path / "in/d", 403) / "top.png").write_bytes(b"torn")
     told = f"{sys.executable} -c \"import os,sys; open({str(tmp_path / 'told')!r}, 'a').write(os.environ['MVAD_PART'] + ' ' + sys.stdin.read() + chr(10))\""
     done = watch(run, tmp_path / "in", tmp_path / "out", "--timeout", "1", "--exec", told)
-    assert done.returncode == 0, done.stderr
+    assert done.returncode == 6, done.stderr
     found = {line["sample"]: line for line in decisions(tmp_path / "out")}
     assert {name: line["decision"] for name, line in found.items()} == {
         "a": "normal",
@@ -252,7 +252,7 @@ def test_a_webhook_that_fails_is_called_again_at_the_next_start(
     put(tmp_path / "in/a", 400)
     statuses += [500, 500, 500]
     done = watch(run, tmp_path / "in", tmp_path / "out", "--webhook", address)
-    assert done.returncode == 0
+    assert done.returncode == 6
     assert "could not be told" in done.stderr
     assert got == []
     done = watch(run, tmp_path / "in", tmp_path / "out", "--webhook", address)
@@ -380,7 +380,7 @@ def test_a_body_without_a_length_is_limited_too(server: str) -> None:
 
 
 def test_a_sender_that_stops_does_not_keep_others_out(server: str) -> None:
-    """Two senders fill the place and the queue, and send nothing more; after three seconds others are answered."""
+    """Two senders, more than may be scored and wait, send nothing more: others are answered, and they are told after three seconds."""
     pictures = {view: png(shot(1, view)) for view in VIEWS}
     host, port = server.removeprefix("http://").split(":")
     lines = (
@@ -396,9 +396,8 @@ def test_a_sender_that_stops_does_not_keep_others_out(server: str) -> None:
         for sender in (one, two):
             sender.sendall(head.encode())
         time.sleep(0.5)
-        assert post(server, pictures)[0] == 429
-        time.sleep(4)
         assert post(server, pictures)[0] == 200
+        one.settimeout(10)
         assert b" 408 " in one.recv(200)
 
 

@@ -14,7 +14,7 @@ from mvad.pipeline.workspace import Workspace
 if TYPE_CHECKING:
     from mvad.cli.console import Bars
 
-_SHOWN = 20
+_SHOWN = 200
 
 
 def register(group: typer.Typer) -> None:
@@ -82,16 +82,20 @@ def folder(  # more than 60 lines: one parameter per option
     from mvad.cli.console import Bars
     from mvad.cli.contents import parts_table
     from mvad.cores import usable_cores
-    from mvad.datasets.photographs.category import LICENCE, FolderOptions, category_source, check_sound, find
+    from mvad.datasets import realiad
+    from mvad.datasets.photographs.category import LICENCE, NAME, FolderOptions, category_source, check_sound, find
     from mvad.datasets.photographs.framing import header_problems
     from mvad.datasets.photographs.layouts import Layout
-    from mvad.datasets.registry import GENERATED, GENERATED_LICENCE
+    from mvad.datasets.photographs.sets.registry import photograph_sets
+    from mvad.datasets.registry import GENERATED, GENERATED_LICENCE, find_reader
     from mvad.datasets.shards.pack import PackOptions, pack_category
     from mvad.errors import BadInput, PartlyDone
     from mvad.words import counted, folder_name
 
     if folder_name(name) != name:
         raise BadInput(f"--name {name}: cannot be the name of a folder; choose another")
+    if name != NAME and (find_reader(name) is not None or name in (realiad.NAME, *photograph_sets())):
+        raise BadInput(f"--name {name}: is that of a published dataset, or of own scans; choose another")
     parallel = jobs or usable_cores()
     if category is not None:
         category = folder_name(category)

@@ -26,7 +26,7 @@ def serve(
     queue: Annotated[int, typer.Option(min=0, help="Parts that may wait while one is scored; more are refused with 429.")] = 4,
     max_mb: Annotated[float, typer.Option(min=0.001, help="Greatest size of a request.")] = 64.0,
     max_seconds: Annotated[float, typer.Option(min=0.1, help="Time for a request to come in.")] = 30.0,
-    max_megapixels: Annotated[float, typer.Option(min=0.001, help="Greatest size of a picture.")] = 64.0,
+    max_megapixels: Annotated[float, typer.Option(min=0.001, help="Greatest size of all pictures of a part.")] = 128.0,
     false_alarms: Annotated[
         float, typer.Option(min=0.0, max=1.0, help="Largest share of normal samples above the threshold.")
     ] = 0.05,

@@ -50,10 +50,10 @@ def watch(
 ) -> None:
     """Decide on each part once, when its pictures are complete or its time is out; a restart goes on, no part is lost.
 
-    Decisions are appended to decisions.jsonl; a part that cannot be read is decided as failed.
+    Decisions are appended to decisions.jsonl; a part that cannot be read is decided as failed. With --once, exit code 6 if some failed.
     """
     from mvad.cli.console import Bars
-    from mvad.errors import BadInput
+    from mvad.errors import BadInput, PartlyDone
     from mvad.model.backbones.weights import WeightsSource
     from mvad.model.devices import resolve_device
     from mvad.pipeline.judge import Judge
@@ -63,6 +63,8 @@ def watch(
 
     if not source.is_dir():
         raise BadInput(f"{source}: not found; give the folder in which parts arrive")
+    if command and not command.strip():
+        raise BadInput("--exec: expected a command")
     if webhook and not webhook.startswith(("http://", "https://")):
         raise BadInput(f"--webhook {webhook}: expected an address that begins with http:// or https://")
     places = Workspace(workspace) if workspace else workspace_of(run)
@@ -74,4 +76,10 @@ def watch(
         bars.tell(judge.thresholds.describe())
         bars.tell(f"watching {source}; decisions: {target / 'decisions.jsonl'}")
         watching = Watch(judge, candidates_of(judge, source, places, bars), target, options, bars.tell, bars)
-        bars.tell(f"{counted(watching.run(), 'part')} decided")
+        done = watching.run()
+        bars.tell(f"{counted(done.decided, 'part')} decided")
+    if done.failed or done.untold:
+        raise PartlyDone(
+            f"{counted(done.failed, 'part')} could not be decided, {counted(done.untold, 'decision')} could not be told; "
+            f"{target / 'decisions.jsonl'} has the reasons, another start tells again"
+        )

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from mvad.datasets.scan import GOOD
+from mvad.datasets.scan import GOOD, UNKNOWN
 from mvad.errors import BadInput
 
 OTHER_NAMES = {
@@ -164,7 +164,9 @@ def defect_folders(split: Named, only_good: bool) -> list[tuple[str, Named]]:
         fault = (
             f"{folder}: {split.path.name} is taken as good parts only; move its scans to test/{defect}, or to good if they are"
         )
-        found[defect] = Named(folder, notes, fault if only_good and defect != GOOD else "")
+        if defect == UNKNOWN:
+            fault = f"{folder}: {UNKNOWN} says nothing of its scans; give it the defect's name, or good"
+        found[defect] = Named(folder, notes, fault if defect == UNKNOWN or (only_good and defect != GOOD) else "")
     return sorted(found.items())
 
 

@@ -81,7 +81,7 @@ class EvaluationPlan:
         """Return why a run cannot be evaluated among others, or ""."""
         if run.record.config.get("model") not in known:
             return f"its method is not known here ({PLUGINS}=MODULE names what registers it)"
-        if self.project_to_scan and find_reader(run.record.dataset) is None:
+        if self.project_to_scan and (run.record.pictures is not None or find_reader(run.record.dataset) is None):
             return f"{run.record.dataset} has photographs, no scans"
         packed = run.category_folder(self.workspace.shards)
         if (packed / MANIFEST).exists() and not any(entry["split"] == "test" for entry in read_manifest(packed)["shards"]):

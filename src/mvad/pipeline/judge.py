@@ -26,11 +26,14 @@ class Judge:
     ----------
     run, detector, thresholds
         The run, its detector, and its thresholds.
+    model_sha256
+        SHA-256 of the model that was loaded.
     """
 
     run: RunFolder
     detector: Detector
     thresholds: Thresholds
+    model_sha256: str
 
     @classmethod
     def load(
@@ -45,9 +48,10 @@ class Judge:
             If the run is not finished, or no threshold can be taken and none is given.
         """
         folder = RunFolder(run)
+        model = folder.model_sha256
         detector = folder.load(weights, device)
         packed = folder.category_folder(workspace.shards)
-        return cls(folder, detector, Thresholds(folder, detector, packed, false_alarms, progress, threshold))
+        return cls(folder, detector, Thresholds(folder, detector, packed, false_alarms, progress, threshold), model)
 
     def decide(self, part: NewSample) -> tuple[Prediction, Scored]:
         """Read, score and decide on one part.
@@ -64,6 +68,6 @@ class Judge:
         """Return what identifies the run: name, model and hash, data, threshold."""
         record, whole = self.run.record, self.thresholds.whole
         return {
-            "run": self.run.name, "method": record.model, "model_sha256": self.run.model_sha256, "dataset": record.dataset,
+            "run": self.run.name, "method": record.model, "model_sha256": self.model_sha256, "dataset": record.dataset,
             "category": record.category, "threshold": whole.value, "promised_false_alarms": whole.promised,
         }  # fmt: skip

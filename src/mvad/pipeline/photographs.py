@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from mvad.datasets.photographs.arriving import find_new
@@ -26,7 +27,11 @@ def photographs_of(run: RunFolder) -> Photographs:
     found = Photographs.recorded(record.dataset, record.category, {PICTURES: record.pictures})
     if found is None:
         raise BadInput(f"{run.path}: was trained on {record.dataset}, not on a folder of photographs; give another run")
-    return found
+    used = (record.spec or {}).get("modalities", ())
+    depth_range = found.framing.depth_range if "depth" in used else None
+    return replace(
+        found, framing=replace(found.framing, depth_range=depth_range, has_normals=found.framing.has_normals and "normal" in used)
+    )
 
 
 def new_parts(source: Path, run: RunFolder) -> list[NewSample]:
@@ -66,8 +71,7 @@ def new_part(
         ]
         return LoadedSample(part.sample, coding_of(photographs.framing), views, names)
 
-    made_from = sample_hash(ref, contents) if contents is not None or all(path.exists() for path in ref.paths) else ""
-    return NewSample(ref.id, made_from, load, path)
+    return NewSample(ref.id, lambda: sample_hash(ref, contents), load, path)
 
 
 def _place_of(ref: SampleRef) -> Path:

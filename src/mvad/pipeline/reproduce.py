@@ -8,6 +8,7 @@ from pathlib import Path
 
 from mvad.datasets.shards.loader import ShardSet
 from mvad.datasets.shards.reader import held_out_share, read_manifest
+from mvad.datasets.shards.schema import MANIFEST
 from mvad.errors import BadInput
 from mvad.model.evaluation.evaluate import evaluate_run
 from mvad.model.evaluation.missing_views import MissingViews, evaluate_missing_views, read_missing_views
@@ -140,7 +141,8 @@ def notes(table: Table, plans: Sequence[Plan]) -> list[str]:
     others = sorted({f"{planned.dataset}/{planned.folder.name}" for planned in plans if planned.dataset not in table.datasets})
     if others:
         lines.append(f"beyond the paper's data: {', '.join(others)}")
-    for folder in dict.fromkeys(planned.folder for planned in plans):
+    packed = (planned.folder for planned in plans if (planned.folder / MANIFEST).exists())
+    for folder in dict.fromkeys(packed):
         share = held_out_share(read_manifest(folder)["config"])
         if share:
             lines.append(

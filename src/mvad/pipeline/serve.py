@@ -13,7 +13,7 @@ import hmac
 import threading
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -38,7 +38,12 @@ MAPS = ("png", "tiff", "none")
 _BUCKETS = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
 """Upper bounds of the histogram of latencies, seconds."""
 _NAME_BYTES = 200
+_RECEIVERS = 16
+"""Requests whose bodies may come at the same time."""
 _DRAIN_SECONDS = 5.0
+_UNKNOWN_BYTES = 1_000_000
+_OPEN = ("/health", "/docs", "/openapi.json")
+"""What is answered without the token."""
 _KINDS = {b"\x89PNG": ".png", b"\xff\xd8": ".jpg", b"BM": ".bmp", b"II*\0": ".tif", b"MM\0*": ".tif", b"RIFF": ".webp"}
 """Endings by the first bytes of a picture."""
 
@@ -50,7 +55,7 @@ class ServeOptions:
     Attributes
     ----------
     max_mb, max_megapixels
-        Greatest size of a request's body, and of a picture.
+        Greatest size of a request's body, and of all pictures of a part.
     queue
         Parts that may wait while another is scored; more are refused with 429.
     max_seconds
@@ -60,7 +65,7 @@ class ServeOptions:
     """
 
     max_mb: float = 64.0
-    max_megapixels: float = 64.0
+    max_megapixels: float = 128.0
     queue: int = 4
     token: str = ""
     max_seconds: float = 30.0
@@ -76,6 +81,7 @@ class Counts:
     seconds: float = 0.0
     scored: int = 0
     in_flight: int = 0
+    receiving: int = 0
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def decided(self, decision: str, seconds: float) -> None:
@@ -125,16 +131,17 @@ def part_of(
     views, montage = photographs.framing.views, photographs.layout.montage != (1, 1)
     if montage and len(pictures) != 1:
         raise BadInput(f"{name}: {len(pictures)} pictures; expected one montage of {len(views)} views")
-    refs, contents = [], {}
+    refs, contents, pixels = [], {}, 0
     for view, content in pictures.items():
         if not montage and view not in views:
             raise BadInput(f"{name}: the view {view} is none of {', '.join(views)}; name each file by its view")
         ending = next((ending for head, ending in _KINDS.items() if content.startswith(head)), ".png")
         path = Path(f"{view}{ending}")
         header = header_of(path, content)
-        if header.width * header.height > max_megapixels * 1e6:
+        pixels += header.width * header.height
+        if pixels > max_megapixels * 1e6:
             raise BadInput(
-                f"{view}: {header.width} x {header.height} pixels are more than {max_megapixels:g} megapixels; send a smaller picture"
+                f"{view}: {header.width} x {header.height} pixels, with which the part has more than {max_megapixels:g} megapixels; send smaller pictures"
             )
         refs.append(ImageRef(view, path, None, UNKNOWN))
         contents[path] = content
@@ -167,7 +174,7 @@ def answer(
         said["map"] = {"png": base64.b64encode(png).decode(), "black": low, "white": high}
     elif maps == "tiff":
         said["map"] = {"tiff": base64.b64encode(tiff_of(scored)).decode()}
-    return said | {"model_sha256": judge.run.model_sha256}
+    return said | {"model_sha256": judge.model_sha256}
 
 
 def make_app(judge: Judge, options: ServeOptions) -> Any:
@@ -187,11 +194,16 @@ def make_app(judge: Judge, options: ServeOptions) -> Any:
         from starlette.datastructures import UploadFile
         from starlette.exceptions import HTTPException
         from starlette.formparsers import MultiPartException
+        from starlette.requests import ClientDisconnect
     except ImportError as error:
         raise MissingComponent(f"the server needs {error.name}; pip install 'mvad[serve]'") from error
     photographs, counts = photographs_of(judge.run), Counts()
+    if photographs.framing.depth_range is not None or photographs.framing.has_normals:
+        raise BadInput(
+            f"{judge.run.path}: uses depth or normal maps, which are not sent; train on --modalities rgb, or use mvad watch"
+        )
     views = list(photographs.framing.views)
-    app = FastAPI(title=f"mvad: {judge.run.name}", version=judge.run.model_sha256[:12], docs_url=None, redoc_url=None)
+    app = FastAPI(title=f"mvad: {judge.run.name}", version=judge.model_sha256[:12], docs_url=None, redoc_url=None)
     scoring = asyncio.Lock()
 
     def refused(status: int, what: str, **headers: str) -> Any:
@@ -199,10 +211,11 @@ def make_app(judge: Judge, options: ServeOptions) -> Any:
 
     @app.middleware("http")
     async def guarded(request: Request, call: Callable[[Request], Awaitable[Any]]) -> Any:
-        if options.token and request.url.path != "/health":
-            given = request.headers.get("authorization", "").encode()
+        if options.token and request.url.path not in _OPEN:
+            given = request.headers.get("authorization", "").encode("latin-1", "replace")  # as starlette decodes headers
             if not hmac.compare_digest(given, f"Bearer {options.token}".encode()):
                 counts.answered(401)
+                await _drain(request, _UNKNOWN_BYTES)
                 return refused(401, "give the token as Authorization: Bearer TOKEN", **{"WWW-Authenticate": "Bearer"})
         response = await call(request)
         counts.answered(response.status_code)
@@ -220,18 +233,31 @@ def make_app(judge: Judge, options: ServeOptions) -> Any:
     def docs() -> Any:
         return HTMLResponse(_DOCS)
 
+    def busy() -> Any:
+        return refused(429, f"{counts.in_flight} parts are scored or wait; send it again", **{"Retry-After": "1"})
+
+    @contextlib.asynccontextmanager
+    async def waiting() -> AsyncIterator[None]:
+        counts.in_flight += 1
+        try:
+            yield
+        finally:
+            counts.in_flight -= 1
+
     async def predict(request: Any) -> Any:
         limit = int(options.max_mb * 1e6)
-        if counts.in_flight > options.queue:
+        if counts.in_flight > options.queue or counts.receiving >= _RECEIVERS:
             await _drain(request, limit)
-            return refused(429, f"{counts.in_flight} parts are scored or wait; send it again", **{"Retry-After": "1"})
+            return busy()
         if int(request.headers.get("content-length") or 0) > limit:
             await _drain(request, 2 * limit)
             return refused(413, f"the body is larger than {options.max_mb:g} MB; send smaller pictures")
         maps = request.query_params.get("maps", "png")
         if maps not in MAPS:
+            await _drain(request, limit)
             return refused(422, f"maps={maps}: choose from {', '.join(MAPS)}")
-        counts.in_flight += 1
+        counts.receiving += 1
+        receiving = True
         try:
             began = time.perf_counter()
             reading = _limited(request, limit).form(max_files=len(views), max_fields=4, max_part_size=1024)
@@ -244,7 +270,10 @@ def make_app(judge: Judge, options: ServeOptions) -> Any:
                     if view in pictures:
                         return refused(422, f"{name}: the view {view} is sent twice")
                     pictures[view] = await value.read()
-            async with scoring:
+            counts.receiving, receiving = counts.receiving - 1, False
+            if counts.in_flight > options.queue:
+                return busy()
+            async with waiting(), scoring:
                 said = await asyncio.to_thread(answer, judge, photographs, name, pictures, maps, options.max_megapixels)
             counts.decided(said["decision"], time.perf_counter() - began)
             return JSONResponse(said)
@@ -252,12 +281,14 @@ def make_app(judge: Judge, options: ServeOptions) -> Any:
             return refused(408, f"the body did not come within {options.max_seconds:g} s; send it faster")
         except _TooLarge:
             return refused(413, f"the body is larger than {options.max_mb:g} MB; send smaller pictures")
+        except ClientDisconnect:
+            return refused(400, "the sender hung up")
         except (MultiPartException, HTTPException) as error:
             return refused(422, f"not a form of pictures: {getattr(error, 'detail', error)}")
         except BadInput as error:
             return refused(422, str(error))
         finally:
-            counts.in_flight -= 1
+            counts.receiving -= receiving
 
     predict.__annotations__["request"] = Request
     app.post("/predict", summary="Decide on a part: one file per view, named by the view.", openapi_extra=_form_of(views))(
@@ -317,8 +348,10 @@ def _limited(request: Any, limit: int) -> Any:
 
 async def _drain(request: Any, limit: int) -> None:
     """Read a body that is refused, up to a limit and for a few seconds: a sender that is cut off would not see the answer."""
+    from starlette.requests import ClientDisconnect
+
     received = 0
-    with contextlib.suppress(TimeoutError):
+    with contextlib.suppress(TimeoutError, ClientDisconnect):
         async with asyncio.timeout(_DRAIN_SECONDS):
             async for chunk in request.stream():
                 received += len(chunk)

@@ -7,6 +7,7 @@ crash they are called again rather than never: they may see a part twice, with t
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shlex
@@ -38,6 +39,8 @@ FAILED = "failed"
 _TRIES = 3
 _CALL_SECONDS = 60.0
 _WEBHOOK_SECONDS = 10.0
+_ALONE_SECONDS = 2.0
+"""Time for which a scan without a picture of its colours must rest: it may have its own, or they may still come."""
 
 
 @dataclass(frozen=True)
@@ -78,6 +81,8 @@ class Candidate:
         Its files.
     complete
         Whether all its views are there.
+    rest_s
+        Seconds for which its files must rest beyond ``WatchOptions.settle_s``, since more may come that cannot be named.
     sample
         Returns it to be scored.
     """
@@ -86,6 +91,26 @@ class Candidate:
     paths: tuple[Path, ...]
     complete: bool
     sample: Callable[[], NewSample]
+    rest_s: float = 0.0
+
+
+@dataclass(frozen=True)
+class Watched:
+    """What a watch did: parts decided, those of them that failed, and decisions that could not be told."""
+
+    decided: int
+    failed: int
+    untold: int
+
+
+@contextlib.contextmanager
+def _teller() -> Iterator[ThreadPoolExecutor]:
+    """Yield the thread that calls commands and webhooks; interrupted, it ends after the call that is under way."""
+    teller = ThreadPoolExecutor(1, "mvad-tell")
+    try:
+        yield teller
+    finally:
+        teller.shutdown(cancel_futures=True)
 
 
 @dataclass
@@ -144,7 +169,8 @@ def _scans_in(judge: Judge, folder: Path, workspace: Workspace) -> Callable[[set
             if ref.id not in decided:
                 paths = tuple(path for path in ref.paths.values() if path.exists())
                 complete = not ref.fault and len(paths) == len(ref.paths)
-                yield Candidate(ref.id, paths, complete, lambda ref=ref: new_scan(ref, options, rig))  # type: ignore[misc]
+                rest = 0.0 if "rgb" in ref.paths and "gt" not in ref.paths else _ALONE_SECONDS
+                yield Candidate(ref.id, paths, complete, lambda ref=ref: new_scan(ref, options, rig), rest)  # type: ignore[misc]
 
     return find
 
@@ -171,18 +197,21 @@ class Watch:
     progress: Progress
     decided: set[str] = field(default_factory=set)
     _waiting: dict[str, _Waiting] = field(default_factory=dict)
-    _calls: list[Future[None]] = field(default_factory=list)
+    _calls: list[Future[bool]] = field(default_factory=list)
+    _said: set[str] = field(default_factory=set)
+    _fails: bool = False
+    _began: float = field(default_factory=time.monotonic)
 
-    def run(self) -> int:
-        """Watch; return the number of parts that were decided.
+    def run(self) -> Watched:
+        """Watch until interrupted, or until all is decided where ``options.once``.
 
         Raises
         ------
         BadInput
             If another process watches into the same folder, or it cannot be written.
         """
-        count = 0
-        with files.locked(self.out), ThreadPoolExecutor(1, "mvad-tell") as teller:
+        count, failed = 0, 0
+        with files.locked(self.out), _teller() as teller:
             earlier = files.read_lines(self.out / DECISIONS)
             self.decided = {line["sample"] for line in earlier}
             told = {line["decision_id"] for line in files.read_lines(self.out / TOLD)}
@@ -193,22 +222,35 @@ class Watch:
                 began = time.monotonic()
                 pending, ready = self._look()
                 for candidate in ready:
-                    if self._decide(candidate, teller):
+                    decision = self._decide(candidate, teller)
+                    if decision:
                         count += 1
+                        failed += decision == FAILED
                         pending -= 1
                 if self.options.once and not pending:
                     break
                 spent = time.monotonic() - began
                 if not ready:
                     time.sleep(max(self.options.poll_s, min(4 * spent, 5.0)))
-            for call in self._calls:
-                call.result()
-        return count
+            untold = sum(not call.result() for call in self._calls)
+        return Watched(count, failed, untold)
 
     def _look(self) -> tuple[int, list[Candidate]]:
         """Return the number of undecided parts, and those to decide now: complete or timed out, with files that rest."""
         now, ready, seen = time.monotonic(), list[Candidate](), set[str]()
-        for candidate in self.find(self.decided):
+        try:
+            found = list(self.find(self.decided))
+        except (
+            OSError,
+            BadInput,
+        ) as error:  # a folder that is renamed or removed while it is looked at, a file that stands in the way
+            if self.options.once and now - self._began > self.options.timeout_s:
+                raise
+            if str(error) not in self._said:
+                self.progress.say(f"notice: {error}")
+                self._said.add(str(error))
+            return 1, []
+        for candidate in found:
             if candidate.key in self.decided or candidate.key in seen:
                 continue
             seen.add(candidate.key)
@@ -216,26 +258,27 @@ class Watch:
             state = _state_of(candidate.paths)
             if state != waiting.state:
                 waiting.state, waiting.changed = state, now
-            rests = bool(state) and now - waiting.changed >= self.options.settle_s
-            if rests and (candidate.complete or now - waiting.since >= self.options.timeout_s):
+            rests = bool(state) and now - waiting.changed >= max(self.options.settle_s, candidate.rest_s)
+            if (rests and candidate.complete) or now - waiting.since >= self.options.timeout_s:
                 ready.append(candidate)
         for gone in set(self._waiting) - seen:
             del self._waiting[gone]
         return len(seen), ready
 
-    def _decide(self, candidate: Candidate, teller: ThreadPoolExecutor) -> bool:
-        """Decide on a part and tell of it; return whether it is decided now."""
+    def _decide(self, candidate: Candidate, teller: ThreadPoolExecutor) -> str:
+        """Decide on a part and tell of it; return the decision, "" where it is put off."""
         try:
             prediction, scored = self.judge.decide(candidate.sample())
             write_maps(self.out / MAPS, candidate.key, scored)
             line = prediction.to_json()
-        except BadInput as error:
+        except Exception as error:
             if getattr(error, "is_general", False):
                 raise
             if time.monotonic() - self._waiting[candidate.key].since < self.options.timeout_s:
                 self._waiting[candidate.key].state = ()  # it may still be written: wait until it changes, or the time is out
-                return False
-            line = {"sample": candidate.key, "decision": FAILED, "reason": str(error)}
+                return ""
+            reason = str(error) if isinstance(error, BadInput) else f"{type(error).__name__}: {error}"
+            line = {"sample": candidate.key, "decision": FAILED, "reason": reason}
         line |= {"time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "decision_id": os.urandom(8).hex()}
         files.append_line(self.out / DECISIONS, line)
         files.flush(self.out / DECISIONS)
@@ -243,28 +286,34 @@ class Watch:
         self._waiting.pop(candidate.key, None)
         self.say(describe(line))
         self._tell(teller, line)
-        return True
+        return str(line["decision"])
 
     def _tell(self, teller: ThreadPoolExecutor, line: dict[str, Any]) -> None:
         if self.options.command or self.options.webhook:
-            self._calls = [call for call in self._calls if not call.done()]
+            self._calls = [call for call in self._calls if not call.done() or not call.result()]
             self._calls.append(teller.submit(self._call, line))
 
-    def _call(self, line: dict[str, Any]) -> None:
-        """Call command and webhook with a decision, and note it; a call that fails three times is said, and tried again at the next start."""
+    def _call(self, line: dict[str, Any]) -> bool:
+        """Call command and webhook with a decision, and note it; return whether that succeeded.
+
+        A call that fails three times (once, after another that failed) is said, and tried again at the next start.
+        """
         fault = ""
-        for attempt in range(_TRIES):
+        for attempt in range(1 if self._fails else _TRIES):
             try:
                 if self.options.command:
                     run_command(self.options.command, line)
                 if self.options.webhook:
                     post(self.options.webhook, line)
                 files.append_line(self.out / TOLD, {"decision_id": line["decision_id"]})
-                return
-            except (OSError, subprocess.SubprocessError, ValueError, BadInput) as error:
-                fault = str(error)
+                self._fails = False
+                return True
+            except Exception as error:  # whatever a command or a server does, the line goes on
+                fault = f"{type(error).__name__}: {error}"
                 time.sleep(attempt)
+        self._fails = True
         self.progress.say(f"notice: {line['sample']}: could not be told ({fault}); it is told at the next start")
+        return False
 
 
 def describe(line: dict[str, Any]) -> str:

@@ -6,7 +6,8 @@ import os
 from collections.abc import Container, Iterable, Iterator
 from pathlib import Path
 
-from mvad.datasets.photographs.layouts import ONE_VIEW, Layout, Listing, View, find_by_pattern, montage_of, pictures_in
+from mvad.datasets.photographs.layouts import ONE_VIEW, Layout, Listing, View, is_plain, montage_of, pictures_in
+from mvad.datasets.photographs.pattern import find_by_pattern
 from mvad.datasets.scan import NEW, UNKNOWN, SampleRef
 
 
@@ -34,9 +35,11 @@ def find_new(
     single = list(views) == [ONE_VIEW] or layout.montage != (1, 1)
     for place in _folders_below(folder, () if single else skipped):
         found, wrong = pictures_in(place)
-        fault = wrong[0] if wrong else ""
         listing.problems += wrong if single else []
         name = _part_name(place, folder)
+        fault = wrong[0] if wrong else ""
+        if not is_plain(name):
+            name, fault = ascii(name), f"{str(place.parent)!a}: the name {name!a} cannot be that of a part; rename it"
         if not single:
             refs = [view.ref(UNKNOWN) for view in found]
             if refs:
@@ -60,8 +63,13 @@ def _part_name(place: Path, root: Path) -> str:
 
 def _folders_below(root: Path, skipped: Container[str]) -> Iterator[Path]:
     """Yield a folder and those in it, sorted, but for hidden and skipped ones."""
-    for place, inner, _ in os.walk(root, followlinks=False):
+    met = set[Path]()
+    for place, inner, _ in os.walk(root, followlinks=True):
         here = Path(place)
+        if here.resolve() in met:  # a link back
+            inner.clear()
+            continue
+        met.add(here.resolve())
         inner[:] = sorted(name for name in inner if not name.startswith(".") and _part_name(here / name, root) not in skipped)
         if here != root or _part_name(here, root) not in skipped:
             yield here

@@ -14,14 +14,15 @@ from mvad.datasets.photographs.layouts import (
     MAX_VIEWS,
     Layout,
     Listing,
-    find_by_pattern,
     group_function,
+    is_plain,
 )
+from mvad.datasets.photographs.pattern import find_by_pattern
 from mvad.datasets.photographs.sample import coding_of, read_part, sample_hash
 from mvad.datasets.photographs.splits import divide
 from mvad.datasets.photographs.table import find_in_table
 from mvad.datasets.photographs.tree import find_categories, find_tree
-from mvad.datasets.scan import SampleRef
+from mvad.datasets.scan import UNKNOWN, SampleRef
 from mvad.datasets.shards.schema import Sample
 from mvad.datasets.shards.sources import CategorySource, Source
 from mvad.errors import BadInput
@@ -131,9 +132,30 @@ def find(root: Path, options: FolderOptions) -> list[FolderCategory]:
         if named is not None:
             listing.samples = [replace(sample, group=sample.group or named(sample.id)) for sample in listing.samples]
         listing = divide(listing, options.validation, options.test)
+        listing.problems += _wrong_parts(listing)
         listing.problems += _problems_of(folder, listing.samples)
         found.append(FolderCategory(category, listing))
     return found
+
+
+def _wrong_parts(listing: Listing) -> list[str]:
+    """Remove the parts that cannot be packed from a listing; return one line for each."""
+    problems, kept, names = [], list[SampleRef](), set[str]()
+    for sample in listing.samples:
+        place = sample.paths[0]
+        views = [view.camera for view in sample.views]
+        wrong = next((name for name in (sample.id, sample.defect, *views) if not is_plain(name)), None)
+        if wrong is not None:
+            problems.append(f"{place.parent}: the name {wrong!a} cannot be that of a part, a defect or a view; rename it")
+        elif sample.defect == UNKNOWN and sample.split != "private":
+            problems.append(f"{place.parent}: {UNKNOWN} says nothing of the part; give it the defect's name, or good")
+        elif sample.key in names:
+            problems.append(f"{place}: {sample.key} is the name of another part, too; rename one")
+        else:
+            names.add(sample.key)
+            kept.append(sample)
+    listing.samples = kept
+    return problems
 
 
 def _problems_of(folder: Path, samples: Sequence[SampleRef]) -> list[str]:
@@ -143,12 +165,6 @@ def _problems_of(folder: Path, samples: Sequence[SampleRef]) -> list[str]:
         return [f"{folder}: no part found; expected train/good/<sample>/<view>.png, or give --pattern or --table"]
     if not any(sample.split == "train" for sample in samples):
         problems.append(f"{folder}: no good training part; expected train/good/<sample>/<view>.png")
-    seen: dict[str, SampleRef] = {}
-    for sample in samples:
-        if not sample.id.isprintable() or ".part-" in sample.id:
-            problems.append(f"{sample.paths[0].parent}: the name {sample.id!a} cannot be that of a part; rename it")
-        if seen.setdefault(sample.key, sample) is not sample:
-            problems.append(f"{sample.paths[0]}: {sample.key} is the name of another part, too; rename one")
     names = view_names(samples)
     if len(names) > MAX_VIEWS:
         problems.append(

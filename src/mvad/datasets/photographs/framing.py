@@ -21,7 +21,7 @@ from mvad.errors import BadInput
 
 CROPS = ("none", "auto")
 _FITTED = 40
-"""Greatest number of training pictures per view that are decoded to fit a window or a white level."""
+"""Greatest number of training pictures per view that are decoded to fit a window."""
 _LOOKED_AT = 256
 """Side at which an object is looked for, pixels."""
 
@@ -108,7 +108,7 @@ def fit_framing(samples: Sequence[SampleRef], size: int, crop: str, unit_m: floa
     size
         Side of a view, pixels.
     crop
-        ``none`` shows the whole picture, ``auto`` the window that holds the object in all training pictures of a view.
+        ``none`` shows the whole picture, ``auto`` the window that holds the object in up to 40 training pictures of a view.
     unit_m
         Metres of one unit of a depth map.
     jobs
@@ -185,7 +185,7 @@ def _frame(
         )
     step = max(1, -(-len(views) // _FITTED))
     some = views[::step]
-    deep = [view for view in some if headers[view.image].bits == 16]
+    deep = [view for view in views if headers[view.image].bits == 16]
     white = None
     if deep:
         levels = [level for level in pool.map(lambda view: _quiet(greatest_level, view.image), deep) if level is not None]
@@ -215,7 +215,7 @@ def _box_in(view: ImageRef, white: int | None) -> Box | None:
         return None
     height, width = picture.height, picture.width
     scale = max(1.0, max(height, width) / _LOOKED_AT)
-    small = picture.resize((round(width / scale), round(height / scale)), Image.Resampling.BOX)
+    small = picture.resize((max(1, round(width / scale)), max(1, round(height / scale))), Image.Resampling.BOX)
     box = object_box(np.asarray(small))
     if box is None:
         return None

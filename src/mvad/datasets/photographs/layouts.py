@@ -10,9 +10,8 @@ from typing import Any
 
 from mvad.datasets.folders import GOOD_NAMES, OTHER_NAMES, is_hidden, visible
 from mvad.datasets.photographs.pictures import ENDINGS
-from mvad.datasets.scan import GOOD, NEW, UNKNOWN, ImageRef, SampleRef, Tile
+from mvad.datasets.scan import ImageRef, SampleRef, Tile
 from mvad.errors import BadInput
-from mvad.words import counted
 
 MAX_VIEWS = 36
 ONE_VIEW = "view"
@@ -23,8 +22,6 @@ ROLES = ("mask", "depth", "normal")
 
 _ROLE = re.compile(r"(.+)_(mask|depth|normals?)\Z", re.IGNORECASE)
 SPLIT_OF = {name: split for split, names in OTHER_NAMES.items() for name in (split, *names)}
-_FIELDS = {"sample": r"[^/]+?", "view": r"[^/]+?", "split": r"[^/]+?", "defect": r"[^/]+?", "group": r"[^/]+?"}
-"""Names in a pattern, and what each may be."""
 
 
 def natural(name: str) -> tuple[tuple[int, int, str], ...]:
@@ -94,49 +91,6 @@ def is_picture(path: Path, root: Path) -> bool:
     return path.suffix[1:].lower() in ENDINGS and not is_hidden(path, root)
 
 
-def expression(pattern: str) -> re.Pattern[str]:
-    """Return the regular expression of a pattern, which matches a whole path below the folder, with ``/`` between names.
-
-    A pattern that has no ``(?P<`` is a template: ``{sample}_{view}.jpg``; all else in it is literal, but ``*`` is any text.
-
-    Raises
-    ------
-    BadInput
-        If it is no regular expression, or names no sample or no view.
-
-    Examples
-    --------
-    >>> expression("{sample}_{view}.jpg").fullmatch("a_1_C2.jpg").groupdict()
-    {'sample': 'a_1', 'view': 'C2'}
-    """
-    text = pattern
-    if "(?P<" not in pattern:
-        pieces = re.split(r"(\{\w+\}|\*)", pattern)
-        unknown = [piece for piece in pieces if piece.startswith("{") and piece[1:-1] not in _FIELDS]
-        if unknown:
-            raise BadInput(f"--pattern {pattern}: {unknown[0]} is none of {', '.join('{' + name + '}' for name in _FIELDS)}")
-        text = "".join(_template(piece) for piece in pieces)
-    try:
-        found = re.compile(text)
-    except re.error as error:
-        raise BadInput(
-            f"--pattern {pattern}: no regular expression ({error}); give one, or a template such as {{sample}}_{{view}}.jpg"
-        ) from error
-    lacking = [name for name in ("sample", "view") if name not in found.groupindex]
-    if lacking:
-        raise BadInput(f"--pattern {pattern}: names no {lacking[0]}; give {{{lacking[0]}}} in it, or (?P<{lacking[0]}>...)")
-    return found
-
-
-def _template(piece: str) -> str:
-    if piece == "*":
-        return "[^/]*"
-    if not piece.startswith("{"):
-        return re.escape(piece)
-    name = piece[1:-1]
-    return f"(?P<{name}>[^/]+)" if name == "sample" else f"(?P<{name}>{_FIELDS[name]})"
-
-
 @dataclass(frozen=True)
 class View:
     """A picture with the maps beside it."""
@@ -154,7 +108,7 @@ class View:
 def pictures_in(folder: Path) -> tuple[list[View], list[str]]:
     """Return the pictures of a folder by their stems, in natural order, with the maps beside them; and what is wrong.
 
-    A stem that begins with the folder's own name and a separator is a view without it: ``p7/p7_C1.jpg`` is the view C1.
+    Where all stems begin with the folder's own name and a separator, views are named without it: ``p7/p7_C1.jpg`` is the view C1.
     """
     views: dict[str, Path] = {}
     beside: dict[str, dict[str, Path]] = {}
@@ -176,13 +130,21 @@ def pictures_in(folder: Path) -> tuple[list[View], list[str]]:
         if stem not in views:
             kind, path = next(iter(kinds.items()))
             problems.append(f"{path}: a {kind} without the picture {stem}.*; give the picture, or remove it")
-    found = [View(_without(folder.name, stem), path, beside.get(stem, {})) for stem, path in views.items()]
+    names = {stem: _without(folder.name, stem) for stem in views}
+    if any(name == stem for stem, name in names.items()):
+        names = {stem: stem for stem in views}  # not all begin with the folder's name: it is no prefix
+    found = [View(names[stem], path, beside.get(stem, {})) for stem, path in views.items()]
     return sorted(found, key=lambda view: natural(view.name)), problems
 
 
 def _without(prefix: str, stem: str) -> str:
     rest = stem.removeprefix(prefix)
     return rest[1:] if rest != stem and len(rest) > 1 and rest[0] in "_- ." else stem
+
+
+def is_plain(name: str) -> bool:
+    """Return whether a name can stand in a key: printable, UTF-8, and not that of a file being written."""
+    return name.isprintable() and ".part-" not in name
 
 
 def means_good(name: str) -> bool:
@@ -198,59 +160,6 @@ def montage_of(views: list[ImageRef], layout: Layout) -> list[ImageRef]:
         for view in views
         for number in range(columns * rows)
     ]
-
-
-def find_by_pattern(root: Path, dataset: str, category: str, layout: Layout, new: bool = False) -> Listing:
-    """Find the parts whose pictures' paths below a folder match a pattern; ``new``: parts without labels, of split ``new``."""
-    listing, found = Listing(), expression(layout.pattern)
-    parts: dict[tuple[str, str, str], dict[str, View]] = {}
-    groups: dict[tuple[str, str, str], str] = {}
-    faults: dict[tuple[str, str, str], str] = {}
-    unmatched, named_defect = [], "defect" in found.groupindex
-    for folder in sorted({path.parent for path in root.rglob("*") if path.is_file() and is_picture(path, root)}):
-        views, wrong = pictures_in(folder)
-        listing.problems += wrong
-        for view in views:
-            relative = view.image.relative_to(root)
-            match = found.fullmatch(relative.as_posix()) or (
-                found.fullmatch(relative.name) if "/" not in layout.pattern else None
-            )
-            if match is None:
-                unmatched.append(view.image)
-                continue
-            names = {name: value for name, value in match.groupdict().items() if value is not None}
-            split, defect = (NEW, UNKNOWN) if new else _labels(names, relative)
-            key = (split, defect, names["sample"].replace("/", "_"))
-            if names["view"] in parts.setdefault(key, {}):
-                other = parts[key][names["view"]].image
-                faults[key] = f"{view.image}: {other} is view {names['view']} of {names['sample']}, too; remove one"
-                continue
-            parts[key][names["view"]] = replace(view, name=names["view"])
-            groups[key] = names.get("group", "")
-    if unmatched:
-        listing.problems.append(
-            f"{unmatched[0]}: {counted(len(unmatched), 'picture')} do not match --pattern {layout.pattern}; mend it, or move them away"
-        )
-    if not named_defect and not new and parts and {key[1] for key in parts} == {GOOD}:
-        listing.notes.append("the pattern names no defect: all parts are taken as good")
-    listing.problems += [] if new else faults.values()
-    for (split, defect, name), views_of in sorted(parts.items()):
-        fault = faults.get((split, defect, name), "")
-        if fault and not new:
-            continue
-        refs = [view.ref(defect) for view in sorted(views_of.values(), key=lambda view: natural(view.name))]
-        listing.samples.append(SampleRef(dataset, category, split, defect, name, refs, groups[split, defect, name], fault=fault))
-    return listing
-
-
-def _labels(names: Mapping[str, str], relative: Path) -> tuple[str, str]:
-    """Return split ("" where none is given) and defect of a picture, from its pattern or from the folders that it lies in."""
-    folders = list(relative.parts[:-1])
-    split = names.get("split", next((name for name in folders if name.lower() in SPLIT_OF), ""))
-    if split and split.lower() not in SPLIT_OF:
-        split = ""
-    defect = names.get("defect", next((GOOD for name in folders if means_good(name)), GOOD))
-    return SPLIT_OF.get(split.lower(), ""), GOOD if means_good(defect) else defect
 
 
 def group_function(group: str) -> Callable[[str], str]:

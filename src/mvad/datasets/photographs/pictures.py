@@ -229,7 +229,11 @@ def _is_16_bit(image: Image.Image) -> bool:
 
 def _orientation_of(image: Image.Image) -> int:
     try:
-        return int(image.getexif().get(_ORIENTATION, 1))
+        if image.format != "PNG":
+            return int(image.getexif().get(_ORIENTATION, 1))
+        exif = Image.Exif()  # getexif would decode all of a PNG
+        exif.load(image.info.get("exif", b""))
+        return int(exif.get(_ORIENTATION, 1))
     except (OSError, SyntaxError, ValueError, TypeError, KeyError):
         return 1  # damaged EXIF data say nothing
 

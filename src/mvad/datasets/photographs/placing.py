@@ -76,19 +76,23 @@ class Placed:
         Part of the square that shows it: left, top, right, bottom, integers.
     size
         Side of the square.
+    corner
+        Row and column of the picture in its file, where that is a montage.
     """
 
     box: Box
     target: tuple[int, int, int, int]
     size: int
+    corner: tuple[int, int] = (0, 0)
 
     def picture_place(self, row: float, column: float) -> tuple[int, int]:
-        """Return the pixel (row, column) of the picture that a pixel of the square shows, or the nearest one that it shows."""
+        """Return the pixel (row, column) of the file that a pixel of the square shows, or the nearest one that it shows."""
         left, top, right, bottom = self.box
         x0, y0, x1, y1 = self.target
         x = left + (min(max(column + 0.5, x0), x1) - x0) * (right - left) / (x1 - x0)
         y = top + (min(max(row + 0.5, y0), y1) - y0) * (bottom - top) / (y1 - y0)
-        return int(min(max(y, top), bottom - 1)), int(min(max(x, left), right - 1))
+        row_in, column_in = int(min(max(y, top), bottom - 1)), int(min(max(x, left), right - 1))
+        return self.corner[0] + row_in, self.corner[1] + column_in
 
     def image(self, picture: Image.Image) -> NDArray[np.uint8]:
         """Return a picture in colour as (size, size, 3) uint8, black beyond it; each pixel is the mean of what it covers."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from mvad import files
 from mvad.datasets.masks import MOSTLY, UNMARKED, mask_of
 from mvad.datasets.photographs.framing import Framing
 from mvad.datasets.photographs.maps import HOLES, filled, read_depth, read_normals
-from mvad.datasets.photographs.pictures import mask_levels, read_picture
+from mvad.datasets.photographs.pictures import SCALED, mask_levels, read_picture
 from mvad.datasets.photographs.placing import Placed, image_of, place, tile_of
 from mvad.datasets.renders.coding import DepthCoding, encode_normal
 from mvad.datasets.scan import GOOD, UNKNOWN, ImageRef, SampleRef
@@ -158,9 +158,16 @@ def _add(
     if view.image not in decoded:
         decoded[view.image] = read_picture(view.image, frame.white, contents[view.image])
     picture = decoded[view.image]
+    if view.tile is None:
+        del decoded[view.image]  # only a montage is needed again
+    if frame.white is None and SCALED in picture.notes:
+        raise BadInput(f"{view.image}: has 16 bits a channel, the training pictures of this view have 8; save it with 8")
     notes += picture.notes
     image = image_of(picture.image, view.tile)
     placed = place(view.image, frame, image.width, image.height, framing.size)
+    if view.tile is not None:
+        row, column = divmod(view.tile.number, view.tile.columns)
+        placed = replace(placed, corner=(row * image.height, column * image.width))
     planes.rgb[k] = placed.image(image)
     inside = placed.inside()
     if picture.seen is not None and framing.has_seen:

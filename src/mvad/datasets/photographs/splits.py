@@ -18,7 +18,8 @@ def divide(listing: Listing, validation: float, test: float) -> Listing:
     """Give a split to parts that have none, and take validation parts from the training parts where there are none.
 
     Groups are ordered by a hash of their names, so that the same parts give the same splits on every machine, and taken whole
-    until the share is reached. Where no splits are given, all defective parts are tested on.
+    until the share is reached. Where no splits are given, all defective parts are tested on, and with them the good ones of their
+    groups. Parts of a group that is in several splits are left out, with a problem.
 
     Parameters
     ----------
@@ -34,7 +35,9 @@ def divide(listing: Listing, validation: float, test: float) -> Listing:
     if free:
         good = [sample for sample in free if sample.defect == GOOD]
         has_defects = any(sample.defect != GOOD for sample in samples)
-        tested = set(_taken(good, test)) if has_defects else set()
+        beside = {group_of(sample) for sample in free if sample.defect != GOOD and sample.group}
+        alone = [sample for sample in good if group_of(sample) not in beside]
+        tested = beside | (set(_taken(alone, test)) if has_defects else set())
         samples = [
             sample
             if sample.split
@@ -47,7 +50,8 @@ def divide(listing: Listing, validation: float, test: float) -> Listing:
                 f"no splits are given: {counted(count, 'good part')} of {len(good)} are tested on, with all defective ones"
             )
     if validation and not any(sample.split == "validation" for sample in samples):
-        training = [sample for sample in samples if sample.split == "train"]
+        elsewhere = {group_of(sample) for sample in samples if sample.split != "train"}
+        training = [sample for sample in samples if sample.split == "train" and group_of(sample) not in elsewhere]
         held = set(_taken(training, validation))
         samples = [
             replace(sample, split="validation") if sample.split == "train" and group_of(sample) in held else sample
@@ -61,7 +65,9 @@ def divide(listing: Listing, validation: float, test: float) -> Listing:
         notes.append(
             f"{counted(normals, 'good validation part')} can promise at most {100 / (normals + 1):.2g} % false alarms; 5 % needs {FOR_FIVE_PERCENT}"
         )
-    return Listing(sorted(samples), [*listing.problems, *_divided_groups(samples)], notes)
+    divided = _divided_groups(samples)
+    kept = sorted(sample for sample in samples if sample.group not in divided)
+    return Listing(kept, [*listing.problems, *divided.values()], notes)
 
 
 def group_of(sample: SampleRef) -> str:
@@ -84,14 +90,14 @@ def _taken(samples: Sequence[SampleRef], share: float) -> list[str]:
     return taken
 
 
-def _divided_groups(samples: Sequence[SampleRef]) -> list[str]:
-    """Return one problem for each group whose parts are in several splits."""
+def _divided_groups(samples: Sequence[SampleRef]) -> dict[str, str]:
+    """Return one problem for each group whose parts are in several splits, by its name."""
     splits: dict[str, set[str]] = {}
     for sample in samples:
         if sample.group:
             splits.setdefault(sample.group, set()).add(sample.split)
-    return [
-        f"the group {group} is in {' and '.join(sorted(found))}; give all its parts one split"
+    return {
+        group: f"the group {group} is in {' and '.join(sorted(found))}; give all its parts one split"
         for group, found in sorted(splits.items())
         if len(found) > 1
-    ]
+    }

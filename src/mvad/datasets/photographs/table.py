@@ -127,7 +127,7 @@ def _rows(table: Path) -> Iterator[tuple[str, dict[str, str]]]:
                 raise BadInput(
                     f"{table}: {where}: has no {lacking[0]}; expected the columns {', '.join(COLUMNS)}, of which sample and image must be there"
                 )
-        yield where, {ours: str(row.get(theirs) or "") for ours, theirs in columns.items()}
+        yield where, {ours: "" if row.get(theirs) is None else str(row[theirs]) for ours, theirs in columns.items()}
     if columns is None:
         raise BadInput(f"{table}: has no row; expected the columns {', '.join(COLUMNS)}")
 

@@ -66,7 +66,7 @@ class NewSample:
     key
         Name of the sample.
     made_from
-        Hash of the files that it is read from.
+        Hash of the files that it is read from, or the function that takes it.
     load
         Reads the sample.
     path
@@ -74,9 +74,19 @@ class NewSample:
     """
 
     key: str
-    made_from: str
+    made_from: str | Callable[[], str]
     load: Callable[[], LoadedSample]
     path: str = ""
+
+    def fingerprint(self) -> str:
+        """Return the hash of the files that it is read from.
+
+        Raises
+        ------
+        BadInput
+            If one cannot be read.
+        """
+        return self.made_from if isinstance(self.made_from, str) else self.made_from()
 
     def batch(self, spec: InputSpec) -> Batch:
         """Read the sample as a batch of one that fits a detector; see ``check_fits``."""
@@ -134,6 +144,8 @@ def score_new(detector: Detector, new: NewSample) -> Scored:
     found = detector.score(batch)
     synchronise(detector.device)
     finished = time.perf_counter()
+    if not bool(found.sample_scores.isfinite().all()):
+        raise BadInput(f"{new.key}: its score is not finite; train again, or mend the method")
     maps = functional.interpolate(found.maps.cpu(), size=batch.size, mode="bilinear", align_corners=False)[0].numpy()
     present = batch.present[0].tolist()
     views = [score if there else None for score, there in zip(found.view_scores[0].tolist(), present, strict=True)]

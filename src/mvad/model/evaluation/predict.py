@@ -191,19 +191,19 @@ def predict(
         gathered, failures = list[tuple[dict[str, Any], str]](), list[dict[str, str]]()
         progress.start(f"predict into {out.name}", count)
         for sample in samples:
-            made_from = [model, sample.made_from]
             row = done.get(sample.key)
-            if row is None or row["made_from"] != made_from or not _maps_exist(out, sample.key):
-                try:
+            try:
+                made_from = [model, sample.fingerprint()]
+                if row is None or row["made_from"] != made_from or not _maps_exist(out, sample.key):
                     row = {"made_from": made_from, **_score(detector, sample, out)}
                     files.append_line(out / SCORED, row)
-                except BadInput as error:
-                    if getattr(error, "is_general", False):
-                        raise
-                    failures.append({"key": sample.key, "reason": str(error)})
-                    progress.say(f"failed: {sample.key}: {error}")
-                    progress.advance()
-                    continue
+            except BadInput as error:
+                if getattr(error, "is_general", False):
+                    raise
+                failures.append({"key": sample.key, "reason": str(error)})
+                progress.say(f"failed: {sample.key}: {error}")
+                progress.advance()
+                continue
             measured = {name: row[name] for name in ("key", "score", "view_scores", "load_seconds", "score_seconds")}
             later = (*_PLACES, *_CAUSE, *_OF_PICTURES, "write_seconds")  # an earlier version wrote none of them
             measured |= {name: row[name] for name in later if name in row}

@@ -11,9 +11,10 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from mvad import files
-from mvad.datasets.shards.loader import ShardSet
+from mvad.datasets.shards.loader import ShardSet, normal_rows
 from mvad.datasets.shards.reader import read_manifest
 from mvad.datasets.shards.schema import MANIFEST
 from mvad.errors import BadInput, CannotWrite
@@ -125,7 +126,10 @@ def threshold_of(
     stored = files.read_sealed_json(path, "a threshold", "delete it") if path.exists() else {}
     if stored.get("made_from") != made_from:
         scale = detector.scale if run.scale_facts.get("shards") == data.sha256 else None
-        scores = left_out_scores(scale, detector) if scale else _scores(detector, data, f"threshold of {run.name}", progress)
+        if scale is not None:
+            scores = left_out_scores(scale, detector, _normals_with(data, ()))
+        else:
+            scores = _scores(detector, data, f"threshold of {run.name}", progress)
         stored = {"made_from": made_from, "scores": scores}
         with contextlib.suppress(CannotWrite):  # it is only kept for the next time
             files.write_sealed_json(path, stored)
@@ -163,6 +167,11 @@ class Thresholds:
         self._run, self._detector, self._packed = run, detector, packed
         self._false_alarms, self._progress = false_alarms, progress
         self._fixed = None if fixed is None else Threshold(fixed, 0, None, True)
+        if not math.isfinite(0.0 if fixed is None else fixed):
+            raise BadInput(f"--threshold {fixed}: expected a number")
+        if not 0 <= false_alarms <= 1:
+            raise BadInput(f"--false-alarms {false_alarms}: expected a share from 0 to 1")
+        self._model = run.model_sha256
         self._by_views: dict[tuple[int, ...], Threshold] = {}
         self.whole = self._fixed or self._of_all()
 
@@ -184,21 +193,22 @@ class Thresholds:
 
     def _of_all(self) -> Threshold:
         if not (self._packed / MANIFEST).exists():
-            stored = _stored(self._run.path, self._run.model_sha256)
+            stored = _stored(self._run.path, self._model)
             if stored.get("scores"):
                 return conformal(stored["scores"], self._false_alarms)
         return threshold_of(self._run, self._detector, self._packed, self._false_alarms, self._progress)
 
     def _of_views(self, views: tuple[int, ...]) -> Threshold:
         name = "-".join(map(str, views))
-        stored = _stored(self._run.path, self._run.model_sha256)
+        stored = _stored(self._run.path, self._model)
         kept = stored.get("by_views", {})
         if name not in kept:
             if not has_training_data(self._run, self._packed):
                 return Threshold(self.whole.value, self.whole.normals, None, False)
             data = shown_fields(ShardSet(self._packed, "validation"), self._detector.spec.modalities)
             label = f"threshold of {self._run.name} for views {name}"
-            kept = {**kept, name: _scores(self._detector, data, label, self._progress, views)}
+            scale = self._detector.scale if self._run.scale_facts.get("shards") == data.sha256 else None
+            kept = {**kept, name: _scores(self._detector, data, label, self._progress, views, scale)}
             with contextlib.suppress(CannotWrite):
                 files.write_sealed_json(self._run.path / THRESHOLD, stored | {"by_views": kept})
         return conformal(kept[name], self._false_alarms) if kept[name] else Threshold(self.whole.value, 0, None, False)
@@ -226,27 +236,62 @@ def kept_threshold(run: Path, model_sha256: str | None) -> Threshold | None:
     return conformal(stored["scores"], FALSE_ALARMS)
 
 
-def left_out_scores(scale: ScoreScale, detector: Detector) -> list[float]:
-    """Return the sample scores of the normal samples of a scale, each under the scale that is estimated without it."""
+def left_out_scores(
+    scale: ScoreScale, detector: Detector, rows: Sequence[int] | None = None, raw: Tensor | None = None
+) -> list[float]:
+    """Return the sample scores of normal samples of a scale, each under the scale that is estimated without it.
+
+    Parameters
+    ----------
+    scale, detector
+        The scale, and the detector whose rules are taken.
+    rows
+        Which of the scale's normals; None: all.
+    raw
+        (N, V, M) image scores of all the scale's normals, NaN where a view is missing; None: those that it was estimated from.
+    """
+    scores = scale.normals if raw is None else raw
     found = []
-    for sample, raw in enumerate(scale.normals):
+    for sample in range(len(scores)) if rows is None else rows:
         others = scale.without(sample)
-        views = over_modalities(others.of_scores(raw[None]), detector.config.score, others)
+        views = over_modalities(others.of_scores(scores[sample][None]), detector.config.score, others)
         found.append(float(sample_scores(views.nan_to_num(-torch.inf, -torch.inf, -torch.inf), detector.config.score)[0]))
     return found
 
 
+def _normals_with(data: ShardSet, views: Sequence[int]) -> list[int]:
+    """Return the positions, among the normal samples of a split, of those that have some views (all where none are named).
+
+    New samples are judged by thresholds of samples with the same views. Where no normal has them all, all normals count.
+    """
+    present = data.present[normal_rows(data)]
+    wanted = present[:, list(views)] if views else present
+    complete = np.flatnonzero(wanted.all(axis=1)).tolist()
+    return complete or list(range(len(present)))
+
+
 def _scores(
-    detector: Detector, data: ShardSet, label: str, progress: Progress, views: Sequence[int] = ()
+    detector: Detector, data: ShardSet, label: str, progress: Progress, views: Sequence[int] = (), scale: ScoreScale | None = None
 ) -> list[float]:  # fmt: skip
-    """Return the scores of the normal samples of a split that have a view; ``views``: the only ones that are shown, empty: all."""
-    progress.start(label, len(data))
-    scores = []
-    for index in range(len(data)):
-        batch = data.batch([index])
-        if views:
-            batch = with_views(batch, views)
-        if not bool(batch.label[0]) and bool(batch.present.any()):
-            scores.append(float(detector.score(batch).sample_scores[0]))
+    """Return the scores of the normal samples of a split that have some views, the only ones that are shown; none named: all.
+
+    ``scale``: the scale that these samples were standardised by, so that each is scored under that of the others.
+    """
+    normals = normal_rows(data)
+    positions = _normals_with(data, views)
+    progress.start(label, len(positions))
+    scores: list[float] = []
+    raw: dict[int, Tensor] = {}
+    for position in positions:
+        batch = data.batch([normals[position]])
+        found = detector.score(with_views(batch, views) if views else batch)
+        if scale is not None and found.image_scores is not None:
+            raw[position] = torch.where(found.image_scores[0].isfinite(), found.image_scores[0], torch.nan)
+        scores.append(float(found.sample_scores[0]))
         progress.advance()
-    return scores
+    if scale is None or not raw:
+        return scores
+    hidden = torch.full_like(scale.normals, torch.nan)
+    for position, values in raw.items():
+        hidden[position] = values
+    return left_out_scores(scale, detector, positions, hidden)
