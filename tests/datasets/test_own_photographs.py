@@ -693,3 +693,11 @@ def test_linked_folders_are_found_and_a_link_back_ends(tmp_path: Path) -> None:
     (tmp_path / "new/p1").symlink_to(put.parent)
     (tmp_path / "new/loop").symlink_to(tmp_path / "new")
     assert [sample.id for sample in find_new(tmp_path / "new", "c", "folder", Layout(), ["a"]).samples] == ["p1"]
+
+
+def test_parts_of_one_name_in_two_splits_are_two_parts(tmp_path: Path) -> None:
+    for k in range(5):
+        save(tmp_path / "parts/train/good" / f"{k}" / "a.png", picture(k))
+        save(tmp_path / "parts/test/good" / f"{k}" / "a.png", picture(k + 50))
+    found = listing(tmp_path / "parts", validation=0.4)
+    assert [sum(s.split == split for s in found.samples) for split in ("train", "validation", "test")] == [3, 2, 5]

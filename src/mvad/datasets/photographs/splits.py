@@ -50,7 +50,7 @@ def divide(listing: Listing, validation: float, test: float) -> Listing:
                 f"no splits are given: {counted(count, 'good part')} of {len(good)} are tested on, with all defective ones"
             )
     if validation and not any(sample.split == "validation" for sample in samples):
-        elsewhere = {group_of(sample) for sample in samples if sample.split != "train"}
+        elsewhere = {group_of(sample) for sample in samples if sample.group and sample.split != "train"}
         training = [sample for sample in samples if sample.split == "train" and group_of(sample) not in elsewhere]
         held = set(_taken(training, validation))
         samples = [
