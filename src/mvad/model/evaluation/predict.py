@@ -236,7 +236,7 @@ def write_maps(folder: Path, key: str, scored: Scored) -> None:
 def tiff_of(scored: Scored) -> bytes:
     """Return a sample's maps (V, H, W) float32 as a TIFF of one page per view."""
     target = io.BytesIO()
-    tifffile.imwrite(target, scored.maps, compression="zlib", metadata=None)
+    tifffile.imwrite(target, scored.maps, compression="zlib", compressionargs={"level": 1}, metadata=None)
     return target.getvalue()
 
 
