@@ -82,12 +82,14 @@ def test_a_folder_of_new_parts_gets_decisions_with_the_place_in_the_users_pictur
     put(tmp_path / "new/day 1/fine", 300)
     put(tmp_path / "new/day 1/bad", 301, (30, 50))
     put(tmp_path / "new/half", 302, views=("left", "top"))
+    put(tmp_path / "new/day 1_fine", 304)
     put(tmp_path / "new/wide", 303)
     Image.new("RGB", (200, 50)).save(tmp_path / "new/wide/left.png")
     (tmp_path / "new/._half").write_bytes(b"x")
     done = mvad("predict", str(run), str(tmp_path / "new"), "--out", str(tmp_path / "out"))
     assert done.returncode == 6, done.stderr
     assert "200 x 50 pixels, the pictures of this view have 96 x 72" in done.stderr
+    assert "its maps would have the name of those of day 1/fine" in done.stderr
     with (tmp_path / "out/predictions.csv").open() as file:
         rows = {row["sample"]: row for row in csv.DictReader(file)}
     assert set(rows) == {"day 1/fine", "day 1/bad", "half"}

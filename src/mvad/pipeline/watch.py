@@ -25,7 +25,8 @@ from mvad.datasets.photographs.arriving import find_new
 from mvad.datasets.registry import find_reader
 from mvad.errors import BadInput
 from mvad.model.evaluation.decide import NewSample
-from mvad.model.evaluation.predict import MAPS, write_maps
+from mvad.model.evaluation.evaluate import file_stem
+from mvad.model.evaluation.predict import MAPS, check_stem, write_maps
 from mvad.pipeline.judge import Judge
 from mvad.pipeline.photographs import new_part, photographs_of
 from mvad.pipeline.predict import cameras_of, new_scan
@@ -200,6 +201,7 @@ class Watch:
     _calls: list[Future[bool]] = field(default_factory=list)
     _said: set[str] = field(default_factory=set)
     _fails: bool = False
+    _stems: dict[str, str] = field(default_factory=dict)
     _began: float = field(default_factory=time.monotonic)
 
     def run(self) -> Watched:
@@ -214,6 +216,8 @@ class Watch:
         with files.locked(self.out), _teller() as teller:
             earlier = files.read_lines(self.out / DECISIONS)
             self.decided = {line["sample"] for line in earlier}
+            for line in earlier:
+                self._stems.setdefault(file_stem(line["sample"]), line["sample"])
             told = {line["decision_id"] for line in files.read_lines(self.out / TOLD)}
             for line in earlier:
                 if line["decision_id"] not in told:
@@ -268,6 +272,7 @@ class Watch:
     def _decide(self, candidate: Candidate, teller: ThreadPoolExecutor) -> str:
         """Decide on a part and tell of it; return the decision, "" where it is put off."""
         try:
+            check_stem(candidate.key, self._stems)
             prediction, scored = self.judge.decide(candidate.sample())
             write_maps(self.out / MAPS, candidate.key, scored)
             line = prediction.to_json()

@@ -189,10 +189,12 @@ def predict(
             files.write_lines(out / SCORED, earlier)
         done = {row["key"]: row for row in files.read_lines(out / SCORED)}
         gathered, failures = list[tuple[dict[str, Any], str]](), list[dict[str, str]]()
+        stems: dict[str, str] = {}
         progress.start(f"predict into {out.name}", count)
         for sample in samples:
             row = done.get(sample.key)
             try:
+                check_stem(sample.key, stems)
                 made_from = [model, sample.fingerprint()]
                 if row is None or row["made_from"] != made_from or not _maps_exist(out, sample.key):
                     row = {"made_from": made_from, **_score(detector, sample, out)}
@@ -217,6 +219,19 @@ def predict(
         elif (out / FAILED).exists():
             files.remove(out / FAILED)
     return Predictions(rows, len(failures))
+
+
+def check_stem(key: str, stems: dict[str, str]) -> None:
+    """Check that the files of a sample (``file_stem``) are those of no other; ``stems`` has the keys that were met, by stem.
+
+    Raises
+    ------
+    BadInput
+        If they are, as those of a/b and a_b.
+    """
+    other = stems.setdefault(file_stem(key), key)
+    if other != key:
+        raise BadInput(f"{key}: its maps would have the name of those of {other}; rename one of the two")
 
 
 def decided(facts: Mapping[str, Any], thresholds: Thresholds, path: str) -> Prediction:
