@@ -244,10 +244,8 @@ class Watch:
         now, ready, seen = time.monotonic(), list[Candidate](), set[str]()
         try:
             found = list(self.find(self.decided))
-        except (
-            OSError,
-            BadInput,
-        ) as error:  # a folder that is renamed or removed while it is looked at, a file that stands in the way
+        except (OSError, BadInput) as error:
+            # A folder may be renamed or removed while it is looked at, or a file stand in the way of all.
             if self.options.once and now - self._began > self.options.timeout_s:
                 raise
             if str(error) not in self._said:
