@@ -48,6 +48,7 @@ def test_help_does_not_import_large_libraries() -> None:
     assert all(verb in done.stdout for verb in VERBS)
 
 
+@pytest.mark.thorough(2)
 def test_the_examples_of_the_help_run_one_after_the_other(workspace: Path, tmp_path: Path) -> None:
     """Runs the examples in the order of a workflow, in an empty folder with a dataset beside it."""
     shutil.copytree(workspace / "raw" / "mvtec3d" / "gear", tmp_path / "downloads" / "mvtec3d" / "cable_gland")

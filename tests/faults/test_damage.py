@@ -116,6 +116,7 @@ def test_every_flipped_bit_of_every_kind_of_output_is_named(
     assert checked(out)() == []
 
 
+@pytest.mark.thorough(3)
 def test_a_flipped_bit_in_any_field_of_a_shard_is_named(
     done: tuple[Path, Path], tmp_path: Path, tell: Callable[[str], None]
 ) -> None:

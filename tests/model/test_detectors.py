@@ -123,6 +123,7 @@ def change_score(detector: Any, **changes: Any) -> Any:
     return detector
 
 
+@pytest.mark.thorough(8)
 @pytest.mark.parametrize("kind", ["adamw", "destseg"])
 @pytest.mark.parametrize("stop", [1, 3, 4, 6])
 def test_interrupting_at_any_step_and_resuming_gives_bit_identical_weights(
@@ -149,6 +150,7 @@ def test_interrupting_at_any_step_and_resuming_gives_bit_identical_weights(
     assert len(logs[0]) == 7
 
 
+@pytest.mark.thorough(2)
 def test_training_changes_the_angles_and_lowers_the_loss(gear: Path, tmp_path: Path) -> None:
     train(tmp_path / "run", gear, **{"train.student_steps": 30, "train.head_steps": 2})
     losses = [

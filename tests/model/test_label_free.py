@@ -145,7 +145,7 @@ def test_a_run_records_and_logs_its_figures(held_out_run: Path, shards: Path) ->
     assert lines[7]["held_out_pseudo_auroc_one_top2"] == figures.pseudo_auroc["one"]["top2"]
 
 
-@pytest.mark.thorough(3)
+@pytest.mark.thorough(4)
 @pytest.mark.parametrize("stop", [2, 6, 9, 18])
 def test_an_interruption_changes_neither_parts_nor_figures(stop: int, held_out_run: Path, shards: Path, tmp_path: Path) -> None:
     run, keys = tmp_path / "run", {"train.holdout": SHARE}

@@ -123,6 +123,7 @@ def test_retrieval_without_a_complete_training_sample_is_an_error(gear_run: Path
         filler.fit(data, FitContext(tmp_path, Silent(), lambda figures: None))
 
 
+@pytest.mark.thorough(3)
 def test_generated_views_are_better_than_grey(gear_run: Path, workspace: Path) -> None:
     detector = load(gear_run)
     assert isinstance(detector, Idif)

@@ -74,6 +74,7 @@ def torchrun(words: list[str], ranks: int) -> subprocess.CompletedProcess[str]:
     return subprocess.run([*begin, *words], env=surroundings(OMP_NUM_THREADS="1"), capture_output=True, text=True, timeout=240)
 
 
+@pytest.mark.thorough(4)
 @pytest.mark.parametrize(("dataset", "model"), [("realiad", "idif"), ("realiad", "destseg")])
 def test_two_ranks_give_the_result_of_one_process(dataset: str, model: str, workspace: Path, tmp_path: Path) -> None:
     """Samples of Real-IAD lack views, so that ranks have different views. With SGD, since Adam amplifies rounding."""
@@ -113,6 +114,7 @@ def test_a_batch_size_that_ranks_do_not_divide_is_rejected(
         fit_run(tmp_path / "run", data, ready, origins, Silent(), ProcessGroup(0, 2))
 
 
+@pytest.mark.thorough(2)
 def test_sigterm_finishes_the_step_saves_and_exits_143_and_the_command_resumes(workspace: Path, tmp_path: Path) -> None:
     place = tmp_path / "workspace"
     place.mkdir()

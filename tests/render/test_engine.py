@@ -160,7 +160,7 @@ def test_no_scheduler_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
         pass
 
 
-@pytest.mark.thorough(2)
+@pytest.mark.thorough(4)
 def test_a_scheduler_on_loopback_renders_the_same_bytes(scheduler: str, workspace: Path, tmp_path: Path) -> None:
     done = render_category(
         "mvtec3d", "gear", workspace / "raw" / "mvtec3d", tmp_path, small_options(), ("train", "validation", "test"),

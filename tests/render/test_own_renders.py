@@ -41,6 +41,7 @@ def images(folder: Path) -> dict[str, bytes]:
     return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.suffix in (".png", ".tiff")}
 
 
+@pytest.mark.thorough(2)
 @pytest.mark.parametrize(
     "form", [name if name == "npz" else pytest.param(name, marks=pytest.mark.thorough(2)) for name in WRITERS]
 )

@@ -73,6 +73,7 @@ def test_every_other_command_of_the_readme_is_a_make_target() -> None:
             assert words[words.index("make") + 1] in targets, line
 
 
+@pytest.mark.thorough(2)
 def test_the_demo_runs_from_raw_scans_to_a_report(tmp_path: Path, short_mvad: Path) -> None:
     done = run(["bash", str(ROOT / "tools" / "demo.sh"), "demo"], tmp_path, short_mvad)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
