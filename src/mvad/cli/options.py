@@ -24,6 +24,13 @@ TeacherWeights = Annotated[
 ]
 Device = Annotated[str, typer.Option("--device", help="auto (CUDA where there is one), cpu, cuda or cuda:N.")]
 Offline = Annotated[bool, typer.Option("--offline", envvar="MVAD_OFFLINE", help="Do not use the network.")]
+FalseAlarms = Annotated[
+    float, typer.Option("--false-alarms", min=0.0, max=1.0, help="Largest share of normal samples above the threshold.")
+]
+FixedThreshold = Annotated[
+    float | None,
+    typer.Option("--threshold", help="Use this threshold instead of one from the normal validation samples."),
+]
 
 JsonOut = Annotated[
     Path | None,

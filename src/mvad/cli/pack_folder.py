@@ -83,7 +83,8 @@ def folder(  # more than 60 lines: one parameter per option
     from mvad.cli.contents import parts_table
     from mvad.cores import usable_cores
     from mvad.datasets import realiad
-    from mvad.datasets.photographs.category import LICENCE, NAME, FolderOptions, category_source, check_sound, find
+    from mvad.datasets.own.options import NOT_STATED
+    from mvad.datasets.photographs.category import NAME, FolderOptions, category_source, check_sound, find
     from mvad.datasets.photographs.framing import header_problems
     from mvad.datasets.photographs.layouts import Layout
     from mvad.datasets.photographs.sets.registry import photograph_sets
@@ -99,7 +100,7 @@ def folder(  # more than 60 lines: one parameter per option
     parallel = jobs or usable_cores()
     if category is not None:
         category = folder_name(category)
-    if licence == LICENCE and (source / GENERATED).exists():
+    if licence == NOT_STATED and (source / GENERATED).exists():
         licence = GENERATED_LICENCE
     layout = Layout(pattern, _grid(montage), group)
     options = FolderOptions(name, category, layout, table, validation, test, crop, unit, licence, size, parallel)

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from mvad.cli.options import Device, JsonOut, Offline, TeacherWeights, WorkspaceOfRun
+from mvad.cli.options import Device, FalseAlarms, FixedThreshold, JsonOut, Offline, TeacherWeights, WorkspaceOfRun
 from mvad.pipeline.workspace import Workspace
 
 
@@ -30,12 +30,8 @@ def predict(
     out: Annotated[
         Path | None, typer.Option("--out", help="Folder for the predictions. Default: predictions/NAME in the run's folder.")
     ] = None,
-    false_alarms: Annotated[
-        float, typer.Option(min=0.0, max=1.0, help="Largest share of normal samples above the threshold.")
-    ] = 0.05,
-    threshold: Annotated[
-        float | None, typer.Option(help="Use this threshold instead of one from the normal validation samples.")
-    ] = None,
+    false_alarms: FalseAlarms = 0.05,
+    threshold: FixedThreshold = None,
     split: Annotated[str, typer.Option(help="Split of a packed category: train, validation, test or private.")] = "test",
     light: Annotated[
         int | None, typer.Option(min=0, max=5, help="Eyecandies image number. Default: that of the category's renders.")

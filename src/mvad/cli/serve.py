@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from mvad.cli.options import Device, Offline, TeacherWeights, WorkspaceOfRun
+from mvad.cli.options import Device, FalseAlarms, FixedThreshold, Offline, TeacherWeights, WorkspaceOfRun
 from mvad.pipeline.workspace import Workspace
 
 
@@ -27,12 +27,8 @@ def serve(
     max_mb: Annotated[float, typer.Option(min=0.001, help="Greatest size of a request.")] = 64.0,
     max_seconds: Annotated[float, typer.Option(min=0.1, help="Time for a request to come in.")] = 30.0,
     max_megapixels: Annotated[float, typer.Option(min=0.001, help="Greatest size of all pictures of a part.")] = 128.0,
-    false_alarms: Annotated[
-        float, typer.Option(min=0.0, max=1.0, help="Largest share of normal samples above the threshold.")
-    ] = 0.05,
-    threshold: Annotated[
-        float | None, typer.Option(help="Use this threshold instead of one from the normal validation samples.")
-    ] = None,
+    false_alarms: FalseAlarms = 0.05,
+    threshold: FixedThreshold = None,
     workspace: WorkspaceOfRun = None,
     teacher_weights: TeacherWeights = None,
     offline: Offline = False,

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from mvad.cli.options import Device, Offline, TeacherWeights, WorkspaceOfRun
+from mvad.cli.options import Device, FalseAlarms, FixedThreshold, Offline, TeacherWeights, WorkspaceOfRun
 from mvad.pipeline.workspace import Workspace
 
 
@@ -37,12 +37,8 @@ def watch(
     ] = "",
     webhook: Annotated[str, typer.Option("--webhook", help="Address to which each decision is sent by POST, as JSON.")] = "",
     once: Annotated[bool, typer.Option("--once", help="Stop when every part in the folder is decided.")] = False,
-    false_alarms: Annotated[
-        float, typer.Option(min=0.0, max=1.0, help="Largest share of normal samples above the threshold.")
-    ] = 0.05,
-    threshold: Annotated[
-        float | None, typer.Option(help="Use this threshold instead of one from the normal validation samples.")
-    ] = None,
+    false_alarms: FalseAlarms = 0.05,
+    threshold: FixedThreshold = None,
     workspace: WorkspaceOfRun = None,
     teacher_weights: TeacherWeights = None,
     offline: Offline = False,

@@ -137,6 +137,11 @@ def holds_data(folder: Path) -> bool:
     return any(path.suffix[1:].lower() in _UNREADABLE and not is_hidden(path, folder) for path in folder.rglob("*"))
 
 
+def means_good(name: str) -> bool:
+    """Return whether a folder's name is one of those of good parts."""
+    return re.sub(r"[^a-z]", "", name.lower()) in GOOD_NAMES
+
+
 def defect_folders(split: Named, only_good: bool) -> list[tuple[str, Named]]:
     """Return the (defect, folder) of each folder of a split, sorted; good parts may be named otherwise, with a note.
 
@@ -156,7 +161,7 @@ def defect_folders(split: Named, only_good: bool) -> list[tuple[str, Named]]:
     for folder in visible_folders(split.path):
         check_name(folder)
         defect, notes = folder.name, split.notes
-        if re.sub(r"[^a-z]", "", defect.lower()) in GOOD_NAMES and defect != GOOD:
+        if means_good(defect) and defect != GOOD:
             defect, notes = GOOD, (*notes, f"{split.path.name}/{folder.name} read as good")
         if defect in found:
             names = f"{found[defect].path.name} and {folder.name}"

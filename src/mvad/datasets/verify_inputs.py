@@ -11,8 +11,8 @@ from mvad import files
 from mvad.datasets import realiad
 from mvad.datasets.folders import visible
 from mvad.datasets.own.options import recorded_options
+from mvad.datasets.photographs.contents import sample_hash
 from mvad.datasets.photographs.published import find_set_category
-from mvad.datasets.photographs.sample import sample_hash
 from mvad.datasets.photographs.sets.registry import photograph_sets
 from mvad.datasets.registry import find_reader, photographed
 from mvad.datasets.renders.record import read_manifest as read_renders_manifest

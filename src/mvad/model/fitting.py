@@ -15,6 +15,7 @@ import torch
 
 from mvad import __version__, files
 from mvad.datasets.shards.loader import ShardSet
+from mvad.datasets.shards.schema import PICTURES
 from mvad.errors import BadInput, MissingComponent
 from mvad.model.backbones.choose import choose_teacher
 from mvad.model.backbones.protocol import Teacher
@@ -232,7 +233,7 @@ def _record(data: ShardSet, prepared: Prepared, origins: Mapping[str, str], held
     return RunRecord(
         data.dataset, data.category, flatten(prepared.config), origins, teacher.name, teacher.sha256, data.sha256,
         prepared.detector.spec.to_json(), machine(prepared.detector.device), held_out,
-        data.config.get("pictures"),
+        data.config.get(PICTURES),
     )  # fmt: skip
 
 

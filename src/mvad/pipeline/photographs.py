@@ -7,9 +7,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from mvad.datasets.photographs.arriving import find_new
-from mvad.datasets.photographs.category import PICTURES, Photographs
-from mvad.datasets.photographs.sample import coding_of, read_part, sample_hash
+from mvad.datasets.photographs.category import Photographs
+from mvad.datasets.photographs.contents import sample_hash
+from mvad.datasets.photographs.sample import coding_of, read_part
 from mvad.datasets.scan import SampleRef
+from mvad.datasets.shards.schema import PICTURES
 from mvad.errors import BadInput
 from mvad.model.evaluation.decide import LoadedSample, LoadedView, NewSample
 from mvad.model.runs import RunFolder
@@ -52,7 +54,7 @@ def new_parts(source: Path, run: RunFolder) -> list[NewSample]:
         raise BadInput(f"{source}: holds no photograph; expected PART/{next(iter(photographs.framing.views))}.png and the like")
     return [
         *(_failing(line) for line in listing.problems),
-        *(new_part(ref, photographs, str(_place_of(ref))) for ref in listing.samples),
+        *(new_part(ref, photographs, str(place_of(ref))) for ref in listing.samples),
     ]
 
 
@@ -74,7 +76,7 @@ def new_part(
     return NewSample(ref.id, lambda: sample_hash(ref, contents), load, path)
 
 
-def _place_of(ref: SampleRef) -> Path:
+def place_of(ref: SampleRef) -> Path:
     """Return the folder of a part, or its one picture."""
     first = ref.views[0].image
     return first if len({view.image for view in ref.views}) == 1 else first.parent

@@ -9,7 +9,6 @@ from typing import Any
 
 from mvad import files
 from mvad.datasets import realiad
-from mvad.datasets.photographs.category import PICTURES
 from mvad.datasets.photographs.published import pack_set
 from mvad.datasets.photographs.sets.registry import photograph_sets
 from mvad.datasets.registry import reader_for
@@ -18,6 +17,7 @@ from mvad.datasets.scan import SPLITS
 from mvad.datasets.shards.loader import ShardSet
 from mvad.datasets.shards.pack import PackOptions, pack_realiad, pack_renders
 from mvad.datasets.shards.reader import held_out_share, recorded_packing, recorded_source
+from mvad.datasets.shards.schema import PICTURES
 from mvad.datasets.verify import Fault
 from mvad.errors import BadInput, MvadError
 from mvad.model.backbones.weights import WeightsSource

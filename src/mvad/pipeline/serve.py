@@ -23,8 +23,7 @@ import numpy as np
 
 from mvad.datasets.photographs.category import Photographs
 from mvad.datasets.photographs.layouts import montage_of
-from mvad.datasets.photographs.pictures import header_of
-from mvad.datasets.photographs.sample import coding_of
+from mvad.datasets.photographs.pictures import read_header
 from mvad.datasets.scan import NEW, UNKNOWN, ImageRef, SampleRef
 from mvad.datasets.shards.loader import batch_of
 from mvad.datasets.shards.schema import Sample
@@ -137,7 +136,7 @@ def part_of(
             raise BadInput(f"{name}: the view {view} is none of {', '.join(views)}; name each file by its view")
         ending = next((ending for head, ending in _KINDS.items() if content.startswith(head)), ".png")
         path = Path(f"{view}{ending}")
-        header = header_of(path, content)
+        header = read_header(path, content)
         pixels += header.width * header.height
         if pixels > max_megapixels * 1e6:
             raise BadInput(
@@ -304,10 +303,7 @@ def warm_up(judge: Judge) -> None:
     views, size = len(framing.views), framing.size
     rgb, mask = np.zeros((views, size, size, 3), np.uint8), np.zeros((views, size, size), np.uint8)
     ones = np.ones(views, np.uint8)
-    depth = None if framing.depth_range is None else np.ones((views, size, size), np.uint16)
-    normal = np.full_like(rgb, 128) if framing.has_normals else None
-    sample = Sample("warm", UNKNOWN, 0, mask, ones, 0 * ones, rgb=rgb, depth=depth, normal=normal)
-    judge.detector.score(batch_of(sample, coding_of(framing)))
+    judge.detector.score(batch_of(Sample("warm", UNKNOWN, 0, mask, ones, 0 * ones, rgb=rgb), None))
 
 
 def serve(app: Any, host: str, port: int) -> None:

@@ -11,6 +11,7 @@ import torch
 
 from mvad.datasets.registry import default_modalities
 from mvad.datasets.shards.loader import ShardSet
+from mvad.datasets.shards.schema import PICTURES
 from mvad.model.backbones.weights import WeightsSource
 from mvad.model.calibration import fold_count
 from mvad.model.config import PAPER_PRESETS
@@ -84,7 +85,7 @@ class Recipe:
         inputs = default_modalities(data.dataset, self.preset in PAPER_PRESETS)
         if not set(inputs) <= set(data.stored):
             inputs = default_modalities(data.dataset)
-        if "pictures" in data.config:
+        if PICTURES in data.config:
             inputs = ()  # own photographs have what was packed of them
         if inputs and not config.input.modalities:
             config = replace(config, input=replace(config.input, modalities=inputs))

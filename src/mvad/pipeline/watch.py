@@ -28,7 +28,7 @@ from mvad.model.evaluation.decide import NewSample
 from mvad.model.evaluation.evaluate import file_stem
 from mvad.model.evaluation.predict import MAPS, check_stem, write_maps
 from mvad.pipeline.judge import Judge
-from mvad.pipeline.photographs import new_part, photographs_of
+from mvad.pipeline.photographs import new_part, photographs_of, place_of
 from mvad.pipeline.predict import cameras_of, new_scan
 from mvad.pipeline.workspace import Workspace
 from mvad.progress import Progress
@@ -150,8 +150,7 @@ def _photographs_in(judge: Judge, folder: Path, progress: Progress) -> Callable[
                 told.add(problem)
         for ref in listing.samples:
             complete = {view.camera for view in ref.views} >= set(views)
-            place = ref.paths[0] if len(ref.paths) == 1 else ref.paths[0].parent
-            yield Candidate(ref.id, ref.paths, complete, lambda ref=ref, place=place: new_part(ref, photographs, str(place)))  # type: ignore[misc]
+            yield Candidate(ref.id, ref.paths, complete, lambda ref=ref: new_part(ref, photographs, str(place_of(ref))))  # type: ignore[misc]
 
     return find
 

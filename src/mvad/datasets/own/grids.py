@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import zipfile
-import zlib
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from numpy.typing import NDArray
 
 from mvad.datasets.images import MAX_SIDE, read_xyz
 from mvad.datasets.own.headers import MAX_POINTS, Header, pcd_header, ply_header, size_of
-from mvad.datasets.own.npy import npy_header, read_npy
+from mvad.datasets.own.npy import UNREADABLE, npy_header, read_npy
 from mvad.errors import BadInput, MissingComponent
 
 _EXPECTED = "xyz (H, W, 3) float, and where there are any rgb (H, W, 3) uint8, gt (H, W), normals (H, W, 3) float"
@@ -165,16 +164,7 @@ def _read_npz(path: Path) -> Points:
             arrays = {name: _read_member(path, file, name) for name in _FORMS if name in members}
     except BadInput:
         raise
-    except (
-        zipfile.BadZipFile,
-        zlib.error,
-        OSError,
-        ValueError,
-        LookupError,
-        EOFError,
-        RuntimeError,
-        NotImplementedError,
-    ) as error:
+    except UNREADABLE as error:
         raise BadInput(f"{path}: not a readable NPZ file ({' '.join(str(error).split())[:80]}); save it again") from error
     shape = arrays["xyz"].shape[:2]
     for name, array in arrays.items():

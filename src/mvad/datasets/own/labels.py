@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import zipfile
-import zlib
 from pathlib import Path
 from typing import IO, Any
 
@@ -12,7 +11,7 @@ from numpy.typing import NDArray
 
 from mvad.datasets.own.headers import MAX_POINTS, size_of
 from mvad.datasets.own.mesh_files import MeshFile
-from mvad.datasets.own.npy import npy_header, read_npy
+from mvad.datasets.own.npy import UNREADABLE, npy_header, read_npy
 from mvad.errors import BadInput
 
 LABEL_ENDINGS = ("npy", "npz", "txt")
@@ -70,16 +69,7 @@ def _read(path: Path) -> tuple[NDArray[Any], str]:
             return _checked(path, file.open(member), file.open(member)), names[0]
     except BadInput:
         raise
-    except (
-        zipfile.BadZipFile,
-        zlib.error,
-        OSError,
-        ValueError,
-        LookupError,
-        EOFError,
-        RuntimeError,
-        NotImplementedError,
-    ) as error:
+    except UNREADABLE as error:
         raise BadInput(f"{path}: not readable as labels ({' '.join(str(error).split())[:80]}); save it again") from error
 
 

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import zipfile
+import zlib
 from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+UNREADABLE = (
+    zipfile.BadZipFile, zlib.error, OSError, ValueError, LookupError, EOFError, RuntimeError, NotImplementedError,
+)  # fmt: skip
+"""What reading damaged NPY and NPZ files raises."""
 
 
 def npy_header(file: IO[bytes]) -> tuple[tuple[int, ...], np.dtype[Any]]:

@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from mvad.datasets.masks import RULE
+from mvad.datasets.own.options import NOT_STATED
+from mvad.datasets.photographs.contents import sample_hash
 from mvad.datasets.photographs.framing import CROPS, Framing, fit_framing, view_names
 from mvad.datasets.photographs.layouts import (
     MAX_VIEWS,
@@ -18,21 +20,18 @@ from mvad.datasets.photographs.layouts import (
     is_plain,
 )
 from mvad.datasets.photographs.pattern import find_by_pattern
-from mvad.datasets.photographs.sample import coding_of, read_part, sample_hash
+from mvad.datasets.photographs.sample import coding_of, read_part
 from mvad.datasets.photographs.splits import divide
 from mvad.datasets.photographs.table import find_in_table
 from mvad.datasets.photographs.tree import find_categories, find_tree
 from mvad.datasets.scan import UNKNOWN, SampleRef
-from mvad.datasets.shards.schema import Sample
+from mvad.datasets.shards.schema import PICTURES, Sample
 from mvad.datasets.shards.sources import CategorySource, Source
 from mvad.errors import BadInput
 from mvad.words import check_known
 
 NAME = "folder"
 """Name of a dataset of own photographs, unless it is given another."""
-LICENCE = "not stated"
-PICTURES = "pictures"
-"""Member of a category's configuration that says how photographs become views."""
 UNITS = {"m": 1.0, "cm": 0.01, "mm": 0.001, "um": 1e-6}
 
 
@@ -72,7 +71,7 @@ class FolderOptions:
     test: float = 0.2
     crop: str = "none"
     unit: str = "m"
-    licence: str = LICENCE
+    licence: str = NOT_STATED
     size: int = 256
     jobs: int = 1
 

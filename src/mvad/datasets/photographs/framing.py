@@ -13,7 +13,9 @@ import numpy as np
 from PIL import Image
 
 from mvad.datasets.photographs.crop import Box, object_box, window_of
+from mvad.datasets.photographs.layouts import natural
 from mvad.datasets.photographs.levels import white_of
+from mvad.datasets.photographs.maps import depth_limits
 from mvad.datasets.photographs.pictures import Header, greatest_level, read_header, read_picture
 from mvad.datasets.photographs.placing import ViewFrame, image_of, tile_size
 from mvad.datasets.scan import ImageRef, SampleRef
@@ -82,19 +84,14 @@ class Fitted:
         The framing.
     notes
         What was decided, one line each.
-    faults
-        Reason by key of the samples of which a picture's header cannot be read.
     """
 
     framing: Framing
     notes: list[str] = field(default_factory=list)
-    faults: dict[str, str] = field(default_factory=dict)
 
 
 def view_names(samples: Iterable[SampleRef]) -> list[str]:
     """Return the names of all views in natural order: C9 before C10."""
-    from mvad.datasets.photographs.layouts import natural
-
     return sorted({view.camera for sample in samples for view in sample.views}, key=natural)
 
 
@@ -122,7 +119,7 @@ def fit_framing(samples: Sequence[SampleRef], size: int, crop: str, unit_m: floa
     names = view_names(samples)
     with ThreadPoolExecutor(max(jobs, 1), "mvad-fit") as pool:
         headers, faults = _headers(samples, pool)
-        fitted = Fitted(Framing(size, {}), faults=faults)
+        fitted = Fitted(Framing(size, {}))
         training = [sample for sample in samples if sample.split == "train" and sample.key not in faults] or [
             sample for sample in samples if sample.key not in faults
         ]
@@ -233,8 +230,6 @@ def _quiet(measure: Any, path: Path) -> Any:
 
 def _maps(training: Sequence[SampleRef], unit_m: float, pool: ThreadPoolExecutor) -> Framing:
     """Return a framing with the range of the depth maps, and whether there are normals; all views of all samples need them."""
-    from mvad.datasets.photographs.maps import depth_limits
-
     views = [view for sample in training for view in sample.views]
     has_depth, has_normals = (all(getattr(view, kind) is not None for view in views) for kind in ("depth", "normal"))
     limits = None

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from mvad.datasets.folders import GOOD_NAMES, OTHER_NAMES, is_hidden, visible
+from mvad.datasets.folders import OTHER_NAMES, is_hidden, visible
 from mvad.datasets.photographs.pictures import ENDINGS
 from mvad.datasets.scan import ImageRef, SampleRef, Tile
 from mvad.errors import BadInput
@@ -145,11 +145,6 @@ def _without(prefix: str, stem: str) -> str:
 def is_plain(name: str) -> bool:
     """Return whether a name can stand in a key: printable, UTF-8, and not that of a file being written."""
     return name.isprintable() and ".part-" not in name
-
-
-def means_good(name: str) -> bool:
-    """Return whether a folder's name is one of those of good parts."""
-    return re.sub(r"[^a-z]", "", name.lower()) in GOOD_NAMES
 
 
 def montage_of(views: list[ImageRef], layout: Layout) -> list[ImageRef]:

@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+ORIENTATION = 274
+"""Number of the tag of the orientation (EXIF 2.32, TIFF 6.0)."""
 TRANSPOSED = (5, 6, 7, 8)
 """EXIF orientations that exchange width and height."""
 
@@ -30,6 +32,12 @@ def scaled(values: NDArray[np.uint16], white: int | None) -> NDArray[np.uint8]:
     top = white or white_of(int(values.max(initial=0)))
     levels = np.minimum(values, np.uint16(top)).astype(np.uint32)
     return ((levels * 510 + top) // (2 * top)).astype(np.uint8)
+
+
+def orientation_of_page(page: Any) -> int:
+    """Return the orientation of a page of a TIFF (``tifffile.TiffPage``), 1 where it says none."""
+    tag = page.tags.get(ORIENTATION)
+    return 1 if tag is None else int(tag.value)
 
 
 def upright(values: NDArray[Any], orientation: int) -> NDArray[Any]:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from mvad.datasets.images import MAX_SIDE, first_line, placeholder, read_gray16, read_rgb
-from mvad.datasets.photographs.levels import upright
+from mvad.datasets.photographs.levels import orientation_of_page, upright
 from mvad.errors import BadInput
 
 HOLES = "depth or normals have holes, which are filled with the nearest value"
@@ -92,8 +92,7 @@ def _tiff(path: Path, axes: int) -> NDArray[np.generic]:
                     f"{path}: expected one page of {kind} of float or 16 bits, found {pages} of {shape} {dtype}; save it so"
                 )
             page = file.pages[0]
-            tag = page.tags.get(274)
-            return np.asarray(upright(page.asarray(), int(tag.value) if tag is not None else 1))
+            return np.asarray(upright(page.asarray(), orientation_of_page(page)))
     except FileNotFoundError as error:
         raise BadInput(f"{path}: not found; give it, or leave the maps out") from error
     except BadInput:

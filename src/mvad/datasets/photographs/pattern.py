@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from mvad.datasets.photographs.layouts import SPLIT_OF, Layout, Listing, View, is_picture, means_good, natural, pictures_in
+from mvad.datasets.folders import means_good
+from mvad.datasets.photographs.layouts import SPLIT_OF, Layout, Listing, View, is_picture, natural, pictures_in
 from mvad.datasets.scan import GOOD, NEW, UNKNOWN, SampleRef
 from mvad.errors import BadInput
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from mvad.datasets.images import MAX_SIDE, first_line, placeholder
-from mvad.datasets.photographs.levels import TRANSPOSED, scaled, upright
+from mvad.datasets.photographs.levels import ORIENTATION, TRANSPOSED, orientation_of_page, scaled, upright
 from mvad.errors import BadInput
 
 ENDINGS = ("png", "jpg", "jpeg", "bmp", "tif", "tiff", "webp")
@@ -27,7 +27,6 @@ SCALED = "has 16 bits a channel, scaled to 8 by the greatest level of the traini
 
 _FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP")
 _MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "I;16", "I;16B", "I")
-_ORIENTATION = 274
 
 
 @dataclass(frozen=True)
@@ -79,24 +78,13 @@ class Picture:
         return self.image.height, self.image.width
 
 
-def read_header(path: Path) -> Header:
-    """Read the header of a picture; no pixel is decoded.
+def read_header(path: Path, data: bytes | None = None) -> Header:
+    """Read the header of a picture, whose content is ``data`` if it was read before; no pixel is decoded.
 
     Raises
     ------
     BadInput
         If it is missing, of another kind, larger than ``MAX_SIDE`` pixels a side, or its header is damaged.
-    """
-    return header_of(path)
-
-
-def header_of(path: Path, data: bytes | None = None) -> Header:
-    """Read the header of a picture, whose content is ``data`` if it was read before; see ``read_header``.
-
-    Raises
-    ------
-    BadInput
-        As ``read_header``.
     """
     if path.suffix[1:].lower() in ("tif", "tiff"):
         page = _only_page(path, data)
@@ -230,10 +218,10 @@ def _is_16_bit(image: Image.Image) -> bool:
 def _orientation_of(image: Image.Image) -> int:
     try:
         if image.format != "PNG":
-            return int(image.getexif().get(_ORIENTATION, 1))
+            return int(image.getexif().get(ORIENTATION, 1))
         exif = Image.Exif()  # getexif would decode all of a PNG
         exif.load(image.info.get("exif", b""))
-        return int(exif.get(_ORIENTATION, 1))
+        return int(exif.get(ORIENTATION, 1))
     except (OSError, SyntaxError, ValueError, TypeError, KeyError):
         return 1  # damaged EXIF data say nothing
 
@@ -302,8 +290,7 @@ def _only_page(path: Path, data: bytes | None) -> _TiffPage:
             pages: Sequence[Any] = list(file.pages)
             page: Any = pages[0]
             shape, dtype, bits = tuple(page.shape), page.dtype, int(page.bitspersample)
-            photometric, tag = int(page.photometric), page.tags.get(_ORIENTATION)
-            orientation = int(tag.value) if tag is not None else 1
+            photometric, orientation = int(page.photometric), orientation_of_page(page)
     except FileNotFoundError as error:
         raise BadInput(f"{path}: not found; give the picture, or leave this view out") from error
     except Exception as error:  # tifffile raises many types for damaged files

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mvad import files
 from mvad.datasets.masks import MOSTLY, UNMARKED, mask_of
+from mvad.datasets.photographs.contents import contents_of, hash_of_files
 from mvad.datasets.photographs.framing import Framing
 from mvad.datasets.photographs.maps import HOLES, filled, read_depth, read_normals
 from mvad.datasets.photographs.pictures import SCALED, mask_levels, read_picture
@@ -70,33 +70,6 @@ class _Planes:
 def coding_of(framing: Framing) -> DepthCoding | None:
     """Return the coding of the depth of a framing's views; None without depth."""
     return None if framing.depth_range is None else DepthCoding.between(*framing.depth_range)
-
-
-def hash_of_files(contents: Mapping[Path, bytes]) -> str:
-    """Return one hash over the contents of a part's files."""
-    return files.sha256_bytes("".join(files.sha256_bytes(content) for content in contents.values()).encode())
-
-
-def contents_of(ref: SampleRef) -> dict[Path, bytes]:
-    """Read the files of a part.
-
-    Raises
-    ------
-    BadInput
-        If one cannot be read.
-    """
-    found = {}
-    for path in ref.paths:
-        try:
-            found[path] = path.read_bytes()
-        except OSError as error:
-            raise BadInput(f"{path}: cannot be read ({error.strerror}); give the file, or remove what names it") from error
-    return found
-
-
-def sample_hash(ref: SampleRef, contents: Mapping[Path, bytes] | None = None) -> str:
-    """Return the hash of a part's files without decoding them; see ``contents_of``."""
-    return hash_of_files(contents_of(ref) if contents is None else contents)
 
 
 def read_part(ref: SampleRef, framing: Framing, given: Mapping[Path, bytes] | None = None) -> PhotographedPart:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable
 from pathlib import Path
 
-from mvad.datasets.folders import visible, visible_folders
+from mvad.datasets.folders import means_good, visible, visible_folders
 from mvad.datasets.photographs.layouts import (
     ONE_VIEW,
     SPLIT_OF,
@@ -13,7 +13,6 @@ from mvad.datasets.photographs.layouts import (
     Listing,
     View,
     is_picture,
-    means_good,
     montage_of,
     pictures_in,
 )

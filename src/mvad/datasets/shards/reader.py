@@ -17,7 +17,7 @@ from mvad.datasets.folders import visible
 from mvad.datasets.renders.coding import DepthCoding
 from mvad.datasets.shards.chunks import DamagedChunkError, decode_into
 from mvad.datasets.shards.layout import Layout, layout_of
-from mvad.datasets.shards.schema import IMAGES, MANIFEST, PLACES, SCHEMA, SCHEMA_VERSION, Sample, of_an_older_version
+from mvad.datasets.shards.schema import IMAGES, MANIFEST, PICTURES, PLACES, SCHEMA, SCHEMA_VERSION, Sample, of_an_older_version
 from mvad.errors import BadInput
 
 _thread = threading.local()
@@ -246,7 +246,7 @@ def recorded_source(folder: Path) -> dict[str, Any]:
 
 def held_out_share(config: Mapping[str, Any]) -> float:
     """Return the share of a packed category's training samples that was asked to be held out, from its ``config``."""
-    pictures = config.get("pictures")
+    pictures = config.get(PICTURES)
     return float((pictures if isinstance(pictures, dict) else config).get("validation", 0.0))
 
 

@@ -79,6 +79,9 @@ IMAGES = ("rgb", "depth", "normal", "mask", "seen", "source")
 WRITTEN = "written.jsonl"
 """Hashes of the shards of a packing that has not reached its manifest yet."""
 
+PICTURES = "pictures"
+"""Member of a category's configuration that says how photographs become views."""
+
 MODALITIES = ("rgb", "depth", "normal")
 REQUIRED = ("mask", "present", "label", "view_label", "key", "defect", "made_from")
 """Fields of every shard; there is also at least one modality."""

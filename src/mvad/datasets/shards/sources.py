@@ -16,6 +16,7 @@ from mvad import files
 from mvad.datasets import realiad
 from mvad.datasets.images import read_rgb
 from mvad.datasets.masks import RULE, UNMARKED, any_overlap, read_mask
+from mvad.datasets.photographs.contents import contents_of, hash_of_files, sample_hash
 from mvad.datasets.photographs.layouts import Listing
 from mvad.datasets.photographs.splits import divide
 from mvad.datasets.registry import licence_of
@@ -26,6 +27,7 @@ from mvad.datasets.scan import GOOD, UNKNOWN, SampleRef
 from mvad.datasets.shards.schema import NO_TEMPLATE, PLACES, Sample, contradictions_of_rig
 from mvad.errors import BadInput
 
+_AGAIN = "download the images of this category again"
 DEFECTIVE_TRAINING = "training sample with a defect, which is trained on as normal"
 
 
@@ -137,7 +139,8 @@ def photographed_category(
     refs, held_out = with_validation(realiad.refs(raw, category, folder), validation)
     cameras = sorted({view.camera for ref in refs for view in ref.views}, key=realiad.camera_number)
     sources = [
-        Source(ref.key, ref.split, partial(_photographs_hash, ref), partial(_photographed, ref, cameras, size)) for ref in refs
+        Source(ref.key, ref.split, partial(sample_hash, ref, remedy=_AGAIN), partial(_photographed, ref, cameras, size))
+        for ref in refs
     ]
     split_file = raw / folder / f"{category}.json"
     config = {
@@ -238,7 +241,7 @@ def _photographed(ref: SampleRef, cameras: Sequence[str], size: int) -> tuple[Sa
     rgb = np.zeros((len(cameras), size, size, 3), np.uint8)
     mask = np.zeros((len(cameras), size, size), np.uint8)
     present, view_label = np.zeros(len(cameras), np.uint8), np.zeros(len(cameras), np.uint8)
-    contents = {path: _content(path) for path in _paths(ref)}
+    contents = contents_of(ref, _AGAIN)
     notes: list[str] = []
     for k, camera in enumerate(cameras):
         if camera not in views:
@@ -257,23 +260,4 @@ def _photographed(ref: SampleRef, cameras: Sequence[str], size: int) -> tuple[Sa
             notes += [*decided, *(() if marked.any() else (UNMARKED,))]
             mask[k] = any_overlap(marked, (size, size))
     sample = Sample(ref.key, ref.defect, int(view_label.any()), mask, present, view_label, rgb=rgb)
-    return sample, _hash_of(contents), tuple(dict.fromkeys(notes))
-
-
-def _paths(ref: SampleRef) -> list[Path]:
-    return [path for view in ref.views for path in (view.image, view.mask) if path is not None]
-
-
-def _photographs_hash(ref: SampleRef) -> str:
-    return _hash_of({path: _content(path) for path in _paths(ref)})
-
-
-def _hash_of(contents: dict[Path, bytes]) -> str:
-    return files.sha256_bytes("".join(files.sha256_bytes(content) for content in contents.values()).encode())
-
-
-def _content(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise BadInput(f"{path}: cannot be read ({error.strerror}); download the images of this category again") from error
+    return sample, hash_of_files(contents), tuple(dict.fromkeys(notes))

@@ -214,7 +214,7 @@ class Thresholds:
         return conformal(kept[name], self._false_alarms) if kept[name] else Threshold(self.whole.value, 0, None, False)
 
 
-def _stored(folder: Path, model_sha256: str) -> dict[str, Any]:
+def _stored(folder: Path, model_sha256: str | None) -> dict[str, Any]:
     """Return what is stored of a run's threshold for this model; {} for another one or none."""
     path = folder / THRESHOLD
     stored = files.read_sealed_json(path, "a threshold", "delete it") if path.exists() else {}
@@ -229,11 +229,8 @@ def keep_threshold(run: RunFolder, detector: Detector, packed: Path, kept_in: Pa
 
 def kept_threshold(run: Path, model_sha256: str | None) -> Threshold | None:
     """Return the threshold that ``mvad predict`` takes by default for a run's model; None where none was stored."""
-    path = run / THRESHOLD
-    stored = files.read_sealed_json(path, "a threshold", "delete it") if path.exists() else {}
-    if not stored or stored["made_from"]["model_sha256"] != model_sha256 or not stored["scores"]:
-        return None
-    return conformal(stored["scores"], FALSE_ALARMS)
+    stored = _stored(run, model_sha256)
+    return conformal(stored["scores"], FALSE_ALARMS) if stored.get("scores") else None
 
 
 def left_out_scores(

@@ -5,9 +5,7 @@ from __future__ import annotations
 import base64
 from collections.abc import Sequence
 from html import escape
-from importlib import resources
 from pathlib import Path
-from string import Template
 
 import imagecodecs
 import numpy as np
@@ -17,6 +15,7 @@ from mvad.model.evaluation.evaluate import file_stem
 from mvad.model.evaluation.pictures import SIDE
 from mvad.model.evaluation.predict import MAPS, Prediction, Predictions
 from mvad.model.report.budget import Budget
+from mvad.model.report.templates import filled
 from mvad.words import counted
 
 PICTURES = 24_000_000
@@ -44,9 +43,6 @@ def build_decisions(
     views
         Names of the views; empty: their numbers.
     """
-    package = resources.files("mvad.model.report")
-    report = (package / "template.html").read_text(encoding="utf-8")
-    style = report[report.index("<style>") : report.index("</style>") + len("</style>")]
     budget, cards = Budget(PICTURES), list[str]()
     ordered = sorted(found.rows, key=lambda row: (row.threshold - row.score, row.key))
     for row in ordered:
@@ -58,9 +54,9 @@ def build_decisions(
     shown = "" if len(cards) == len(ordered) else f" The {len(cards)} with the highest scores are shown."
     counts = f"{counted(len(found.rows), 'part')}: {anomalous} anomalous, {len(found.rows) - anomalous} normal"
     counts += f", {len(failed)} could not be scored." if failed else "."
-    return Template((package / "decisions.html").read_text(encoding="utf-8")).substitute(
-        style=style, version=escape(__version__), run=escape(run), counts=escape(counts + shown), threshold=escape(threshold[:1].upper() + threshold[1:]),
-        failed=_failed(failed), cards="".join(cards),
+    return filled(
+        "decisions.html", "mvad decisions", version=escape(__version__), run=escape(run), counts=escape(counts + shown),
+        threshold=escape(threshold[:1].upper() + threshold[1:]), failed=_failed(failed), cards="".join(cards),
     )  # fmt: skip
 
 

@@ -5,9 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from html import escape
-from importlib import resources
 from pathlib import Path
-from string import Template
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +19,7 @@ from mvad.model.report.budget import Budget
 from mvad.model.report.charts import Line, histogram, line_chart
 from mvad.model.report.gallery import gallery
 from mvad.model.report.tables import by_rule, comparison, headline, headline_columns, on_scans, poses, without_labels
+from mvad.model.report.templates import filled, text_of
 from mvad.model.runs import METRICS, RunFolder, config_hash
 
 PICTURES = 12_500_000
@@ -39,11 +38,11 @@ def build_page(runs: Sequence[Path]) -> str:
     """
     results = named_apart([Results.read(run / RESULTS) for run in runs])
     pairs = sorted(zip(runs, results, strict=True), key=lambda pair: _order(pair[1]))
-    template = Template((resources.files("mvad.model.report") / "template.html").read_text(encoding="utf-8"))
-    script = (resources.files("mvad.model.report") / "page.js").read_text(encoding="utf-8")
     bytes_per_run = PICTURES // max(len(runs), 1)
     groups = _by_category(pairs)
-    return template.substitute(
+    return filled(
+        "template.html",
+        "mvad report",
         version=escape(__version__),
         columns=headline_columns(),
         headline=headline([result for _, result in pairs]),
@@ -55,7 +54,7 @@ def build_page(runs: Sequence[Path]) -> str:
         charts="".join(_charts(group) for group in groups),
         gallery="".join(gallery(run, result, number, Budget(bytes_per_run)) for number, (run, result) in enumerate(pairs)),
         configurations="".join(_configuration(result) for _, result in pairs),
-        script=script,
+        script=text_of("page.js"),
     )
 
 

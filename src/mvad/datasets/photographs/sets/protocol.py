@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Protocol
 
 from mvad.datasets.folders import visible, visible_folders
+from mvad.datasets.own.options import NOT_STATED
 from mvad.datasets.photographs.layouts import Layout, Listing
 from mvad.datasets.photographs.tree import find_tree
 from mvad.datasets.scan import GOOD, SampleRef
 from mvad.errors import BadInput
 from mvad.words import counted
 
-NOT_STATED = "not stated"
 """Licence of a dataset whose publisher states none that is known here."""
 
 _ARCHIVES = (".zip", ".tar", ".tgz", ".tar.gz", ".tar.xz", ".tar.bz2", ".7z", ".rar")

@@ -14,8 +14,9 @@ from pathlib import Path
 
 from mvad.datasets import realiad
 from mvad.datasets.folders import visible
+from mvad.datasets.own.options import NOT_STATED
 from mvad.datasets.photographs.layouts import Layout, Listing
-from mvad.datasets.photographs.sets.protocol import NOT_STATED, refuse_archive
+from mvad.datasets.photographs.sets.protocol import refuse_archive
 from mvad.errors import BadInput
 
 JSON_FOLDERS = ("realiadvariety_jsons", "realiadvariety_jsons/Real-IAD_Variety_jsons")
