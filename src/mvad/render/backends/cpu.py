@@ -25,6 +25,7 @@ class CpuRasteriser:
     def __init__(self, threads: int = 1) -> None:
         warm_up()
         self.device = "numba"
+        self.refused: tuple[str, ...] = ()
         self._pool = ThreadPoolExecutor(threads) if threads > 1 else None
 
     def views(self, surface: Surface, rig: Rig, samples: int, finish: Finish) -> None:

@@ -12,12 +12,11 @@ module and creates the context before the first plane is estimated.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
-import os
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,90 +24,49 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mvad.errors import MissingComponent
+from mvad.render.backends.devices import Device, candidates, list_devices
+from mvad.render.backends.gl_libraries import REMEDY, load_platform, one_line
 from mvad.render.backends.protocol import Finish, projected
+from mvad.render.backends.trial import try_picture
 from mvad.render.backends.triangles import faces_by_corner, resolve
 from mvad.render.rig import Rig
 from mvad.render.surface import Surface
 
 _SHADERS = Path(__file__).parent / "shaders"
-_REMEDY = "install libegl1 libgl1 libgles2 libgl1-mesa-dri, or use --backend cpu"
-_EXTENSIONS = 0x3055
-_SOFTWARE = "EGL_MESA_device_software"
 _CLIP_MARGIN = 1.001
 """Factor by which the near and far clipping planes lie outside the mesh's range of depths."""
-
-
-@dataclass(frozen=True)
-class Device:
-    """An EGL device: its number for ``--device``, its DRM file or "", and whether it is Mesa's software renderer."""
-
-    index: int
-    file: str
-    software: bool
-
-    def __str__(self) -> str:
-        return f"{self.index}: {self.file or ('software' if self.software else 'no file')}"
-
-
-def list_devices() -> list[Device]:
-    """Enumerate the EGL devices of this machine.
-
-    Raises
-    ------
-    MissingComponent
-        If EGL cannot be loaded or does not enumerate.
-    """
-    platform = _load_platform()
-    try:
-        return [
-            Device(index, device.name or "", _SOFTWARE in _extensions(platform, device))
-            for index, device in enumerate(platform.query_devices())
-        ]
-    except Exception as error:  # ctypes, EGL and PyOpenGL raise exceptions of their own
-        raise MissingComponent(f"egl: devices cannot be listed ({error}); {_REMEDY}") from error
 
 
 class EglRasteriser:
     """Rasterise on an EGL device: a GPU, or Mesa in software.
 
-    Without ``device_index`` the first hardware device that gives a context is used, else the first software device that does.
+    A device is accepted if its context draws the trial picture (``trial``). Without ``device_index`` the first such device of
+    ``devices.candidates`` is used: a hardware device where there is one, of several cards the one whose turn it is for the
+    worker process of number ``worker``.
 
     Raises
     ------
     MissingComponent
-        If EGL cannot be loaded, there is no such device, or no device gives a context.
+        If EGL or libGL cannot be loaded, there is no such device, or no device draws.
     """
 
     name = "egl"
 
-    def __init__(self, threads: int = 1, device_index: int | None = None) -> None:
-        platform = _load_platform()
-        devices = list_devices()
-        if device_index is None:
-            candidates = sorted(devices, key=lambda device: device.software)
-        else:
-            candidates = [device for device in devices if device.index == device_index]
-        if not devices:
-            raise MissingComponent(f"egl: no EGL device on this machine; {_REMEDY}")
-        if not candidates:
-            listed = ", ".join(map(str, devices))
-            raise MissingComponent(f"egl: no device {device_index}; found {listed}. Give another --device, or --backend cpu")
-        failures = []
-        for device in candidates:
+    def __init__(self, threads: int = 1, device_index: int | None = None, worker: int = 0) -> None:
+        platform = load_platform()
+        refused = []
+        for device in candidates(list_devices(), device_index, worker):
             try:
-                self._platform = _context(platform, device)
+                self._platform, self._renderer, self.device = _opened(platform, device)
                 break
             except Exception as error:  # drivers fail with an AssertionError, a GLError or a ctypes error
-                failures.append(f"device {device}: {error or type(error).__name__}")
+                refused.append(f"device {device}: {one_line(error)}")
         else:
-            raise MissingComponent(f"egl: no context ({'; '.join(failures)}); {_REMEDY}")
-        from OpenGL.GL import GL_RENDERER, glGetString
-
-        self.device = glGetString(GL_RENDERER).decode()
-        self._renderer = _corner_renderer()
+            raise MissingComponent(f"egl: no device can be drawn on ({'; '.join(refused)}); {REMEDY}")
+        self.refused = tuple(refused)
         self._pool = ThreadPoolExecutor(threads) if threads > 1 else None
         self._lock = threading.Lock()
-        _release(self._platform)
+        _release(self._platform._egl_display)
 
     def views(self, surface: Surface, rig: Rig, samples: int, finish: Finish) -> None:
         """See ``Rasteriser.views``. Scans of several threads are drawn one after the other and finished in parallel."""
@@ -146,47 +104,56 @@ class EglRasteriser:
                     bridges = surface.drawn_in(pose) - solid
                     yield self._renderer.corners_at(scene, mesh.primitives[0], solid, bridges, clip)
             finally:
-                _release(self._platform)
+                _release(self._platform._egl_display)
 
     def close(self) -> None:
         """Free the GL objects and the context."""
         if self._pool is not None:
             self._pool.shutdown()
-        from OpenGL.EGL import eglDestroyContext
-
         with self._lock:
             self._platform.make_current()
             self._renderer.delete()
-            _release(self._platform)
-            # Not pyrender's delete_context: it terminates the display, which other contexts of this process share.
-            eglDestroyContext(self._platform._egl_display, self._platform._egl_context)
+            _destroy(self._platform)
 
 
-def _load_platform() -> Any:
-    os.environ["PYOPENGL_PLATFORM"] = "egl"  # pyrender reads it at import and offers no argument
+def _opened(platform: Any, device: Device) -> tuple[Any, Any, str]:
+    """Return a device's context, which is current, its renderer and the name of what renders; it has drawn the trial picture."""
+    context = platform.EGLPlatform(64, 64, device=platform.get_device_by_index(device.index))
+    renderer: Any = None
     try:
-        from pyrender.platforms import egl
-    except Exception as error:  # PyOpenGL raises exceptions of its own when a library is missing
-        raise MissingComponent(f"egl: pyrender cannot load EGL ({error}); {_REMEDY}") from error
-    return egl
+        context.init_context()
+        from OpenGL.GL import GL_RENDERER, glGetString
+
+        name = glGetString(GL_RENDERER).decode()
+        renderer = _corner_renderer()
+        try_picture(renderer)
+        return context, renderer, name
+    except Exception:
+        with contextlib.suppress(Exception):
+            renderer.delete()  # now, because later it would delete what another context has under the same names
+        with contextlib.suppress(Exception):
+            _destroy(context)
+        raise
 
 
-def _extensions(platform: Any, device: Any) -> str:
-    text = platform._eglQueryDeviceStringEXT(device._display, _EXTENSIONS)
-    return (text or b"").decode("ascii", "replace")
+def _destroy(context: Any) -> None:
+    """Release a context and destroy it.
+
+    Not by pyrender's delete_context, which its destructor calls, too: it terminates the display, which other contexts of this
+    process share.
+    """
+    from OpenGL.EGL import eglDestroyContext
+
+    display, context._egl_display = context._egl_display, None
+    _release(display)
+    eglDestroyContext(display, context._egl_context)
 
 
-def _context(platform: Any, device: Device) -> Any:
-    egl_platform = platform.EGLPlatform(64, 64, device=platform.get_device_by_index(device.index))
-    egl_platform.init_context()
-    return egl_platform
-
-
-def _release(platform: Any) -> None:
-    """Release the context from this thread, so that another can make it current; pyrender has no call for this."""
+def _release(display: Any) -> None:
+    """Release a display's context from this thread, so that another can make it current; pyrender has no call for this."""
     from OpenGL.EGL import EGL_NO_CONTEXT, EGL_NO_SURFACE, eglMakeCurrent
 
-    eglMakeCurrent(platform._egl_display, EGL_NO_SURFACE, EGL_NO_SURFACE, EGL_NO_CONTEXT)
+    eglMakeCurrent(display, EGL_NO_SURFACE, EGL_NO_SURFACE, EGL_NO_CONTEXT)
 
 
 def _world_to_clip(

@@ -25,10 +25,13 @@ class Rasteriser(Protocol):
         Name of the backend: ``cpu`` or ``egl``.
     device
         Name of the device that renders, for the records.
+    refused
+        The devices that were tried before it in vain, each with the reason, one line each.
     """
 
     name: str
     device: str
+    refused: tuple[str, ...]
 
     def views(self, surface: Surface, rig: Rig, samples: int, finish: Finish) -> None:
         """Draw every view of a rig and hand each to ``finish``.
