@@ -17,6 +17,7 @@ from conftest import ROOT, small_options
 
 from mvad.errors import BadInput, MissingComponent
 from mvad.progress import Silent
+from mvad.render.backends.choose import worker_number
 from mvad.render.engine import Run, Workers, started
 from mvad.render.job import render_category
 
@@ -39,7 +40,7 @@ def work(item: tuple[str, str]) -> str:
         if not tried.exists():
             tried.write_text("once")
             raise OSError(5, "the network file system hiccups")
-    return f"{kind} done by {os.getpid()}"
+    return f"{kind} done as worker {worker_number()} by {os.getpid()}"
 
 
 @pytest.fixture(scope="module")
@@ -121,6 +122,23 @@ def test_a_transient_error_is_tried_again_on_workers(local: Run, tmp_path: Path)
     assert str(results["flaky"]).startswith("flaky done")
 
 
+def number_in(text: str) -> int:
+    return int(text.split("as worker ")[1].split()[0])
+
+
+def test_local_workers_are_numbered_from_0_on(local: Run, tmp_path: Path) -> None:
+    texts = [str(result) for _, result in local(work, [("slow", str(tmp_path))] * 4)]
+    assert {number_in(text) for text in texts} == {0, 1}
+    assert worker_number() == 0
+
+
+@pytest.mark.thorough(2)
+def test_workers_of_a_scheduler_have_no_numbers(scheduler: str, tmp_path: Path) -> None:
+    with started(Workers(scheduler=scheduler), 4) as run_all:
+        texts = [str(result) for _, result in run_all(work, [("slow", str(tmp_path))] * 4)]
+    assert {number_in(text) for text in texts} == {0}
+
+
 @pytest.mark.thorough(2)
 def test_workers_that_grow_old_are_replaced_and_nothing_is_lost(tmp_path: Path) -> None:
     items = [(f"item{k}", str(tmp_path)) for k in range(10)]
@@ -129,6 +147,7 @@ def test_workers_that_grow_old_are_replaced_and_nothing_is_lost(tmp_path: Path) 
     assert sorted(results) == sorted(kind for kind, _ in items)
     assert all(text.startswith(f"{kind} done") for kind, text in results.items()), results
     assert len({text.split()[-1] for text in results.values()}) > 2
+    assert {number_in(text) for text in results.values()} == {0, 1}, "a new process has the number of the one before it"
 
 
 @pytest.mark.parametrize("place", [*PLACES, "workers"])

@@ -36,7 +36,9 @@ def render(  # more than 60 lines: one parameter per option
     ] = None,
     rig: Annotated[Path | None, typer.Option("--rig", help="TOML file that defines the cameras; see docs/rigs.md.")] = None,
     backend: Annotated[str | None, typer.Option(help="auto, cpu or egl.")] = None,
-    device: Annotated[int | None, typer.Option(min=0, help="EGL device; mvad doctor lists them. Default: the first GPU.")] = None,
+    device: Annotated[
+        int | None, typer.Option(min=0, help="EGL device; mvad doctor lists them. Default: all GPUs in turn.")
+    ] = None,
     unit: Annotated[str | None, typer.Option(help="Own scans: unit of the coordinates, m, mm or um (m).")] = None,
     grid: Annotated[
         str | None, typer.Option(help="Own scans: WIDTHxHEIGHT of organised points whose file does not state it.")

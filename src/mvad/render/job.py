@@ -112,9 +112,10 @@ def render_categories(
     unknown = [name for name in splits if name not in SPLITS]
     if unknown:
         raise no_such("split", unknown[0], SPLITS)
-    options = replace(options, backend=resolve_backend(options.backend, options.device), rig=_consistent(options.rig, rig))
+    backend = resolve_backend(options.backend, options.device, progress.say)
+    options = replace(options, backend=backend, rig=_consistent(options.rig, rig))
     # Before anything is written, because a missing backend would fail for every scan.
-    device = workers.scheduler or rasteriser(options.backend, device=options.device).device
+    device = workers.scheduler or _device(options, progress)
     with contextlib.ExitStack() as stack:
         runs: list[Run] = []
 
@@ -139,6 +140,14 @@ def render_categories(
                     _clear(folder)
                 summary = _one_category(folder, refs, chosen, splits, rig, facts, run_for, progress)
             yield summary
+
+
+def _device(options: RenderOptions, progress: Progress) -> str:
+    """Return the name of the device that renders, having said which others cannot."""
+    found = rasteriser(options.backend, device=options.device)
+    for reason in found.refused:
+        progress.say(f"notice: {options.backend} renders on {found.device}, because another cannot be rendered on: {reason}")
+    return found.device
 
 
 def _as_read(options: RenderOptions, ref: ScanRef) -> RenderOptions:

@@ -118,7 +118,8 @@ class RenderOptions:
     backend: Literal["auto", "cpu", "egl"] = key("auto", "Rasteriser: auto uses egl on a hardware GPU, else cpu.")
     device: int | None = key(
         None,
-        "Number of the EGL device; none uses the first hardware device. Not recorded, because it does not change the output.",
+        "Number of the EGL device. None uses that of the variable EGL_DEVICE_ID, else the first hardware device; local workers then "
+        "take turns over the cards of its model. Not recorded, because it does not change the output.",
     )
     light: int = key(4, "Eyecandies: number of the image (one per light) that gives the colours; published methods use 4.")
     samples: int = key(
