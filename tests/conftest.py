@@ -37,6 +37,7 @@ from mvad.datasets.shards.pack import PackOptions, pack_realiad, pack_renders
 from mvad.datasets.synth.generate import GENERATED, SynthOptions, generate
 from mvad.errors import MissingComponent
 from mvad.progress import Silent
+from mvad.render.backends import choose
 from mvad.render.backends.choose import BACKENDS, rasteriser
 from mvad.render.backends.protocol import Rasteriser
 from mvad.render.engine import Workers
@@ -248,6 +249,17 @@ def backend(request: pytest.FixtureRequest) -> Iterator[Rasteriser]:
         yield rasteriser(request.param)
     except MissingComponent as error:
         pytest.skip(str(error))
+
+
+@pytest.fixture
+def fresh(monkeypatch: pytest.MonkeyPatch) -> Callable[[], Any]:
+    """Return what makes a new EGL rasteriser with what the test has changed, or skip."""
+    try:
+        choose.rasteriser("egl")
+    except MissingComponent as error:
+        pytest.skip(str(error))
+    monkeypatch.setattr(choose, "rasteriser", choose.rasteriser.__wrapped__)
+    return lambda: choose.rasteriser("egl")
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import platform
 import shutil
 import subprocess
@@ -14,12 +15,7 @@ from mvad.errors import MvadError
 from mvad.pipeline.workspace import Workspace
 
 _NEEDED_GB = 20
-_EGL = (
-    "import mvad.render.backends.egl as egl\n"
-    "chosen = egl.EglRasteriser()\n"
-    "listed = ', '.join(f'--device {device}' for device in egl.list_devices())\n"
-    "print(f'{chosen.device}; found: {listed}')"
-)
+_EGL = "import json; from mvad.render.backends.egl_report import egl_report; print(json.dumps(egl_report()))"
 _TRIMESH = "import trimesh; print(trimesh.__version__)"
 _OPEN3D = "import open3d; print(open3d.__version__)"
 _LIBRARIES = "apt-get install libegl1 libgl1 libgles2 libgl1-mesa-dri libgomp1 libx11-6 libusb-1.0-0"
@@ -43,7 +39,7 @@ def all_checks(workspace: Workspace, teacher_weights: Path | None, offline: bool
             "open3d", _OPEN3D, "note", f"does not import, so that support planes cannot be found (mvad render); try: {_LIBRARIES}"
         ),
         _child("trimesh", _TRIMESH, "note", "does not import, so that meshes cannot be read; try: pip install trimesh"),
-        _child("egl", _EGL, "note", f"no context, --backend cpu works; for egl: {_LIBRARIES}"),
+        _egl(),
         _disk(workspace.root),
         *_data(workspace),
         *_teachers(workspace, teacher_weights, offline),
@@ -66,6 +62,15 @@ def _child(name: str, code: str, otherwise: Literal["note", "missing"], remedy: 
         return Check(name, "ok", done.stdout.strip().splitlines()[-1])
     reason = (done.stderr.strip().splitlines() or [f"exit {done.returncode}"])[-1][:160]
     return Check(name, otherwise, f"{remedy} ({reason})")
+
+
+def _egl() -> Check:
+    """Whether ``mvad render --backend egl`` draws; without it ``cpu`` renders, so that nothing needed is missing."""
+    check = _child("egl", _EGL, "note", f"no picture, --backend cpu works; for egl: {_LIBRARIES}")
+    if check.state != "ok":
+        return check  # it crashed or hangs
+    state, text = json.loads(check.text)
+    return Check("egl", state, text)
 
 
 def _disk(root: Path) -> Check:
