@@ -6,17 +6,20 @@ import functools
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 import safetensors.torch
 import torch
 from faults.tiny import hooked, steps_of
+from torch import nn
 from training import StopAfter, train
 
 from mvad import files
 from mvad.errors import BadInput
-from mvad.model.training.checkpoint import last_checkpoint, newest_step, remove_damaged
+from mvad.model.training.checkpoint import last_checkpoint, newest_step, pack_optimizer, remove_damaged, unpack_optimizer
 from mvad.model.training.checkpoint_writer import CheckpointWriter
+from mvad.model.training.tensor_file import tensor_file
 from mvad.progress import Silent
 
 IDIF = {"optimizer.student_lr": 1e-3, "optimizer.head_lr": 1e-3, "optimizer.head_residual_lr": 1e-3}
@@ -170,3 +173,35 @@ def test_a_checkpoint_of_before_with_everything_in_one_file_is_resumed(
     files.write_sealed_json(tmp_path / "run" / "config.json", record)
     train(tmp_path / "run", gear, **IDIF)
     assert_same(tmp_path / "run", whole)
+
+
+@pytest.mark.parametrize("kind", [torch.optim.AdamW, functools.partial(torch.optim.SGD, momentum=0.9)])
+def test_after_a_resume_the_state_of_optimizers_has_the_memory_layout_of_the_weights(kind: Any) -> None:
+    """Else one kernel for all parameters becomes one kernel for each."""
+
+    def begun() -> tuple[nn.Module, torch.optim.Optimizer]:
+        torch.manual_seed(0)
+        module = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 1), nn.GroupNorm(2, 4)).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        return module, kind(module.parameters(), lr=0.1)
+
+    def step(module: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+        torch.manual_seed(1)
+        optimizer.zero_grad()
+        module(torch.rand(2, 3, 8, 8)).square().sum().backward()
+        optimizer.step()
+
+    module, optimizer = begun()
+    step(module, optimizer)
+    stored = safetensors.torch.load(bytes(tensor_file(pack_optimizer("o", optimizer)).content()))
+    again, resumed = begun()
+    again.load_state_dict(module.state_dict())
+    unpack_optimizer("o", resumed, stored)
+    for parameter, fresh in zip(again.parameters(), module.parameters(), strict=True):
+        for name, value in resumed.state[parameter].items():
+            assert torch.equal(value, optimizer.state[fresh][name])
+            if value.shape == parameter.shape:
+                assert value.stride() == parameter.stride() == fresh.stride()
+    assert any(not parameter.is_contiguous() for parameter in again.parameters())
+    step(module, optimizer)
+    step(again, resumed)
+    assert all(torch.equal(*pair) for pair in zip(module.parameters(), again.parameters(), strict=True))

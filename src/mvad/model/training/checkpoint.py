@@ -166,13 +166,25 @@ def pack_optimizer(prefix: str, optimizer: torch.optim.Optimizer) -> dict[str, T
 
 
 def unpack_optimizer(prefix: str, optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
-    """Restore an optimizer's state from what ``pack_optimizer`` returned."""
+    """Restore an optimizer's state from what ``pack_optimizer`` returned.
+
+    What has the shape of its parameter gets the parameter's memory layout, too, as it had before: optimizers take all
+    parameters in one kernel only where these layouts agree.
+    """
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     state: dict[int, dict[str, Tensor]] = {}
     for name, tensor in tensors.items():
         if name.startswith(prefix + "."):
             number, key = name.removeprefix(prefix + ".").split(".", 1)
-            state.setdefault(int(number), {})[key] = tensor
+            state.setdefault(int(number), {})[key] = _laid_out_as(parameters[int(number)], tensor)
     optimizer.load_state_dict(optimizer.state_dict() | {"state": state})
+
+
+def _laid_out_as(parameter: Tensor, value: Tensor) -> Tensor:
+    """Return a value with the strides of its parameter, if it has the parameter's shape."""
+    if value.shape != parameter.shape:
+        return value
+    return torch.empty_like(parameter, dtype=value.dtype, device=value.device, requires_grad=False).copy_(value)
 
 
 def _read(path: Path, sha256: object, remedy: str) -> dict[str, Tensor]:
