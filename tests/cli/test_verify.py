@@ -156,6 +156,15 @@ def test_a_run_is_repaired_from_its_records(run: Path, ws: Path, capsys: pytest.
     assert not last.exists()
     assert not last.with_suffix(".json").exists()
     assert one(run, "checkpoints/step-4.safetensors").exists(), "the earlier checkpoint is kept"
+    frozen = one(run, "checkpoints/frozen-4.safetensors")
+    flip(frozen)
+    code, said = verify(capsys, "--workspace", ws, "--offline")
+    assert code == 3
+    assert f"{frozen.name}: is not what was written" in said
+    code, said = verify(capsys, "--workspace", ws, "--repair", "--offline")
+    assert code == 0, said
+    left = {path.name for path in frozen.parent.iterdir()}
+    assert left == {"frozen-0.safetensors", "step-2.json", "step-2.safetensors"}, "step 4 is of no use without it"
 
 
 def test_a_model_that_cannot_be_repaired_stays_a_fault(

@@ -22,7 +22,9 @@ from training import TINY, prepared, train
 from mvad import files
 from mvad.datasets.shards.loader import ShardSet
 from mvad.errors import BadInput, MissingComponent
+from mvad.model.config import TrainConfig
 from mvad.model.fitting import fit_run
+from mvad.model.training.checkpoint_writer import CheckpointWriter, Content
 from mvad.model.training.context import FitContext
 from mvad.model.training.loop import Phase, run_phases
 from mvad.model.training.parallel import ProcessGroup, join_process_group, share_batch_norms
@@ -119,7 +121,7 @@ def test_sigterm_finishes_the_step_saves_and_exits_143_and_the_command_resumes(w
     place = tmp_path / "workspace"
     place.mkdir()
     (place / "shards").symlink_to(workspace / "shards")
-    more = {"train.student_steps": 40, "train.head_steps": 4, "train.checkpoint_every": 1000}
+    more = {"train.student_steps": 40, "train.head_steps": 4, "train.checkpoint_every": 0, "train.checkpoint_seconds": 0}
     words = command(place, "killed", "mvtec3d", "idif", more)
     first = Launched(words, tmp_path / "first")
     log = place / "runs" / "killed" / "metrics.jsonl"
@@ -147,7 +149,13 @@ def test_two_processes_can_finish_a_run_of_one(workspace: Path, tmp_path: Path) 
     place = tmp_path / "workspace"
     place.mkdir()
     (place / "shards").symlink_to(workspace / "shards")
-    more = {"train.student_steps": 30, "train.head_steps": 3, "train.checkpoint_every": 1000, "optimizer.kind": "destseg"}
+    more = {
+        "train.student_steps": 30,
+        "train.head_steps": 3,
+        "train.checkpoint_every": 0,
+        "train.checkpoint_seconds": 0,
+        "optimizer.kind": "destseg",
+    }
     more |= {"optimizer.student_lr": 1e-3, "optimizer.head_lr": 1e-3, "optimizer.head_residual_lr": 1e-3}
     words = command(place, "grown", "mvtec3d", "idif", more)
     first = Launched(words, tmp_path / "first")
@@ -170,6 +178,13 @@ def context(run: Path, lines: list[Mapping[str, float]]) -> FitContext:
     return FitContext(run, Silent(), lines.append)
 
 
+def checkpoints(run: Path, total: int, tensors: Mapping[str, torch.Tensor] | None = None, **config: int) -> CheckpointWriter:
+    """Return a writer of checkpoints of some tensors, by steps only."""
+    keys = TrainConfig(checkpoint_seconds=0, checkpoint_every=config.get("every", 0), keep_checkpoints=config.get("keep", 2))
+    content = Content(0, {"w": torch.zeros(1)} if tensors is None else tensors, {})
+    return CheckpointWriter(run, lambda step: content, 0, total, keys)
+
+
 def test_a_signal_is_handled_after_the_step(tmp_path: Path) -> None:
     weights = torch.zeros(2)
 
@@ -181,8 +196,9 @@ def test_a_signal_is_handled_after_the_step(tmp_path: Path) -> None:
         return {"loss": 0.0}
 
     lines: list[Mapping[str, float]] = []
+    writer = checkpoints(tmp_path, 9, {"w": weights})
     with pytest.raises(KeyboardInterrupt):
-        run_phases([Phase("p", 9, lambda: None, step)], 0, 1, lambda: {"w": weights}, 100, 2, context(tmp_path, lines))
+        run_phases([Phase("p", 9, lambda: None, step)], 0, 1, writer, context(tmp_path, lines))
     saved = safetensors.torch.load((tmp_path / "checkpoints" / "step-3.safetensors").read_bytes())["w"]
     assert saved.tolist() == [3, 3], "both halves of the step"
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
@@ -195,7 +211,7 @@ def test_an_interrupted_step_is_not_saved(tmp_path: Path) -> None:
         return {"loss": 0.0}
 
     with pytest.raises(KeyboardInterrupt):
-        run_phases([Phase("p", 9, lambda: None, step)], 0, 1, lambda: {"w": torch.zeros(1)}, 100, 2, context(tmp_path, []))
+        run_phases([Phase("p", 9, lambda: None, step)], 0, 1, checkpoints(tmp_path, 9), context(tmp_path, []))
     assert not list(tmp_path.glob("checkpoints/*"))
 
 
@@ -207,12 +223,12 @@ def test_a_loss_that_is_not_finite_is_reported_with_step_and_samples(tmp_path: P
     with pytest.raises(
         BadInput, match=r"the loss is nan at student step 1 \(samples gear/train/good/000\); the last checkpoint is step 1"
     ):
-        run_phases(phases, 0, 1, lambda: {"w": torch.zeros(1)}, 1, 2, context(tmp_path, []), lambda: ["gear/train/good/000"])
+        run_phases(phases, 0, 1, checkpoints(tmp_path, 4, every=1), context(tmp_path, []), lambda: ["gear/train/good/000"])
 
 
 def test_only_the_last_checkpoints_are_kept(tmp_path: Path) -> None:
     phases = [Phase("p", 5, lambda: None, lambda k: {"loss": 0.0})]
-    run_phases(phases, 0, 1, lambda: {"w": torch.zeros(1)}, 1, 3, context(tmp_path, []))
+    run_phases(phases, 0, 1, checkpoints(tmp_path, 5, every=1, keep=3), context(tmp_path, []))
     kept = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
     assert kept == [f"step-{n}.{ending}" for n in (3, 4, 5) for ending in ("json", "safetensors")]
 

@@ -54,6 +54,18 @@ def test_many_differing_keys_are_replaced_by_the_name(runs: list[Path]) -> None:
     assert [result.variant for result in named_apart([first, other])] == ["wide", "mine"]
 
 
+def test_keys_of_checkpoints_do_not_tell_runs_apart(runs: list[Path]) -> None:
+    from dataclasses import replace
+
+    first, second = (Results.read(run / RESULTS) for run in runs[:2])
+    before = {name: value for name, value in first.config.items() if name != "train.checkpoint_seconds"}
+    earlier = replace(first, config=before | {"train.checkpoint_every": 100, "train.keep_checkpoints": 9})
+    assert [result.variant for result in named_apart([earlier, second])] == ["", ""]
+    more = {name: "x" for name in ("padim.channels", "padim.sigma", "padim.regulariser", "score.top_k")}
+    others = [replace(one, run=f"mine-seed{one.seed}", config={**one.config, **more}) for one in (earlier, second)]
+    assert [result.variant for result in named_apart([first, *others])] == ["wide", "mine", "mine"]
+
+
 def test_tables_comparisons_and_charts_tell_them_apart(runs: list[Path]) -> None:
     page = build_page(runs[:3])
     name = f"padim {Results.read(runs[0] / RESULTS).input_name}, padim.channels=5"

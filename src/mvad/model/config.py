@@ -73,11 +73,21 @@ class TrainConfig:
     )
     compile: bool = key(False, "Compile network and head with torch.compile; no faster on a processor.", paper=SILENT)
     deterministic: bool = key(False, "Use torch's deterministic algorithms only; a processor always does.", paper=SILENT)
-    checkpoint_every: int = key(100, "Steps between checkpoints.", paper=OURS, least=1)
+    checkpoint_seconds: float = key(
+        60.0,
+        "Seconds from one checkpoint to the next, about what a killed process loses; 0: none by time. There is always one at the end of a phase and after a signal.",
+        paper=OURS,
+        least=0,
+    )
+    checkpoint_every: int = key(0, "A checkpoint also after every so many steps; 0: none by steps.", paper=OURS, least=0)
     keep_checkpoints: int = key(2, "Number of checkpoints that are kept.", paper=OURS, least=1)
     workers: int = key(0, "Processes that read shards; 0: threads of this process read ahead.", paper=OURS, least=0)
     threads: int = key(0, "Torch threads; 0: torch's default.", paper=OURS, least=0)
     tensorboard: bool = key(False, "Also write loss and throughput for TensorBoard (extra mvad[tensorboard]).", paper=OURS)
+
+
+CHECKPOINT_KEYS = frozenset({"train.checkpoint_seconds", "train.checkpoint_every", "train.keep_checkpoints"})
+"""Keys without influence on the result: a run may be continued with other values, and is not another run for them."""
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from mvad.model.backbones.choose import choose_teacher
 from mvad.model.backbones.protocol import Teacher
 from mvad.model.backbones.weights import WeightsSource
 from mvad.model.calibration import Calibration, calibrate, remove_folds
-from mvad.model.config import ModelConfig, TexturedConfig
+from mvad.model.config import CHECKPOINT_KEYS, ModelConfig, TexturedConfig
 from mvad.model.detector import Detector
 from mvad.model.holdout import Parts, parts_of
 from mvad.model.input_spec import input_spec_of, uses_source
@@ -29,7 +29,7 @@ from mvad.model.label_free import LabelFree, label_free_figures
 from mvad.model.registry import make_detector, method_named, recorded_config
 from mvad.model.runs import CONFIG, METRICS, MODEL, MODEL_FACTS, RunFolder, RunRecord, machine
 from mvad.model.synthesis.textures import load_textures, locate_textures
-from mvad.model.training.checkpoint import last_checkpoint
+from mvad.model.training.checkpoint import last_checkpoint, newest_step
 from mvad.model.training.context import FitContext
 from mvad.model.training.parallel import ProcessGroup
 from mvad.progress import Progress
@@ -158,9 +158,9 @@ def _fit(run: Path, parts: Parts, prepared: Prepared, progress: Progress, group:
             figures = label_free_figures(detector, parts, f"figures without labels of {run.name}", progress)
             _write_model(run, detector, calibration, figures)
             remove_folds(run)
-            saved = last_checkpoint(run)
-            if figures is not None and saved is not None:  # methods that train in steps
-                log({"step": saved.step, **figures.to_log()})
+            step = newest_step(run)
+            if figures is not None and step:  # methods that train in steps
+                log({"step": step, **figures.to_log()})
 
 
 def _uses_scale(detector: Detector, data: ShardSet) -> bool:
@@ -243,7 +243,7 @@ def _check_same(run: Path, record: RunRecord) -> None:
     existing = RunFolder(run).record
     recorded = flatten(recorded_config(existing.config))
     for name, value in json.loads(json.dumps(record.config)).items():
-        if recorded.get(name) != value:
+        if recorded.get(name) != value and name not in CHECKPOINT_KEYS:
             raise BadInput(
                 f"{run} was made with {name} = {recorded.get(name)}, this run asks for {value}. "
                 "Give --name another, or delete the folder."

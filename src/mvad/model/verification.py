@@ -12,6 +12,7 @@ from mvad.model.evaluation.results import Results
 from mvad.model.evaluation.threshold import THRESHOLD
 from mvad.model.runs import CONFIG, METRICS, MODEL_FACTS
 from mvad.model.training.checkpoint import FOLDER as CHECKPOINTS
+from mvad.model.training.checkpoint import frozen_file
 
 RUNS = "runs"
 """Name of the folder that holds runs."""
@@ -43,6 +44,9 @@ def _tensors(check: Check, path: Path) -> None:
     facts = files.read_sealed_json(path, "facts of a model", "train again from the checkpoint before")
     check.seen.add(path)
     check.compare(path.with_suffix(".safetensors"), facts.get("sha256"), "train again from the checkpoint before")
+    frozen = frozen_file(path.parent, facts)
+    if frozen is not None:
+        check.compare(frozen, facts["frozen"]["sha256"], "train again from a checkpoint that does not need it")
 
 
 def _onnx(check: Check, path: Path) -> None:

@@ -28,6 +28,7 @@ from mvad.model.fitting import fit_run, prepare
 from mvad.model.registry import recorded_config
 from mvad.model.runs import MODEL, MODEL_FACTS, RunFolder
 from mvad.model.training.checkpoint import FOLDER as CHECKPOINTS
+from mvad.model.training.checkpoint import remove_damaged
 from mvad.pipeline.raw_scans import raw_scans
 from mvad.pipeline.workspace import Workspace
 from mvad.progress import Progress
@@ -130,9 +131,7 @@ def _run(
     """Remove damaged checkpoints, and make a damaged model or results again with the recorded configuration."""
     for path in damaged_files:
         if path.parent.name == CHECKPOINTS:
-            for part in (path.with_suffix(".json"), path.with_suffix(".safetensors")):
-                if part.exists():
-                    files.remove(part)
+            remove_damaged(path)
     if {path.name for path in damaged_files} & {MODEL, MODEL_FACTS}:
         _train_again(run, workspace, weights, progress)
     pictures = {path for path in damaged_files if path.suffix in (".jpg", ".png")}

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from mvad.model.config import CHECKPOINT_KEYS
 from mvad.model.evaluation.results import Results
 
 _SHOWN_ANYWAY = ("model", "seed", "input.modalities", "input.size")
@@ -26,7 +27,7 @@ def named_apart(results: Sequence[Results]) -> list[Results]:
     for result in results:
         alike.setdefault(_looks(result), []).append(result)
     variants = {looks: _by_choices(group) for looks, group in alike.items()}
-    named = [replace(result, variant=variants[_looks(result)][_choices(result)]) for result in results]
+    named = [replace(result, variant=variants[_looks(result)][choices_of(result)]) for result in results]
     same: dict[Any, int] = {}
     for result in named:
         same[_identity(result)] = same.get(_identity(result), 0) + 1
@@ -36,16 +37,22 @@ def named_apart(results: Sequence[Results]) -> list[Results]:
     ]
 
 
+def choices_of(result: Results) -> str:
+    """Return the keys by which a run differs from others, as text: all but the seed and those without influence on the result."""
+    unchosen = {"seed", *CHECKPOINT_KEYS}
+    return json.dumps({key: value for key, value in result.config.items() if key not in unchosen}, sort_keys=True)
+
+
 def _by_choices(group: Sequence[Results]) -> dict[str, str]:
     """Return the variant of each configuration of runs that look alike."""
-    keys = sorted({key for result in group for key in result.config} - set(_SHOWN_ANYWAY))
+    keys = sorted({key for result in group for key in result.config} - {*_SHOWN_ANYWAY, *CHECKPOINT_KEYS})
     differing = [key for key in keys if len({json.dumps(result.config.get(key, _ABSENT)) for result in group}) > 1]
     found: dict[str, str] = {}
     for result in group:
         if len(differing) > _MOST_KEYS:
-            found.setdefault(_choices(result), re.sub(r"-seed\d+$", "", result.run))
+            found.setdefault(choices_of(result), re.sub(r"-seed\d+$", "", result.run))
         else:
-            found[_choices(result)] = ", ".join(f"{key}={_shown(result.config, key)}" for key in differing)
+            found[choices_of(result)] = ", ".join(f"{key}={_shown(result.config, key)}" for key in differing)
     return found
 
 
@@ -56,10 +63,6 @@ def _shown(config: Mapping[str, Any], key: str) -> str:
 
 def _looks(result: Results) -> Any:
     return result.model, result.teacher, result.input_name, result.views
-
-
-def _choices(result: Results) -> str:
-    return json.dumps({key: value for key, value in result.config.items() if key != "seed"}, sort_keys=True)
 
 
 def _identity(result: Results) -> Any:

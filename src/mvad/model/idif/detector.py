@@ -120,8 +120,8 @@ class Idif(Detector):
             self.heads.train()
 
         return [
-            TrainingPhase("student", config.student_steps, 0, begin_student, student_step, student),
-            TrainingPhase("head", config.head_steps, 1, begin_head, head_step, head),
+            TrainingPhase("student", config.student_steps, 0, begin_student, student_step, student, trains=("network.",)),
+            TrainingPhase("head", config.head_steps, 1, begin_head, head_step, head, trains=("heads.",)),
         ]
 
     def score(self, batch: Batch) -> AnomalyMaps:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from html import escape
@@ -13,6 +12,7 @@ import numpy as np
 from mvad.datasets.scan import NO_POSE
 from mvad.model.evaluation.compare import difference, mean_figures, same_samples
 from mvad.model.evaluation.results import SCAN_PROTOCOL, Figures, Results
+from mvad.model.evaluation.variants import choices_of
 from mvad.model.label_free import COLUMNS, figure_cells
 from mvad.model.metrics.bootstrap import verdict
 from mvad.model.metrics.table import Metric, metrics
@@ -178,8 +178,7 @@ def _by_method(results: Sequence[Results]) -> dict[tuple[str, ...], list[Results
     """Group runs that differ in their seed only."""
     groups: dict[tuple[str, ...], list[Results]] = {}
     for r in results:
-        choices = json.dumps({name: value for name, value in r.config.items() if name != "seed"}, sort_keys=True)
-        groups.setdefault((r.dataset, r.category, r.model, r.teacher, r.input_name, r.variant, choices), []).append(r)
+        groups.setdefault((r.dataset, r.category, r.model, r.teacher, r.input_name, r.variant, choices_of(r)), []).append(r)
     return groups
 
 

@@ -12,7 +12,8 @@ from torch import Tensor
 from mvad.datasets.shards.batches import Batches
 from mvad.datasets.shards.loader import Batch, ShardSet
 from mvad.model.config import ModelConfig
-from mvad.model.training.checkpoint import last_checkpoint
+from mvad.model.training.checkpoint import Frozen, last_checkpoint
+from mvad.model.training.checkpoint_writer import CheckpointWriter, Content
 from mvad.model.training.context import FitContext
 from mvad.model.training.loop import Phase, run_phases
 from mvad.model.training.optimizers import Optimizers
@@ -37,6 +38,9 @@ class TrainingPhase:
         See ``Step``.
     optimizers
         Their state is part of the phase's checkpoints.
+    trains
+        Beginnings of the names, in the state, of all tensors that the phase changes (buffers, too); the others are written once
+        a phase. Default: any may change.
     """
 
     name: str
@@ -45,13 +49,13 @@ class TrainingPhase:
     begin: Callable[[], None]
     step: Step
     optimizers: Optimizers
+    trains: tuple[str, ...] = ("",)
 
 
 @dataclass
 class _Current:
-    """The current phase, and the keys of the samples of the last step."""
+    """The keys of the samples of the last step."""
 
-    phase: TrainingPhase
     keys: Sequence[str] = field(default_factory=tuple)
 
 
@@ -86,43 +90,54 @@ def train_phases(
     BadInput
         If a loss is not finite, or the last checkpoint is damaged.
     """
-    current = _Current(phases[0])
-    first = _resume(phases, context, load_state)
+    current = _Current()
+    first, frozen = _resume(phases, context, load_state)
     ranks, total = context.ranks, sum(phase.steps for phase in phases)
     batches = Batches(train, config.seed, samples, rank=ranks.rank, ranks=ranks.size)
     batch_iterator = batches.steps(first, total, config.train.workers, pin=device.type == "cuda")
 
     def in_loop(phase: TrainingPhase) -> Phase:
-        def begin() -> None:
-            current.phase = phase
-            phase.begin()
-
         def step(k: int) -> Mapping[str, float]:
             batch = next(batch_iterator)
             current.keys = batch.keys
             return phase.step(batch, generator_of(config.seed, phase.stream, k), k)
 
-        return Phase(phase.name, phase.steps, begin, step)
+        return Phase(phase.name, phase.steps, phase.begin, step)
 
-    def tensors() -> dict[str, Tensor]:
-        return {**state(), **current.phase.optimizers.tensors()}
+    def content(step: int) -> Content:
+        (phase, begin), tensors = _phase_after(phases, step), state()
+        changing = {name: tensor for name, tensor in tensors.items() if name.startswith(phase.trains)}
+        frozen = {name: tensor for name, tensor in tensors.items() if name not in changing}
+        if begin < step < begin + phase.steps:  # at the ends of a phase nobody needs the state of its optimizers
+            changing |= phase.optimizers.tensors()
+        return Content(begin, changing, frozen)
 
-    every, keep = config.train.checkpoint_every, config.train.keep_checkpoints
-    run_phases([in_loop(phase) for phase in phases], first, samples, tensors, every, keep, context, lambda: current.keys)
+    checkpoints = CheckpointWriter(context.run, content, first, total, config.train, frozen, writes=ranks.rank == 0)
+    run_phases([in_loop(phase) for phase in phases], first, samples, checkpoints, context, lambda: current.keys)
 
 
-def _resume(phases: Sequence[TrainingPhase], context: FitContext, load_state: Callable[[Mapping[str, Tensor]], None]) -> int:
-    """Load the run's last checkpoint, if there is one; return the number of finished steps."""
+def _resume(
+    phases: Sequence[TrainingPhase], context: FitContext, load_state: Callable[[Mapping[str, Tensor]], None]
+) -> tuple[int, Frozen | None]:  # fmt: skip
+    """Load the run's last checkpoint, if there is one; return the number of finished steps, and what is frozen."""
     saved = last_checkpoint(context.run)
     if saved is None:
-        return 0
+        return 0, None
     load_state(saved.tensors)
-    begun = 0
+    phase, begin = _phase_after(phases, saved.step)
+    if begin < saved.step < begin + phase.steps:  # at the beginning of a phase its optimizers have no state
+        phase.optimizers.load(saved.tensors)
+    return saved.step, saved.frozen
+
+
+def _phase_after(phases: Sequence[TrainingPhase], step: int) -> tuple[TrainingPhase, int]:
+    """Return the phase to which the step after ``step`` steps belongs, and the number of steps before it; else the last phase."""
+    begin = 0
     for phase in phases:
-        if begun < saved.step < begun + phase.steps:  # at the beginning of a phase its optimizers have no state
-            phase.optimizers.load(saved.tensors)
-        begun += phase.steps
-    return saved.step
+        if step < begin + phase.steps:
+            return phase, begin
+        begin += phase.steps
+    return phases[-1], begin - phases[-1].steps
 
 
 def generator_of(seed: int, stream: int, step: int) -> torch.Generator:

@@ -13,10 +13,9 @@ from types import FrameType
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from mvad.errors import BadInput
-from mvad.model.training.checkpoint import save_checkpoint
+from mvad.model.training.checkpoint_writer import CheckpointWriter
 from mvad.model.training.context import FitContext
 from mvad.model.training.parallel import ProcessGroup
 
@@ -43,20 +42,19 @@ class Phase:
     step: Callable[[int], Mapping[str, float]]
 
 
-def run_phases(  # more than 60 lines, 34 of them parameters and docstring
+def run_phases(  # more than 60 lines, 30 of them parameters and docstring
     phases: Sequence[Phase],
     first: int,
     samples_per_step: int,
-    tensors: Callable[[], Mapping[str, Tensor]],
-    every: int,
-    keep: int,
+    checkpoints: CheckpointWriter,
     context: FitContext,
     keys: Callable[[], Sequence[str]] = tuple,
 ) -> None:
     """Perform the steps from number ``first`` (over all phases) to the end, with checkpoints.
 
     On SIGINT or SIGTERM the current step is finished and the state saved before the signal is handled; a second signal is
-    handled at once. Only rank 0 writes; all ranks stop after the same step.
+    handled at once. Only rank 0 writes; all ranks stop after the same step. Whatever ends this, checkpoints that were taken are on
+    the disk then.
 
     Parameters
     ----------
@@ -64,10 +62,8 @@ def run_phases(  # more than 60 lines, 34 of them parameters and docstring
         The phases in order, and the number of finished steps.
     samples_per_step
         Number of samples per step, for the logged throughput.
-    tensors
-        Returns the content of a checkpoint.
-    every, keep
-        Steps between checkpoints, and the number of checkpoints that are kept.
+    checkpoints
+        Says when checkpoints are due, and writes them; there is always one at the end of a phase.
     context
         Folder, progress and log of the run.
     keys
@@ -76,17 +72,10 @@ def run_phases(  # more than 60 lines, 34 of them parameters and docstring
     Raises
     ------
     BadInput
-        If a loss is not finite; the message names the step and its samples, and the last good checkpoint is kept.
+        If a loss is not finite, the message names the step and its samples, and the last good checkpoint is kept; or if a
+        checkpoint cannot be written.
     """
-    total = sum(phase.steps for phase in phases)
-    saved, ranks = first, context.ranks
-
-    def save(step: int) -> None:
-        nonlocal saved
-        if step > saved and ranks.rank == 0:
-            save_checkpoint(context.run, step, tensors(), {"steps": total}, keep)
-        saved = step
-
+    total, ranks = sum(phase.steps for phase in phases), context.ranks
     context.progress.start(f"train {context.run.name}", total, first)
     done, offset, between = first, 0, True
     try:
@@ -100,7 +89,9 @@ def run_phases(  # more than 60 lines, 34 of them parameters and docstring
                     figures = phase.step(k)
                     between = True
                     if not math.isfinite(figures["loss"]):
-                        raise BadInput(_not_finite(context.run.name, phase.name, k, figures["loss"], saved, keys()))
+                        raise BadInput(
+                            _not_finite(context.run.name, phase.name, k, figures["loss"], checkpoints.newest(), keys())
+                        )
                     seconds = time.perf_counter() - began
                     done = offset + k + 1
                     rate = samples_per_step / seconds
@@ -111,18 +102,26 @@ def run_phases(  # more than 60 lines, 34 of them parameters and docstring
                         }
                     )  # fmt: skip
                     context.progress.advance(1, loss=figures["loss"], samples_per_s=rate)
-                    if done % every == 0:
-                        save(done)
+                    if checkpoints.due(done):
+                        checkpoints.save(done)
                     if _any_rank(bool(stop), ranks):
-                        save(done)
+                        checkpoints.save(done)
+                        checkpoints.finish()
                         stop.resume()
                         raise KeyboardInterrupt
                 offset += phase.steps
+                checkpoints.save(offset)
+            checkpoints.finish()
+            if stop:  # since the last step
+                stop.resume()
+                raise KeyboardInterrupt
     except KeyboardInterrupt:
         if between:  # an interrupted step may have changed some weights and not others
-            save(done)
+            checkpoints.save(done)
+            checkpoints.finish()
         raise
-    save(total)
+    finally:
+        checkpoints.close()
 
 
 class _Stop:
