@@ -108,8 +108,9 @@ def our_steps(name: str, shards: str, textures: str, modalities: str = "rgb", **
 
     from mvad.model.idif.optimizers import head_optimizers, student_optimizers
     from mvad.model.idif.teacher_cache import TeacherCache
-    from mvad.model.synthesis.paste import corrupt
+    from mvad.model.synthesis.paste import corrupt_by_plan
     from mvad.model.synthesis.textures import load_textures
+    from mvad.model.training.numbers import Carried
 
     detector, data, views, _ = ours(name, shards, textures, modalities, **keys)
     config, training_steps, images = detector.config, detector.training_steps, load_textures(textures)
@@ -117,20 +118,28 @@ def our_steps(name: str, shards: str, textures: str, modalities: str = "rgb", **
     head = head_optimizers(detector.heads, config.optimizer, 10)
     generator = torch.Generator().manual_seed(0)
 
-    def corrupted() -> Any:
-        return corrupt(views, detector.spec, images, config.pseudo, generator)
+    def numbers(draw: Callable[..., Any]) -> Any:
+        return Carried(draw(BATCH, 0, images, generator), detector.device).arrive()
+
+    def corrupted(drawn: Any) -> Any:
+        return corrupt_by_plan(views, drawn.plan, detector.spec, images, config.pseudo)
 
     def student_step() -> None:
-        clean = TeacherCache(training_steps.clean_features)(views.images.flatten(1, 2), None)  # as in a first epoch
-        training_steps.student_step(views, corrupted(), clean, student, 0, generator)
+        clean = TeacherCache(training_steps.clean_features, detector.device)(views.images.flatten(1, 2), None)  # a first epoch
+        drawn = numbers(training_steps.draw_student)
+        training_steps.student_step(views, corrupted(drawn), clean, student, 0, drawn)
 
-    detector.network.train()
-    result = {"pseudo_s": seconds(corrupted, 4), "student_step_s": seconds(student_step)}
-    detector.network.eval().requires_grad_(False)
-    detector.heads.train()
-    result["head_step_s"] = seconds(lambda: training_steps.head_step(views, corrupted(), head, 0))
+    def head_step() -> None:
+        drawn = numbers(training_steps.draw)
+        training_steps.head_step(views, corrupted(drawn), head, 0, drawn)
+
+    training_steps.begin_student()
+    result = {"pseudo_s": seconds(lambda: corrupted(numbers(training_steps.draw)), 4), "student_step_s": seconds(student_step)}
+    training_steps.begin_head()
+    result["head_step_s"] = seconds(head_step)
+    training_steps.finish()
     detector.heads.eval()
-    result["judge_s"] = seconds(lambda: training_steps.present_maps(views))
+    result["judge_s"] = seconds(lambda: training_steps.present_maps(views, training_steps.inputs(views.present)))
     result["load_s"] = seconds(lambda: detector.images(data.batch(range(BATCH))), 4)
     return {k: round(v, 4) for k, v in result.items()} | {"peak_mb": _peak(), "window": training_steps.window.side}
 
@@ -215,17 +224,16 @@ def operations(name: str, shards: str, textures: str) -> dict[str, float]:
         counted[part] = round(counter.get_total_flops() / 1e9, 2)
         return result
 
-    count("teacher", lambda: detector.teacher.features(images[present]))
+    count("teacher", lambda: detector.teacher.features(present.take(images)))
     encoded = count("encoder", lambda: network.encoder(images, present))
     common, specific, _ = count("bottleneck", lambda: network.bottleneck(encoded.deepest, present, None))
     voxel = count("voxel fusion", lambda: network.fusion.voxel_fusion(specific, present))
     planes = count("spatial transformer", lambda: network.fusion.spatial_transformer(voxel))
     count("decoders", lambda: network.decoders(planes + common[:, None], encoded.fine, range(images.shape[1])))
-    with torch.no_grad():
-        products = training_steps.compare(corrupted.images[:1], present)[1]
-    seen = views.seen[0].repeat_interleave(len(detector.spec.modalities), dim=0)
-    cut = products if training_steps.window.whole else training_steps.window.cut(products, training_steps.window.places(seen)[0])
-    count("head", lambda: detector.heads(cut, present.nonzero()[:, 1]))
+    teacher, student = training_steps.features(corrupted.images[:1], present)
+    seen, window = views.seen[0].repeat_interleave(len(detector.spec.modalities), dim=0), training_steps.window
+    cut = head_input(teacher, student, None if window.whole else window, window.places(seen)[0])
+    count("head", lambda: detector.heads(cut, present))
     return counted | {"all": round(sum(counted.values()), 2)}
 
 
@@ -295,7 +303,7 @@ def forward_backward(shards: str, textures: str, views: int, size: int, voxel: i
     for part in (network.encoder, network.decoders):
         part.to(memory_format=torch.channels_last)
     images = torch.rand(2, views, 3, size, size, device=device) * 255
-    present = torch.ones(2, views, dtype=torch.bool, device=device)
+    present = torch.ones(2, views, dtype=torch.bool)
 
     def work() -> None:
         student = network(images, present, lambda shape: torch.zeros(shape))

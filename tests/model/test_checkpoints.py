@@ -7,7 +7,7 @@ import functools
 import os
 import signal
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from mvad.model.training.checkpoint import last_checkpoint, newest_step
 from mvad.model.training.checkpoint_writer import CheckpointWriter, Content
 from mvad.model.training.context import FitContext
 from mvad.model.training.loop import Phase, run_phases
+from mvad.model.training.pending import Pending
 from mvad.progress import Silent
 
 
@@ -49,12 +50,12 @@ class Toy:
         return Content(0 if step < 6 else 6, {trained: self.weights[trained]}, {frozen: self.weights[frozen]})
 
     def train(self, before_step: Callable[[int], object] = lambda done: None) -> None:
-        def step(name: str, k: int) -> Mapping[str, float]:
+        def step(name: str, k: int) -> Pending:
             before_step(self.done)
             self.weights[name] += 1
             self.clock.now += 1
             self.done += 1
-            return {"loss": 0.0}
+            return Pending({"loss": 0.0})
 
         phases = [Phase(name, 6, lambda: None, functools.partial(step, name)) for name in ("a", "b")]
         run_phases(phases, self.first, 1, self.writer, FitContext(self.run, Silent(), lambda figures: None))

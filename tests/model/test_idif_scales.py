@@ -22,7 +22,7 @@ from mvad.model.images import ViewImages
 from mvad.model.input_spec import InputSpec
 from mvad.model.registry import configure
 from mvad.model.scoring import smooth
-from mvad.model.synthesis.paste import Corrupted, corrupt
+from mvad.model.synthesis.paste import Corrupted, corrupt, corrupt_by_plan
 from mvad.model.synthesis.textures import ProceduralTextures
 
 VIEWS, BATCH, SIZE = 3, 2, 64
@@ -153,7 +153,9 @@ def test_withheld_common_features_do_not_reach_the_decoders(teacher: Teacher) ->
 
 def test_common_features_are_withheld_in_the_first_half_of_the_steps_only(teacher: Teacher) -> None:
     steps = detector(teacher, **{"bottleneck.withhold": 0.8, "train.student_steps": 100}).training_steps
-    kept = [steps._keeps_common(1000, k, torch.Generator().manual_seed(0)) for k in (0, 25, 50, 99)]
+    textures = ProceduralTextures()
+    drawn = (steps.draw_student(500, k, textures, torch.Generator().manual_seed(0)) for k in (0, 25, 50, 99))
+    kept = [numbers.keeps_common for numbers in drawn]
     assert kept[0] is not None
     assert kept[1] is not None
     assert float((~kept[0]).float().mean()) == pytest.approx(0.8, abs=0.05)
@@ -171,7 +173,8 @@ def test_views_are_dropped_in_the_head_phase_too(teacher: Teacher) -> None:
     mask = torch.zeros(BATCH, VIEWS, 1, SIZE, SIZE)
     mask[..., 16:32, 16:32] = 1
     optimizers = head_optimizers(one.heads, one.config.optimizer, 10)
-    one.training_steps.head_step(batch, Corrupted(batch.images, mask), optimizers, 0, torch.Generator().manual_seed(0))
+    numbers = one.training_steps.draw(BATCH, 0, ProceduralTextures(), torch.Generator().manual_seed(0))
+    one.training_steps.head_step(batch, Corrupted(batch.images, mask), optimizers, 0, numbers)
     after = [rms(head.out.weight) for head in one.heads.per_input]  # type: ignore[union-attr,arg-type]
     trained = [a != b for a, b in zip(before, after, strict=True)]
     assert any(trained)
@@ -223,7 +226,8 @@ def test_a_step_of_the_decoders_is_that_of_a_sum_over_destsegs_batch(teacher: Te
         optimizers = student_optimizers(one.network, one.config.optimizer, 1.0, 10)
         generator = torch.Generator().manual_seed(0)
         mask = torch.zeros(BATCH, VIEWS, 1, SIZE, SIZE)
-        one.training_steps.student_step(batch, Corrupted(batch.images, mask), clean, optimizers, 0, generator)
+        numbers = one.training_steps.draw_student(BATCH, 0, ProceduralTextures(), generator)
+        one.training_steps.student_step(batch, Corrupted(batch.images, mask), clean, optimizers, 0, numbers)
         return weight.detach() - before  # type: ignore[no-any-return]
 
     ratio = change(32).norm() / change(1).norm()
@@ -240,9 +244,9 @@ def test_preset_paper_does_not_diverge_at_destsegs_learning_rates(teacher: Teach
     batch = views(batch=4)
     clean = tuple(level.view(4, VIEWS, *level.shape[1:]) for level in one.teacher.features(batch.images.flatten(0, 2)))
     for k in range(30):
-        generator = torch.Generator().manual_seed(k)
-        changed = corrupt(batch, one.spec, ProceduralTextures(), one.config.pseudo, generator)
-        losses.append(one.training_steps.student_step(batch, changed, clean, optimizers, k, generator)["loss"])
+        numbers = one.training_steps.draw_student(4, k, ProceduralTextures(), torch.Generator().manual_seed(k))
+        changed = corrupt_by_plan(batch, numbers.plan, one.spec, ProceduralTextures(), one.config.pseudo)
+        losses.append(float(one.training_steps.student_step(batch, changed, clean, optimizers, k, numbers)["loss"]))
     assert max(scales) < 3
     assert losses[-1] < 0.7 * losses[0]
 

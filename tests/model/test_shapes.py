@@ -33,6 +33,7 @@ from mvad.model.idif.view_dropout import draw_present
 from mvad.model.idif.voxel_fusion import VoxelFusion
 from mvad.model.images import ViewImages
 from mvad.model.input_spec import InputSpec
+from mvad.model.presence import Presence
 from mvad.model.synthesis.paste import corrupt
 from mvad.model.synthesis.perlin import perlin_noise
 from mvad.model.synthesis.textures import ProceduralTextures
@@ -87,8 +88,8 @@ def run_decoders(module: Decoders, planes: Planes) -> Levels:
 
 
 @checked
-def run_heads(module: Heads, products: Float[Tensor, "n c h w"], view: Tensor) -> Float[Tensor, "n h w"]:
-    return module(products, view)
+def run_heads(module: Heads, products: Float[Tensor, "n c h w"], present: Presence) -> Float[Tensor, "n h w"]:
+    return module(products, present)
 
 
 @checked
@@ -198,7 +199,7 @@ def test_decoders(level: int) -> None:
 @pytest.mark.parametrize(("share", "separable"), [("shared", False), ("view", False), ("shared", True)])
 def test_heads(share: str, separable: bool) -> None:
     module = Heads(K, C, HeadConfig(width=6, share=share, separable=separable)).train()  # type: ignore[arg-type]
-    learns(module, run_heads(module, torch.randn(6, C, 16, 16), torch.tensor([0, 1, 2, 0, 1, 2])))
+    learns(module, run_heads(module, torch.randn(6, C, 16, 16), Presence(torch.ones(2, K).bool(), torch.device("cpu"))))
 
 
 def test_network_losses_and_pseudo_anomalies(teacher: Teacher) -> None:

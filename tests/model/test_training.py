@@ -28,6 +28,7 @@ from mvad.model.training.checkpoint_writer import CheckpointWriter, Content
 from mvad.model.training.context import FitContext
 from mvad.model.training.loop import Phase, run_phases
 from mvad.model.training.parallel import ProcessGroup, join_process_group, share_batch_norms
+from mvad.model.training.pending import Pending
 from mvad.progress import Silent
 
 
@@ -188,12 +189,12 @@ def checkpoints(run: Path, total: int, tensors: Mapping[str, torch.Tensor] | Non
 def test_a_signal_is_handled_after_the_step(tmp_path: Path) -> None:
     weights = torch.zeros(2)
 
-    def step(k: int) -> Mapping[str, float]:
+    def step(k: int) -> Pending:
         weights[0] += 1
         if k == 2:
             os.kill(os.getpid(), signal.SIGINT)
         weights[1] += 1
-        return {"loss": 0.0}
+        return Pending({"loss": 0.0})
 
     lines: list[Mapping[str, float]] = []
     writer = checkpoints(tmp_path, 9, {"w": weights})
@@ -205,29 +206,56 @@ def test_a_signal_is_handled_after_the_step(tmp_path: Path) -> None:
 
 
 def test_an_interrupted_step_is_not_saved(tmp_path: Path) -> None:
-    def step(k: int) -> Mapping[str, float]:
+    def step(k: int) -> Pending:
         if k == 2:
             raise KeyboardInterrupt
-        return {"loss": 0.0}
+        return Pending({"loss": 0.0})
 
     with pytest.raises(KeyboardInterrupt):
         run_phases([Phase("p", 9, lambda: None, step)], 0, 1, checkpoints(tmp_path, 9), context(tmp_path, []))
     assert not list(tmp_path.glob("checkpoints/*"))
 
 
-def test_a_loss_that_is_not_finite_is_reported_with_step_and_samples(tmp_path: Path) -> None:
-    def step(k: int) -> Mapping[str, float]:
-        return {"loss": float("nan") if k == 1 else 1.0}
+@pytest.mark.parametrize("lag", [0, 1])
+def test_a_loss_that_is_not_finite_is_reported_with_step_and_samples(lag: int, tmp_path: Path) -> None:
+    performed = []
+
+    def step(k: int) -> Pending:
+        performed.append(k)
+        return Pending({"loss": torch.tensor(float("nan") if k == 1 else 1.0)}, [f"gear/train/good/00{k}"])
 
     phases = [Phase("student", 4, lambda: None, step)]
     with pytest.raises(
-        BadInput, match=r"the loss is nan at student step 1 \(samples gear/train/good/000\); the last checkpoint is step 1"
+        BadInput, match=r"the loss is nan at student step 1 \(samples gear/train/good/001\); the last checkpoint is step 1"
     ):
-        run_phases(phases, 0, 1, checkpoints(tmp_path, 4, every=1), context(tmp_path, []), lambda: ["gear/train/good/000"])
+        run_phases(phases, 0, 1, checkpoints(tmp_path, 4, every=1), context(tmp_path, []), lag)
+    assert performed == [0, 1], "a checkpoint is due after each step, and none is written after a loss that nobody read"
+
+
+def test_figures_are_read_when_the_next_step_is_under_way(tmp_path: Path) -> None:
+    events: list[str] = []
+
+    class Watched(Pending):
+        def __init__(self, k: int) -> None:
+            super().__init__({"loss": torch.tensor(float(k)), "more": 2.0})
+            self.k = k
+
+        def read(self) -> dict[str, float]:
+            events.append(f"read {self.k}")
+            return super().read()
+
+    def step(k: int) -> Pending:
+        events.append(f"step {k}")
+        return Watched(k)
+
+    lines: list[Mapping[str, float]] = []
+    run_phases([Phase("p", 3, lambda: None, step)], 0, 1, checkpoints(tmp_path, 3), context(tmp_path, lines), 1)
+    assert events == ["step 0", "step 1", "read 0", "step 2", "read 1", "read 2"]
+    assert [(line["step"], line["loss"], line["more"]) for line in lines] == [(1, 0, 2), (2, 1, 2), (3, 2, 2)]
 
 
 def test_only_the_last_checkpoints_are_kept(tmp_path: Path) -> None:
-    phases = [Phase("p", 5, lambda: None, lambda k: {"loss": 0.0})]
+    phases = [Phase("p", 5, lambda: None, lambda k: Pending({"loss": 0.0}))]
     run_phases(phases, 0, 1, checkpoints(tmp_path, 5, every=1, keep=3), context(tmp_path, []))
     kept = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
     assert kept == [f"step-{n}.{ending}" for n in (3, 4, 5) for ending in ("json", "safetensors")]

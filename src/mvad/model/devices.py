@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from contextvars import ContextVar
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from mvad.errors import BadInput, MissingComponent
 
@@ -55,6 +56,55 @@ def synchronise(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
+_ALIGNMENT = 16
+"""Every tensor of a joint copy starts at a multiple of this many bytes."""
+
+
+def packed(tensors: Sequence[Tensor]) -> Tensor:
+    """Return tensors of the host as bytes of one page-locked buffer, which one copy moves; see ``unpacked``."""
+    buffer = torch.empty(sum(map(_bytes_of, tensors)), dtype=torch.uint8, pin_memory=True)
+    for part, tensor in zip(_parts(buffer, tensors), tensors, strict=True):
+        part.copy_(tensor)
+    return buffer
+
+
+def unpacked(buffer: Tensor, like: Sequence[Tensor]) -> list[Tensor]:
+    """Return the tensors of a buffer, which has the content of ``packed(like)``, as views of its memory."""
+    return _parts(buffer, like)
+
+
+def moved(tensors: Sequence[Tensor], device: torch.device) -> list[Tensor]:
+    """Return tensors of the host on a device: one copy from page-locked memory, which nothing waits for.
+
+    Examples
+    --------
+    >>> moved([torch.tensor([1, 2]), torch.tensor(True)], torch.device("cpu"))
+    [tensor([1, 2]), tensor(True)]
+    """
+    if device.type == "cpu":
+        return list(tensors)
+    return unpacked(packed(tensors).to(device, non_blocking=True), tensors)
+
+
+def _bytes_of(tensor: Tensor) -> int:
+    return -(-tensor.numel() * tensor.element_size() // _ALIGNMENT) * _ALIGNMENT
+
+
+def _parts(buffer: Tensor, like: Sequence[Tensor]) -> list[Tensor]:
+    parts, start = [], 0
+    for tensor in like:
+        size = tensor.numel() * tensor.element_size()
+        parts.append(buffer[start : start + size].view(tensor.dtype).view(tensor.shape))
+        start += _bytes_of(tensor)
+    return parts
+
+
+@lru_cache(maxsize=64)
+def constant(values: tuple[float, ...], device: torch.device) -> Tensor:
+    """Return a float32 vector of numbers on a device; it is copied there once in a process, and must not be changed."""
+    return torch.tensor(values, device=device)
+
+
 @cache
 def has_native_bfloat16(device_type: str) -> bool:
     """Return whether the hardware multiplies bfloat16 natively; emulation is slower than float32."""
@@ -67,8 +117,7 @@ def has_native_bfloat16(device_type: str) -> bool:
 
 def autocast(device: torch.device, precision: str) -> AbstractContextManager[None]:
     """Return torch's autocast to bfloat16, or a context that does nothing (``train.precision``)."""
-    enabled = precision == "bfloat16" or (precision == "auto" and has_native_bfloat16(device.type))
-    if not enabled or _float32_only.get():
+    if not uses_bfloat16(device, precision):
         return contextlib.nullcontext()
     return torch.autocast(device.type, dtype=torch.bfloat16)
 
@@ -81,6 +130,12 @@ def float32_only() -> Iterator[None]:
         yield
     finally:
         _float32_only.reset(token)
+
+
+def uses_bfloat16(device: torch.device, precision: str) -> bool:
+    """Return whether ``autocast`` computes in bfloat16."""
+    wanted = precision == "bfloat16" or (precision == "auto" and has_native_bfloat16(device.type))
+    return wanted and not _float32_only.get()
 
 
 def default_preset(device: torch.device) -> str:

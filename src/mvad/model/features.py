@@ -59,7 +59,7 @@ class ViewFeatures:
 
     def counts(self, views: ViewImages, side: int) -> Tensor:
         """Return which cells (B, V, side, side) count: of present views, more than half on the object (``score.region``)."""
-        return counted_cells(views.seen, side, self.config.score) & views.present[:, :, None, None]
+        return counted_cells(views.seen, side, self.config.score) & views.present_on_device()[:, :, None, None]
 
 
 def counted_cells(seen: Tensor, side: int, config: ScoreConfig) -> Tensor:

@@ -11,6 +11,7 @@ from mvad.datasets.shards.loader import Batch
 from mvad.errors import BadInput
 from mvad.model.backbones.protocol import Teacher
 from mvad.model.config import InputConfig
+from mvad.model.devices import constant, moved
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,7 @@ class ViewImages:
     seen
         (B, V, S, S) bool, pixels that show the object.
     present
-        (B, V) bool, views that the sample has.
+        (B, V) bool on the host, views that the sample has.
     source
         (B, V, S, S) int32, row * W + column of the raw scan, -1 where nothing is seen; None where it was not read.
     """
@@ -33,6 +34,10 @@ class ViewImages:
     seen: Tensor
     present: Tensor
     source: Tensor | None = None
+
+    def present_on_device(self) -> Tensor:
+        """Return ``present`` on the device of the images."""
+        return moved([self.present], self.images.device)[0]
 
 
 def background_fill(config: InputConfig, teacher: Teacher) -> tuple[float, float, float]:
@@ -76,13 +81,16 @@ def view_images(
         raise BadInput(f"input.size = {size} does not divide the shards' {stored} pixels; choose {stored} or a divisor")
     factor = stored // size
     seen = batch.seen
-    count = _pool(seen.float(), factor)
+    count = _pool(seen.float(), factor) if factor > 1 else seen
     kept = count > 0.5 if factor > 1 else seen
     layers = []
     for modality in modalities:
         planes = _planes(batch, modality, depth_range)
+        if factor == 1:
+            layers.append(torch.where(kept[:, :, None], planes, constant(fill, planes.device).view(3, 1, 1)))
+            continue
         weighted = _pool(planes * seen[:, :, None], factor) / count.clamp(min=1e-6)[:, :, None]
-        colour = torch.tensor(fill, device=planes.device).view(3, 1, 1)
+        colour = constant(fill, planes.device).view(3, 1, 1)
         layers.append(torch.where(kept[:, :, None], weighted, colour))
     source = None if batch.source is None else batch.source[..., factor // 2 :: factor, factor // 2 :: factor]
     return ViewImages(torch.stack(layers, dim=2), kept, batch.present, source)
@@ -103,7 +111,5 @@ def _planes(batch: Batch, modality: str, depth_range: tuple[float, float] | None
 
 
 def _pool(planes: Tensor, factor: int) -> Tensor:
-    if factor == 1:
-        return planes
     flat = planes.reshape(-1, 1, *planes.shape[-2:])
     return torch.nn.functional.avg_pool2d(flat, factor).reshape(*planes.shape[:-2], planes.shape[-2] // factor, -1)

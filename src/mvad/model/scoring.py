@@ -56,7 +56,7 @@ def finish_maps(
     counts = counted(views, config).to(maps.device)
     if scores is None:
         scores = counted_scores(maps, counts, config)
-    present = views.present.to(scores.device)
+    present = views.present_on_device()
     raw = scores.masked_fill(~present[:, :, None], -torch.inf)
     if scale is not None:
         maps, scores = scale.of_maps(maps), scale.of_scores(scores)
@@ -82,7 +82,7 @@ def over_modalities(values: Tensor, config: ScoreConfig, scale: ScoreScale | Non
 def counted(views: ViewImages, config: ScoreConfig) -> Tensor:
     """Return which pixels (B, V, S, S) bool count: those of present views, on the object unless ``score.region`` is ``image``."""
     seen = views.seen if config.region == "object" else torch.ones_like(views.seen)
-    return seen & views.present[:, :, None, None]
+    return seen if bool(views.present.all()) else seen & views.present_on_device()[:, :, None, None]
 
 
 def fill_uncounted(maps: Tensor, counts: Tensor) -> Tensor:

@@ -70,16 +70,26 @@ class Batch:
         return int(self.mask.shape[-1])
 
     def to(self, device: torch.device) -> Batch:
-        """Return the batch on a device; a batch in page-locked memory is copied asynchronously."""
-        moved = {name: tensor.to(device, non_blocking=True) for name, tensor in self._tensors().items()}
-        return replace(self, **moved)  # type: ignore[arg-type]
+        """Return the batch with what detectors see of it on a device; from page-locked memory it is copied asynchronously.
+
+        Masks, labels and ``present`` stay on the host: evaluation reads them there, and which views are there decides what is
+        computed.
+        """
+        moved = {name: getattr(self, name) for name in _SEEN_BY_DETECTORS}
+        moved = {name: tensor.to(device, non_blocking=True) for name, tensor in moved.items() if tensor is not None}
+        return replace(self, **moved)
 
     def pin_memory(self) -> Batch:
-        """Return the batch in page-locked memory; torch's DataLoader calls this."""
-        return replace(self, **{name: tensor.pin_memory() for name, tensor in self._tensors().items()})  # type: ignore[arg-type]
+        """Return the batch with what ``to`` moves in page-locked memory; torch's DataLoader calls this."""
+        moved = {name: getattr(self, name) for name in _SEEN_BY_DETECTORS}
+        pinned = {name: tensor.pin_memory() for name, tensor in moved.items() if tensor is not None and not tensor.is_cuda}
+        return replace(self, **pinned)
 
     def _tensors(self) -> dict[str, Tensor]:
         return {f.name: value for f in fields(self) if isinstance(value := getattr(self, f.name), Tensor)}
+
+
+_SEEN_BY_DETECTORS = ("rgb", "depth_code", "normal", "seen", "source")
 
 
 def collate(batches: Sequence[Batch]) -> Batch:

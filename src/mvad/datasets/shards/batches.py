@@ -7,6 +7,8 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -18,6 +20,8 @@ from mvad.errors import BadInput, MvadError
 
 Augment = Callable[[Batch, Sequence[np.random.Generator]], Batch]
 """Augments a batch, given the random generator of each of its samples. Must be picklable for spawned workers."""
+
+Item = TypeVar("Item")
 
 _SIGNAL_S = 0.5
 """Seconds to wait for torch's signal handler after a worker's connection broke."""
@@ -80,7 +84,7 @@ class Batches:
         BadInput
             If a shard is damaged, or a reading process died.
         """
-        if workers:
+        if workers and self.data.device.type == "cpu":
             loader = DataLoader(
                 _Steps(self, first, last), batch_size=None, num_workers=workers, pin_memory=pin, prefetch_factor=_AHEAD,
                 multiprocessing_context=start_method,
@@ -93,18 +97,29 @@ class Batches:
             yield from self._ahead(first, last, pin)
 
     def _ahead(self, first: int, last: int, pin: bool) -> Iterator[Batch]:
-        with ThreadPoolExecutor(1, "mvad-ahead") as pool:
-            waiting: deque[Future[Batch]] = deque()
-            try:
-                for step in range(first, last):
-                    waiting.append(pool.submit(self.at, step))
-                    if len(waiting) > _AHEAD:
-                        yield _pinned(waiting.popleft().result(), pin)
-                while waiting:
-                    yield _pinned(waiting.popleft().result(), pin)
-            finally:
-                for future in waiting:
-                    future.cancel()
+        if self.data.device.type != "cpu":  # nothing to read: a step's samples are copied on the device
+            return map(self.at, range(first, last))
+        return read_ahead([partial(self._at, step, pin) for step in range(first, last)], "mvad-ahead")
+
+    def _at(self, step: int, pin: bool) -> Batch:
+        batch = self.at(step)
+        return batch.pin_memory() if pin and torch.cuda.is_available() else batch
+
+
+def read_ahead(calls: Sequence[Callable[[], Item]], name: str) -> Iterator[Item]:
+    """Yield the results of calls in order, which a thread makes two calls ahead; what a call raises is raised in its turn."""
+    with ThreadPoolExecutor(1, name) as pool:
+        waiting: deque[Future[Item]] = deque()
+        try:
+            for call in calls:
+                waiting.append(pool.submit(call))
+                if len(waiting) > _AHEAD:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            for future in waiting:
+                future.cancel()
 
 
 class _Steps(Dataset[Batch | MvadError]):
@@ -143,7 +158,3 @@ def _reporting_death(loader: DataLoader[Batch | MvadError], data: ShardSet) -> I
         raise BadInput(
             f"{data.folder}: a process that reads shards died ({reason}); use fewer workers (0 reads on threads), or more memory"
         ) from error
-
-
-def _pinned(batch: Batch, pin: bool) -> Batch:
-    return batch.pin_memory() if pin and torch.cuda.is_available() else batch

@@ -149,20 +149,37 @@ class ShardSet(Dataset[Batch]):
             other._memory = {}
         return other
 
-    def in_memory(self, limit_mb: int = 4096) -> ShardSet:
-        """Decode all samples into memory that worker processes share; afterwards no file is read or checked again.
+    @property
+    def stored_bytes(self) -> int:
+        """Bytes that the samples take in memory."""
+        return sum(self._bytes(name) for name in self._read_names()) * len(self)
+
+    @property
+    def device(self) -> torch.device:
+        """Device of the images in batches: the processor, unless ``in_memory`` moved them."""
+        return next((t.device for name, t in self._memory.items() if name != "mask"), torch.device("cpu"))
+
+    def in_memory(self, limit_mb: int = 4096, device: torch.device = torch.device("cpu")) -> ShardSet:  # immutable
+        """Return the dataset with all samples decoded into memory; afterwards no file is read or checked again.
+
+        On the processor it is this dataset, in memory that worker processes share. On another device it is a new one, whose
+        batches have their images there, and masks on the host.
 
         Raises
         ------
         BadInput
             If the samples take more than ``limit_mb``.
         """
-        needed = sum(self._bytes(name) for name in self._read_names()) * len(self) // 1_000_000
+        needed = self.stored_bytes // 1_000_000
         if needed > limit_mb:
             raise BadInput(f"{self.folder}: {self.split} takes {needed} MB in memory, more than {limit_mb}; leave it on disk")
-        arrays = self._decode(range(len(self)))
-        self._memory = {name: tensor.share_memory_() for name, tensor in arrays.items()}  # type: ignore[no-untyped-call]
-        return self
+        arrays = self._memory or self._decode(range(len(self)))
+        if device.type == "cpu":
+            self._memory = {name: tensor.share_memory_() for name, tensor in arrays.items()}  # type: ignore[no-untyped-call]
+            return self
+        other = self._copy()
+        other._memory = {name: tensor if name == "mask" else tensor.to(device) for name, tensor in arrays.items()}
+        return other
 
     def __len__(self) -> int:
         return len(self._places)
@@ -186,7 +203,7 @@ class ShardSet(Dataset[Batch]):
         arrays = self._from_memory(rows) if self._memory else self._decode(rows)
         present = torch.from_numpy(self._small["present"][rows]).bool()
         everywhere = present[:, :, None, None].expand(arrays["mask"].shape)
-        seen = arrays["seen"].view(torch.bool) if "seen" in arrays else everywhere
+        seen = arrays["seen"].view(torch.bool) if "seen" in arrays else everywhere.to(self.device)
         return Batch(
             keys=tuple(self.keys[row] for row in rows), defects=tuple(self.defects[row] for row in rows),
             rgb=arrays.get("rgb"), depth_code=arrays.get("depth"), normal=arrays.get("normal"), mask=arrays["mask"], seen=seen,
@@ -224,11 +241,14 @@ class ShardSet(Dataset[Batch]):
 
     def _from_memory(self, rows: list[int]) -> dict[str, Tensor]:
         chosen = torch.tensor(rows)
-        return {
+        on_device = chosen if self.device.type == "cpu" else chosen.pin_memory().to(self.device, non_blocking=True)
+        found = {}
+        for name in self._read_names():
+            tensor = self._memory[name]
             # index_select is many times as fast as indexing with a list, but does not support uint16.
-            name: self._memory[name].view(torch.uint8).index_select(0, chosen).view(self._memory[name].dtype)
-            for name in self._read_names()
-        }
+            taken = tensor.view(torch.uint8).index_select(0, chosen if tensor.device.type == "cpu" else on_device)
+            found[name] = taken.view(tensor.dtype)
+        return found
 
     def _decode(self, rows: Sequence[int]) -> dict[str, Tensor]:
         names = self._read_names()

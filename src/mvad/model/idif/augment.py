@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from mvad.model.devices import constant
 from mvad.model.idif.training_config import AugmentConfig
 from mvad.model.images import ViewImages
 from mvad.model.training.parallel import ProcessGroup
@@ -54,7 +55,7 @@ def turned(views: ViewImages, modalities: tuple[str, ...], degrees: Tensor, fill
     def sampled(planes: Tensor) -> Tensor:
         return functional.grid_sample(planes, grid, padding_mode="zeros", align_corners=False)
 
-    colour = torch.tensor(fill, device=views.images.device).view(3, 1, 1)
+    colour = constant(fill, views.images.device).view(3, 1, 1)
     shown = views.seen.float()
     share = sampled(shown)
     seen = _turned_outlines(views.seen, grid)

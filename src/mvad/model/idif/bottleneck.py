@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from mvad.model.idif.config import BottleneckConfig
+from mvad.model.presence import Presence
 
 Noise = Callable[[torch.Size], Tensor]
 """Draws standard normal numbers; the first axis of the shape is the batch."""
@@ -39,15 +40,15 @@ class ConsistencyBottleneck(nn.Module):
         self.view_offset = nn.Parameter(torch.zeros(views, channels))
         self.log_spread = nn.Conv2d(code, channels, 1) if config.decoder == "learned" else None
 
-    def forward(self, encoded: Tensor, present: Tensor, noise: Noise | None) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(self, encoded: Tensor, given: Presence | Tensor, noise: Noise | None) -> tuple[Tensor, Tensor, Tensor]:
         """Split features into common and view-specific ones.
 
         Parameters
         ----------
         encoded
             f_E (B, K, C, h, w) float.
-        present
-            (B, K) bool.
+        given
+            Presence of the inputs, or (B, K) bool.
         noise
             Draws epsilon; None uses the mean, unless ``bottleneck.at_test`` is ``sample``.
 
@@ -56,13 +57,14 @@ class ConsistencyBottleneck(nn.Module):
         tuple
             f_c (B, C, h, w); f_s = f_E - f_c (B, K, C, h, w) where present, else 0; L_IB, a scalar (eq. 5), 0 in evaluation.
         """
+        present = Presence.of(given, encoded.device)
         b, k, c, h, w = encoded.shape
         flat = encoded.reshape(b * k, c, h, w)
         weight = self._weights(flat, present)
-        mean = (self.mean(flat).view(b, k, -1, h, w) * weight).sum(dim=1)
+        mean = _over_views(self.mean(flat).view(b, k, -1, h, w), weight)
         # The mean over channels stays: without it, two channels would be a sign, which has no gradient.
         mean = functional.normalize(mean, dim=1, eps=_LEAST_NORM) * math.sqrt(self.config.channels)
-        log_variance = (self.log_variance(flat).view(b, k, -1, h, w) * weight).sum(dim=1)
+        log_variance = _over_views(self.log_variance(flat).view(b, k, -1, h, w), weight)
         log_variance = log_variance.clamp(2 * math.log(self.config.noise), _MOST_LOG_VARIANCE)
         if noise is None and self.config.at_test == "sample":
             noise = _fixed_noise
@@ -70,12 +72,17 @@ class ConsistencyBottleneck(nn.Module):
         if noise is not None:
             code = mean + noise(mean.shape).to(mean) * torch.exp(log_variance / 2)  # reparameterised
         common = self.lift(code)
-        specific = (encoded - common[:, None]) * present.to(encoded.dtype)[:, :, None, None, None]
+        specific = encoded - common[:, None]
+        if not present.everything:
+            specific = specific * present.on_device.to(encoded.dtype)[:, :, None, None, None]
         loss = self._loss(encoded, present, common, code, mean, log_variance) if self.training else mean.new_zeros(())
         return common, specific, loss
 
-    def _weights(self, flat: Tensor, present: Tensor) -> Tensor:
-        """Return weights (B, K, 1, 1 or h, 1 or w), 0 where absent, with sum 1 over K."""
+    def _weights(self, flat: Tensor, presence: Presence) -> Tensor | None:
+        """Return weights (B, K, 1, 1 or h, 1 or w), 0 where absent, with sum 1 over K; None: all are 1 / K."""
+        if self.attention is None and presence.everything:
+            return None
+        present = presence.on_device
         b, k = present.shape
         if self.attention is not None:
             logits: Tensor = self.attention(flat)
@@ -85,14 +92,14 @@ class ConsistencyBottleneck(nn.Module):
         return equal
 
     def _loss(
-        self, encoded: Tensor, present: Tensor, common: Tensor, code: Tensor, mean: Tensor, log_variance: Tensor
+        self, encoded: Tensor, present: Presence, common: Tensor, code: Tensor, mean: Tensor, log_variance: Tensor
     ) -> Tensor:  # fmt: skip
         """Return L_IB = E[-log q(f_E | f_c)] with a Gaussian q (eq. 5) over the present views, without constant terms."""
-        predicted = (common[:, None] + self.view_offset[None, :, :, None, None])[present].float()
-        target = encoded[present]
+        predicted = present.take(common[:, None] + self.view_offset[None, :, :, None, None]).float()
+        target = present.take(encoded)
         target = (target.detach() if self.config.detach_target else target).float()
         if self.log_spread is not None:
-            log_spread = self.log_spread(code)[:, None].expand(-1, present.shape[1], -1, -1, -1)[present].float().clamp(-6, 6)
+            log_spread = present.take(self.log_spread(code)[:, None].expand_as(encoded)).float().clamp(-6, 6)
             loss: Tensor = ((predicted - target) ** 2 * torch.exp(-log_spread) + log_spread).mean() / 2
         else:
             loss = functional.mse_loss(predicted, target)
@@ -100,6 +107,11 @@ class ConsistencyBottleneck(nn.Module):
             divergence = 0.5 * (mean**2 + log_variance.exp() - 1 - log_variance)
             loss = loss + self.config.kl * divergence.float().mean()
         return loss
+
+
+def _over_views(values: Tensor, weight: Tensor | None) -> Tensor:
+    """Return the weighted mean over the K views of values (B, K, ...)."""
+    return values.mean(dim=1) if weight is None else (values * weight).sum(dim=1)
 
 
 def _fixed_noise(shape: torch.Size) -> Tensor:

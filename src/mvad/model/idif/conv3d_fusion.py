@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from mvad.model.backbones.resnet18 import BasicBlock
+from mvad.model.presence import Presence
 
 _SCORE_CHANNELS = 32
 
@@ -25,8 +26,9 @@ class Conv3dFusion(nn.Module):
         )  # fmt: skip
         self.refine = BasicBlock(channels, channels)
 
-    def forward(self, features: Tensor, present: Tensor) -> Tensor:
-        """Return planes (B, K, C, h, w) from f_E of the same shape, 0 where absent, and ``present`` (B, K) bool."""
+    def forward(self, features: Tensor, given: Presence | Tensor) -> Tensor:
+        """Return planes (B, K, C, h, w) from f_E of the same shape, 0 where absent, and presence (``Presence`` or (B, K) bool)."""
+        present = Presence.of(given, features.device).on_device
         k = features.shape[1]
         scores = self.score(features.transpose(1, 2))[:, 0].float()
         weight = torch.softmax(scores.masked_fill(~present[:, :, None, None], -torch.inf), dim=1)

@@ -87,15 +87,21 @@ class Decoders(nn.Module):
             flat = self.per_input[0](planes[:, chosen].flatten(0, 1), [level[:, chosen].flatten(0, 1) for level in fine])
             decoded = [list(level.view(b, len(chosen), *level.shape[1:]).unbind(1)) for level in flat]
         else:
-            by_input = [self.per_input[k](planes[:, k], [level[:, k] for level in fine]) for k in chosen]
+            plane, finer = planes.unbind(1), [level.unbind(1) for level in fine]
+            by_input = [self.per_input[k](plane[k], [level[k] for level in finer]) for k in chosen]
             decoded = [[levels[number] for levels in by_input] for number in range(3)]
         filled = []
         for level in decoded:
             by_number = dict(zip(chosen, level, strict=True))
-            zero = torch.zeros_like(level[0])
-            filled.append(torch.stack([by_number.get(k, zero) for k in range(inputs)], dim=1))
+            if len(by_number) < inputs:
+                by_number = {**dict.fromkeys(range(inputs), torch.zeros_like(level[0])), **by_number}
+            # With channels last in memory, so that samples and inputs can be taken as one axis without a copy.
+            rows = torch.stack([by_number[k].permute(0, 2, 3, 1) for k in range(inputs)], dim=1)
+            filled.append(rows.permute(0, 1, 4, 2, 3))
         return filled[0], filled[1], filled[2]
 
 
 def _upsampled(plane: Tensor) -> Tensor:
-    return functional.interpolate(plane, scale_factor=2, mode="bilinear", align_corners=False)
+    """Return twice the size, in the same dtype: autocast would go to float32, and back in each of two convolutions."""
+    with torch.autocast(plane.device.type, enabled=False):
+        return functional.interpolate(plane, scale_factor=2, mode="bilinear", align_corners=False)

@@ -13,7 +13,8 @@ from mvad.datasets.shards.loader import Batch, ShardSet
 from mvad.errors import BadInput
 from mvad.model.backbones.protocol import Teacher
 from mvad.model.detector import AnomalyMaps, Detector
-from mvad.model.idif.augment import draw_turns, turned, turned_outlines
+from mvad.model.devices import moved
+from mvad.model.idif.augment import turned, turned_outlines
 from mvad.model.idif.config import IdifConfig
 from mvad.model.idif.effects import held_out_losses
 from mvad.model.idif.head import Heads
@@ -21,18 +22,19 @@ from mvad.model.idif.network import Network
 from mvad.model.idif.optimizers import head_optimizers, student_optimizers
 from mvad.model.idif.teacher_cache import TeacherCache
 from mvad.model.idif.timing import estimated_seconds
-from mvad.model.idif.training_steps import TrainingSteps
+from mvad.model.idif.training_steps import StepNumbers, TrainingSteps
 from mvad.model.idif.view_dropout import draw_present
 from mvad.model.idif.window import Window, fitted
 from mvad.model.images import ViewImages, background_fill, view_images
 from mvad.model.input_spec import InputSpec
 from mvad.model.scoring import counted, counted_scores, finish_maps, smooth
-from mvad.model.synthesis.paste import Corrupted, corrupt
+from mvad.model.synthesis.paste import Corrupted, corrupt_by_plan
 from mvad.model.synthesis.textures import load_textures
 from mvad.model.training.context import FitContext
-from mvad.model.training.engine import TrainingPhase, generator_of, train_phases
+from mvad.model.training.engine import Figures, TrainingPhase, generator_of, train_phases
 from mvad.model.training.on_images import load_modules, module_state
-from mvad.model.training.parallel import ProcessGroup, share_batch_norms
+from mvad.model.training.parallel import share_batch_norms
+from mvad.model.training.weights import count_no_batches
 from mvad.settings import check_multiple
 
 _MEASURED = 500
@@ -60,6 +62,7 @@ class Idif(Detector):
         self.config, self.spec, self.teacher, self.device = config, spec, teacher, device
         for module in self.modules():
             module.to(device)
+            count_no_batches(module)
         for part in (self.network.encoder, self.network.decoders, self.heads, teacher.backbone):
             # Two to three times as fast as planar memory on a processor, and the format of tensor cores.
             part.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch types devices only
@@ -82,46 +85,48 @@ class Idif(Detector):
             share_batch_norms(self.heads)
         steps.window = self._window(train)
         train_phases(train, self._phases(context), self.config, context, config.batch, self.device, self.state, self.load_state)
+        steps.finish()
         self._calibrate(train)
-        steps.ranks = ProcessGroup()  # from here on each process scores for itself
 
     def _phases(self, context: FitContext) -> list[TrainingPhase]:
         """Return the two phases: the student learns the teacher's features, then the head learns to segment anomalies."""
         config, steps = self.config.train, self.training_steps
-        textures, cache = load_textures(self.config.pseudo.textures), TeacherCache(steps.clean_features)
+        textures, cache = load_textures(self.config.pseudo.textures), TeacherCache(steps.clean_features, self.device)
         student = student_optimizers(self.network, self.config.optimizer, self.config.encoder.lr_scale, config.student_steps)
         head = head_optimizers(self.heads, self.config.optimizer, config.head_steps)
 
-        def corrupted(views: ViewImages, generator: torch.Generator) -> Corrupted:
-            return corrupt(views, self.spec, textures, self.config.pseudo, generator, context.ranks)
+        def corrupted(views: ViewImages, numbers: StepNumbers) -> Corrupted:
+            return corrupt_by_plan(views, numbers.plan, self.spec, textures, self.config.pseudo)
 
-        def student_step(batch: Batch, generator: torch.Generator, k: int) -> Mapping[str, float]:
-            views, keys = self._augmented(batch, generator, context.ranks)
-            changed = corrupted(views, generator)
+        def draw_student(samples: int, k: int, generator: torch.Generator) -> StepNumbers:
+            return steps.draw_student(samples, k, textures, generator)
+
+        def draw_head(samples: int, k: int, generator: torch.Generator) -> StepNumbers:
+            return steps.draw(samples, k, textures, generator)
+
+        def student_step(batch: Batch, numbers: StepNumbers, k: int) -> Figures:
+            views, keys = self._augmented(batch, numbers)
+            changed = corrupted(views, numbers)
             clean = cache(views.images.flatten(1, 2), keys)
-            figures = steps.student_step(views, changed, clean, student, k, generator)
+            figures = steps.student_step(views, changed, clean, student, k, numbers)
             if k < config.student_steps - 1 or context.held_out is None or context.ranks.rank:
                 return figures
             losses = self.held_out_losses(context.held_out)
             return {**figures, **{f"held_out_{name}": loss for name, loss in losses.items()}}
 
-        def head_step(batch: Batch, generator: torch.Generator, k: int) -> Mapping[str, float]:
-            views, _ = self._augmented(batch, generator, context.ranks)
-            return steps.head_step(views, corrupted(views, generator), head, k, generator)
-
-        def begin_student() -> None:
-            self.network.train().requires_grad_(True)
-            self.network.encoder.train()  # freezes the early layers again, which requires_grad_(True) made trainable
-            self.heads.eval()
+        def head_step(batch: Batch, numbers: StepNumbers, k: int) -> Figures:
+            views, _ = self._augmented(batch, numbers)
+            return steps.head_step(views, corrupted(views, numbers), head, k, numbers)
 
         def begin_head() -> None:
             cache.clear()
-            self.network.eval().requires_grad_(False)
-            self.heads.train()
+            steps.begin_head()
 
         return [
-            TrainingPhase("student", config.student_steps, 0, begin_student, student_step, student, trains=("network.",)),
-            TrainingPhase("head", config.head_steps, 1, begin_head, head_step, head, trains=("heads.",)),
+            TrainingPhase(
+                "student", config.student_steps, 0, steps.begin_student, draw_student, student_step, student, ("network.",)
+            ),
+            TrainingPhase("head", config.head_steps, 1, begin_head, draw_head, head_step, head, ("heads.",)),
         ]
 
     def score(self, batch: Batch) -> AnomalyMaps:
@@ -192,15 +197,15 @@ class Idif(Detector):
         fill = background_fill(self.config.input, self.teacher)
         return view_images(batch.to(self.device), self.spec.modalities, self.config.input.size, fill, self.spec.depth_range)
 
-    def _augmented(self, batch: Batch, generator: torch.Generator, ranks: ProcessGroup) -> tuple[ViewImages, Sequence[str]]:
+    def _augmented(self, batch: Batch, numbers: StepNumbers) -> tuple[ViewImages, Sequence[str]]:
         """Return a batch as images, turned where ``augment.*`` says so, and keys that tell the turned ones apart."""
         views = self.images(batch)
-        degrees = draw_turns(len(batch.keys), self.config.augment, generator, ranks)
-        if degrees is None:
+        if numbers.turns is None:
             return views, batch.keys
+        degrees = numbers.turns.values
         fill = background_fill(self.config.input, self.teacher)
         keys = [f"{key} turned {angle:g}" for key, angle in zip(batch.keys, degrees.tolist(), strict=True)]
-        return turned(views, self.spec.modalities, degrees, fill), keys
+        return turned(views, self.spec.modalities, moved([degrees], self.device)[0], fill), keys
 
     def _parts(self) -> dict[str, nn.Module]:
         return {"network": self.network, "heads": self.heads}
@@ -211,13 +216,12 @@ class Idif(Detector):
         self.heads.eval()
         b, v, m, _, size, _ = views.images.shape
         present = self.training_steps.inputs(views.present)
-        levels, probability = self.training_steps.present_maps(views)
+        levels, probability = self.training_steps.present_maps(views, present)
         resized = [_resize(level, size) for level in levels]
         smoothed = []
         for maps in (resized[0] + resized[1] + resized[2], _resize(probability, size)):
-            full = maps.new_zeros(b, v * m, size, size)
-            full[present] = maps
-            smoothed.append(smooth(full.view(b, v, m, size, size), views.seen[:, :, None], self.config.score))
+            full = present.spread(maps).view(b, v, m, size, size)
+            smoothed.append(smooth(full, views.seen[:, :, None], self.config.score))
         return smoothed[0], smoothed[1]
 
     def _window(self, train: ShardSet) -> Window:
@@ -245,7 +249,7 @@ class Idif(Detector):
             scores.append(torch.stack([counted_scores(maps, inside, config)[0] for maps in self._maps(views)]))
             counts.append(views.present[0])
         stacked = torch.stack(scores)
-        present = torch.stack(counts)[:, None, :, None].float()
+        present = moved([torch.stack(counts)], self.device)[0][:, None, :, None].float()
         count = present.sum(dim=0)
         mean = (stacked * present).sum(dim=0) / count.clamp(min=1)
         variance = ((stacked - mean) ** 2 * present).sum(dim=0) / (count - 1).clamp(min=1)

@@ -141,10 +141,10 @@ def _loss(detector: Idif, normals: ShardSet, rows: Sequence[int], batch: int) ->
         views = detector.images(normals.batch(chosen))
         present = detector.training_steps.inputs(views.present)
         flat = views.images.flatten(1, 2)
-        teacher = detector.teacher.features(flat[present])
+        teacher = detector.teacher.features(present.take(flat))
         # Not by __call__: what torch.compile made of the network before a hook was added does not call the hook.
-        student = [level[present] for level in detector.network.forward(flat, present).levels]
-        loss = distillation_loss(cosine_maps(teacher, student), detector.training_steps.weights(views)[present])
+        student = [present.take(level) for level in detector.network.forward(flat, present).levels]
+        loss = distillation_loss(cosine_maps(teacher, student), present.take(detector.training_steps.weights(views)))
         total += len(chosen) * float(loss)
     return total / len(rows)
 

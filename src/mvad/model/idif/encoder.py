@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor, nn
 
 from mvad.model.backbones.protocol import Backbone, Teacher
 from mvad.model.idif.config import EncoderConfig
+from mvad.model.presence import Presence
 
 
 @dataclass(frozen=True)
@@ -56,15 +56,15 @@ class Encoder(nn.Module):
                     module.eval().requires_grad_(False)
         return self
 
-    def forward(self, images: Tensor, present: Tensor, shown: Sequence[int] | None = None) -> Encoded:
+    def forward(self, images: Tensor, given: Presence | Tensor, shown: Sequence[int] | None = None) -> Encoded:
         """Encode the views that are present.
 
         Parameters
         ----------
         images
             (B, K, 3, S, S) float32 in 0..255; K counts views times modalities.
-        present
-            (B, K) bool. Missing views are not computed, so they do not enter batch statistics.
+        given
+            Presence of the inputs, or (B, K) bool. Missing views are not computed, so they do not enter batch statistics.
         shown
             Inputs that are present in at least one sample of any rank; default: those of this batch.
 
@@ -73,27 +73,17 @@ class Encoder(nn.Module):
         Encoded
             Features, 0 where an input is missing.
         """
+        present = Presence.of(given, images.device)
+        rows = present.take(images)
         if len(self.backbones) == 1:
-            levels = self._encode(0, images[present])
-            filled = [_spread(level, present) for level in levels]
+            levels: Sequence[Tensor] = self._encode(0, rows)
         else:
-            if shown is None:
-                shown = present.any(dim=0).nonzero()[:, 0].tolist()
-            encoded = {k: self._encode(k, images[present[:, k], k]) for k in shown}
-            template = next(iter(encoded.values()))
-            filled = [
-                torch.stack(
-                    [
-                        _spread(encoded[k][level], present[:, k])
-                        if k in encoded
-                        else template[level].new_zeros(len(images), *template[level].shape[1:])
-                        for k in range(images.shape[1])
-                    ],
-                    dim=1,
-                )
-                for level in range(3)
-            ]
-        return Encoded(filled[2], (filled[0], filled[1]))
+            parts = present.by_input(rows)
+            none = rows[:0]  # an input that other ranks alone have: their batch statistics are shared
+            encoded = {k: self._encode(k, parts.get(k, none)) for k in (present.used if shown is None else shown)}
+            levels = [present.joined({k: encoded[k][level] for k in present.used}) for level in range(3)]
+        first, second, deepest = (present.spread(level) for level in levels)
+        return Encoded(deepest, (first, second))
 
     def _encode(self, number: int, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         backbone = self.backbones[number]
@@ -115,10 +105,3 @@ def _backbone(teacher: Teacher, config: EncoderConfig) -> Backbone:
             if hasattr(module, "reset_parameters"):
                 module.reset_parameters()  # type: ignore[operator]  # a method wherever it exists
     return backbone
-
-
-def _spread(encoded: Tensor, present: Tensor) -> Tensor:
-    """Return rows (N, ...) at the N true elements of ``present`` (B, K) or (B,), 0 elsewhere."""
-    out = encoded.new_zeros(*present.shape, *encoded.shape[1:])
-    out[present] = encoded
-    return out

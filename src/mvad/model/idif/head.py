@@ -10,23 +10,36 @@ from torch.nn import functional
 
 from mvad.model.backbones.resnet18 import BasicBlock
 from mvad.model.idif.config import HeadConfig
+from mvad.model.idif.window import Window
+from mvad.model.presence import Presence
 
 
-def head_input(teacher: Sequence[Tensor], student: Sequence[Tensor]) -> Tensor:
-    """Return -t * s of normalised features, all levels resized to stride 4 and concatenated.
+def head_input(
+    teacher: Sequence[Tensor], student: Sequence[Tensor], window: Window | None = None, places: Tensor | None = None
+) -> Tensor:
+    """Return -t * s of normalised features, all levels resized to stride 4 and concatenated: (N, C, h, w) float32.
 
     Parameters
     ----------
     teacher, student
         Three maps (N, C_l, h_l, w_l) each, finest first.
+    window, places
+        Window of the result at ``places`` (N, 2), which alone is computed; None: the whole maps.
     """
     size = teacher[0].shape[-2:]
-    products = [
-        -functional.normalize(t.float(), dim=1) * functional.normalize(s.float(), dim=1)
-        for t, s in zip(teacher, student, strict=True)
-    ]
-    resized = [functional.interpolate(p, size=size, mode="bilinear", align_corners=False) for p in products]
-    return torch.cat(resized, dim=1)
+    products = []
+    for t, s in zip(teacher, student, strict=True):
+        if window is None or places is None:
+            products.append(functional.interpolate(_product(t, s), size=size, mode="bilinear", align_corners=False))
+        elif t.shape[-2:] == size:
+            products.append(_product(window.cut(t, places), window.cut(s, places)))
+        else:
+            products.append(window.cut_resized(_product(t, s), places))
+    return torch.cat(products, dim=1)
+
+
+def _product(teacher: Tensor, student: Tensor) -> Tensor:
+    return -functional.normalize(teacher.float(), dim=1) * functional.normalize(student.float(), dim=1)
 
 
 def _conv(inputs: int, outputs: int, kernel: int, dilation: int = 1, separable: bool = False) -> nn.Sequential:
@@ -79,23 +92,21 @@ class Heads(nn.Module):
         count = inputs if config.share == "view" else 1
         self.per_input = nn.ModuleList(SegmentationHead(channels, config.width, config.separable) for _ in range(count))
 
-    def forward(self, products: Tensor, view: Tensor, shown: Sequence[int] | None = None) -> Tensor:
+    def forward(self, products: Tensor, present: Presence, shown: Sequence[int] | None = None) -> Tensor:
         """Return logits (N, h, w).
 
         Parameters
         ----------
         products
             (N, channels, h, w) of ``head_input``.
-        view
-            (N,) int64, the input that each row belongs to.
+        present
+            The inputs that the N rows belong to.
         shown
             Inputs that are present on any rank; default: those of these rows.
         """
         if len(self.per_input) == 1:
             out: Tensor = self.per_input[0](products)
             return out
-        logits = products.new_zeros(len(products), *products.shape[-2:])
-        for number in torch.unique(view).tolist() if shown is None else shown:
-            rows = view == number
-            logits[rows] = self.per_input[number](products[rows]).to(logits.dtype)
-        return logits
+        rows, none = present.by_input(products), products[:0]
+        logits = {k: self.per_input[k](rows.get(k, none)) for k in (present.used if shown is None else shown)}
+        return present.joined({k: logits[k] for k in present.used})

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
 
 from mvad.model.backbones.protocol import Teacher
@@ -17,6 +18,7 @@ from mvad.model.idif.encoder import Encoder
 from mvad.model.idif.spatial_transformer import SpatialTransformer
 from mvad.model.idif.voxel_fusion import VoxelFusion
 from mvad.model.input_spec import InputSpec
+from mvad.model.presence import Presence
 
 _GROUPS = 8
 
@@ -50,8 +52,8 @@ class VoxelRoute(nn.Module):
         self.voxel_fusion = VoxelFusion(channels, plane, rotations, config.voxel, config.fusion)
         self.norm = nn.GroupNorm(math.gcd(_GROUPS, channels), channels)
 
-    def forward(self, specific: Tensor, present: Tensor) -> Tensor:
-        """f_s (B, K, C, h, w) and presence (B, K) bool to f_p of the shape of f_s, missing views included."""
+    def forward(self, specific: Tensor, present: Presence) -> Tensor:
+        """f_s (B, K, C, h, w) and presence of the inputs to f_p of the shape of f_s, missing views included."""
         voxel = self.voxel_fusion(specific, present)  # eq. 7, 8 and 12
         planes = self.spatial_transformer(voxel)  # eq. 9, one plane per view
         normalised: Tensor = self.norm(planes.flatten(0, 1)).view_as(planes)
@@ -87,7 +89,7 @@ class Network(nn.Module):
         self.decoders = Decoders(inputs, channels, level, teacher.channels, config.decoder)
 
     def forward(
-        self, images: Tensor, present: Tensor, noise: Noise | None = None, shown: Sequence[int] | None = None,
+        self, images: Tensor, given: Presence | Tensor, noise: Noise | None = None, shown: Sequence[int] | None = None,
         taught: Sequence[int] | None = None, keeps_common: Tensor | None = None,
     ) -> Student:  # fmt: skip
         """Return the student's features.
@@ -96,8 +98,8 @@ class Network(nn.Module):
         ----------
         images
             (B, K, 3, S, S) float32 in 0..255, K = views * modalities.
-        present
-            (B, K) bool.
+        given
+            Presence of the inputs, or (B, K) bool.
         noise
             Draws epsilon of eq. 4 by shape; None takes the mean.
         shown
@@ -107,8 +109,9 @@ class Network(nn.Module):
         keeps_common
             (B,) bool, samples whose decoders get f_c (``bottleneck.withhold``); None: all.
         """
+        present = Presence.of(given, images.device)
         if shown is None:
-            shown = present.any(dim=0).nonzero()[:, 0].tolist()
+            shown = present.used
         encoded = self.encoder(images, present, shown)
         specific, common = encoded.deepest, None  # f_E
         loss = specific.new_zeros(())
@@ -118,6 +121,8 @@ class Network(nn.Module):
         if common is not None:
             kept = common if keeps_common is None else common * keeps_common.to(common)[:, None, None, None]
             planes = planes + kept[:, None]
+        if torch.is_autocast_enabled(planes.device.type):  # once, and not in each decoder's first convolutions
+            planes = planes.to(torch.get_autocast_dtype(planes.device.type))
         return Student(self.decoders(planes, encoded.fine, shown if taught is None else taught), loss)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -9,24 +11,39 @@ from torch.nn import functional
 from mvad.model.idif.config import SpatialTransformerConfig, VoxelConfig
 
 
+@lru_cache(maxsize=8)
+def _cells(shape: tuple[int, ...], device: torch.device) -> Tensor:
+    """Return the centres of a voxel's cells (D * H * W, 3) in -1..1, x, y, z; they must not be changed."""
+    lines = [(torch.arange(n, dtype=torch.float32) + 0.5) * 2 / n - 1 for n in shape]
+    axes = torch.meshgrid(*lines, indexing="ij")
+    return torch.stack([axis.flatten() for axis in reversed(axes)], dim=1).to(device)
+
+
 def euler_to_matrix(angles: Tensor) -> Tensor:
     """Return (K, 3, 3) rotations of (K, 3) Euler angles xyz in radians: Rz @ Ry @ Rx."""
-    cos, sin = torch.cos(angles), torch.sin(angles)
-    zero, one = torch.zeros_like(cos[:, 0]), torch.ones_like(cos[:, 0])
-
-    def matrix(*rows: Tensor) -> Tensor:
-        return torch.stack(rows, dim=1).view(-1, 3, 3)
-
-    rx = matrix(one, zero, zero, zero, cos[:, 0], -sin[:, 0], zero, sin[:, 0], cos[:, 0])
-    ry = matrix(cos[:, 1], zero, sin[:, 1], zero, one, zero, -sin[:, 1], zero, cos[:, 1])
-    rz = matrix(cos[:, 2], -sin[:, 2], zero, sin[:, 2], cos[:, 2], zero, zero, zero, one)
+    of_cos_and_sin, always = _elements(angles.device)
+    numbers = torch.cat([torch.cos(angles), torch.sin(angles)], dim=1)
+    rx, ry, rz = torch.addmm(always.to(angles), numbers, of_cos_and_sin.to(angles)).view(-1, 3, 3, 3).unbind(1)
     return rz @ ry @ rx
+
+
+@lru_cache(maxsize=8)
+def _elements(device: torch.device) -> tuple[Tensor, Tensor]:
+    """Return what each element of Rx, Ry, Rz is: shares (6, 27) of the cosines and sines of x, y, z, and a constant (27,)."""
+    shares, always = torch.zeros(6, 3, 3, 3), torch.zeros(3, 3, 3)
+    for axis in range(3):
+        first, second = (axis + 1) % 3, (axis + 2) % 3
+        always[axis, axis, axis] = 1
+        shares[axis, axis, first, first] = shares[axis, axis, second, second] = 1
+        shares[3 + axis, axis, first, second], shares[3 + axis, axis, second, first] = -1, 1
+    return shares.view(6, 27).to(device), always.view(27).to(device)
 
 
 def rotate_voxel(voxel: Tensor, rotation: Tensor) -> Tensor:
     """Rotate (B, C, D, H, W) about its centre by (B, 3, 3), trilinear, zero outside; axes x = W, y = H, z = D."""
-    affine = torch.cat([rotation, rotation.new_zeros(len(rotation), 3, 1)], dim=2)
-    grid = functional.affine_grid(affine, list(voxel.shape), align_corners=False)
+    shape = voxel.shape[2:]
+    # The product with constant places: affine_grid makes these anew in each pass, and again for its gradient.
+    grid = (_cells(tuple(int(n) for n in shape), voxel.device) @ rotation.transpose(1, 2)).view(-1, *shape, 3)
     return functional.grid_sample(voxel, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
 
 
@@ -63,15 +80,19 @@ class SpatialTransformer(nn.Module):
 
     def forward(self, voxel: Tensor) -> Tensor:
         """Return f_p (B, K, C, h, w) of P_n (B, Cv, D, D, D)."""
-        b, rotation = len(voxel), self.matrices()
-        planes = []
-        for view in range(len(rotation)):
-            rotated = rotate_voxel(voxel.float(), rotation[view].expand(b, 3, 3))
-            plane = self.depth_reduction(self._flatten(rotated))
-            if plane.shape[-1] != self.plane:
-                plane = functional.interpolate(plane, size=self.plane, mode="bilinear", align_corners=False)
-            planes.append(plane)
-        return torch.stack(planes, dim=1)
+        b = len(voxel)
+        with torch.autocast(voxel.device.type, enabled=False):  # in bfloat16 a rotation is wrong by 3e-3
+            rotation, voxel = self.matrices(), voxel.float()
+            if voxel.device.type == "cpu":  # view by view, what is rotated stays in the cache
+                rotated = torch.stack([rotate_voxel(voxel, one.expand(b, 3, 3)) for one in rotation], dim=1).flatten(0, 1)
+            else:
+                of_each = voxel[:, None].expand(-1, len(rotation), -1, -1, -1, -1).flatten(0, 1)
+                rotated = rotate_voxel(of_each, rotation.repeat(b, 1, 1))
+        plane = self.depth_reduction(self._flatten(rotated))
+        if plane.shape[-1] != self.plane:
+            plane = functional.interpolate(plane, size=self.plane, mode="bilinear", align_corners=False)
+        out: Tensor = plane.view(b, -1, *plane.shape[1:])
+        return out
 
     def _flatten(self, voxel: Tensor) -> Tensor:
         """Return (B, Cv or Cv * D, H, W) from (B, Cv, D, H, W)."""

@@ -12,8 +12,9 @@ from mvad.model.devices import synchronise
 from mvad.model.idif.optimizers import head_optimizers, student_optimizers
 from mvad.model.idif.teacher_cache import TeacherCache
 from mvad.model.images import ViewImages
-from mvad.model.synthesis.paste import corrupt
+from mvad.model.synthesis.paste import corrupt_by_plan
 from mvad.model.synthesis.textures import ProceduralTextures
+from mvad.model.training.numbers import Carried
 
 if TYPE_CHECKING:
     from mvad.model.idif.detector import Idif
@@ -25,22 +26,24 @@ def estimated_seconds(probe: Idif) -> float:
     views = _random_views(probe)
     student = student_optimizers(probe.network, config.optimizer, config.encoder.lr_scale, 10)
     head = head_optimizers(probe.heads, config.optimizer, 10)
-    clean = TeacherCache(steps.clean_features)(views.images.flatten(1, 2), None)
+    clean = TeacherCache(steps.clean_features, device)(views.images.flatten(1, 2), None)
+    textures, samples = ProceduralTextures(), len(views.images)
 
     def student_step() -> None:
-        generator = torch.Generator().manual_seed(0)
-        changed = corrupt(views, spec, ProceduralTextures(), config.pseudo, generator)
-        steps.student_step(views, changed, clean, student, 0, generator)
+        drawn = steps.draw_student(samples, 0, textures, torch.Generator().manual_seed(0))
+        numbers = Carried(drawn, device).arrive()
+        changed = corrupt_by_plan(views, numbers.plan, spec, textures, config.pseudo)
+        steps.student_step(views, changed, clean, student, 0, numbers)
 
     def head_step() -> None:
-        generator = torch.Generator().manual_seed(0)
-        changed = corrupt(views, spec, ProceduralTextures(), config.pseudo, generator)
-        steps.head_step(views, changed, head, 0, generator)
+        drawn = steps.draw(samples, 0, textures, torch.Generator().manual_seed(0))
+        numbers = Carried(drawn, device).arrive()
+        changed = corrupt_by_plan(views, numbers.plan, spec, textures, config.pseudo)
+        steps.head_step(views, changed, head, 0, numbers)
 
-    probe.network.train()
+    steps.begin_student()
     seconds = config.train.student_steps * _second_time(student_step, device)
-    probe.network.eval().requires_grad_(False)
-    probe.heads.train()
+    steps.begin_head()
     return seconds + config.train.head_steps * _second_time(head_step, device)
 
 
@@ -52,7 +55,7 @@ def _random_views(probe: Idif) -> ViewImages:
     if config.pseudo.views == "consistent":
         source = torch.arange(size * size, dtype=torch.int32, device=device).view(size, size).expand(seen.shape)
     images = torch.rand((b, spec.views, len(spec.modalities), 3, size, size), device=device) * 255
-    return ViewImages(images, seen, torch.ones(b, spec.views, dtype=torch.bool, device=device), source)
+    return ViewImages(images, seen, torch.ones(b, spec.views, dtype=torch.bool), source)
 
 
 def _second_time(step: Callable[[], None], device: torch.device) -> float:

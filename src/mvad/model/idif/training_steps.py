@@ -2,25 +2,61 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from mvad.model.backbones.protocol import Teacher
-from mvad.model.devices import autocast
+from mvad.model.devices import autocast, moved, uses_bfloat16
+from mvad.model.frozen import frozen_copy
+from mvad.model.idif.augment import draw_turns
 from mvad.model.idif.config import IdifConfig
 from mvad.model.idif.head import Heads, head_input
 from mvad.model.idif.losses import cosine_maps, distillation_loss, head_loss, summed_distillation_loss
 from mvad.model.idif.network import Network
-from mvad.model.idif.view_dropout import draw_present
+from mvad.model.idif.view_dropout import draw_kept, remaining
 from mvad.model.idif.window import Window
 from mvad.model.images import ViewImages
 from mvad.model.input_spec import InputSpec
-from mvad.model.synthesis.paste import Corrupted
+from mvad.model.presence import Presence
+from mvad.model.synthesis.paste import Corrupted, Plan, plan_corruption
+from mvad.model.synthesis.textures import Textures
+from mvad.model.training.numbers import HostTensor
 from mvad.model.training.optimizers import Optimizers
 from mvad.model.training.parallel import ProcessGroup
+from mvad.model.training.weights import CastWeights
+
+Levels = Sequence[Tensor]
+"""Features at strides 4, 8, 16: (N, C_l, h_l, w_l) each."""
+
+
+@dataclass(frozen=True)
+class StepNumbers:
+    """Random numbers of a step, for the B samples of this rank.
+
+    Attributes
+    ----------
+    turns
+        (B,) float32, degrees by which samples are turned; None without augmentation.
+    plan
+        Numbers of the pseudo anomalies.
+    kept
+        (B or 1, V) bool, views that are not dropped.
+    noise
+        (B, code channels, h, w) float32, epsilon of eq. 4; None in head steps.
+    keeps_common
+        (B,) bool, samples whose decoders get f_c (``bottleneck.withhold``); None: all.
+    """
+
+    turns: HostTensor | None
+    plan: Plan
+    kept: HostTensor
+    noise: Tensor | None = None
+    keeps_common: Tensor | None = None
 
 
 class TrainingSteps:
@@ -38,13 +74,69 @@ class TrainingSteps:
         self.config, self.spec, self.teacher = config, spec, teacher
         self.network, self.heads = network, heads
         self.ranks = ProcessGroup()
+        self._casts: CastWeights | None = None
+        self._evaluated: tuple[nn.Module, nn.Module] = teacher.backbone, network
         cells = config.input.size // 4
         self.window = Window(cells, cells)
 
+    def begin_student(self) -> None:
+        """Set the network to training, and the heads to evaluation."""
+        self.network.train().requires_grad_(True)
+        self.network.encoder.train()  # freezes the early layers again, which requires_grad_(True) made trainable
+        self.heads.eval()
+        self._casts = self._cast(self.network)
+
+    def begin_head(self) -> None:
+        """Set the heads to training; teacher and network do not change from here on, and are evaluated by faster copies."""
+        self.network.eval().requires_grad_(False)
+        self.heads.train()
+        self._casts = self._cast(self.heads)
+        inputs, size = self.spec.views * len(self.spec.modalities), self.config.input.size
+        images = torch.rand((1, inputs, 3, size, size), device=self.teacher.device) * 255
+        bfloat16, everything = uses_bfloat16(self.teacher.device, self.config.train.precision), torch.ones(1, inputs).bool()
+        with self.autocast():
+            teacher = frozen_copy(self.teacher.backbone, lambda module: module(images[0]), bfloat16)
+            network = frozen_copy(self.network, lambda module: module(images, everything), bfloat16)
+        if self.config.train.compile:
+            network.compile()
+        self._evaluated = teacher, network
+
+    def finish(self) -> None:
+        """Go back to teacher and network themselves, after the last step."""
+        self.ranks = ProcessGroup()  # from here on each process scores for itself
+        self._casts, self._evaluated = None, (self.teacher.backbone, self.network)
+
+    def _cast(self, module: nn.Module) -> CastWeights | None:
+        device = self.teacher.device
+        return CastWeights(module) if device.type == "cuda" and uses_bfloat16(device, self.config.train.precision) else None
+
+    def _cast_weights(self) -> AbstractContextManager[None]:
+        return contextlib.nullcontext() if self._casts is None else self._casts.used()
+
+    def draw(self, samples: int, k: int, textures: Textures, generator: torch.Generator) -> StepNumbers:
+        """Draw the random numbers of step ``k`` for this rank's ``samples`` samples, on the host."""
+        config, ranks, size = self.config, self.ranks, self.config.input.size
+        turns = draw_turns(samples, config.augment, generator, ranks)
+        plan = plan_corruption(samples, size, self.spec, textures, config.pseudo, generator, ranks)
+        kept = draw_kept(samples, self.spec.views, config.dropout, generator, ranks)
+        return StepNumbers(None if turns is None else HostTensor(turns), plan, HostTensor(kept))
+
+    def draw_student(self, samples: int, k: int, textures: Textures, generator: torch.Generator) -> StepNumbers:
+        """Draw the numbers of student step ``k``; see ``draw``."""
+        numbers, config, ranks = self.draw(samples, k, textures, generator), self.config, self.ranks
+        every, side, keeps = samples * ranks.size, config.input.size // config.encoder.level, None
+        if self.network.bottleneck is None:
+            return numbers
+        share = config.bottleneck.withhold * (1 - 2 * k / max(config.train.student_steps, 1))
+        if share > 0:
+            keeps = ranks.part(torch.rand(every, generator=generator) >= share)
+        noise = ranks.part(torch.randn((every, config.bottleneck.channels, side, side), generator=generator))
+        return replace(numbers, noise=noise, keeps_common=keeps)
+
     def student_step(
         self, views: ViewImages, corrupted: Corrupted, clean: tuple[Tensor, ...], optimizers: Optimizers, k: int,
-        generator: torch.Generator,
-    ) -> Mapping[str, float]:  # fmt: skip
+        numbers: StepNumbers,
+    ) -> Mapping[str, Tensor]:  # fmt: skip
         """Train the student to predict the teacher's features of the clean views from the corrupted views (eq. 10).
 
         Parameters
@@ -57,41 +149,42 @@ class TrainingSteps:
             Teacher features of ``views`` at strides 4, 8, 16: (B, K, C_l, h_l, w_l) each.
         optimizers, k
             The student's optimizers, and the number of the step.
-        generator
-            Random generator of the step.
+        numbers
+            Random numbers of the step (``draw_student``).
 
         Returns
         -------
         Mapping
-            ``loss``, ``distill`` and ``bottleneck``, each over all ranks.
+            ``loss``, ``distill`` and ``bottleneck``, each over all ranks: 0-d float32, on the device.
         """
         config, ranks = self.config.loss, self.ranks
-        kept = draw_present(views.present, self.config.dropout, generator, ranks)
-        present = self.inputs(kept)
+        present = self.inputs(remaining(views.present, numbers.kept.values))
         supervised = present if self.config.dropout.supervise == "present" else self.inputs(views.present)
         encoded, decoded = self._used_inputs(present), self._used_inputs(supervised)
 
         def noise(shape: torch.Size) -> Tensor:
-            return ranks.part(torch.randn((shape[0] * ranks.size, *shape[1:]), generator=generator))
+            assert numbers.noise is not None
+            return numbers.noise
 
-        keeps_common = self._keeps_common(len(present), k, generator)
-        with self.autocast():
-            student = self.network(corrupted.images.flatten(1, 2), present, noise, encoded, decoded, keeps_common)
-        maps = cosine_maps([t[supervised] for t in clean], [s[supervised] for s in student.levels])
-        weight = self.weights(views)[supervised]
+        images = corrupted.images.flatten(1, 2)
+        with self.autocast(), self._cast_weights():
+            student = self.network(images, present, noise, encoded, decoded, numbers.keeps_common)
+        maps = cosine_maps([supervised.take(t) for t in clean], [supervised.take(s) for s in student.levels])
+        weight = supervised.take(self.weights(views))
         if config.reduction == "mean":
             distill = distillation_loss(maps, weight, len(decoded), ranks.total)
         else:
             distill = summed_distillation_loss(maps, weight)
-        count = present.sum().float()
-        bottleneck = student.bottleneck_loss.float() * (count / ranks.total(count))
+        share = present.count / float(ranks.total(torch.tensor(float(present.count))))
+        bottleneck = _times(share, student.bottleneck_loss.float())
         factor = config.images if config.reduction == "mean" and self.config.optimizer.kind == "destseg" else 1
-        loss = optimizers.step(factor * (config.alpha * distill + config.beta * bottleneck), k, ranks) / factor  # eq. 10
-        return {"loss": loss, "distill": float(ranks.total(distill)), "bottleneck": float(ranks.total(bottleneck))}
+        total = _times(factor, _times(config.alpha, distill) + _times(config.beta, bottleneck))  # eq. 10
+        loss = _times(1 / factor, optimizers.step(total, k, ranks, self._casts))
+        return {"loss": loss, "distill": ranks.total(distill), "bottleneck": ranks.total(bottleneck)}
 
     def head_step(
-        self, views: ViewImages, corrupted: Corrupted, optimizers: Optimizers, k: int, generator: torch.Generator
-    ) -> Mapping[str, float]:
+        self, views: ViewImages, corrupted: Corrupted, optimizers: Optimizers, k: int, numbers: StepNumbers
+    ) -> Mapping[str, Tensor]:
         """Train the head to predict the masks of the pseudo anomalies from the features of the corrupted views.
 
         Views are dropped as in a student step, since the features of the others differ without them.
@@ -99,18 +192,17 @@ class TrainingSteps:
         Returns
         -------
         Mapping
-            ``loss``, over all ranks.
+            ``loss``, over all ranks: 0-d float32, on the device.
         """
-        kept = draw_present(views.present, self.config.dropout, generator, self.ranks)
-        present = self.inputs(kept)
-        products = self.compare(corrupted.images, present)[1]
-        with self.autocast():
-            logits = self._logits(products, views, present)
-        mask = corrupted.mask.flatten(1, 2)[present]
-        loss = head_loss(logits, mask, self.weights(views)[present], self.config.loss.focal_gamma, self.ranks.total)
-        return {"loss": optimizers.step(loss, k, self.ranks)}
+        present = self.inputs(remaining(views.present, numbers.kept.values))
+        teacher, student = self.features(corrupted.images, present)
+        with self.autocast(), self._cast_weights():
+            logits = self._logits(teacher, student, views, present)
+        mask, weight = present.take(corrupted.mask.flatten(1, 2)), present.take(self.weights(views))
+        loss = head_loss(logits, mask, weight, self.config.loss.focal_gamma, self.ranks.total)
+        return {"loss": optimizers.step(loss, k, self.ranks, self._casts)}
 
-    def present_maps(self, views: ViewImages) -> tuple[list[Tensor], Tensor]:
+    def present_maps(self, views: ViewImages, present: Presence) -> tuple[list[Tensor], Tensor]:
         """Return maps of the N inputs of present views, without gradients.
 
         Returns
@@ -118,78 +210,82 @@ class TrainingSteps:
         tuple
             Cosine maps at strides 4, 8, 16: (N, h_l, w_l) each; probabilities of the head (N, h, w) at stride 4. All float32.
         """
-        present = self.inputs(views.present)
         with torch.no_grad():
-            levels, products = self.compare(views.images, present)
+            teacher, student = self.features(views.images, present)
             with self.autocast():
-                logits = self._logits(products, views, present)
-            return levels, torch.sigmoid(logits.float())
+                logits = self._logits(teacher, student, views, present)
+            return cosine_maps(teacher, student), torch.sigmoid(logits.float())
 
-    def _logits(self, products: Tensor, views: ViewImages, present: Tensor) -> Tensor:
+    def _logits(self, teacher: Levels, student: Levels, views: ViewImages, present: Presence) -> Tensor:
         """Return the head's logits (N, h, w), computed inside the window; outside they are those of probability 0."""
-        columns, used, window = _columns(present), self._used_inputs(present), self.window
+        used, window = self._used_inputs(present), self.window
         if window.whole:
-            logits: Tensor = self.heads(products, columns, used)
+            logits: Tensor = self.heads(head_input(teacher, student), present, used)
             return logits
-        seen = views.seen.repeat_interleave(len(self.spec.modalities), dim=1)[present]
+        seen = present.take(self._of_inputs(views.seen))
         places, fits = window.places(seen)
-        out = window.paste(self.heads(window.cut(products, places), columns, used), places, _ZERO_LOGIT)
+        out = window.paste(self.heads(head_input(teacher, student, window, places), present, used), places, _ZERO_LOGIT)
         # An object that is larger than any in training gets the whole image, except in an exported graph, which cannot branch.
-        if not self.heads.training and not torch.onnx.is_in_onnx_export() and not bool(fits.all()):
-            large = ~fits
-            out[large] = self.heads(products[large], columns[large]).to(out.dtype)
-        return out
+        if self.heads.training or torch.onnx.is_in_onnx_export() or bool(fits.all()):
+            return out
+        large, mask = ~fits.cpu(), present.mask.clone()
+        mask[present.mask] = large
+        rows = moved([large.nonzero()[:, 0]], out.device)[0]
+        whole = self.heads(head_input([t[rows] for t in teacher], [s[rows] for s in student]), Presence(mask, out.device))
+        return out.index_copy(0, rows, whole.to(out.dtype))
 
-    def compare(self, images: Tensor, present: Tensor) -> tuple[list[Tensor], Tensor]:
-        """Return cosine maps and head input of the present inputs, without gradients.
+    def features(self, images: Tensor, present: Presence) -> tuple[Levels, Levels]:
+        """Return the features of teacher and student of the present inputs, without gradients.
 
         Parameters
         ----------
         images
             (B, V, M, 3, S, S) float32 in 0..255.
         present
-            (B, K) bool, K = V * M, with N true elements.
+            The N inputs of (B, V * M) that are there.
 
         Returns
         -------
         tuple
-            Cosine maps at strides 4, 8, 16: (N, h_l, w_l) each; input of the head (N, C, h, w) at stride 4.
+            For teacher and student the features at strides 4, 8, 16: (N, C_l, h_l, w_l) each.
         """
-        flat = images.flatten(1, 2)
+        flat, (teacher, network) = images.flatten(1, 2), self._evaluated
         with torch.no_grad(), self.autocast():
-            teacher = self.teacher.features(fast(flat[present]))
-            student = [level[present] for level in self.network(flat, present).levels]
-        return cosine_maps(teacher, student), head_input(teacher, student)
+            return teacher(fast(present.take(flat))), [present.take(level) for level in network(flat, present).levels]
 
     def clean_features(self, images: Tensor) -> tuple[Tensor, ...]:
         """Return the teacher's features of one sample's views (K, 3, S, S)."""
         with torch.no_grad(), self.autocast():
             return self.teacher.features(fast(images))
 
-    def inputs(self, present: Tensor) -> Tensor:
-        """Presence of views (B, V) to presence of inputs (B, V * M): all modalities of a view are present, or none."""
-        return present.repeat_interleave(len(self.spec.modalities), dim=1)
+    def inputs(self, present: Tensor) -> Presence:
+        """Presence of views (B, V) on the host to that of inputs (B, V * M): a view's modalities are all present, or none."""
+        return Presence(present.repeat_interleave(len(self.spec.modalities), dim=1), self.teacher.device)
 
-    def _keeps_common(self, samples: int, k: int, generator: torch.Generator) -> Tensor | None:
-        """Return the samples (B,) bool whose decoders get f_c in student step ``k`` (``bottleneck.withhold``); None: all."""
-        share = self.config.bottleneck.withhold * (1 - 2 * k / max(self.config.train.student_steps, 1))
-        if share <= 0 or self.network.bottleneck is None:
-            return None
-        return self.ranks.part(torch.rand(samples * self.ranks.size, generator=generator) >= share)
-
-    def _used_inputs(self, present: Tensor) -> list[int]:
+    def _used_inputs(self, present: Presence) -> list[int]:
         """Return the inputs that are present in at least one sample of any rank."""
-        inputs: list[int] = (self.ranks.total(present.any(dim=0).float()) > 0).nonzero()[:, 0].tolist()
+        if self.ranks.alone:
+            return present.used
+        inputs: list[int] = (self.ranks.total(present.mask.any(dim=0).float()) > 0).nonzero()[:, 0].tolist()
         return inputs
 
     def weights(self, views: ViewImages) -> Tensor:
         """Return (B, K, S, S) float32, 1 where a pixel counts (loss.region)."""
         seen = views.seen.float() if self.config.loss.region == "object" else torch.ones_like(views.seen, dtype=torch.float32)
-        return seen.repeat_interleave(len(self.spec.modalities), dim=1)
+        return self._of_inputs(seen)
+
+    def _of_inputs(self, planes: Tensor) -> Tensor:
+        """Return planes of views (B, V, ...) as those of inputs (B, V * M, ...)."""
+        modalities = len(self.spec.modalities)
+        return planes if modalities == 1 else planes.repeat_interleave(modalities, dim=1)
 
     def autocast(self) -> AbstractContextManager[None]:
         """See ``train.precision``."""
         return autocast(self.teacher.device, self.config.train.precision)
+
+
+def _times(factor: float, value: Tensor) -> Tensor:
+    return value if factor == 1 else factor * value
 
 
 _ZERO_LOGIT = -30.0
@@ -199,8 +295,3 @@ _ZERO_LOGIT = -30.0
 def fast(images: Tensor) -> Tensor:
     """Return images in channels-last memory format, in which convolutions are faster."""
     return images.contiguous(memory_format=torch.channels_last)
-
-
-def _columns(present: Tensor) -> Tensor:
-    """Return the input (N,) of each row of ``x[present]``."""
-    return present.nonzero()[:, 1]

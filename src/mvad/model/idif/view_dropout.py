@@ -15,7 +15,7 @@ def draw_present(present: Tensor, config: DropoutConfig, generator: torch.Genera
     Parameters
     ----------
     present
-        (B, V) bool, the views that the data have; this rank's part of the batch.
+        (B, V) bool on the host, the views that the data have; this rank's part of the batch.
     config
         Probability, and whether one subset is drawn for all samples or one per sample.
     generator
@@ -30,12 +30,20 @@ def draw_present(present: Tensor, config: DropoutConfig, generator: torch.Genera
     """
     ranks = ranks or ProcessGroup()
     samples, views = present.shape
+    return remaining(present, draw_kept(samples, views, config, generator, ranks))
+
+
+def draw_kept(samples: int, views: int, config: DropoutConfig, generator: torch.Generator, ranks: ProcessGroup) -> Tensor:
+    """Draw which views (B or 1, V) bool are not dropped in a step, for this rank's ``samples`` samples."""
     rows = samples * ranks.size if config.draw == "sample" else 1
     kept = torch.rand(rows, views, generator=generator) >= config.p
     fallback = torch.randint(views, (rows,), generator=generator)
     empty = (~kept.any(dim=1)).nonzero()[:, 0]
     kept[empty, fallback[empty]] = True
-    if config.draw == "sample":
-        kept = ranks.part(kept)
-    remaining = present & kept.to(present.device)
-    return torch.where(remaining.any(dim=1, keepdim=True), remaining, present)
+    return ranks.part(kept) if config.draw == "sample" else kept
+
+
+def remaining(present: Tensor, kept: Tensor) -> Tensor:
+    """Return the views (B, V) bool that the data have and that are kept; a sample that would lose its last view keeps all."""
+    left = present & kept
+    return torch.where(left.any(dim=1, keepdim=True), left, present)

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from mvad.model.idif.config import FusionConfig, VoxelConfig
+from mvad.model.presence import Presence
 
 _NEAREST_FIRST_GAIN = 1.5
 """Initial gain of queries and keys, so that attention is greatest between near positions."""
@@ -62,7 +63,7 @@ class Residual(nn.Module):
         self.inner, self.first = inner, norm == "pre"
         self.norm = nn.LayerNorm(width)
 
-    def forward(self, x: Tensor, *context: Tensor) -> Tensor:
+    def forward(self, x: Tensor, *context: Tensor | None) -> Tensor:
         """Return (B, N, width) from the same shape."""
         out: Tensor = x + self.inner(self.norm(x), *context) if self.first else self.norm(x + self.inner(x, *context))
         return out
@@ -84,8 +85,8 @@ class FusionBlock(nn.Module):
         self.cross_attention = attention()
         self.cross_feed = feed()
 
-    def forward(self, voxel: Tensor, context: Tensor, is_key: Tensor) -> Tensor:
-        """Return (B, N, width) from voxel tokens (B, N, width), view tokens (B, T, width) and their presence (B, T) bool."""
+    def forward(self, voxel: Tensor, context: Tensor, is_key: Tensor | None) -> Tensor:
+        """Return (B, N, width) from voxel tokens (B, N, width), view tokens (B, T, width) and their presence (B, T) bool; None: all."""
         out: Tensor = self.cross_feed(self.cross_attention(self.self_part(voxel), context, is_key))
         return out
 
@@ -123,18 +124,21 @@ class VoxelFusion(nn.Module):
         self.view_embedding = nn.Parameter(_EMBEDDING * torch.randn(views, voxel.width))
         self.blocks = nn.ModuleList(FusionBlock(voxel.width, fusion) for _ in range(fusion.blocks))
 
-    def forward(self, specific: Tensor, present: Tensor) -> Tensor:
-        """Fuse f_s (B, K, C, h, w) of the views in ``present`` (B, K) bool into P_n (B, Cv, D, D, D)."""
+    def forward(self, specific: Tensor, given: Presence | Tensor) -> Tensor:
+        """Fuse f_s (B, K, C, h, w) of the views that are there (``Presence`` or (B, K) bool) into P_n (B, Cv, D, D, D)."""
+        present = Presence.of(given, specific.device)
         b, k, _, h, w = specific.shape
         side = self.voxel.size // self.voxel.patch
         context = self.feature_norm(self.tokens(specific.flatten(3).transpose(2, 3)))
         context = context + self.plane_position + self.view_embedding[None, :, None]
         context = self.token_norm(context).flatten(1, 2)
-        is_key = present[:, :, None].expand(b, k, h * w).flatten(1)
+        is_key = None if present.everything else present.on_device[:, :, None].expand(b, k, h * w).flatten(1)
         tokens = self.patchify(self.prototype[None]).flatten(2).transpose(1, 2) + self.voxel_position
         tokens = tokens.expand(b, -1, -1)
         for block in self.blocks:
             tokens = block(tokens, context, is_key)
+        if tokens.requires_grad:  # else the gradient is transposed in memory through all blocks, and each layer copies it
+            tokens.register_hook(Tensor.contiguous)
         grid = tokens.transpose(1, 2).reshape(b, self.voxel.width, side, side, side)
         fused: Tensor = self.unpatchify(grid)
         return fused + self.prototype

@@ -53,6 +53,14 @@ class Window:
         image, row, column = self._cells(places)
         return planes[image, :, row, column].permute(0, 3, 1, 2).contiguous(memory_format=torch.channels_last)
 
+    def cut_resized(self, planes: Tensor, places: Tensor) -> Tensor:
+        """Return the windows (N, C, side, side) of planes (N, C, h, w) resized bilinearly to the grid, which is not computed."""
+        line = torch.arange(self.side, device=places.device)
+        centre = (places[:, :, None] + line + 0.5) * (2 / self.cells) - 1  # rows and columns of the grid, (N, 2, side) in -1..1
+        rows, columns = centre.to(planes.dtype).unbind(1)
+        grid = torch.stack([columns[:, None].expand(-1, self.side, -1), rows[:, :, None].expand(-1, -1, self.side)], dim=-1)
+        return functional.grid_sample(planes, grid, padding_mode="border", align_corners=False)
+
     def paste(self, planes: Tensor, places: Tensor, fill: float) -> Tensor:
         """Return planes (N, cells, cells) with the windows (N, side, side) at ``places`` (N, 2), and ``fill`` elsewhere."""
         out = planes.new_full((len(planes), self.cells, self.cells), fill)

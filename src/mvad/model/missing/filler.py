@@ -21,7 +21,7 @@ class Filler(Part, Protocol):
 
 def completed(views: ViewImages, images: Tensor, seen: Tensor) -> ViewImages:
     """Return views in which missing ones have the given images (B, V, M, 3, S, S) and outlines (B, V, S, S)."""
-    present = views.present[:, :, None, None]
+    present = views.present_on_device()[:, :, None, None]
     filled = torch.where(present[:, :, None, None], views.images, images.to(views.images))
     return replace(
         views,

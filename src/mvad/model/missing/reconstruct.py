@@ -16,6 +16,7 @@ from torch.nn import functional
 from mvad.datasets.shards.batches import Batches
 from mvad.datasets.shards.loader import ShardSet
 from mvad.model.backbones.protocol import Teacher
+from mvad.model.devices import constant, moved
 from mvad.model.features import ViewFeatures
 from mvad.model.idif.losses import cosine_maps
 from mvad.model.images import ViewImages
@@ -96,11 +97,10 @@ class Reconstruct:
         for k, batch in enumerate(Batches(train, self.config.seed, 2).steps(0, config.steps)):
             views = self.features.images(batch)
             random = np.random.default_rng([self.config.seed, 3, k])
-            device = views.images.device
-            target = torch.from_numpy(random.integers(self.spec.views, size=len(views.images))).to(device)
+            target = torch.from_numpy(random.integers(self.spec.views, size=len(views.images)))
             present = views.present.clone()
-            kept = torch.from_numpy(random.random(present.shape[1]) < 0.6).to(device)
-            samples = torch.arange(len(target), device=device)
+            kept = torch.from_numpy(random.random(present.shape[1]) < 0.6)
+            samples = torch.arange(len(target))
             has_target = present[samples, target]
             present &= kept
             present[samples, target] = False
@@ -118,13 +118,14 @@ class Reconstruct:
         """See ``Filler.fill``."""
         self.painter.eval()
         images, seen = views.images.clone(), views.seen.clone()
-        fill = torch.tensor(self.features.teacher.fill, device=images.device).view(3, 1, 1)
+        fill = constant(self.features.teacher.fill, images.device).view(3, 1, 1)
         with torch.no_grad():
             for view in range(self.spec.views):
-                rows = (~views.present[:, view]).nonzero()[:, 0]
-                if len(rows):
-                    number = torch.full((len(rows),), view, device=rows.device)
-                    picture, outline = self.painter(_coded(views.images[rows]), views.present[rows], number)
+                missing = (~views.present[:, view]).nonzero()[:, 0]
+                if len(missing):
+                    rows, present = moved([missing, views.present[missing]], images.device)
+                    number = torch.full((len(missing),), view, device=images.device)
+                    picture, outline = self.painter(_coded(views.images[rows]), present, number)
                     inside = outline > 0
                     picture = ((picture + 1) * 127.5).clamp(0, 255).unflatten(1, (-1, 3))
                     images[rows, view] = torch.where(inside[:, None, None], picture, fill)
@@ -140,9 +141,11 @@ class Reconstruct:
         self.painter.load_state_dict({name: state[name] for name in self.painter.state_dict()})
 
     def _loss(self, views: ViewImages, present: Tensor, target: Tensor, usable: Tensor) -> Tensor:
-        rows = usable.nonzero()[:, 0]
-        picture, outline = self.painter(_coded(views.images[rows]), present[rows], target[rows])
-        original, seen = views.images[rows, target[rows]], views.seen[rows, target[rows]].float()
+        """Return the loss of drawing each usable sample's target view from its present ones; the last three on the host."""
+        chosen = usable.nonzero()[:, 0]
+        rows, kept, view = moved([chosen, present[chosen], target[chosen]], views.images.device)
+        picture, outline = self.painter(_coded(views.images[rows]), kept, view)
+        original, seen = views.images[rows, view], views.seen[rows, view].float()
         weight = seen[:, None]
         coded = original.flatten(1, 2) / 127.5 - 1
         difference = ((picture - coded).abs() * weight).sum() / (weight.sum() * coded.shape[1]).clamp(min=1)

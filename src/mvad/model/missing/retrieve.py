@@ -53,7 +53,7 @@ class Retrieve:
 
     def fill(self, views: ViewImages) -> ViewImages:
         """See ``Filler.fill``."""
-        vectors, present = self._vectors(views), views.present
+        vectors, present = self._vectors(views), views.present_on_device()
         distance = (vectors[:, None] - self.bank["vectors"][None]).norm(dim=-1)  # (B, N, V)
         mean = (distance * present[:, None]).sum(dim=-1) / present.sum(dim=1)[:, None]
         nearest = mean.argmin(dim=1)
@@ -69,4 +69,4 @@ class Retrieve:
 
     def _vectors(self, views: ViewImages) -> Tensor:
         """Return (B, V, C): mean features over the object, modalities concatenated; 0 where a view is missing."""
-        return self.features.pooled(views).flatten(2) * views.present[:, :, None]
+        return self.features.pooled(views).flatten(2) * views.present_on_device()[:, :, None]

@@ -7,7 +7,7 @@ for every number of ranks; the images are then computed in batch, on the device.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -17,9 +17,10 @@ from mvad.errors import BadInput
 from mvad.model.config import PseudoConfig
 from mvad.model.images import ViewImages
 from mvad.model.input_spec import InputSpec
-from mvad.model.synthesis.perlin import PerlinNumbers, changed_numbers, draw_perlin, make_perlin
+from mvad.model.synthesis.perlin import PerlinNumbers, draw_perlin, make_perlin
 from mvad.model.synthesis.regions import RegionNumbers, draw_regions, make_regions
 from mvad.model.synthesis.textures import Textures
+from mvad.model.training.numbers import Carried, HostTensor, mapped
 from mvad.model.training.parallel import ProcessGroup
 
 _MAX_DEPTH_M = 2.0
@@ -59,14 +60,14 @@ class Plan:
     chance
         (B, V or 1, M, 6) uniform numbers: whether to corrupt, which modalities, opacity, sign, height, strength.
     textures
-        Numbers of the N textures of each modality that gets textures, by its index.
+        What ``Textures.make`` needs for the N textures of each modality that gets textures, by its index.
     edge
         Width of the edges of bumps and dents, pixels.
     regions
         Numbers of the compact masks; None without any (``pseudo.compact``).
     swaps
-        For each sample: (0..1) whether a view is swapped, the view, and the other sample as a step in the batch, (B, 3) float32;
-        None without any (``pseudo.swap``).
+        For each sample: (0..1) whether a view is swapped, the view, and the other sample as a step in the batch, (B, 3) float32
+        on the host; None without any (``pseudo.swap``).
     """
 
     noise: PerlinNumbers
@@ -74,28 +75,51 @@ class Plan:
     textures: Mapping[int, tuple[Tensor, ...]]
     edge: int
     regions: RegionNumbers | None = None
-    swaps: Tensor | None = None
+    swaps: HostTensor | None = None
 
 
 def plan_corruption(
-    samples: int, size: int, spec: InputSpec, textures: Textures, config: PseudoConfig, generator: torch.Generator
-) -> Plan:
-    """Draw the random numbers of a batch; ``samples`` counts over all ranks, ``size`` is the side of a view in pixels."""
+    samples: int, size: int, spec: InputSpec, textures: Textures, config: PseudoConfig, generator: torch.Generator,
+    ranks: ProcessGroup | None = None,
+) -> Plan:  # fmt: skip
+    """Draw the random numbers of a batch, on the host.
+
+    Parameters
+    ----------
+    samples
+        Number of samples of this rank.
+    size
+        Side of a view in pixels.
+    generator
+        Random generator of the step, on the CPU; the numbers of all ranks are drawn, and those of this rank returned.
+    ranks
+        The processes that train together; default: this process alone.
+    """
+    ranks, own = ranks or ProcessGroup(), samples
+    samples = own * ranks.size
     masks_per_sample = 1 if config.views == "consistent" else spec.views
     noise = draw_perlin(samples * masks_per_sample, config.max_scale, generator)
     chance = torch.rand(samples, masks_per_sample, len(spec.modalities), 6, generator=generator)
     textured = [m for m, name in enumerate(spec.modalities) if name == "rgb" or config.modality == "texture"]
-    plans = {m: textures.plan(samples * masks_per_sample, size, generator) for m in textured}
+    drawn = {m: textures.plan(samples * masks_per_sample, size, generator) for m in textured}
     edge = int(2 * torch.randint(1, max(2, size // 32), (1,), generator=generator) + 1)
     regions = draw_regions(samples * masks_per_sample, config.compact, generator) if config.compact else None
-    swaps = torch.rand(samples, 3, generator=generator) if config.swap else None
-    return Plan(noise, chance, plans, edge, regions, swaps)
+    swaps = HostTensor(torch.rand(samples, 3, generator=generator)) if config.swap else None
+    part = _part(Plan(noise, chance, drawn, edge, regions, swaps), samples, ranks.rank * own, own)
+    return replace(part, textures={m: textures.ready(numbers, size) for m, numbers in part.textures.items()})
 
 
 def corrupt(
     views: ViewImages, spec: InputSpec, textures: Textures, config: PseudoConfig, generator: torch.Generator,
     ranks: ProcessGroup | None = None,
 ) -> Corrupted:  # fmt: skip
+    """Draw the numbers of a batch (``plan_corruption``), and add its pseudo anomalies (``corrupt_by_plan``)."""
+    samples, size = len(views.images), views.images.shape[-1]
+    plan = plan_corruption(samples, size, spec, textures, config, generator, ranks)
+    return corrupt_by_plan(views, Carried(plan, views.images.device).arrive(), spec, textures, config)
+
+
+def corrupt_by_plan(views: ViewImages, plan: Plan, spec: InputSpec, textures: Textures, config: PseudoConfig) -> Corrupted:
     """Add one pseudo anomaly to each view; the modalities of a view share its mask.
 
     With two modalities a third of the views are changed in colour only, a third in geometry only, a third in both. With
@@ -105,31 +129,27 @@ def corrupt(
     ----------
     views
         This rank's part of the batch.
-    generator
-        Random generator of the step, on the CPU.
-    ranks
-        The processes that train together; default: this process alone.
+    plan
+        Its random numbers (``plan_corruption``), on the device of the views.
 
     Raises
     ------
     BadInput
         If views are to be consistent and the batch has no ``source``.
     """
-    ranks = ranks or ProcessGroup()
     b, _, _, _, size, _ = views.images.shape
-    plan = plan_corruption(b * ranks.size, size, spec, textures, config, generator)
     changed = torch.empty_like(views.images)
     masks = torch.empty(*views.images.shape[:3], size, size, device=views.images.device)
     # A CPU is twice as fast on data that fit into its cache; a GPU is fastest on the whole batch.
     rows = 1 if views.images.device.type == "cpu" else b
     for first in range(0, b, rows):
         chosen = slice(first, first + rows)
-        numbers = _part(plan, b * ranks.size, ranks.rank * b + first, rows)
+        numbers = _part(plan, b, first, rows)
         source = None if views.source is None else views.source[chosen]
         some = ViewImages(views.images[chosen], views.seen[chosen], views.present[chosen], source)
         _corrupt(some, numbers, spec, textures, config, changed[chosen], masks[chosen])
     if plan.swaps is not None:
-        _swap_views(views, plan.swaps, config.swap, changed, masks)
+        _swap_views(views, plan.swaps.values, config.swap, changed, masks)
     return Corrupted(changed, masks)
 
 
@@ -155,14 +175,9 @@ def _corrupt(
 ) -> None:
     """Compute the images and masks of some samples, and write them into ``changed`` and ``masks``."""
     b, v, m, _, size, _ = views.images.shape
-    device = views.images.device
-    chance = plan.chance.to(device).expand(b, v, m, 6)
-
-    def moved(tensor: Tensor) -> Tensor:
-        return tensor.to(device)
-
-    noise = make_perlin(changed_numbers(plan.noise, moved), size)
-    made_textures = {number: textures.make(numbers, size, device) for number, numbers in plan.textures.items()}
+    chance = plan.chance.expand(b, v, m, 6)
+    noise = make_perlin(plan.noise, size)
+    made_textures = {number: textures.make(ready, size) for number, ready in plan.textures.items()}
     if config.views == "consistent":
         positions = _on_scan(views, spec)
         noise = _sample(noise[:, None], positions)[:, :, 0]
@@ -172,9 +187,8 @@ def _corrupt(
         made_textures = {number: texture.view(b, v, 3, size, size) for number, texture in made_textures.items()}
     mask = noise > config.threshold
     if plan.regions is not None:
-        regions = changed_numbers(plan.regions, moved)
-        compact = _compact(regions, noise, views, positions if config.views == "consistent" else None)
-        mask = torch.where(regions.is_compact.view(b, -1, 1, 1), compact, mask)
+        compact = _compact(plan.regions, noise, views, positions if config.views == "consistent" else None)
+        mask = torch.where(plan.regions.is_compact.view(b, -1, 1, 1), compact, mask)
     mask &= (chance[:, :, 0, 0] < config.probability)[:, :, None, None]
     if config.region == "object":
         mask &= views.seen
@@ -219,9 +233,8 @@ def _part(plan: Plan, samples: int, first: int, count: int) -> Plan:
         per_sample = len(tensor) // samples
         return tensor[first * per_sample : (first + count) * per_sample]
 
-    textures = {number: tuple(chosen(t) for t in numbers) for number, numbers in plan.textures.items()}
-    regions = None if plan.regions is None else changed_numbers(plan.regions, chosen)
-    return Plan(changed_numbers(plan.noise, chosen), chosen(plan.chance), textures, plan.edge, regions)
+    part: Plan = mapped(plan, chosen)
+    return part
 
 
 def _on_scan(views: ViewImages, spec: InputSpec) -> Tensor:

@@ -7,21 +7,14 @@ products; all maps of a batch are computed together, on the device of their numb
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING, TypeVar
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-if TYPE_CHECKING:
-    from _typeshed import DataclassInstance
-
 _FINEST = 128
-
-Numbers = TypeVar("Numbers", bound="DataclassInstance")
 
 
 @dataclass(frozen=True)
@@ -41,11 +34,6 @@ class PerlinNumbers:
     scales: Tensor
     turns: Tensor
     gradients: Tensor
-
-
-def changed_numbers(numbers: Numbers, change: Callable[[Tensor], Tensor]) -> Numbers:
-    """Return drawn numbers with each tensor changed: some rows of it, or on another device."""
-    return type(numbers)(*(change(getattr(numbers, field.name)) for field in fields(numbers)))
 
 
 def draw_perlin(count: int, max_scale: int, generator: torch.Generator) -> PerlinNumbers:
@@ -72,7 +60,7 @@ def make_perlin(numbers: PerlinNumbers, size: int) -> Tensor:
         small = make_perlin(numbers, _FINEST)
         return functional.interpolate(small[:, None], size=size, mode="bilinear", align_corners=False)[:, 0]
     corners = numbers.gradients.shape[1]
-    weights, slopes = (table.to(numbers.turns.device) for table in _tables(size, corners))
+    weights, slopes = _tables(size, corners, numbers.turns.device)
     across, down = numbers.scales[:, 0], numbers.scales[:, 1]
     gx, gy = torch.cos(numbers.gradients), torch.sin(numbers.gradients)
     # noise = sum over corners of wy wx (gx dx + gy dy)
@@ -80,14 +68,20 @@ def make_perlin(numbers: PerlinNumbers, size: int) -> Tensor:
     rows = torch.cat([slopes[down], weights[down]], dim=2)
     noise = (rows @ columns) * math.sqrt(2)
     cos, sin = torch.cos(numbers.turns)[:, None, None], torch.sin(numbers.turns)[:, None, None]
-    line = (torch.arange(size, device=noise.device) + 0.5) * 2 / size - 1
+    line = _pixels(size, noise.device)
     x, y = line[None, None, :], line[None, :, None]
     grid = torch.stack([cos * x - sin * y, sin * x + cos * y], dim=-1)  # affine_grid takes ten times as long
     return functional.grid_sample(noise[:, None], grid, align_corners=False, padding_mode="reflection")[:, 0]
 
 
 @lru_cache(maxsize=8)
-def _tables(size: int, corners: int) -> tuple[Tensor, Tensor]:
+def _pixels(size: int, device: torch.device) -> Tensor:
+    """Return the centres of the pixels of a line, in -1..1."""
+    return ((torch.arange(size) + 0.5) * 2 / size - 1).to(device)
+
+
+@lru_cache(maxsize=8)
+def _tables(size: int, corners: int, device: torch.device) -> tuple[Tensor, Tensor]:
     """Return, for each scale, pixel and corner of a line, the corner's weight, and weight times distance: (K, size, L) each."""
     scales = int(math.log2(corners - 1)) + 1
     weights, slopes = torch.zeros(2, scales, size, corners)
@@ -99,4 +93,4 @@ def _tables(size: int, corners: int) -> tuple[Tensor, Tensor]:
         fade = part * part * part * (part * (part * 6 - 15) + 10)
         weights[k, pixel, cell], weights[k, pixel, cell + 1] = 1 - fade, fade
         slopes[k, pixel, cell], slopes[k, pixel, cell + 1] = (1 - fade) * part, fade * (part - 1)
-    return weights, slopes
+    return weights.to(device), slopes.to(device)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+from functools import cache
 from pathlib import Path
 from typing import Protocol
 
@@ -17,7 +19,8 @@ from mvad.errors import BadInput, MissingComponent
 from mvad.model.synthesis.perlin import PerlinNumbers, draw_perlin, make_perlin
 
 PROCEDURAL = "procedural"
-_CACHED = 512
+_LIMIT_BYTES = 2 << 30
+"""The whole DTD at 256 pixels takes about this."""
 
 
 class Textures(Protocol):
@@ -31,12 +34,15 @@ class Textures(Protocol):
     def plan(self, count: int, size: int, generator: torch.Generator) -> tuple[Tensor, ...]:
         """Draw the random numbers of ``count`` textures; the first axis of each tensor is the texture."""
 
-    def make(self, plan: tuple[Tensor, ...], size: int, device: torch.device) -> Tensor:
-        """Return the textures of drawn numbers: (count, 3, size, size) float32 in 0..255 on the device."""
+    def ready(self, plan: tuple[Tensor, ...], size: int) -> tuple[Tensor, ...]:
+        """Return what ``make`` needs, after whatever is done on the host; the first axis of each tensor is the texture."""
+
+    def make(self, ready: tuple[Tensor, ...], size: int) -> Tensor:
+        """Return the textures (count, 3, size, size) float32 in 0..255 on the device of what ``ready`` returned."""
 
 
 class FolderTextures:
-    """Random crops of the images below a folder; up to 512 resized images are kept in memory.
+    """Random crops of the images below a folder; resized images are kept in memory, up to 2 GiB of them.
 
     Raises
     ------
@@ -51,19 +57,24 @@ class FolderTextures:
         self.name = f"{folder.parent.name}/{folder.name}, {len(paths)} pictures"
         self._paths = paths
         self._kept: dict[tuple[int, int], Tensor] = {}
+        self._bytes = 0
 
     def plan(self, count: int, size: int, generator: torch.Generator) -> tuple[Tensor, ...]:
         """See ``Textures.plan``; draws the image of each texture, and the position of the crop."""
         return torch.randint(len(self._paths), (count,), generator=generator), torch.rand(count, 2, generator=generator)
 
-    def make(self, plan: tuple[Tensor, ...], size: int, device: torch.device) -> Tensor:
-        """See ``Textures.make``."""
+    def ready(self, plan: tuple[Tensor, ...], size: int) -> tuple[Tensor, ...]:
+        """See ``Textures.ready``; returns the crops (count, 3, size, size) uint8."""
         crops = torch.empty(len(plan[0]), 3, size, size, dtype=torch.uint8)
         for row, (number, (down, right)) in enumerate(zip(plan[0].tolist(), plan[1].tolist(), strict=True)):
             picture = self._picture(number, size)
             top, left = (int(x * (n - size + 1)) for x, n in zip((down, right), picture.shape[1:], strict=True))
             crops[row] = picture[:, top : top + size, left : left + size]
-        return crops.to(device).float()
+        return (crops,)
+
+    def make(self, ready: tuple[Tensor, ...], size: int) -> Tensor:
+        """See ``Textures.make``."""
+        return ready[0].float()
 
     def _picture(self, number: int, size: int) -> Tensor:
         if (number, size) not in self._kept:
@@ -76,9 +87,10 @@ class FolderTextures:
             except (OSError, SyntaxError) as error:
                 raise BadInput(f"{self._paths[number]}: not a readable image; remove it or download it again") from error
             picture = torch.from_numpy(np.asarray(small).copy()).permute(2, 0, 1).contiguous()
-            if len(self._kept) >= _CACHED:
+            if self._bytes + picture.numel() > _most_bytes():
                 return picture
             self._kept[number, size] = picture
+            self._bytes += picture.numel()
         return self._kept[number, size]
 
 
@@ -94,9 +106,13 @@ class ProceduralTextures:
         fine = torch.rand(count, size // 2, size // 2, generator=generator)
         return noise.scales, noise.turns, noise.gradients, colours, kind, fine
 
-    def make(self, plan: tuple[Tensor, ...], size: int, device: torch.device) -> Tensor:
+    def ready(self, plan: tuple[Tensor, ...], size: int) -> tuple[Tensor, ...]:
+        """See ``Textures.ready``: the numbers are enough."""
+        return plan
+
+    def make(self, ready: tuple[Tensor, ...], size: int) -> Tensor:
         """See ``Textures.make``."""
-        scales, turns, gradients, colours, kinds, grain = (part.to(device) for part in plan)
+        scales, turns, gradients, colours, kinds, grain = ready
         smooth = make_perlin(PerlinNumbers(scales, turns, gradients), size)
         fine = functional.interpolate(grain[:, None], size=size)[:, 0]
         frequency, kind = kinds[:, :, None, None].unbind(1)
@@ -104,6 +120,16 @@ class ProceduralTextures:
         weight = torch.where(kind < 0.4, 0.5 + 0.5 * wave, torch.where(kind < 0.7, fine, (smooth > 0).float()))[:, None]
         first, second = (colours.view(-1, 2, 3, 1, 1) * 255).unbind(1)
         return torch.lerp(second, first, weight)
+
+
+@cache
+def _most_bytes() -> int:
+    """Return how much memory images may take: 2 GiB, and at most a quarter of what was available."""
+    with contextlib.suppress(OSError, ValueError):
+        for line in Path("/proc/meminfo").read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                return min(_LIMIT_BYTES, int(line.split()[1]) * 1024 // 4)
+    return _LIMIT_BYTES
 
 
 def locate_textures(option: str, workspace_folder: Path) -> str:

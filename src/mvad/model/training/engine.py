@@ -2,24 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from mvad.datasets.shards.batches import Batches
+from mvad.datasets.shards.batches import Batches, read_ahead
 from mvad.datasets.shards.loader import Batch, ShardSet
 from mvad.model.config import ModelConfig
 from mvad.model.training.checkpoint import Frozen, last_checkpoint
 from mvad.model.training.checkpoint_writer import CheckpointWriter, Content
 from mvad.model.training.context import FitContext
 from mvad.model.training.loop import Phase, run_phases
+from mvad.model.training.numbers import Carried
 from mvad.model.training.optimizers import Optimizers
+from mvad.model.training.pending import Figures as Figures
+from mvad.model.training.pending import Pending
 
-Step = Callable[[Batch, torch.Generator, int], Mapping[str, float]]
-"""Performs step k of a phase with its batch and random generator; returns figures, including ``loss``."""
+_DATA_SHARE = 0.25
+"""Share of a GPU's free memory that the training split may take."""
+
+Draw = Callable[[int, int, torch.Generator], Any]
+"""Draws the random numbers of a number of samples, in step k of a phase, from its generator; called on a thread, ahead of the step."""
+
+Step = Callable[[Batch, Any, int], Figures]
+"""Performs step k of a phase with its batch and its random numbers, which are on the device."""
+
+
+def own_generator(samples: int, k: int, generator: torch.Generator) -> torch.Generator:
+    """Draw nothing: the step itself draws its numbers from the generator."""
+    return generator
 
 
 @dataclass(frozen=True)
@@ -34,8 +50,8 @@ class TrainingPhase:
         Number of the phase's random stream: the generator of step k depends on (seed, stream, k) only.
     begin
         Called once before the phase's first step in this process.
-    step
-        See ``Step``.
+    draw, step
+        See ``Draw`` and ``Step``.
     optimizers
         Their state is part of the phase's checkpoints.
     trains
@@ -47,16 +63,10 @@ class TrainingPhase:
     steps: int
     stream: int
     begin: Callable[[], None]
+    draw: Draw
     step: Step
     optimizers: Optimizers
     trains: tuple[str, ...] = ("",)
-
-
-@dataclass
-class _Current:
-    """The keys of the samples of the last step."""
-
-    keys: Sequence[str] = field(default_factory=tuple)
 
 
 def train_phases(
@@ -90,17 +100,17 @@ def train_phases(
     BadInput
         If a loss is not finite, or the last checkpoint is damaged.
     """
-    current = _Current()
     first, frozen = _resume(phases, context, load_state)
     ranks, total = context.ranks, sum(phase.steps for phase in phases)
-    batches = Batches(train, config.seed, samples, rank=ranks.rank, ranks=ranks.size)
-    batch_iterator = batches.steps(first, total, config.train.workers, pin=device.type == "cuda")
+    on_gpu = device.type == "cuda"
+    batches = Batches(_resident(train, device) if on_gpu else train, config.seed, samples, rank=ranks.rank, ranks=ranks.size)
+    batch_iterator = batches.steps(first, total, config.train.workers, pin=on_gpu)
+    numbers_iterator = _numbers(phases, first, samples // ranks.size, config.seed, device)
 
     def in_loop(phase: TrainingPhase) -> Phase:
-        def step(k: int) -> Mapping[str, float]:
-            batch = next(batch_iterator)
-            current.keys = batch.keys
-            return phase.step(batch, generator_of(config.seed, phase.stream, k), k)
+        def step(k: int) -> Pending:
+            batch, numbers = next(batch_iterator), next(numbers_iterator)
+            return Pending(phase.step(batch, numbers.arrive(), k), batch.keys)
 
         return Phase(phase.name, phase.steps, phase.begin, step)
 
@@ -113,7 +123,25 @@ def train_phases(
         return Content(begin, changing, frozen)
 
     checkpoints = CheckpointWriter(context.run, content, first, total, config.train, frozen, writes=ranks.rank == 0)
-    run_phases([in_loop(phase) for phase in phases], first, samples, checkpoints, context, lambda: current.keys)
+    run_phases([in_loop(phase) for phase in phases], first, samples, checkpoints, context, 1 if on_gpu else 0)
+
+
+def _resident(train: ShardSet, device: torch.device) -> ShardSet:
+    """Return a split with its samples on the device, if they take at most a part of the memory that is free there."""
+    limit = int(_DATA_SHARE * torch.cuda.mem_get_info(device)[0])
+    return train.in_memory(limit // 1_000_000, device) if train.stored_bytes <= limit else train
+
+
+def _numbers(
+    phases: Sequence[TrainingPhase], first: int, samples: int, seed: int, device: torch.device
+) -> Iterator[Carried[Any]]:  # fmt: skip
+    """Yield the random numbers of all steps from number ``first`` on, drawn on a thread some steps ahead."""
+
+    def drawn(phase: TrainingPhase, k: int) -> Carried[Any]:
+        return Carried(phase.draw(samples, k, generator_of(seed, phase.stream, k)), device)
+
+    steps = [(phase, k) for phase in phases for k in range(phase.steps)][first:]
+    return read_ahead([partial(drawn, phase, k) for phase, k in steps], "mvad-draw")
 
 
 def _resume(

@@ -7,7 +7,8 @@ import math
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from types import FrameType
 from typing import Any
@@ -18,6 +19,7 @@ from mvad.errors import BadInput
 from mvad.model.training.checkpoint_writer import CheckpointWriter
 from mvad.model.training.context import FitContext
 from mvad.model.training.parallel import ProcessGroup
+from mvad.model.training.pending import Pending
 
 _MAX_KEYS_SHOWN = 8
 
@@ -33,13 +35,24 @@ class Phase:
     begin
         Called once before the phase's first step in this process.
     step
-        Performs step k of the phase and returns figures, including ``loss``.
+        Performs step k of the phase and returns its figures, including ``loss``.
     """
 
     name: str
     steps: int
     begin: Callable[[], None]
-    step: Callable[[int], Mapping[str, float]]
+    step: Callable[[int], Pending]
+
+
+@dataclass(frozen=True)
+class _Done:
+    """A step that was performed and whose figures were not read: its number over all phases, and how it took."""
+
+    step: int
+    phase: int
+    k: int
+    seconds: float
+    pending: Pending
 
 
 def run_phases(  # more than 60 lines, 30 of them parameters and docstring
@@ -48,7 +61,7 @@ def run_phases(  # more than 60 lines, 30 of them parameters and docstring
     samples_per_step: int,
     checkpoints: CheckpointWriter,
     context: FitContext,
-    keys: Callable[[], Sequence[str]] = tuple,
+    lag: int = 0,
 ) -> None:
     """Perform the steps from number ``first`` (over all phases) to the end, with checkpoints.
 
@@ -66,8 +79,9 @@ def run_phases(  # more than 60 lines, 30 of them parameters and docstring
         Says when checkpoints are due, and writes them; there is always one at the end of a phase.
     context
         Folder, progress and log of the run.
-    keys
-        Returns the keys of the last step's samples.
+    lag
+        Number of steps after which the figures of a step are read: 1 on a GPU, which then always has a step to do. They are read
+        before a checkpoint in any case.
 
     Raises
     ------
@@ -76,40 +90,52 @@ def run_phases(  # more than 60 lines, 30 of them parameters and docstring
         checkpoint cannot be written.
     """
     total, ranks = sum(phase.steps for phase in phases), context.ranks
+    waiting: deque[_Done] = deque()
+
+    def read(most: int) -> None:
+        """Read the figures of all performed steps but the last ``most``."""
+        while len(waiting) > most:
+            past = waiting.popleft()
+            figures = past.pending.read()
+            name, loss = phases[past.phase].name, figures["loss"]
+            if not math.isfinite(loss):
+                raise BadInput(_not_finite(context.run.name, name, past.k, loss, checkpoints.newest(), past.pending.keys))
+            rate = samples_per_step / past.seconds
+            context.log(
+                {
+                    "step": past.step, "phase": past.phase, "seconds": round(past.seconds, 4),
+                    "samples_per_s": round(rate, 2), **figures,
+                }
+            )  # fmt: skip
+            context.progress.advance(1, loss=loss, samples_per_s=rate)
+
     context.progress.start(f"train {context.run.name}", total, first)
     done, offset, between = first, 0, True
     try:
         with _signals_wait() as stop:
-            for phase in phases:
+            for number, phase in enumerate(phases):
                 if done < offset + phase.steps:
                     phase.begin()
                 for k in range(max(0, done - offset), phase.steps):
                     began = time.perf_counter()
                     between = False
-                    figures = phase.step(k)
+                    pending = perform(phase, k)
                     between = True
-                    if not math.isfinite(figures["loss"]):
-                        raise BadInput(
-                            _not_finite(context.run.name, phase.name, k, figures["loss"], checkpoints.newest(), keys())
-                        )
-                    seconds = time.perf_counter() - began
                     done = offset + k + 1
-                    rate = samples_per_step / seconds
-                    context.log(
-                        {
-                            "step": done, "phase": phases.index(phase), "seconds": round(seconds, 4),
-                            "samples_per_s": round(rate, 2), **figures,
-                        }
-                    )  # fmt: skip
-                    context.progress.advance(1, loss=figures["loss"], samples_per_s=rate)
+                    read(max(lag - 1, 0))
+                    waiting.append(_Done(done, number, k, time.perf_counter() - began, pending))
+                    read(lag)
                     if checkpoints.due(done):
+                        read(0)
                         checkpoints.save(done)
                     if _any_rank(bool(stop), ranks):
+                        read(0)
                         checkpoints.save(done)
                         checkpoints.finish()
                         stop.resume()
                         raise KeyboardInterrupt
                 offset += phase.steps
+                read(0)
                 checkpoints.save(offset)
             checkpoints.finish()
             if stop:  # since the last step
@@ -117,11 +143,17 @@ def run_phases(  # more than 60 lines, 30 of them parameters and docstring
                 raise KeyboardInterrupt
     except KeyboardInterrupt:
         if between:  # an interrupted step may have changed some weights and not others
+            read(0)
             checkpoints.save(done)
             checkpoints.finish()
         raise
     finally:
         checkpoints.close()
+
+
+def perform(phase: Phase, k: int) -> Pending:
+    """Perform step ``k`` of a phase; tests and benchmarks replace this function to watch the steps."""
+    return phase.step(k)
 
 
 class _Stop:

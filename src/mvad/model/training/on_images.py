@@ -10,8 +10,9 @@ from torch import Tensor, nn
 from mvad.datasets.shards.loader import Batch, ShardSet
 from mvad.model.features import ViewFeatures
 from mvad.model.images import ViewImages
+from mvad.model.presence import Presence
 from mvad.model.training.context import FitContext
-from mvad.model.training.engine import TrainingPhase, train_phases
+from mvad.model.training.engine import Figures, TrainingPhase, own_generator, train_phases
 from mvad.model.training.optimizers import Optimizers
 
 ImageLoss = Callable[[Tensor, Tensor, torch.Generator], Tensor]
@@ -46,11 +47,11 @@ def train_on_images(
         for module in modules.values():
             module.train()
 
-    def step(batch: Batch, generator: torch.Generator, k: int) -> Mapping[str, float]:
+    def step(batch: Batch, generator: torch.Generator, k: int) -> Figures:
         pictures, seen = present_images(features.images(batch))
         return {"loss": optimizers.step(image_loss(pictures, seen, generator), k)}
 
-    phase = TrainingPhase("student", steps, _STREAM, begin, step, optimizers)
+    phase = TrainingPhase("student", steps, _STREAM, begin, own_generator, step, optimizers)
     train_phases(
         train, [phase], features.config, context, samples_per_step(features, images), features.device,
         lambda: module_state(modules), lambda state: load_modules(modules, state),
@@ -77,13 +78,11 @@ def samples_per_step(features: ViewFeatures, images: int) -> int:
 
 def present_images(views: ViewImages) -> tuple[Tensor, Tensor]:
     """Return the images (N, 3, S, S) of present views, and their outlines of the object (N, S, S) bool."""
-    modalities = views.images.shape[2]
-    return views.images[views.present].flatten(0, 1), views.seen[views.present].repeat_interleave(modalities, dim=0)
+    presence, modalities = Presence(views.present, views.images.device), views.images.shape[2]
+    return presence.take(views.images).flatten(0, 1), presence.take(views.seen).repeat_interleave(modalities, dim=0)
 
 
 def spread(values: Tensor, views: ViewImages) -> Tensor:
     """Return values (N, ...) of the rows of ``present_images`` as (B, V, M, ...), 0 where a view is missing."""
-    modalities = views.images.shape[2]
-    out = values.new_zeros(*views.present.shape, modalities, *values.shape[1:])
-    out[views.present] = values.view(-1, modalities, *values.shape[1:])
-    return out
+    presence, modalities = Presence(views.present, values.device), views.images.shape[2]
+    return presence.spread(values.view(-1, modalities, *values.shape[1:]))

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from mvad.model.training.checkpoint import pack_optimizer, unpack_optimizer
 from mvad.model.training.parallel import ProcessGroup
+from mvad.model.training.weights import CastWeights
 
 Schedule = Callable[[int], float]
 """Returns the factor on the base learning rate at step k."""
@@ -31,31 +32,72 @@ class Optimizers:
         Optimizers with their schedules; parameter groups are made by ``groups``, which records the base learning rate.
     clip_norm
         Largest norm of each optimizer's gradient.
+
+    Optimizers of parameters on a GPU are made fused: they must be of torch's kinds that can be.
     """
 
     parts: Sequence[tuple[torch.optim.Optimizer, Schedule]]
     clip_norm: float = math.inf
 
-    def step(self, loss: Tensor, k: int, ranks: ProcessGroup = ProcessGroup()) -> float:  # frozen
-        """Perform step ``k`` on the gradient of ``loss``, summed over ranks; return that sum.
+    def __post_init__(self) -> None:
+        for optimizer, _ in self.parts:
+            for group in optimizer.param_groups:
+                if any(p.is_cuda for p in group["params"]):
+                    group["fused"], group["foreach"] = True, False
 
-        If the sum is not finite, no parameter is changed.
+    def step(
+        self, loss: Tensor, k: int, ranks: ProcessGroup = ProcessGroup(), casts: CastWeights | None = None  # frozen
+    ) -> Tensor:  # fmt: skip
+        """Perform step ``k`` on the gradient of ``loss`` (0-d), summed over ranks; return that sum, on the device.
+
+        ``casts`` are the copies of the weights that the loss was computed with, if it was.
+
+        If the sum is not finite, no parameter is changed. On a GPU the device itself leaves them, also where a gradient is not
+        finite, so that nothing waits for the loss.
         """
-        total = float(ranks.total(loss))
+        total = ranks.total(loss)
         for optimizer, schedule in self.parts:
             for group in optimizer.param_groups:
                 group["lr"] = group["base_lr"] * schedule(k)
             optimizer.zero_grad(set_to_none=True)
-        if not math.isfinite(total):
+        on_device = loss.device.type != "cpu"
+        if not on_device and not bool(torch.isfinite(total)):
             return total
         loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+        if casts is not None:
+            casts.give_gradients()
+        used = []
         for optimizer, _ in self.parts:
             parameters = [p for group in optimizer.param_groups for p in group["params"] if p.requires_grad]
             ranks.sum_gradients(parameters)
-            if math.isfinite(self.clip_norm):
-                nn.utils.clip_grad_norm_([p for p in parameters if p.grad is not None], self.clip_norm)
+            used.append([p for p in parameters if p.grad is not None])
+        if on_device:
+            total = self._guarded(used, total)
+        elif math.isfinite(self.clip_norm):
+            for parameters in used:
+                nn.utils.clip_grad_norm_(parameters, self.clip_norm)
+        for optimizer, _ in self.parts:
             optimizer.step()
         return total
+
+    def _guarded(self, used: Sequence[Sequence[nn.Parameter]], loss: Tensor) -> Tensor:
+        """Have fused optimizers clip gradients as they read them, and skip the step unless loss and gradients are finite.
+
+        Returns the loss, or nan where a gradient is not finite.
+        """
+        for (optimizer, _), parameters in zip(self.parts, used, strict=True):
+            for p in parameters:  # torch expects that either all parameters have a momentum or none; zero is what it begins with
+                if isinstance(optimizer, torch.optim.SGD) and not optimizer.state[p]:
+                    optimizer.state[p]["momentum_buffer"] = torch.zeros_like(p)
+            if parameters:
+                norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+                loss = loss + (norm - norm)
+                clips = math.isfinite(self.clip_norm)
+                optimizer.grad_scale = (norm / self.clip_norm).clamp(min=1) if clips else None  # type: ignore[attr-defined]
+        skips = (loss - loss).ne(0).float()  # inf - inf is nan, which is not 0
+        for optimizer, _ in self.parts:
+            optimizer.found_inf = skips  # type: ignore[attr-defined]  # read by fused optimizers
+        return loss
 
     def tensors(self) -> dict[str, Tensor]:
         """Return the state of all optimizers as named tensors."""

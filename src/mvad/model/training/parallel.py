@@ -16,6 +16,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.nn.functional import all_reduce
 
+from mvad.model.training.weights import UncountedBatchNorm2d
+
 
 @dataclass(frozen=True)
 class ProcessGroup:
@@ -96,9 +98,7 @@ class SharedBatchNorm2d(nn.BatchNorm2d):
         with torch.no_grad():
             assert self.running_mean is not None
             assert self.running_var is not None
-            assert self.num_batches_tracked is not None
             momentum = 0.1 if self.momentum is None else self.momentum
-            self.num_batches_tracked += 1
             self.running_mean.lerp_(mean.detach(), momentum)
             self.running_var.lerp_(variance.detach() * n / (n - 1), momentum)
         scale = torch.rsqrt(variance + self.eps)
@@ -112,5 +112,5 @@ class SharedBatchNorm2d(nn.BatchNorm2d):
 def share_batch_norms(module: nn.Module) -> None:
     """Replace each batch norm in a module by ``SharedBatchNorm2d``; weights and names stay."""
     for child in module.modules():
-        if type(child) is nn.BatchNorm2d:
+        if type(child) in (nn.BatchNorm2d, UncountedBatchNorm2d):
             child.__class__ = SharedBatchNorm2d

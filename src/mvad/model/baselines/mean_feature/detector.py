@@ -32,7 +32,7 @@ class MeanFeature(Detector):
         count = torch.zeros(self.mean.shape[:2], device=self.device)
         for index in range(len(train)):
             views = self.features.images(train.batch([index]))
-            present = views.present[0]
+            present = views.present_on_device()[0]
             total += self.features.pooled(views)[0] * present[:, None, None]
             count += present[:, None]
             context.progress.advance()
