@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
+from functools import partial
 from collections.abc import Callable
 from typing import Any
 
@@ -76,6 +77,8 @@ class Counts:
         return found
 
     def stop(self, kind: str) -> None:
+        if EmulatedGraph.recording is not None:
+            raise RuntimeError(f"operation not permitted when stream is capturing: {kind} at {_line()}")
         self.stops[kind, _line()] += 1
 
     def launch(self, name: str, number: int = 1) -> None:
@@ -141,6 +144,55 @@ class _Event:
         COUNTS.stop("wait for an event")
 
 
+class EmulatedGraph:
+    """CUDA graph: the operations of a recording, computed again on the same memory.
+
+    A device does not compute what is recorded, so what a recording changed of older tensors is put back at its end.
+    """
+
+    recording: EmulatedGraph | None = None
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[Any, Any, Any, Any]] = []
+        self.before: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
+        self.made: set[int] = set()
+
+    def note(self, func: Any, args: Any, kwargs: Any, out: Any) -> None:
+        """Record an operation with its tensors of the processor."""
+        self.calls.append((func, args, kwargs, out))
+        self.made |= {t.untyped_storage()._cdata for t in tree_flatten(out)[0] if isinstance(t, torch.Tensor)}
+
+    def keep(self, changed: Any) -> None:
+        """Remember tensors that an operation is about to change, unless they are of this recording."""
+        for tensor in tree_flatten(changed)[0]:
+            if isinstance(tensor, torch.Tensor) and tensor.untyped_storage()._cdata not in self.made:
+                self.before.setdefault(tensor.untyped_storage()._cdata, (tensor, tensor.clone()))
+
+    def replay(self) -> None:
+        """Compute all again: views follow their memory, the others are copied to their places."""
+        COUNTS.launch("graph")
+        for func, args, kwargs, out in self.calls:
+            again = func(*args, **kwargs)
+            for place, value in zip(tree_flatten(out)[0], tree_flatten(again)[0], strict=True):
+                if isinstance(place, torch.Tensor) and place.data_ptr() != value.data_ptr():
+                    place.copy_(value)
+
+
+class _Recording:
+    """Stands in for ``torch.cuda.graph``."""
+
+    def __init__(self, graph: EmulatedGraph, **options: Any) -> None:
+        self.graph = graph
+
+    def __enter__(self) -> None:
+        EmulatedGraph.recording = self.graph
+
+    def __exit__(self, *error: Any) -> None:
+        EmulatedGraph.recording = None
+        for tensor, before in self.graph.before.values():
+            tensor.copy_(before)
+
+
 def _line() -> str:
     node = torch._C._current_autograd_node()
     if node is not None:
@@ -174,7 +226,15 @@ def _run(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
         plain["device"] = torch.device("cpu")
     if plain.get("pin_memory"):
         plain["pin_memory"] = False
-    out = _ATTENTION.get(name, func)(*plain_args, **plain)
+    graph = EmulatedGraph.recording
+    if graph is not None:
+        graph.keep(tree_map(_held, _changed_arguments(func, args, kwargs)))
+        if name in ("native_batch_norm", "_native_batch_norm_legit") and plain_args[5]:
+            graph.keep(plain_args[3:5])
+    compute = _ATTENTION.get(name, func) if name not in _SLOW else partial(_in_float32, func)
+    out = compute(*plain_args, **plain)
+    if graph is not None:
+        graph.note(compute, plain_args, plain, out)
     changed = _changed_arguments(func, args, kwargs)
     if changed:
         return changed[0] if len(changed) == 1 else tuple(changed)
@@ -226,6 +286,17 @@ _ATTENTION = {
 }
 
 
+_SLOW = {"convolution", "convolution_backward"}
+"""Operations in bfloat16 that take a processor without such arithmetic ten times as long as in float32."""
+
+
+def _in_float32(func: Any, *args: Any, **kwargs: Any) -> Any:
+    low = any(isinstance(x, torch.Tensor) and x.dtype == torch.bfloat16 for x in tree_flatten(args)[0])
+    wide = [x.float() if isinstance(x, torch.Tensor) else x for x in args] if low else args
+    out = func(*wide, **kwargs)
+    return tree_map(lambda x: x.bfloat16() if isinstance(x, torch.Tensor) else x, out) if low else out
+
+
 def _held(x: Any) -> Any:
     return x.held if isinstance(x, Emulated) else x
 
@@ -272,6 +343,8 @@ def _count_stops(name: str, args: Any, kwargs: Any, on_device: Any, on_host: Any
     if name == "_to_copy":
         source = args[0]
         if to_device and not isinstance(source, Emulated):
+            if EmulatedGraph.recording is not None:
+                raise RuntimeError(f"a copy from the host would be recorded with its address at {_line()}")
             COUNTS.launch("copy to the device")
             if not (kwargs.get("non_blocking") and _is_pinned(source)):
                 COUNTS.stop("copy to the device")
@@ -320,8 +393,9 @@ def install() -> None:
         "get_device_name": lambda *a: "emulated", "mem_get_info": lambda *a: (70_000_000_000, 80_000_000_000),
         "current_device": lambda: 0, "device_count": lambda: 1, "manual_seed_all": lambda seed: None,
         "manual_seed": lambda seed: None, "set_device": lambda *a: None, "empty_cache": lambda: None,
-        "get_device_capability": lambda *a: (9, 0), "is_current_stream_capturing": lambda: False,
-        "synchronize": lambda *a: COUNTS.stop("wait for the device"), "Event": _Event,
+        "current_stream": lambda *a: None, "get_device_capability": lambda *a: (9, 0), "is_current_stream_capturing": lambda: False,
+        "CUDAGraph": EmulatedGraph, "graph": _Recording,
+        "graph_pool_handle": lambda: None, "synchronize": lambda *a: COUNTS.stop("wait for the device"), "Event": _Event,
     }  # fmt: skip
     for name, answer in answers.items():
         setattr(cuda, name, answer)

@@ -119,7 +119,8 @@ def autocast(device: torch.device, precision: str) -> AbstractContextManager[Non
     """Return torch's autocast to bfloat16, or a context that does nothing (``train.precision``)."""
     if not uses_bfloat16(device, precision):
         return contextlib.nullcontext()
-    return torch.autocast(device.type, dtype=torch.bfloat16)
+    # Casts that are kept until the context ends would lie in the memory of a recorded step (training/graphs.py).
+    return torch.autocast(device.type, dtype=torch.bfloat16, cache_enabled=device.type == "cpu")
 
 
 @contextlib.contextmanager

@@ -58,6 +58,11 @@ class Presence:
         return given if isinstance(given, Presence) else Presence(given, device)
 
     @cached_property
+    def key(self) -> bytes:
+        """What tells this presence from others: the shape and the elements of the mask."""
+        return repr(tuple(self.mask.shape)).encode() + bytes(self.mask.flatten().tolist())
+
+    @cached_property
     def on_device(self) -> Tensor:
         """The mask (B, K) bool on the device."""
         return moved([self.mask], self.device)[0]

@@ -32,6 +32,7 @@ from mvad.model.synthesis.paste import Corrupted, corrupt_by_plan
 from mvad.model.synthesis.textures import load_textures
 from mvad.model.training.context import FitContext
 from mvad.model.training.engine import Figures, TrainingPhase, generator_of, train_phases
+from mvad.model.training.graphs import StepGraphs
 from mvad.model.training.on_images import load_modules, module_state
 from mvad.model.training.parallel import share_batch_norms
 from mvad.model.training.weights import count_no_batches
@@ -84,6 +85,7 @@ class Idif(Detector):
             share_batch_norms(self.network)
             share_batch_norms(self.heads)
         steps.window = self._window(train)
+        steps.graphs = StepGraphs(self._uses_graphs(context), self.device)
         train_phases(train, self._phases(context), self.config, context, config.batch, self.device, self.state, self.load_state)
         steps.finish()
         self._calibrate(train)
@@ -196,6 +198,11 @@ class Idif(Detector):
         """Return a batch as float images on the device."""
         fill = background_fill(self.config.input, self.teacher)
         return view_images(batch.to(self.device), self.spec.modalities, self.config.input.size, fill, self.spec.depth_range)
+
+    def _uses_graphs(self, context: FitContext) -> bool:
+        """Return whether steps may be recorded (``train.graphs``); sums over processes cannot be."""
+        config = self.config.train
+        return config.graphs and not config.compile and context.ranks.alone and self.device.type == "cuda"
 
     def _augmented(self, batch: Batch, numbers: StepNumbers) -> tuple[ViewImages, Sequence[str]]:
         """Return a batch as images, turned where ``augment.*`` says so, and keys that tell the turned ones apart."""

@@ -25,6 +25,7 @@ from mvad.model.input_spec import InputSpec
 from mvad.model.presence import Presence
 from mvad.model.synthesis.paste import Corrupted, Plan, plan_corruption
 from mvad.model.synthesis.textures import Textures
+from mvad.model.training.graphs import StepGraphs, Work
 from mvad.model.training.numbers import HostTensor
 from mvad.model.training.optimizers import Optimizers
 from mvad.model.training.parallel import ProcessGroup
@@ -74,6 +75,8 @@ class TrainingSteps:
         self.config, self.spec, self.teacher = config, spec, teacher
         self.network, self.heads = network, heads
         self.ranks = ProcessGroup()
+        self.graphs = StepGraphs(False, teacher.device)
+        self._presences: dict[bytes, Presence] = {}
         self._casts: CastWeights | None = None
         self._evaluated: tuple[nn.Module, nn.Module] = teacher.backbone, network
         cells = config.input.size // 4
@@ -90,6 +93,7 @@ class TrainingSteps:
         """Set the heads to training; teacher and network do not change from here on, and are evaluated by faster copies."""
         self.network.eval().requires_grad_(False)
         self.heads.train()
+        self.graphs.clear()
         self._casts = self._cast(self.heads)
         inputs, size = self.spec.views * len(self.spec.modalities), self.config.input.size
         images = torch.rand((1, inputs, 3, size, size), device=self.teacher.device) * 255
@@ -103,6 +107,7 @@ class TrainingSteps:
 
     def finish(self) -> None:
         """Go back to teacher and network themselves, after the last step."""
+        self.graphs.clear()
         self.ranks = ProcessGroup()  # from here on each process scores for itself
         self._casts, self._evaluated = None, (self.teacher.backbone, self.network)
 
@@ -157,30 +162,52 @@ class TrainingSteps:
         Mapping
             ``loss``, ``distill`` and ``bottleneck``, each over all ranks: 0-d float32, on the device.
         """
-        config, ranks = self.config.loss, self.ranks
         present = self.inputs(remaining(views.present, numbers.kept.values))
         supervised = present if self.config.dropout.supervise == "present" else self.inputs(views.present)
+        inputs = {"images": corrupted.images.flatten(1, 2), "weight": self.weights(views)}
+        inputs |= {f"clean.{level}": features for level, features in enumerate(clean)}
+        inputs |= {} if numbers.noise is None else {"noise": numbers.noise}
+        inputs |= {} if numbers.keeps_common is None else {"keeps": numbers.keeps_common}
+
+        def work(given: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
+            distill, bottleneck = self._student_losses(given, present, supervised)
+            config = self.config.loss
+            factor = config.images if config.reduction == "mean" and self.config.optimizer.kind == "destseg" else 1
+            loss = _times(config.alpha, distill) + _times(config.beta, bottleneck)  # eq. 10
+            self._backward(_times(factor, loss))
+            return loss.detach(), distill.detach(), bottleneck.detach()
+
+        loss, distill, bottleneck = self._run("student", [present, supervised], work, inputs, optimizers)
+        return {"loss": optimizers.apply(loss, k, self.ranks), "distill": distill, "bottleneck": bottleneck}
+
+    def _student_losses(
+        self, given: Mapping[str, Tensor], present: Presence, supervised: Presence
+    ) -> tuple[Tensor, Tensor]:  # fmt: skip
+        """Return L_Distill and L_IB of the inputs of a student step."""
+        config, ranks = self.config.loss, self.ranks
         encoded, decoded = self._used_inputs(present), self._used_inputs(supervised)
 
         def noise(shape: torch.Size) -> Tensor:
-            assert numbers.noise is not None
-            return numbers.noise
+            return given["noise"]
 
-        images = corrupted.images.flatten(1, 2)
         with self.autocast(), self._cast_weights():
-            student = self.network(images, present, noise, encoded, decoded, numbers.keeps_common)
-        maps = cosine_maps([supervised.take(t) for t in clean], [supervised.take(s) for s in student.levels])
-        weight = supervised.take(self.weights(views))
+            student = self.network(given["images"], present, noise, encoded, decoded, given.get("keeps"))
+        clean = [supervised.take(given[f"clean.{level}"]) for level in range(3)]
+        maps = cosine_maps(clean, [supervised.take(s) for s in student.levels])
+        weight = supervised.take(given["weight"])
         if config.reduction == "mean":
             distill = distillation_loss(maps, weight, len(decoded), ranks.total)
         else:
             distill = summed_distillation_loss(maps, weight)
-        share = present.count / float(ranks.total(torch.tensor(float(present.count))))
-        bottleneck = _times(share, student.bottleneck_loss.float())
-        factor = config.images if config.reduction == "mean" and self.config.optimizer.kind == "destseg" else 1
-        total = _times(factor, _times(config.alpha, distill) + _times(config.beta, bottleneck))  # eq. 10
-        loss = _times(1 / factor, optimizers.step(total, k, ranks, self._casts))
-        return {"loss": loss, "distill": ranks.total(distill), "bottleneck": ranks.total(bottleneck)}
+        count = float(present.count)
+        share = 1.0 if ranks.alone else count / float(ranks.total(torch.tensor(count)))
+        return distill, _times(share, student.bottleneck_loss.float())
+
+    def _backward(self, loss: Tensor) -> None:
+        """Leave the gradients of a loss in the weights."""
+        loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+        if self._casts is not None:
+            self._casts.give_gradients()
 
     def head_step(
         self, views: ViewImages, corrupted: Corrupted, optimizers: Optimizers, k: int, numbers: StepNumbers
@@ -195,12 +222,21 @@ class TrainingSteps:
             ``loss``, over all ranks: 0-d float32, on the device.
         """
         present = self.inputs(remaining(views.present, numbers.kept.values))
-        teacher, student = self.features(corrupted.images, present)
-        with self.autocast(), self._cast_weights():
-            logits = self._logits(teacher, student, views, present)
-        mask, weight = present.take(corrupted.mask.flatten(1, 2)), present.take(self.weights(views))
-        loss = head_loss(logits, mask, weight, self.config.loss.focal_gamma, self.ranks.total)
-        return {"loss": optimizers.step(loss, k, self.ranks, self._casts)}
+        inputs = {
+            "images": corrupted.images, "mask": corrupted.mask.flatten(1, 2), "weight": self.weights(views), "seen": views.seen,
+        }  # fmt: skip
+
+        def work(given: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
+            teacher, student = self.features(given["images"], present)
+            with self.autocast(), self._cast_weights():
+                logits = self._logits(teacher, student, given["seen"], present)
+            mask, weight = present.take(given["mask"]), present.take(given["weight"])
+            loss = head_loss(logits, mask, weight, self.config.loss.focal_gamma, self.ranks.total)
+            self._backward(loss)
+            return (loss.detach(),)
+
+        [loss] = self._run("head", [present], work, inputs, optimizers)
+        return {"loss": optimizers.apply(loss, k, self.ranks)}
 
     def present_maps(self, views: ViewImages, present: Presence) -> tuple[list[Tensor], Tensor]:
         """Return maps of the N inputs of present views, without gradients.
@@ -213,16 +249,16 @@ class TrainingSteps:
         with torch.no_grad():
             teacher, student = self.features(views.images, present)
             with self.autocast():
-                logits = self._logits(teacher, student, views, present)
+                logits = self._logits(teacher, student, views.seen, present)
             return cosine_maps(teacher, student), torch.sigmoid(logits.float())
 
-    def _logits(self, teacher: Levels, student: Levels, views: ViewImages, present: Presence) -> Tensor:
-        """Return the head's logits (N, h, w), computed inside the window; outside they are those of probability 0."""
+    def _logits(self, teacher: Levels, student: Levels, outlines: Tensor, present: Presence) -> Tensor:
+        """Return the head's logits (N, h, w), inside the window around the outlines (B, V, S, S); outside it is probability 0."""
         used, window = self._used_inputs(present), self.window
         if window.whole:
             logits: Tensor = self.heads(head_input(teacher, student), present, used)
             return logits
-        seen = present.take(self._of_inputs(views.seen))
+        seen = present.take(self._of_inputs(outlines))
         places, fits = window.places(seen)
         out = window.paste(self.heads(head_input(teacher, student, window, places), present, used), places, _ZERO_LOGIT)
         # An object that is larger than any in training gets the whole image, except in an exported graph, which cannot branch.
@@ -260,7 +296,22 @@ class TrainingSteps:
 
     def inputs(self, present: Tensor) -> Presence:
         """Presence of views (B, V) on the host to that of inputs (B, V * M): a view's modalities are all present, or none."""
-        return Presence(present.repeat_interleave(len(self.spec.modalities), dim=1), self.teacher.device)
+        presence = Presence(present.repeat_interleave(len(self.spec.modalities), dim=1), self.teacher.device)
+        if len(self._presences) < _MOST_PRESENCES:
+            return self._presences.setdefault(presence.key, presence)  # a recorded step reads the same places in memory again
+        return self._presences.get(presence.key, presence)
+
+    def _run(
+        self, phase: str, presences: Sequence[Presence], work: Work, inputs: Mapping[str, Tensor], optimizers: Optimizers
+    ) -> list[Tensor]:  # fmt: skip
+        """Return the figures of a step over all ranks, with its gradients; as a graph if its presences will be met again."""
+        optimizers.zero()
+        keys = [presence.key for presence in presences]
+        if all(key in self._presences for key in keys):
+            figures = self.graphs.run((phase, *keys, *inputs), work, inputs, optimizers.parameters)
+        else:
+            figures = work(inputs)
+        return [self.ranks.total(figure) for figure in figures]
 
     def _used_inputs(self, present: Presence) -> list[int]:
         """Return the inputs that are present in at least one sample of any rank."""
@@ -287,6 +338,8 @@ class TrainingSteps:
 def _times(factor: float, value: Tensor) -> Tensor:
     return value if factor == 1 else factor * value
 
+
+_MOST_PRESENCES = 64
 
 _ZERO_LOGIT = -30.0
 """A logit whose probability is 0 in float32."""

@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from mvad.model.training.checkpoint import pack_optimizer, unpack_optimizer
 from mvad.model.training.parallel import ProcessGroup
-from mvad.model.training.weights import CastWeights
 
 Schedule = Callable[[int], float]
 """Returns the factor on the base learning rate at step k."""
@@ -45,40 +44,47 @@ class Optimizers:
                 if any(p.is_cuda for p in group["params"]):
                     group["fused"], group["foreach"] = True, False
 
-    def step(
-        self, loss: Tensor, k: int, ranks: ProcessGroup = ProcessGroup(), casts: CastWeights | None = None  # frozen
-    ) -> Tensor:  # fmt: skip
-        """Perform step ``k`` on the gradient of ``loss`` (0-d), summed over ranks; return that sum, on the device.
+    def step(self, loss: Tensor, k: int, ranks: ProcessGroup = ProcessGroup()) -> Tensor:  # frozen
+        """Perform step ``k`` on the gradient of ``loss`` (0-d), summed over ranks; return that sum, on the device."""
+        self.zero()
+        loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+        return self.apply(ranks.total(loss), k, ranks)
 
-        ``casts`` are the copies of the weights that the loss was computed with, if it was.
+    def zero(self) -> None:
+        """Forget the gradients of the step before."""
+        for optimizer, _ in self.parts:
+            optimizer.zero_grad(set_to_none=True)
 
-        If the sum is not finite, no parameter is changed. On a GPU the device itself leaves them, also where a gradient is not
+    @property
+    def parameters(self) -> list[nn.Parameter]:
+        """All parameters that are trained."""
+        groups_of_all = (group for optimizer, _ in self.parts for group in optimizer.param_groups)
+        return [p for group in groups_of_all for p in group["params"] if p.requires_grad]
+
+    def apply(self, loss: Tensor, k: int, ranks: ProcessGroup = ProcessGroup()) -> Tensor:  # frozen
+        """Perform step ``k`` by the gradients that the parameters have; return the loss (0-d), on the device.
+
+        If the loss is not finite, no parameter is changed. On a GPU the device itself leaves them, also where a gradient is not
         finite, so that nothing waits for the loss.
         """
-        total = ranks.total(loss)
+        on_device = loss.device.type != "cpu"
+        if not on_device and not bool(torch.isfinite(loss)):
+            return loss
+        used = []
         for optimizer, schedule in self.parts:
             for group in optimizer.param_groups:
                 group["lr"] = group["base_lr"] * schedule(k)
-            optimizer.zero_grad(set_to_none=True)
-        on_device = loss.device.type != "cpu"
-        if not on_device and not bool(torch.isfinite(total)):
-            return total
-        loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
-        if casts is not None:
-            casts.give_gradients()
-        used = []
-        for optimizer, _ in self.parts:
             parameters = [p for group in optimizer.param_groups for p in group["params"] if p.requires_grad]
             ranks.sum_gradients(parameters)
             used.append([p for p in parameters if p.grad is not None])
         if on_device:
-            total = self._guarded(used, total)
+            loss = self._guarded(used, loss)
         elif math.isfinite(self.clip_norm):
             for parameters in used:
                 nn.utils.clip_grad_norm_(parameters, self.clip_norm)
         for optimizer, _ in self.parts:
             optimizer.step()
-        return total
+        return loss
 
     def _guarded(self, used: Sequence[Sequence[nn.Parameter]], loss: Tensor) -> Tensor:
         """Have fused optimizers clip gradients as they read them, and skip the step unless loss and gradients are finite.

@@ -1,0 +1,151 @@
+"""What a training step asks of a GPU, counted on one that is emulated: how often it waits, and how many kernels it launches."""
+
+from __future__ import annotations
+
+import json
+import math
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from command import ROOT
+from emulated_gpu.guard import compiler
+from PIL import Image
+from training import TINY, train
+
+from mvad import files
+
+PROGRAMS = ROOT / "tests" / "emulated_gpu"
+pytestmark = pytest.mark.skipif(compiler() is None, reason="the emulated GPU needs g++ or clang++")
+
+SAMPLES = 4
+"""Training samples of the workspace: after two batches of two the teacher's features are all kept."""
+
+PAPER = {
+    key: value
+    for key, value in TINY.items()
+    if key.split(".")[0] in ("encoder", "voxel", "fusion", "decoder", "head") and key != "fusion.blocks"
+} | {"teacher": "random", "train.batch": 2, "train.precision": "bfloat16", "input.size": 64}  # fmt: skip
+"""Preset paper in all but its widths, which no number of launches depends on."""
+
+
+def emulated(program: str, *arguments: str) -> str:
+    done = subprocess.run([sys.executable, str(PROGRAMS / program), *arguments], capture_output=True, text=True, timeout=540)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def scratch(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("emulated")
+
+
+@pytest.fixture(scope="module")
+def textures(scratch: Path) -> str:
+    folder = scratch / "textures"
+    folder.mkdir()
+    for number in range(3):
+        pixels = np.random.default_rng(number).integers(0, 255, (80, 90, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / f"{number}.png")
+    return str(folder)
+
+
+def steps(workspace: Path, scratch: Path, asked: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    gear = workspace / "shards" / "mvtec3d" / "gear"
+    found = [json.loads(line) for line in emulated("steps.py", str(gear), str(scratch), json.dumps(asked)).splitlines()]
+    for one in found:
+        assert "error" not in one, one["error"]
+    return found
+
+
+@pytest.fixture(scope="module")
+def paper(workspace: Path, scratch: Path, textures: str) -> list[dict[str, Any]]:
+    """Preset paper at five views, without and with recorded steps."""
+    counts = {"train.student_steps": 7, "train.head_steps": 6, "pseudo.textures": textures}
+    keys = PAPER | counts | {"dropout.p": 0.0, "input.modalities": ["rgb"]}
+    return steps(
+        workspace, scratch, [{"model": "idif", "preset": "paper", "keys": keys | {"train.graphs": on}} for on in (False, True)]
+    )
+
+
+def settled(rows: list[dict[str, Any]], phase: str) -> list[dict[str, Any]]:
+    """Steps that are like all later ones: features are kept, momenta are there, and no checkpoint of a phase's end follows."""
+    own = [row for row in rows if row["phase"] == phase]
+    return own[SAMPLES // 2 + 1 : -1] if phase == "student" else own[1:-1]
+
+
+def test_a_step_waits_for_the_device_once_and_launches_few_kernels(paper: list[dict[str, Any]]) -> None:
+    for phase, most in (("student", 1500), ("head", 700)):
+        rows = settled(paper[0]["steps"], phase)
+        assert len(rows) >= 3
+        for row in rows:
+            assert row["stops"] <= 3, row["stops_by_line"]
+            assert most / 2 < row["launches"] <= most, (phase, row["launches"], row["by_operation"])
+
+
+def test_a_recorded_step_gives_the_same_losses_with_a_tenth_of_the_launches(paper: list[dict[str, Any]]) -> None:
+    """What is recorded may wait for nothing and copy nothing from the host: the emulation raises there, as CUDA does."""
+    plain, recorded = paper
+    assert recorded["losses"] == pytest.approx(plain["losses"], rel=1e-5)
+    for phase in ("student", "head"):
+        before, after = (settled(one["steps"], phase)[-1] for one in paper)
+        assert after["launches"] < before["launches"] / 6, after["by_operation"]
+        assert after["stops"] <= 3
+
+
+@pytest.mark.thorough(3)
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"input.modalities": ["rgb", "depth"], "dropout.p": 0.4},
+        {"dropout.p": 0.4, "dropout.draw": "sample", "encoder.share": "view", "head.share": "view"},
+        {"pseudo.views": "consistent", "pseudo.compact": 0.5, "augment.turn_deg": 5.0, "bottleneck.withhold": 0.5},
+        {"fusion.kind": "conv3d", "bottleneck.aggregate": "attention", "dropout.p": 0.4},
+    ],
+    ids=["two modalities", "views by sample", "on the scan", "conv3d"],
+)
+def test_no_configuration_waits_more_often(workspace: Path, scratch: Path, textures: str, more: dict[str, Any]) -> None:
+    counts = {"train.student_steps": 6, "train.head_steps": 4, "pseudo.textures": textures, "input.modalities": ["rgb"]}
+    [found] = steps(workspace, scratch, [{"model": "idif", "preset": "paper", "keys": PAPER | counts | more}])
+    for phase in ("student", "head"):
+        for row in settled(found["steps"], phase):
+            assert row["stops"] <= 3, row["stops_by_line"]
+
+
+@pytest.mark.thorough(2)
+def test_losses_are_those_of_the_processor(workspace: Path, scratch: Path, textures: str, tmp_path: Path) -> None:
+    """Data and features on the device, numbers in one copy, late losses, fused optimizers: the same training."""
+    changes = {"train.precision": "float32", "train.batch": 2, "pseudo.textures": textures, "dropout.p": 0.4}
+    gear = workspace / "shards" / "mvtec3d" / "gear"
+    train(tmp_path / "run", gear, **changes)
+    expected = [line["loss"] for line in files.read_lines(tmp_path / "run" / "metrics.jsonl")]
+    keys = {key: list(value) if isinstance(value, tuple) else value for key, value in (TINY | changes).items()}
+    keys = {
+        key: value for key, value in keys.items() if key.split(".")[0] not in ("rd", "simplenet", "uniad", "padim", "patchcore")
+    }
+    keys = {key: value for key, value in keys.items() if not key.startswith("reconstruct")}
+    [found] = steps(
+        workspace, scratch, [{"model": "idif", "preset": "demo", "keys": keys | {"input.modalities": ["rgb", "depth"]}}]
+    )
+    assert found["losses"][:4] == pytest.approx(expected[:4], rel=1e-3)
+    assert found["losses"] == pytest.approx(expected, rel=2e-2), "the head learns from weights that differ by rounding"
+    assert found["batch_matters"] < 1e-4
+
+
+def test_fused_optimizers_clip_and_leave_out_steps_that_are_not_finite(scratch: Path) -> None:
+    found = json.loads(emulated("guarded.py", str(scratch)))
+    for on_device, on_host in zip(found[::2], found[1::2], strict=True):
+        rows, expected = on_device["rows"], on_host["rows"]
+        assert [row["stops"] for row in rows] == [0] * len(rows), "the loss is not read"
+        if len(rows) == 3:  # clipped, and where a loss is nan no weight is moved
+            for row, other in zip(rows, expected, strict=True):
+                assert row["weights"] == pytest.approx(other["weights"], rel=1e-5)
+                assert math.isnan(row["loss"]) == math.isnan(other["loss"])
+        else:  # the processor moves weights where the loss is finite and the gradient is not
+            before = rows[0]["weights"] if len(rows) == 2 else None
+            assert math.isnan(rows[-1]["loss"]), "told as a loss that is not finite"
+            assert all(math.isfinite(weight) for weight in rows[-1]["weights"])
+            assert before is None or rows[-1]["weights"] == before
