@@ -18,8 +18,8 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
-from functools import partial
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
