@@ -17,7 +17,7 @@ from mvad.model.presence import Presence
 def head_input(
     teacher: Sequence[Tensor], student: Sequence[Tensor], window: Window | None = None, places: Tensor | None = None
 ) -> Tensor:
-    """Return -t * s of normalised features, all levels resized to stride 4 and concatenated: (N, C, h, w) float32.
+    """Return -t * s of normalised features, all levels resized to stride 4 and concatenated: (N, C, h, w) float32, channels last.
 
     Parameters
     ----------
@@ -35,7 +35,7 @@ def head_input(
             products.append(_product(window.cut(t, places), window.cut(s, places)))
         else:
             products.append(window.cut_resized(_product(t, s), places))
-    return torch.cat(products, dim=1)
+    return torch.cat(products, dim=1).contiguous(memory_format=torch.channels_last)
 
 
 def _product(teacher: Tensor, student: Tensor) -> Tensor:
