@@ -20,6 +20,7 @@ from mvad.model.frozen import frozen_copy
 from mvad.model.idif.head import head_input
 from mvad.model.idif.losses import cosine_maps
 from mvad.model.idif.network import Network
+from mvad.model.idif.spatial_transformer import SpatialTransformer, euler_to_matrix, rotate_voxel
 from mvad.model.idif.window import Window
 from mvad.model.presence import Presence
 from mvad.model.synthesis import textures as of_textures
@@ -168,6 +169,31 @@ def test_the_heads_input_in_a_window_is_that_part_of_the_whole() -> None:
     whole = head_input(teacher, student)
     assert whole.shape == (3, 18, 16, 16)
     assert torch.allclose(head_input(teacher, student, window, places), window.cut(whole, places), atol=1e-5)
+
+
+def test_a_voxel_is_rotated_as_by_torchs_own_grid() -> None:
+    torch.manual_seed(0)
+    voxel, rotation = torch.randn(2, 3, 5, 6, 7), euler_to_matrix(torch.tensor([[0.3, -0.2, 0.5], [1.0, 0.1, -0.4]]))
+    affine = torch.cat([rotation, torch.zeros(2, 3, 1)], dim=2)
+    grid = functional.affine_grid(affine, list(voxel.shape), align_corners=False)
+    expected = functional.grid_sample(voxel, grid, align_corners=False)
+    assert torch.allclose(rotate_voxel(voxel, rotation), expected, atol=1e-5)
+    assert not torch.allclose(rotate_voxel(voxel, rotation.transpose(1, 2)), expected, atol=1e-2)
+
+
+def test_rotations_are_float32_under_autocast() -> None:
+    torch.manual_seed(0)
+    angles = torch.tensor([[0.3, -0.2, 0.5], [1.0, 0.1, -0.4]])
+    config = tiny()
+    transformer = SpatialTransformer(angles, config.voxel, config.stn, 4, config.voxel.size)
+    voxel = torch.randn(2, config.voxel.channels, *(config.voxel.size,) * 3)
+    seen: list[torch.Tensor] = []
+    transformer.depth_reduction.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
+    with torch.no_grad():
+        transformer(voxel)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            transformer(voxel)
+    assert torch.allclose(seen[1], seen[0], atol=1e-5)
 
 
 def test_numbers_arrive_as_they_were_drawn_and_those_of_the_host_stay() -> None:
