@@ -49,7 +49,7 @@ STAGES = (
     Stage("render", "gpu_others.render", 35),
     Stage("cards", "gpu_steps.cards", 60),
     Stage("memory", "gpu_steps.memory", 40),
-    Stage("methods", "gpu_others.methods", 60),
+    Stage("methods", "gpu_methods.methods", 60),
     Stage("tests", "gpu_doctor.tests", 60),
     Stage("training", "gpu_others.training", 200),
 )
@@ -78,7 +78,8 @@ def main() -> int:
             if stage.name not in wanted and not (stage.name == "data" and set(wanted) - {"doctor", "tests"}):
                 continue
             left = options.seconds - (time.monotonic() - began)
-            result[stage.name] = _separately(stage, options, scratch, left)
+            run = _here if options.quick else _separately
+            result[stage.name] = run(stage, options, scratch, left)
             result["machine"] = result.get("doctor", {}).get("machine", result.get("machine", {}))
             result["asked"] = {"seconds": options.seconds, "quick": options.quick, "real": options.real is not None}
             result["seconds"] = round(time.monotonic() - began, 1)
@@ -109,10 +110,7 @@ def _separately(stage: Stage, options: argparse.Namespace, scratch: Path, left: 
         return {"left_out": f"{left:.0f} s were left"}
     part, log = scratch / f"{stage.name}.json", scratch / f"{stage.name}.log"
     part.unlink(missing_ok=True)
-    given = {
-        "stage": stage.function, "scratch": str(scratch), "part": str(part), "seconds": limit, "quick": options.quick,
-        "real": str(options.real.resolve()) if options.real else None, "device": options.device,
-    }  # fmt: skip
+    given = _given(stage, options, scratch, part, limit)
     print(f"{stage.name}: at most {limit:.0f} s", flush=True)
     began = time.monotonic()
     with log.open("w") as written:
@@ -127,6 +125,24 @@ def _separately(stage: Stage, options: argparse.Namespace, scratch: Path, left: 
         found["ended"] = status
         found["last_lines"] = log.read_text(errors="replace").splitlines()[-6:]
     return found
+
+
+def _here(stage: Stage, options: argparse.Namespace, scratch: Path, left: float) -> dict[str, Any]:
+    """Run a stage in this process: a dry run would spend most of its time on starting others."""
+    part = scratch / f"{stage.name}.json"
+    part.unlink(missing_ok=True)
+    began = time.monotonic()
+    run_stage(_given(stage, options, scratch, part, left))
+    seconds = round(time.monotonic() - began, 1)
+    print(f"{stage.name}: {seconds} s", flush=True)
+    return {**(json.loads(part.read_text()) if part.exists() else {}), "seconds": seconds}
+
+
+def _given(stage: Stage, options: argparse.Namespace, scratch: Path, part: Path, limit: float) -> dict[str, Any]:
+    return {
+        "stage": stage.function, "scratch": str(scratch.resolve()), "part": str(part.resolve()), "seconds": limit,
+        "quick": options.quick, "real": str(options.real.resolve()) if options.real else None, "device": options.device,
+    }  # fmt: skip
 
 
 def _wait(process: subprocess.Popen[bytes], limit: float) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import statistics
 import sys
 import time
@@ -112,14 +113,17 @@ def peak_gb(device: str) -> float | None:
     """Return the peak of the memory that tensors took since ``fresh_peak``; None without a card."""
     import torch
 
-    return round(torch.cuda.max_memory_allocated() / 1e9, 3) if device == "cuda" else None
+    with contextlib.suppress(AttributeError, RuntimeError):  # an emulated card has no allocator
+        return round(torch.cuda.max_memory_allocated() / 1e9, 3) if device == "cuda" else None
+    return None
 
 
 def fresh_peak(device: str) -> None:
     import torch
 
     if device == "cuda":
-        torch.cuda.reset_peak_memory_stats()
+        with contextlib.suppress(AttributeError, RuntimeError):
+            torch.cuda.reset_peak_memory_stats()
 
 
 def needs_card(asked: Asked, what: str) -> dict[str, str] | None:

@@ -13,7 +13,9 @@ from typing import Any
 
 from gpu_common import HERE, Asked, many_milliseconds, needs_card
 
-_PACKAGES = ("mvad", "torch", "numpy", "scipy", "numba", "h5py", "hdf5plugin", "triton", "PyOpenGL", "pyrender", "open3d", "onnxruntime")
+_PACKAGES = (
+    "scipy", "numba", "h5py", "hdf5plugin", "triton", "PyOpenGL", "pyrender", "open3d", "onnxruntime",
+)  # fmt: skip
 
 
 def facts(asked: Asked) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Stages of gpu.py besides steps: rendering, a whole training, DeSTSeg as published and other libraries, every other method."""
+"""Stages of gpu.py besides steps: rendering, a whole training, DeSTSeg as published and other libraries."""
 
 from __future__ import annotations
 
@@ -26,6 +26,7 @@ from gpu_common import (
     shards,
     textures,
 )
+from gpu_engine import p90
 
 # -------------------------------------------------------------------------------------------------------- rendering
 
@@ -63,6 +64,7 @@ def _rendered(asked: Asked) -> dict[str, Any]:
     found: dict[str, Any] = {"scans": len(scans), "triangles": int(statistics.median(len(s.faces) for s in surfaces))} | why
     drawn: dict[str, list[Any]] = {}
     for name, backend in backends.items():
+
         def all_views(backend: Any = backend) -> list[Any]:
             return [render_views(s, scan.gt, rig, backend) for s, scan in zip(surfaces, scans, strict=True)]
 
@@ -136,7 +138,11 @@ def _trained(asked: Asked) -> dict[str, Any]:
         results = evaluate_detector(RunFolder(run), ready.detector, ShardSet(shards(asked), "test"), Silent())
     figures = results.to_json()["figures"]
     found["evaluation_s"] = round(time.perf_counter() - began, 1)
-    return found | {name: figures[name] for name in ("s_auroc", "p_auroc", "samples")} | {"interval": figures["intervals"]["s_auroc"]}
+    return (
+        found
+        | {name: figures[name] for name in ("s_auroc", "p_auroc", "samples")}
+        | {"interval": figures["intervals"]["s_auroc"]}
+    )
 
 
 def _teacher() -> str:
@@ -156,7 +162,7 @@ def _curve(path: Path) -> dict[str, Any]:
         taken = [row for row in rows if row["phase"] == number]
         ms = sorted(1000 * row["seconds"] for row in taken)
         found[name] = {
-            "median_ms": round(statistics.median(ms), 2), "p90_ms": round(ms[int(0.9 * (len(ms) - 1))], 2),
+            "median_ms": round(statistics.median(ms), 2), "p90_ms": round(p90(ms), 2),
             "slowest_ms": round(ms[-1], 1), "first_loss": round(taken[0]["loss"], 4), "last_loss": round(taken[-1]["loss"], 4),
         }  # fmt: skip
     return found
@@ -167,7 +173,8 @@ def _curve(path: Path) -> dict[str, Any]:
 
 def peers(asked: Asked) -> None:
     """Five DeSTSeg models as published against IDIF on the same corrupted images, then other libraries where they import."""
-    ours = {p: asked.attempt(f"idif, {p}", lambda p=p: _ours(asked, p)) for p in ("float32", "bfloat16")}
+    arithmetics = ("float32",) if asked.quick else ("bfloat16", "float32")
+    ours = {p: asked.attempt(f"idif, {p}", lambda p=p: _ours(asked, p)) for p in arithmetics}
     for precision, row in ours.items():
         theirs = asked.attempt(f"five DeSTSeg, {precision}", lambda p=precision: _destseg(asked, p))
         if row and theirs:
@@ -215,13 +222,15 @@ def _ours(asked: Asked, precision: str) -> dict[str, float]:
 
     fresh_peak(asked.device)
     steps.begin_student()
-    found = {"student_ms": many_milliseconds(student_step, detector.device, times)}
+    found = {"student_ms": many_milliseconds(student_step, detector.device, times, min(times, 3))}
     steps.begin_head()
-    found["head_ms"] = many_milliseconds(lambda: steps.head_step(views, changed, head, 0, plain), detector.device, times)
+    found["head_ms"] = many_milliseconds(
+        lambda: steps.head_step(views, changed, head, 0, plain), detector.device, times, min(times, 3)
+    )
     steps.finish()
     detector.heads.eval()
     present = steps.inputs(views.present)
-    found["score_ms"] = many_milliseconds(lambda: steps.present_maps(views, present), detector.device, times)
+    found["score_ms"] = many_milliseconds(lambda: steps.present_maps(views, present), detector.device, times, min(times, 3))
     return found | {"peak_gb": peak_gb(asked.device)}
 
 
@@ -234,7 +243,7 @@ def _destseg(asked: Asked, precision: str) -> dict[str, float]:
 
     detector, views, changed, _ = _batch(asked, precision)
     device, times = detector.device, 1 if asked.quick else 20
-    models = [twin.DeSTSeg().to(device) for _ in range(views.images.shape[1])]
+    models = [twin.DeSTSeg().to(device) for _ in range(1 if asked.quick else views.images.shape[1])]
     inputs = [(changed.images[:, v, 0], views.images[:, v, 0], changed.mask[:, v, 0][:, None]) for v in range(len(models))]
     student = [twin.student_optimizer(model, 1e-3) for model in models]
     head = [twin.head_optimizer(model, 1e-3, 1e-3) for model in models]
@@ -250,11 +259,11 @@ def _destseg(asked: Asked, precision: str) -> dict[str, float]:
                 model(wrong, wrong)
 
     fresh_peak(asked.device)
-    found = {"student_ms": many_milliseconds(lambda: all_models(twin.student_step, student), device, times)}
-    found["head_ms"] = many_milliseconds(lambda: all_models(twin.head_step, head), device, times)
+    found = {"student_ms": many_milliseconds(lambda: all_models(twin.student_step, student), device, times, min(times, 3))}
+    found["head_ms"] = many_milliseconds(lambda: all_models(twin.head_step, head), device, times, min(times, 3))
     for model in models:
         model.eval()
-    return found | {"score_ms": many_milliseconds(score, device, times), "peak_gb": peak_gb(asked.device)}
+    return found | {"score_ms": many_milliseconds(score, device, times, min(times, 3)), "peak_gb": peak_gb(asked.device)}
 
 
 def _anomalib(asked: Asked) -> dict[str, Any]:
@@ -298,64 +307,3 @@ def _reverse(side: int) -> Any:
 
     layers = ["layer1", "layer2", "layer3"]
     return ReverseDistillationModel("wide_resnet50_2", (side, side), layers, AnomalyMapGenerationMode.ADD, pre_trained=False)
-
-
-# ------------------------------------------------------------------------------------------------------- all methods
-
-
-def methods(asked: Asked) -> None:
-    """Every method, tiny: fit, save, load, score, missing views, resume; scores on the card against the processor's."""
-    from mvad.model.registry import methods as registered
-
-    for name in registered():
-        asked.attempt(name, lambda n=name: _method(asked, n), 0 if asked.quick else 3)
-        release(asked.device)
-
-
-def _method(asked: Asked, name: str) -> dict[str, Any]:
-    import torch
-
-    from mvad.datasets.shards.loader import ShardSet
-    from mvad.model.evaluation.data import with_views
-    from mvad.model.fitting import fit_run
-    from mvad.model.runs import RunFolder
-    from mvad.progress import Silent
-
-    device = asked.torch_device()
-    with tempfile.TemporaryDirectory(dir=asked.scratch) as folder:
-        split, ready, origins = _tiny_method(asked, name)
-        began = time.perf_counter()
-        fit_run(Path(folder) / "run", split, ready, origins, Silent())
-        found: dict[str, Any] = {"fit_s": round(time.perf_counter() - began, 2)}
-        detectors = [RunFolder(Path(folder) / "run").load(nowhere(), d) for d in (device, torch.device("cpu"))]
-        batch = ShardSet(shards(asked), "test").batch([0, 1])
-        for kind, given in (("all_views", batch), ("missing_views", with_views(batch, [0, 2]))):
-            there, here = (detector.score(given).sample_scores for detector in detectors)
-            found[f"difference_{kind}"] = float(f"{float((there - here).abs().max() / here.abs().max().clamp(min=1e-9)):.3g}")
-        found["score_ms"] = milliseconds(lambda: detectors[0].score(batch), device, 1 if asked.quick else 5, 1)
-        if (Path(folder) / "run" / "checkpoints").exists():
-            found["resumed_difference"] = _resumed(asked, name, Path(folder))
-    return found
-
-
-def _tiny_method(asked: Asked, name: str) -> tuple[Any, Any, Any]:
-    from training import TINY
-
-    keys = dict(TINY) | {"train.precision": "float32", "train.deterministic": True}
-    return configured(asked, 5, name, "demo", **{key.replace(".", "__"): value for key, value in keys.items()})
-
-
-def _resumed(asked: Asked, name: str, folder: Path) -> float:
-    """Return the largest difference between the weights of a run that was stopped after its second step and continued, and of one that was not."""
-    import safetensors.torch
-    from training import StopAfter
-
-    from mvad.model.fitting import fit_run
-    from mvad.progress import Silent
-
-    for progress in (StopAfter(2), Silent()):
-        split, ready, origins = _tiny_method(asked, name)
-        with contextlib.suppress(KeyboardInterrupt):
-            fit_run(folder / "stopped", split, ready, origins, progress)
-    one, two = (safetensors.torch.load_file(folder / run / "model.safetensors") for run in ("run", "stopped"))
-    return max(float((one[key].double() - two[key].double()).abs().max()) for key in one)

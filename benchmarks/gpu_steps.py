@@ -34,17 +34,24 @@ def plan_of(asked: Asked, deep: bool) -> Plan:
 
 def steps(asked: Asked) -> None:
     """Milliseconds of student and head steps in the engine, with launches, stops and memory for the paper's batch."""
+    from mvad.model.registry import all_keys
+
     cases = [(5, 2, "float32")] if asked.quick else CASES
     for inputs, batch, precision in cases:
-        plan = plan_of(asked, batch <= PAPER_BATCH and precision == "bfloat16" or asked.quick)
+        plan = plan_of(asked, asked.quick or (batch <= PAPER_BATCH and precision == "bfloat16"))
 
-        def row(inputs: int = inputs, batch: int = batch, precision: str = precision, plan: Plan = plan) -> dict[str, Any]:
-            split, ready, _ = configured(asked, inputs, **keys_of(plan, batch, precision))
+        def row(
+            inputs: int = inputs, batch: int = batch, precision: str = precision, plan: Plan = plan, **more: Any
+        ) -> dict[str, Any]:  # fmt: skip
+            split, ready, _ = configured(asked, inputs, **keys_of(plan, batch, precision), **more)
             found = measured(asked, split, ready.detector, plan)
             return {"inputs": inputs, "batch": batch, "precision": precision, "size": ready.config.input.size} | found
 
         asked.attempt(f"V = {inputs}, batch {batch}, {precision}", row, 0 if asked.quick else 8)
         release(asked.device)
+        if (inputs, batch, precision) == CASES[0] and "train.graphs" in all_keys():
+            asked.attempt(f"V = {inputs}, batch {batch}, {precision}, without graphs", lambda: row(train__graphs=False), 8)
+            release(asked.device)
 
 
 def loader(asked: Asked) -> None:
@@ -97,7 +104,11 @@ def _largest(found: dict[str, Any]) -> dict[str, Any]:
     (low, at_low), (high, at_high) = [(int(batch), peak) for batch, peak in found.items()][-2:]
     slope = (at_high - at_low) / (high - low)
     total = torch.cuda.get_device_properties(0).total_memory / 1e9
-    return {"gb_a_sample": round(slope, 3), "gb_at_no_sample": round(at_low - slope * low, 3), "batch": int(high + (total - at_high) / slope)}
+    return {
+        "gb_a_sample": round(slope, 3),
+        "gb_at_no_sample": round(at_low - slope * low, 3),
+        "batch": int(high + (total - at_high) / slope),
+    }
 
 
 def cards(asked: Asked) -> None:

@@ -41,7 +41,12 @@ def _figures(result: dict[str, Any]) -> Rows:
             yield f"memory, {name}", ", ".join(f"{k} {v}" for k, v in row.items())
     for name, row in result.get("peers", {}).items():
         if isinstance(row, dict) and "student_ms" in row and "failed" not in row:
-            yield name, ", ".join(f"{k.removesuffix('_ms')} {v:g}{'' if ' of ' in name else ' ms'}" for k, v in row.items() if k.endswith("_ms"))
+            yield (
+                name,
+                ", ".join(
+                    f"{k.removesuffix('_ms')} {v:g}{'' if ' of ' in name else ' ms'}" for k, v in row.items() if k.endswith("_ms")
+                ),
+            )
     yield from _rest(result)
 
 
@@ -49,7 +54,11 @@ def _step_rows(name: str, row: Any) -> Rows:
     for phase in ("student", "head"):
         part = row.get(phase, {}) if isinstance(row, dict) else {}
         if "median_ms" in part:
-            more = f"; {part['profile']['kernels_a_step']:g} kernels, busy {100 * part['profile']['busy_share']:.0f} %" if "kernels_a_step" in part.get("profile", {}) else ""
+            more = (
+                f"; {part['profile']['kernels_a_step']:g} kernels, busy {100 * part['profile']['busy_share']:.0f} %"
+                if "kernels_a_step" in part.get("profile", {})
+                else ""
+            )
             stops = f", {part['stops_a_step']:g} stops" if "stops_a_step" in part else ""
             memory = f", {part['peak_gb']:.1f} GB" if part.get("peak_gb") else ""
             yield f"{phase} step, {name}", f"median {part['median_ms']:.1f}, p90 {part['p90_ms']:.1f} ms{more}{stops}{memory}"
@@ -69,7 +78,10 @@ def _rest(result: dict[str, Any]) -> Rows:
         yield "training, preset paper", f"{text}; S-AUROC {100 * row['s_auroc']:.1f} %, interval {row['interval']}"
     done = [row for row in result.get("methods", {}).values() if isinstance(row, dict) and "difference_all_views" in row]
     if done:
-        yield "methods that agree with the processor to 2 %", f"{sum(row['difference_all_views'] < 0.02 for row in done)} of {len(done)}"
+        yield (
+            "methods that agree with the processor to 2 %",
+            f"{sum(row['difference_all_views'] < 0.02 for row in done)} of {len(done)}",
+        )
     last = _of(result, "tests", "pytest").get("last")
     if last:
         yield "pytest -m gpu", last
