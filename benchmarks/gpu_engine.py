@@ -80,9 +80,9 @@ class Watch:
             self._timing = None
             self._wait()
             self._times(row, time.perf_counter() - row.began)
-            if plan.profiled:
+            if plan.profiled and _can_profile(self.asked):
                 self._begin_profile()
-        if plan.profiled and k == end + plan.profiled:
+        if self._profiler is not None and k == end + plan.profiled:
             self._end_profile(row)
         if plan.stops and k == end + plan.profiled:
             self._begin_stops()
@@ -139,6 +139,7 @@ class Watch:
             row.found["profile"] = profile_of(self._profiler, self.plan.profiled, seconds)
         except Exception as error:  # the profiler differs between versions: its failure is a result
             row.found["profile"] = failure(error)
+        self._profiler = None
 
     def _begin_stops(self) -> None:
         import torch
@@ -163,6 +164,13 @@ class Watch:
         if self.asked.on_card:
             row.found["stops_a_step"] = round(sum(places.values()) / steps, 2)
             row.found["stops_by_line"] = {place: round(n / steps, 2) for place, n in places.most_common(12)}
+
+
+def _can_profile(asked: Asked) -> bool:
+    """Return whether torch's profiler knows the device: it does not know an emulated card."""
+    import torch
+
+    return not asked.on_card or torch.version.cuda is not None
 
 
 def p90(values: list[float]) -> float:
