@@ -66,7 +66,7 @@ def test_a_stage_that_hangs_is_ended_and_keeps_what_it_had_measured(
     found = gpu._separately(gpu.Stage("slow", "gpu_slow.hang", 30), options, tmp_path, 100)
     assert found["first"] == 1
     assert found["ended"] == "ended after 30 s"
-    assert found["seconds"] < 60
+    assert found["seconds"] < 300, "it would have slept for 600"
 
 
 def test_a_stage_that_cannot_be_imported_says_why(gpu: Any, tmp_path: Path) -> None:
