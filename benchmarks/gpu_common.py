@@ -114,7 +114,7 @@ def peak_gb(device: str) -> float | None:
     import torch
 
     with contextlib.suppress(AttributeError, RuntimeError):  # an emulated card has no allocator
-        return round(torch.cuda.max_memory_allocated() / 1e9, 3) if device == "cuda" else None
+        return round(torch.cuda.max_memory_allocated() / 1e9, 3) or None if device == "cuda" else None
     return None
 
 

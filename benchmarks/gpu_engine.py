@@ -63,6 +63,7 @@ class Watch:
         self._timing: Row | None = None
         self._profiler: Any = None
         self._caught: Any = None
+        self._counts_stops = False
         self._warnings: list[Any] = []
 
     def before(self, name: str, k: int) -> None:
@@ -150,6 +151,7 @@ class Watch:
         with contextlib.suppress(AttributeError, RuntimeError):  # an emulated card has no such report
             if self.asked.on_card:
                 torch.cuda.set_sync_debug_mode("warn")
+                self._counts_stops = True
 
     def _end_stops(self, row: Row) -> None:
         import torch
@@ -161,7 +163,7 @@ class Watch:
         self._caught.__exit__(None, None, None)
         self._caught = None
         steps = self.plan.stops + 1
-        if self.asked.on_card:
+        if self._counts_stops:
             row.found["stops_a_step"] = round(sum(places.values()) / steps, 2)
             row.found["stops_by_line"] = {place: round(n / steps, 2) for place, n in places.most_common(12)}
 
