@@ -29,7 +29,7 @@ def data(asked: Asked) -> None:
 def plan_of(asked: Asked, deep: bool) -> Plan:
     if asked.quick:
         return Plan(1, 2, 1, 1)
-    return Plan(16, 40, 4, 2) if deep else Plan(12, 24)
+    return Plan(120, 60, 4, 2) if deep else Plan(80, 40)  # by then the commonest subsets of views have been met
 
 
 def steps(asked: Asked) -> None:
@@ -56,7 +56,7 @@ def steps(asked: Asked) -> None:
 
 def loader(asked: Asked) -> None:
     """Share of a step in which the training waits for data and numbers; to be at most 0.05."""
-    plan = Plan(1, 2) if asked.quick else Plan(12, 60)
+    plan = Plan(1, 2) if asked.quick else Plan(80, 60)
     batch = 2 if asked.quick else PAPER_BATCH
     for where, resident in (("data in memory", True), ("data from disk", False)):
 
