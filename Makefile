@@ -9,7 +9,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto --dist loadgroup
 export OMP_NUM_THREADS ?= $(shell nproc)
 
 .DEFAULT_GOAL := help
-.PHONY: setup demo test test-thorough lint type benchmark benchmark-full benchmark-chain benchmark-render benchmark-shards benchmark-train benchmark-metrics benchmark-accuracy verify clean help
+.PHONY: setup demo test test-thorough lint type benchmark benchmark-full benchmark-chain benchmark-render benchmark-shards benchmark-train benchmark-metrics benchmark-accuracy benchmark-gpu verify clean help
 
 setup: $(VENV)/.installed ## make .venv and install everything, system libraries where that is allowed
 	@$(BIN)/mvad --version
@@ -68,6 +68,9 @@ benchmark-train: setup ## training and inference against five DeSTSeg models as 
 
 benchmark-accuracy: setup ## S-AUROC of IDIF, its ablations and baselines, seed by seed; continues where it stopped
 	$(BIN)/python benchmarks/accuracy.py
+
+benchmark-gpu: setup ## a CUDA card, in eight minutes and without a network: steps, what is attainable, memory, a training (docs/gpu.md)
+	$(BIN)/python benchmarks/gpu.py
 
 verify: setup ## check every stored byte of the demo's workspace
 	$(BIN)/mvad verify --workspace $(DEMO)
