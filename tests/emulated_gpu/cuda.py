@@ -321,7 +321,7 @@ def install() -> None:
         "current_device": lambda: 0, "device_count": lambda: 1, "manual_seed_all": lambda seed: None,
         "manual_seed": lambda seed: None, "set_device": lambda *a: None, "empty_cache": lambda: None,
         "get_device_capability": lambda *a: (9, 0), "is_current_stream_capturing": lambda: False,
-        "synchronize": lambda *a: COUNTS.stop("wait for the device"), "Event": _Event,
+        "synchronize": lambda *a: COUNTS.stop("wait for the device"), "Event": _Event, "current_stream": lambda *a: None,
     }  # fmt: skip
     for name, answer in answers.items():
         setattr(cuda, name, answer)
