@@ -45,8 +45,7 @@ class PaDiM(Detector):
         context.progress.start(f"train {context.run.name}", len(train) + len(inputs))
         gathered: list[Tensor] = []
         counted_cells: list[Tensor] = []
-        for index in range(len(train)):
-            views = self.features.images(train.batch([index]))
+        for views in self.features.each_sample(train):
             gathered.append(self._embedding(views)[0].to(torch.float16))
             counted_cells.append(self.features.counts(views, gathered[-1].shape[-2])[0])
             context.progress.advance()

@@ -39,8 +39,7 @@ class PatchCore(Detector):
         inputs = self._inputs()
         context.progress.start(f"train {context.run.name}", len(train) + 10 * len(inputs))
         gathered: dict[str, list[Tensor]] = {name: [] for name in inputs}
-        for index in range(len(train)):
-            views = self.features.images(train.batch([index]))
+        for views in self.features.each_sample(train):
             patches, counts = self.features.patches(views)
             places = fetched([counts[0].flatten(1)])[0]
             indices = moved([place.nonzero()[:, 0] for place in places], self.device)
