@@ -13,7 +13,7 @@ from training import StopAfter, load, train
 from mvad.datasets.shards.loader import ShardSet
 from mvad.model.baselines.padim.detector import PaDiM
 from mvad.model.baselines.patchcore import PatchCoreKeys
-from mvad.model.baselines.patchcore.detector import PatchCore
+from mvad.model.baselines.patchcore.detector import PatchCore, furthest_points
 from mvad.model.baselines.reverse_distillation.detector import ReverseDistillation
 from mvad.model.baselines.simplenet.detector import SimpleNet
 from mvad.model.baselines.uniad import UniADKeys
@@ -56,6 +56,34 @@ def test_a_memory_bank_is_not_reduced_below_min_patches() -> None:
     assert len(bank._coreset(patches, "x")) == 100
     bank.config = type("C", (), {"patchcore": PatchCoreKeys(coreset=0.1), "seed": 0})()  # type: ignore[assignment]
     assert len(bank._coreset(patches, "x")) == 10
+
+
+def test_the_coreset_is_that_of_a_loop_that_reads_each_point() -> None:
+    points = torch.cat([torch.randn(300, 16, generator=torch.Generator().manual_seed(1)), torch.zeros(40, 16)])
+    squared, nearest = (points**2).sum(dim=1), torch.full((len(points),), torch.inf)
+    latest, expected = 17, []
+    for _ in range(320):  # the last ones are equal points, between which the first is taken
+        expected.append(latest)
+        nearest = torch.minimum(nearest, squared + squared[latest] - 2 * (points @ points[latest]))
+        latest = int(nearest.argmax())
+    assert furthest_points(points, torch.tensor([17]), 320).tolist() == expected
+
+
+def test_patches_may_be_left_out_before_or_after_distances_are_computed(
+    gear: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second is what a GPU and an exported graph do, where shapes must not depend on values."""
+    train(tmp_path / "run", gear, model="patchcore")
+    detector, batch = load(tmp_path / "run"), ShardSet(gear, "test").batch([0, 3])
+    batch.seen[0, 1], batch.present[1, 2] = False, False
+    before = detector.score(batch)
+    monkeypatch.setattr(torch.onnx, "is_in_onnx_export", lambda: True)
+    after = detector.score(batch)
+    assert before.image_scores is not None
+    assert after.image_scores is not None
+    assert bool(before.image_scores[0, 1].isneginf().all()), "the view shows no object"
+    torch.testing.assert_close(after.image_scores, before.image_scores, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(after.maps, before.maps, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -37,6 +37,7 @@ from mvad.cli import (
 )
 from mvad.cli.streams import outlive_readers
 from mvad.errors import BadInput, MvadError
+from mvad.model.config import ONE_ORDER
 from mvad.model.registry import PLUGINS
 from mvad.settings import RenamedKey
 
@@ -163,6 +164,7 @@ def _in_one_line(error: MvadError | OSError) -> str:
 def run() -> None:
     """Run the command line; never returns."""
     signal.signal(signal.SIGTERM, _terminate)
+    os.environ.setdefault(*ONE_ORDER)
     outlive_readers()
     try:
         _import_plugins()

@@ -17,10 +17,11 @@ import torch
 from torch import Tensor
 
 from mvad import files
-from mvad.datasets.shards.loader import Batch, ShardSet, normal_rows
+from mvad.datasets.shards.loader import Batch, ShardSet, collate, normal_rows
 from mvad.datasets.shards.reader import read_manifest
 from mvad.model.config import ModelConfig
-from mvad.model.detector import Detector
+from mvad.model.detector import AnomalyMaps, Detector
+from mvad.model.in_batches import Scorer, singles
 from mvad.model.method import Method
 from mvad.model.metrics.auroc import auroc_between
 from mvad.model.score_scale import LEAST_NORMALS, ScoreScale, drawn_together, scale_of
@@ -209,25 +210,37 @@ class _Scorer:
         weighs = len(detector.spec.modalities) > 1
         shown = data.select([*detector.spec.modalities, "source"]) if weighs and "source" in data.stored else data
         before, detector.scale = detector.scale, None
+        scorer = Scorer(detector.score, detector.device)
         try:
-            for row in rows:
-                batch = shown.batch([row])
-                self.progress.advance()
-                raw = detector.score(batch).image_scores if bool(batch.present.any()) else None
-                if raw is None:
-                    continue
-                scored.normals.append(_finite(raw[0]))
-                for kind in KINDS if weighs and raw.shape[2] > 1 else ():
-                    scored.pseudo[kind].append(self._with_anomaly(detector, batch, kind, data, row))
+            begin = 0
+            for batch in scorer.groups(rows, shown.batch):
+                group, answers = rows[begin : begin + len(batch.keys)], scorer.scored(batch)
+                begin += len(group)
+                chosen = [k for k, found in enumerate(answers) if found is not None and found.image_scores is not None]
+                normals = [_raw(answers[k]) for k in chosen]
+                scored.normals += map(_finite, normals)
+                if normals and weighs and normals[0].shape[1] > 1:
+                    alone = {group[k]: one for k, one in enumerate(singles(batch)) if k in chosen}
+                    for kind in KINDS:
+                        scored.pseudo[kind] += self._with_anomalies(scorer, alone, kind, data)
+                self.progress.advance(len(group))
         finally:
             detector.scale = before
         return scored
 
-    def _with_anomaly(self, detector: Detector, batch: Batch, kind: Kind, data: ShardSet, row: int) -> Tensor:
-        changed, shows = draw_in_sample(batch, data, row, kind, [self.seed, _STREAM])
-        raw = detector.score(changed).image_scores
-        assert raw is not None
-        return _finite(raw[0]).masked_fill(~shows[0].flatten(1).any(dim=1)[:, None], torch.nan)
+    def _with_anomalies(self, scorer: Scorer, samples: Mapping[int, Batch], kind: Kind, data: ShardSet) -> list[Tensor]:
+        """Return the raw scores of samples, by their numbers, with pseudo anomalies of a kind."""
+        drawn = [draw_in_sample(one, data, row, kind, [self.seed, _STREAM]) for row, one in samples.items()]
+        answers = scorer.scored(collate([changed for changed, _ in drawn]) if len(drawn) > 1 else drawn[0][0])
+        hidden = [~shows[0].flatten(1).any(dim=1)[:, None] for _, shows in drawn]
+        return [_finite(_raw(found)).masked_fill(hides, torch.nan) for found, hides in zip(answers, hidden, strict=True)]
+
+
+def _raw(found: AnomalyMaps | None) -> Tensor:
+    """Return the raw image scores (V, M) of one sample."""
+    assert found is not None
+    assert found.image_scores is not None
+    return found.image_scores[0]
 
 
 def _calibration(

@@ -69,16 +69,24 @@ class TrainConfig:
         most=0.5,
     )
     precision: Literal["auto", "float32", "bfloat16"] = key(
-        "auto", "auto: bfloat16 where the processor multiplies it natively; losses and norms stay float32.", paper=SILENT
+        "auto",
+        "auto: bfloat16 where the processor or GPU multiplies it natively; losses and norms stay float32. float32: without TF32, to which a GPU else rounds the inputs of convolutions.",
+        paper=SILENT,
     )
-    compile: bool = key(False, "Compile network and head with torch.compile; no faster on a processor.", paper=SILENT)
+    compile: bool = key(
+        False, "Compile network and head with torch.compile; no faster on a processor, and not measured on a GPU.", paper=SILENT
+    )
+    deterministic: bool = key(
+        False,
+        "Use deterministic algorithms only, in training and scoring; operations that have none give a warning. A processor always does.",
+        paper=SILENT,
+    )
     graphs: bool = key(
         True,
         "On a GPU, record the steps with the commonest subsets of views as CUDA graphs, where that makes them faster; a process that trains alone.",
         paper=OURS,
         alternatives="false: a third less memory, and a step waits for the interpreter",
     )
-    deterministic: bool = key(False, "Use torch's deterministic algorithms only; a processor always does.", paper=SILENT)
     checkpoint_seconds: float = key(
         60.0,
         "Seconds from one checkpoint to the next, about what a killed process loses; 0: none by time. There is always one at the end of a phase and after a signal.",
@@ -91,6 +99,10 @@ class TrainConfig:
     threads: int = key(0, "Torch threads; 0: torch's default.", paper=OURS, least=0)
     tensorboard: bool = key(False, "Also write loss and throughput for TensorBoard (extra mvad[tensorboard]).", paper=OURS)
 
+
+ONE_ORDER = ("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+"""Environment variable and value with which cuBLAS adds in one order (``train.deterministic``). It is read when a process first
+uses cuBLAS, so that the command line sets it at once."""
 
 CHECKPOINT_KEYS = frozenset({"train.checkpoint_seconds", "train.checkpoint_every", "train.keep_checkpoints"})
 """Keys without influence on the result: a run may be continued with other values, and is not another run for them."""

@@ -2,19 +2,33 @@
 
 from __future__ import annotations
 
+import functools
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from mvad.datasets.shards.loader import Batch, ShardSet
 from mvad.model.config import ModelConfig
+from mvad.model.devices import arithmetic
 from mvad.model.input_spec import InputSpec
 from mvad.model.score_scale import ScoreScale
 from mvad.model.training.context import FitContext
+
+Score = Callable[["Detector", Batch], "AnomalyMaps"]
+
+
+def _as_configured(score: Score) -> Score:
+    @functools.wraps(score)
+    def scored(self: Detector, batch: Batch) -> AnomalyMaps:
+        train = self.config.train
+        with arithmetic(train.precision, train.deterministic):
+            return score(self, batch)
+
+    return scored
 
 
 @dataclass(frozen=True)
@@ -58,6 +72,12 @@ class Detector(Protocol):
     spec: InputSpec
     device: torch.device
     scale: ScoreScale | None = None
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        """Have ``score`` compute as ``train.precision`` and ``train.deterministic`` say, whoever calls it."""
+        super().__init_subclass__(**options)
+        if "score" in cls.__dict__:
+            cls.score = _as_configured(cls.__dict__["score"])  # type: ignore[assignment, method-assign]
 
     @property
     def scored(self) -> Sequence[Sequence[str]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from contextvars import ContextVar
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor
 
 from mvad.errors import BadInput, MissingComponent
+from mvad.model.config import ONE_ORDER
 
 _float32_only: ContextVar[bool] = ContextVar("float32_only", default=False)
 
@@ -86,6 +88,26 @@ def moved(tensors: Sequence[Tensor], device: torch.device) -> list[Tensor]:
     return unpacked(packed(tensors).to(device, non_blocking=True), tensors)
 
 
+def fetched(tensors: Sequence[Tensor]) -> list[Tensor]:
+    """Return tensors of one device on the host; on a GPU the process waits once for all of them.
+
+    Examples
+    --------
+    >>> fetched([torch.tensor([1, 2]), torch.tensor(True)])
+    [tensor([1, 2]), tensor(True)]
+    """
+    device = next((tensor.device for tensor in tensors if tensor.is_cuda), None)
+    if device is None:
+        return list(tensors)
+    found = [torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True) for tensor in tensors]
+    for target, tensor in zip(found, tensors, strict=True):
+        target.copy_(tensor, non_blocking=True)
+    arrived = torch.cuda.Event()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+    arrived.record(torch.cuda.current_stream(device))
+    arrived.synchronize()
+    return found
+
+
 def _bytes_of(tensor: Tensor) -> int:
     return -(-tensor.numel() * tensor.element_size() // _ALIGNMENT) * _ALIGNMENT
 
@@ -121,6 +143,53 @@ def autocast(device: torch.device, precision: str) -> AbstractContextManager[Non
         return contextlib.nullcontext()
     # Casts that are kept until the context ends would lie in the memory of a recorded step (training/graphs.py).
     return torch.autocast(device.type, dtype=torch.bfloat16, cache_enabled=device.type == "cpu")
+
+
+def check_deterministic(device: torch.device) -> None:
+    """Set what cuBLAS reads when it is first used (``ONE_ORDER``), so that its sums on a device have one order.
+
+    Raises
+    ------
+    BadInput
+        If it is not set, and this process used the GPU before.
+    """
+    name, value = ONE_ORDER
+    if device.type == "cuda" and name not in os.environ and torch.cuda.is_initialized():  # type: ignore[no-untyped-call]  # torch leaves it untyped
+        raise BadInput(
+            f"train.deterministic: this process used the GPU before it was asked for; set {name}={value} in its environment"
+        )
+    os.environ.setdefault(name, value)
+
+
+@contextlib.contextmanager
+def arithmetic(precision: str, deterministic: bool, searches: bool = False) -> Iterator[None]:
+    """Compute as ``train.precision`` and ``train.deterministic`` say; torch's settings are restored afterwards.
+
+    Parameters
+    ----------
+    precision
+        With ``float32`` a GPU multiplies in float32; else convolutions outside of autocast may round their inputs to 10 bits
+        (TF32), which is torch's default.
+    deterministic
+        Whether only deterministic algorithms are used; operations that have none give a warning.
+    searches
+        Whether cuDNN tries its algorithms for each new shape: pays where many steps have the same shapes.
+    """
+    cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
+    before = cudnn.allow_tf32, matmul.allow_tf32, cudnn.benchmark, cudnn.deterministic
+    algorithms = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    if precision == "float32":
+        cudnn.allow_tf32 = matmul.allow_tf32 = False
+    if deterministic:
+        cudnn.benchmark, cudnn.deterministic = False, True
+        torch.use_deterministic_algorithms(True, warn_only=True)
+    elif searches:
+        cudnn.benchmark = True
+    try:
+        yield
+    finally:
+        cudnn.allow_tf32, matmul.allow_tf32, cudnn.benchmark, cudnn.deterministic = before
+        torch.use_deterministic_algorithms(algorithms[0], warn_only=algorithms[1])
 
 
 @contextlib.contextmanager

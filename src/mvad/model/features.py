@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from mvad.datasets.shards.loader import Batch
+from mvad.datasets.shards.batches import read_ahead
+from mvad.datasets.shards.loader import Batch, ShardSet
 from mvad.model.backbones.protocol import Teacher
 from mvad.model.config import ModelConfig, ScoreConfig
 from mvad.model.devices import autocast
@@ -27,6 +29,13 @@ class ViewFeatures:
         """Return the batch as float images on the device."""
         fill = background_fill(self.config.input, self.teacher)
         return view_images(batch.to(self.device), self.spec.modalities, self.config.input.size, fill, self.spec.depth_range)
+
+    def each_sample(self, data: ShardSet) -> Iterator[ViewImages]:
+        """Yield each sample of a split as images; for a GPU the next ones are read meanwhile, into page-locked memory."""
+        if self.device.type == "cpu":
+            return (self.images(data.batch([row])) for row in range(len(data)))
+        reads = [partial(_pinned, data, row) for row in range(len(data))]
+        return (self.images(batch) for batch in read_ahead(reads, "mvad-read"))
 
     def levels(self, views: ViewImages) -> tuple[Tensor, ...]:
         """Return features at strides 4, 8, 16: (B, V, M, C_l, h_l, w_l) float32 each."""
@@ -60,6 +69,10 @@ class ViewFeatures:
     def counts(self, views: ViewImages, side: int) -> Tensor:
         """Return which cells (B, V, side, side) count: of present views, more than half on the object (``score.region``)."""
         return counted_cells(views.seen, side, self.config.score) & views.present_on_device()[:, :, None, None]
+
+
+def _pinned(data: ShardSet, row: int) -> Batch:
+    return data.batch([row]).pin_memory()
 
 
 def counted_cells(seen: Tensor, side: int, config: ScoreConfig) -> Tensor:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,7 +22,9 @@ from mvad.model.backbones.weights import WeightsSource
 from mvad.model.calibration import Calibration, calibrate, remove_folds
 from mvad.model.config import CHECKPOINT_KEYS, ModelConfig, TexturedConfig
 from mvad.model.detector import Detector
+from mvad.model.devices import arithmetic, check_deterministic
 from mvad.model.holdout import Parts, parts_of
+from mvad.model.idif.config import IdifConfig
 from mvad.model.input_spec import input_spec_of, uses_source
 from mvad.model.label_free import LabelFree, label_free_figures
 from mvad.model.registry import make_detector, method_named, recorded_config
@@ -66,6 +67,8 @@ def prepare(
     BadInput, MissingComponent
         If the data do not fit the configuration, or weights or textures are missing.
     """
+    if config.train.deterministic:
+        check_deterministic(device)
     teacher, notice = choose_teacher(config.teacher, weights, config.seed)
     spec = input_spec_of(data, config)
     config = replace(config, teacher=teacher.name, input=replace(config.input, modalities=spec.modalities))
@@ -147,7 +150,8 @@ def _fit(run: Path, parts: Parts, prepared: Prepared, progress: Progress, group:
     def fresh() -> Detector:
         return make_detector(config, detector.spec, prepared.teacher, detector.device)
 
-    with _logs(run, config, group) as log, _determinism(config.train.deterministic):
+    train = config.train
+    with _logs(run, config, group) as log, arithmetic(train.precision, train.deterministic, _has_one_shape(config, read)):
         detector.fit(read, FitContext(run, progress, log, group, held_out))
         calibration = calibrate(detector, fresh, method_named(config.model), read, run, progress, group)
         detector.scale = calibration.scale
@@ -215,17 +219,12 @@ def _tensorboard(run: Path) -> Any:
     return SummaryWriter(str(run / "tensorboard"))
 
 
-@contextlib.contextmanager
-def _determinism(deterministic: bool) -> Iterator[None]:
-    """Use deterministic algorithms only (``train.deterministic``); operations that have none give a warning."""
-    before = torch.are_deterministic_algorithms_enabled()
-    if deterministic:
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-        torch.use_deterministic_algorithms(True, warn_only=True)
-    try:
-        yield
-    finally:
-        torch.use_deterministic_algorithms(before, warn_only=True)
+def _has_one_shape(config: ModelConfig, data: ShardSet) -> bool:
+    """Return whether all steps compute on as many images: every sample has all its views, and none is dropped.
+
+    With ``dropout.p`` above 0 the number of images takes some twenty values, for each of which cuDNN would search again.
+    """
+    return bool(data.present.all()) and not (isinstance(config, IdifConfig) and config.dropout.p > 0)
 
 
 def _record(data: ShardSet, prepared: Prepared, origins: Mapping[str, str], held_out: Sequence[str]) -> RunRecord:

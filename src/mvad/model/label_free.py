@@ -5,9 +5,10 @@ M1 and M2 are losses of the student (``Detector.held_out_losses``), M3 to M5 fig
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -16,13 +17,16 @@ from scipy.stats import spearmanr
 from torch import Tensor
 
 from mvad.datasets.scan import NO_POSE
-from mvad.datasets.shards.loader import Batch, ShardSet, normal_rows
+from mvad.datasets.shards.loader import Batch, ShardSet, collate, normal_rows
 from mvad.model.detector import Detector
 from mvad.model.holdout import Parts, spread
+from mvad.model.in_batches import Scorer
 from mvad.model.metrics.auroc import auroc_between
 from mvad.model.scoring import SAMPLE_RULES, over_views
 from mvad.model.synthesis.compact import KINDS, Kind, draw_in_sample
 from mvad.progress import Progress
+
+Item = TypeVar("Item")
 
 DRAWS = 4
 """Pseudo anomalies per sample and kind."""
@@ -152,11 +156,12 @@ def label_free_figures(detector: Detector, parts: Parts, label: str, progress: P
     drawn_on = spread(len(rows), _MOST_DRAWN_ON)
     progress.start(label, len(rows) + len(others) + len(KINDS) * DRAWS * len(drawn_on))
     losses = detector.held_out_losses(held_out)
-    views, scores = _scored(detector, (held_out.batch([row]) for row in rows), progress)
-    _, reference = _scored(detector, (fitted.batch([row]) for row in others), progress)
+    views, scores = _scored(detector, rows, held_out.batch, progress)
+    _, reference = _scored(detector, others, fitted.batch, progress)
     pseudo = {}
     for kind in KINDS:
-        changed, _ = _scored(detector, _with_anomalies(held_out, [rows[k] for k in drawn_on], kind), progress)
+        drawn = [(rows[k], draw) for k in drawn_on for draw in range(DRAWS)]
+        changed, _ = _scored(detector, drawn, partial(_with_anomalies, held_out, kind), progress)
         pseudo[kind] = _areas_by_rule(changed, views[drawn_on])
     near = near_poses(held_out, rows, fitted)
     return LabelFree(
@@ -220,22 +225,24 @@ def _rows_by_key(data: ShardSet) -> list[int]:
     return sorted(normal_rows(data), key=lambda row: data.keys[row])
 
 
-def _scored(detector: Detector, batches: Iterable[Batch], progress: Progress) -> tuple[Tensor, NDArray[np.float64]]:
-    """Return view scores (N, V) float32 and sample scores (N,) of batches of one sample."""
+def _scored(
+    detector: Detector, items: Sequence[Item], read: Callable[[Sequence[Item]], Batch | None], progress: Progress
+) -> tuple[Tensor, NDArray[np.float64]]:  # fmt: skip
+    """Return view scores (N, V) float32 and sample scores (N,) of the samples that are read of some items."""
     views, scores = [torch.zeros(0, detector.spec.views)], []
-    for batch in batches:
-        found = detector.score(batch)
+    for _, found in Scorer(detector.score, detector.device).each(items, read):
+        assert found is not None, "the samples have views"
         views.append(found.view_scores)
         scores.append(float(found.sample_scores[0]))
         progress.advance()
     return torch.cat(views), np.array(scores, float)
 
 
-def _with_anomalies(data: ShardSet, rows: Sequence[int], kind: Kind) -> Iterator[Batch]:
-    """Yield samples with compact pseudo anomalies, the same whatever the run's seed, so that runs compare on the same ones."""
-    for row in rows:
-        batch = data.batch([row])
-        for draw in range(DRAWS):
-            changed, shows = draw_in_sample(batch, data, row, kind, [_STREAM, draw])
-            if bool(shows.any()):
-                yield changed
+def _with_anomalies(data: ShardSet, kind: Kind, drawn: Sequence[tuple[int, int]]) -> Batch | None:
+    """Return samples with compact pseudo anomalies, for pairs of row and draw; without those that show none.
+
+    They are the same whatever the run's seed, so that runs compare on the same ones.
+    """
+    found = [draw_in_sample(data.batch([row]), data, row, kind, [_STREAM, draw]) for row, draw in drawn]
+    shown = [changed for changed, shows in found if bool(shows.any())]
+    return collate(shown) if shown else None

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -57,7 +58,8 @@ class ScoreScale:
 
     def of_scores(self, scores: Tensor) -> Tensor:
         """Return image scores (B, V, M) in deviations from the location of normal samples."""
-        return (scores - self.location.to(scores.device)) / self.deviation.to(scores.device)
+        scale = self.to(scores.device)
+        return (scores - scale.location) / scale.deviation
 
     def of_maps(self, maps: Tensor) -> Tensor:
         """Return maps (B, V, M, S, S) in deviations of their modality, the same for all views.
@@ -65,9 +67,10 @@ class ScoreScale:
         Each view's own location would lift or lower its background, where most pixels lie: pixels would then be compared by
         their view. With one modality the order of the pixels stays as the method gives it.
         """
-        location, deviation = self.location.mean(dim=0), self.deviation.log().mean(dim=0).exp()
+        scale = self.to(maps.device)
+        location, deviation = scale.location.mean(dim=0), scale.deviation.log().mean(dim=0).exp()
         shape = (len(location), 1, 1)
-        return (maps - location.to(maps.device).view(shape)) / deviation.to(maps.device).view(shape)
+        return (maps - location.view(shape)) / deviation.view(shape)
 
     def without(self, sample: int) -> ScoreScale:
         """Return the scale estimated without one of its samples; the weights stay."""
@@ -75,8 +78,16 @@ class ScoreScale:
         return scale_of(self.normals[kept], self.weights)
 
     def to(self, device: torch.device) -> ScoreScale:
-        """Return the scale on a device."""
-        return ScoreScale(*(getattr(self, field.name).to(device) for field in fields(self)))
+        """Return the scale on a device; it is copied there once."""
+        if self.location.device == device:
+            return self
+        if device not in self._copies:
+            self._copies[device] = ScoreScale(*(getattr(self, field.name).to(device) for field in fields(self)))
+        return self._copies[device]
+
+    @cached_property
+    def _copies(self) -> dict[torch.device, ScoreScale]:
+        return {}
 
     def state(self) -> dict[str, Tensor]:
         """Return the tensors by their names in a model file."""

@@ -10,6 +10,7 @@ from torch.nn import functional
 
 from mvad.model.config import ScoreConfig
 from mvad.model.detector import AnomalyMaps
+from mvad.model.devices import constant, fetched
 from mvad.model.images import ViewImages
 from mvad.model.score_scale import ScoreScale
 
@@ -62,7 +63,7 @@ def finish_maps(
         maps, scores = scale.of_maps(maps), scale.of_scores(scores)
     combined = fill_uncounted(over_modalities(maps, config, scale, groups)[:, :, None], counts)[:, :, 0]
     view_scores = over_modalities(scores, config, scale, groups).masked_fill(~present, -torch.inf)
-    return AnomalyMaps(combined.cpu(), view_scores.cpu(), sample_scores(view_scores, config).cpu(), raw.cpu())
+    return AnomalyMaps(*fetched([combined, view_scores, sample_scores(view_scores, config), raw]))
 
 
 def over_modalities(values: Tensor, config: ScoreConfig, scale: ScoreScale | None, groups: int = 1) -> Tensor:
@@ -75,7 +76,7 @@ def over_modalities(values: Tensor, config: ScoreConfig, scale: ScoreScale | Non
     if config.modalities == "max":
         return torch.stack([part.amax(dim=2) for part in values.chunk(groups, dim=2)]).mean(dim=0)
     count = values.shape[2]
-    weights = torch.full((count,), 1 / count) if scale is None else scale.weights
+    weights = constant((1 / count,) * count, values.device) if scale is None else scale.to(values.device).weights
     return (values * weights.to(values).view(count, *(1 for _ in values.shape[3:]))).sum(dim=2)
 
 

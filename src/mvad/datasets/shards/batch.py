@@ -85,6 +85,11 @@ class Batch:
         pinned = {name: tensor.pin_memory() for name, tensor in moved.items() if tensor is not None and not tensor.is_cuda}
         return replace(self, **pinned)
 
+    def rows(self, start: int, stop: int) -> Batch:
+        """Return the samples from number ``start`` to ``stop - 1``, as views of the same memory."""
+        parts: dict[str, Any] = {name: tensor[start:stop] for name, tensor in self._tensors().items()}
+        return replace(self, keys=self.keys[start:stop], defects=self.defects[start:stop], **parts)
+
     def _tensors(self) -> dict[str, Tensor]:
         return {f.name: value for f in fields(self) if isinstance(value := getattr(self, f.name), Tensor)}
 

@@ -20,12 +20,12 @@ from mvad.datasets.shards.schema import NO_TEMPLATE
 from mvad.errors import BadInput
 from mvad.model.backbones.weights import WeightsSource
 from mvad.model.detector import AnomalyMaps, Detector
-from mvad.model.devices import synchronise
 from mvad.model.evaluation.data import check_training, shown_fields, with_views
 from mvad.model.evaluation.figures import curves_of, figures_by_rule, figures_of
 from mvad.model.evaluation.pictures import grey_levels, strip
 from mvad.model.evaluation.results import RESULTS, Results, SampleResult, ScanResults
 from mvad.model.evaluation.threshold import keep_threshold
+from mvad.model.in_batches import Scorer
 from mvad.model.metrics.pixels import PixelScores
 from mvad.model.registry import backbone_label
 from mvad.model.runs import RunFolder, RunRecord, machine
@@ -231,7 +231,7 @@ def evaluate_split(
     data
         The test split.
     answer
-        Returns the maps and scores of a batch of one sample.
+        Returns the maps and scores of a batch, of one sample on a processor.
     record, trained
         Record of the run, and its training data.
     progress
@@ -242,25 +242,27 @@ def evaluate_split(
         Called for every sample with its maps; they add to the results.
     device
         Device on which ``answer`` computes; it is synchronised before times are taken.
+
+    Times (``Results.seconds``) are those of all calls together. Where several samples are scored per call, they do not tell what
+    one sample alone takes.
     """
     suffix = _VIEWS + "-".join(map(str, views)) if views else ""
     path = run / RESULTS.replace(".json", f"{suffix}.json")
     progress.start(f"evaluate {run.name}", len(data))
     own = record.pictures is not None
     gathered = _Evaluation(run, MAPS + suffix, callbacks, leaves_out_unmarked=own)
-    network, began = 0.0, time.perf_counter()
-    for index in range(len(data)):
-        batch = data.batch([index])
-        if views:
-            batch = with_views(batch, views)
-        if bool(batch.present.any()):
-            before = time.perf_counter()
-            found = answer(batch)
-            synchronise(device)
-            network += time.perf_counter() - before
+    scorer, began = Scorer(answer, device), time.perf_counter()
+
+    def read(rows: Sequence[int]) -> Batch:
+        return with_views(data.batch(rows), views) if views else data.batch(rows)
+
+    for index, (batch, found) in enumerate(scorer.each(range(len(data)), read)):
+        if found is not None:
             gathered.add(batch, found, pose_of(data, index))
         progress.advance()
-    seconds = {"network": round(network, 3), "all": round(time.perf_counter() - began, 3)}
+    seconds = {
+        "network": round(scorer.seconds, 3), "all": round(time.perf_counter() - began, 3), "samples_per_call": scorer.most
+    }  # fmt: skip
     samples = gathered.samples
     results = Results(
         run=run.name, dataset=record.dataset, category=record.category, model=record.model, seed=record.seed, config=record.config,

@@ -20,6 +20,7 @@ from mvad.model.backbones.weights import WeightsSource
 from mvad.model.detector import AnomalyMaps
 from mvad.model.evaluation.data import check_training, shown_fields, with_views
 from mvad.model.evaluation.results import bounds_from_lists, bounds_of, bounds_to_lists, defined
+from mvad.model.in_batches import Scorer
 from mvad.model.metrics.auroc import auroc
 from mvad.model.metrics.intervals import auroc_interval
 from mvad.model.runs import RunFolder
@@ -176,7 +177,9 @@ def evaluate_missing_views(
         def keep(row: SubsetFigures) -> None:
             files.append_line(place / _DONE, {**row.to_json(), "made_from": made_from})
 
-        rows = evaluate_subsets(detector.score, data, subsets, progress, f"missing views of {folder.name}", done, keep)
+        rows = evaluate_subsets(
+            detector.score, data, subsets, progress, f"missing views of {folder.name}", done, keep, detector.device
+        )
         result = summary(rows, views, folder, data.sha256)
         files.write_sealed_json(place / MISSING_VIEWS, result.to_json())
         if (place / _DONE).exists():
@@ -219,13 +222,14 @@ def evaluate_subsets(
     answer: Callable[[Batch], AnomalyMaps], data: ShardSet, subsets: Sequence[tuple[int, ...]], progress: Progress,
     label: str = "missing views", done: Mapping[tuple[int, ...], SubsetFigures] | None = None,
     keep: Callable[[SubsetFigures], None] | None = None,
+    device: torch.device = torch.device("cpu"),  # immutable
 ) -> list[SubsetFigures]:  # fmt: skip
     """Evaluate a split once per subset of views.
 
     Parameters
     ----------
     answer
-        Returns the maps and scores of a batch of one sample.
+        Returns the maps and scores of a batch, of one sample on a processor.
     data, subsets
         The split, and the subsets of its views.
     progress, label
@@ -234,6 +238,8 @@ def evaluate_subsets(
         Figures of subsets that were evaluated before, by their views.
     keep
         Called with the figures of each newly evaluated subset.
+    device
+        Device on which ``answer`` computes.
     """
     done = done or {}
     progress.start(label, len(subsets) * len(data), sum(views in done for views in subsets) * len(data))
@@ -242,21 +248,20 @@ def evaluate_subsets(
         if views in done:
             rows.append(done[views])
             continue
-        row = _subset(answer, data, views, progress)
+        row = _subset(Scorer(answer, device), data, views, progress)
         rows.append(row)
         if keep:
             keep(row)
     return rows
 
 
-def _subset(answer: Callable[[Batch], AnomalyMaps], data: ShardSet, views: tuple[int, ...], progress: Progress) -> SubsetFigures:
+def _subset(scorer: Scorer, data: ShardSet, views: tuple[int, ...], progress: Progress) -> SubsetFigures:
     scores, visible, full = [], [], []
-    for index in range(len(data)):
-        batch = with_views(data.batch([index]), views)
+    for batch, found in scorer.each(range(len(data)), lambda rows: with_views(data.batch(rows), views)):
         progress.advance()
-        if not bool(batch.present.any()):
+        if found is None:
             continue
-        scores.append(float(answer(batch).sample_scores[0]))
+        scores.append(float(found.sample_scores[0]))
         visible.append(bool((batch.view_label & batch.present).any()))
         full.append(bool(batch.label[0]))
     values, seen, labels = np.array(scores), np.array(visible, bool), np.array(full, bool)

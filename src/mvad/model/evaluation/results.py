@@ -185,7 +185,8 @@ class Results:
     protocol
         ``scan`` for imported maps on the scans' grid, else empty.
     seconds, machine
-        Times in seconds, and the machine (``runs.machine``).
+        Times in seconds: ``network`` of scoring, ``all``; ``samples_per_call``, how many were scored together; and the machine
+        (``runs.machine``).
     rules
         S-AUROC and its 95 % bounds by rule from views to sample (``score.sample``), from the scores of the views; empty in files
         of before, and where maps were imported.

@@ -14,12 +14,13 @@ import torch
 from torch import Tensor
 
 from mvad import files
-from mvad.datasets.shards.loader import ShardSet, normal_rows
+from mvad.datasets.shards.loader import Batch, ShardSet, normal_rows
 from mvad.datasets.shards.reader import read_manifest
 from mvad.datasets.shards.schema import MANIFEST
 from mvad.errors import BadInput, CannotWrite
 from mvad.model.detector import Detector
 from mvad.model.evaluation.data import has_training_data, not_trained_on, shown_fields, with_views
+from mvad.model.in_batches import Scorer
 from mvad.model.runs import RunFolder
 from mvad.model.score_scale import ScoreScale
 from mvad.model.scoring import over_modalities, sample_scores
@@ -279,12 +280,15 @@ def _scores(
     progress.start(label, len(positions))
     scores: list[float] = []
     raw: dict[int, Tensor] = {}
-    for position in positions:
-        batch = data.batch([normals[position]])
-        found = detector.score(with_views(batch, views) if views else batch)
-        if scale is not None and found.image_scores is not None:
+
+    def read(rows: Sequence[int]) -> Batch:
+        return with_views(data.batch(rows), views) if views else data.batch(rows)
+
+    answers = Scorer(detector.score, detector.device).each([normals[position] for position in positions], read)
+    for position, (_, found) in zip(positions, answers, strict=True):
+        if scale is not None and found is not None and found.image_scores is not None:
             raw[position] = torch.where(found.image_scores[0].isfinite(), found.image_scores[0], torch.nan)
-        scores.append(float(found.sample_scores[0]))
+        scores.append(-math.inf if found is None else float(found.sample_scores[0]))
         progress.advance()
     if scale is None or not raw:
         return scores

@@ -38,8 +38,7 @@ class Retrieve:
         """
         images, seen, vectors = [], [], []
         context.progress.start(f"keep views {context.run.name}", len(train))
-        for index in range(len(train)):
-            views = self.features.images(train.batch([index]))
+        for views in self.features.each_sample(train):
             if bool(views.present.all()):
                 images.append(views.images[0].round().clamp(0, 255).to(torch.uint8))
                 seen.append(views.seen[0])

@@ -37,7 +37,7 @@ class ProcessGroup:
         return whole[self.rank * count : (self.rank + 1) * count]
 
     def total(self, value: Tensor) -> Tensor:
-        """Return the sum over ranks, without gradients."""
+        """Return the sum over ranks, without gradients; of a tensor on the host by gloo, which waits for no GPU."""
         if self.alone:
             return value.detach()
         summed = value.detach().clone()
@@ -49,7 +49,7 @@ class ProcessGroup:
         if self.alone:
             return
         chosen = list(parameters)
-        used = self.total(torch.tensor([float(p.grad is not None) for p in chosen], device=chosen[0].device))
+        used = self.total(torch.tensor([float(p.grad is not None) for p in chosen]))  # of the host: nothing waits for a GPU
         chosen = [p for p, ranks in zip(chosen, used.tolist(), strict=True) if ranks]
         flat = torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).flatten().float() for p in chosen])
         dist.all_reduce(flat)

@@ -30,8 +30,7 @@ class MeanFeature(Detector):
         context.progress.start(f"train {context.run.name}", len(train))
         total = torch.zeros_like(self.mean)
         count = torch.zeros(self.mean.shape[:2], device=self.device)
-        for index in range(len(train)):
-            views = self.features.images(train.batch([index]))
+        for views in self.features.each_sample(train):
             present = views.present_on_device()[0]
             total += self.features.pooled(views)[0] * present[:, None, None]
             count += present[:, None]

@@ -17,6 +17,7 @@ from mvad.datasets.shards.loader import Batch, ShardSet
 from mvad.model.backbones.protocol import Teacher
 from mvad.model.baselines.padim import PaDiMConfig
 from mvad.model.detector import AnomalyMaps, Detector
+from mvad.model.devices import fetched, moved
 from mvad.model.features import ViewFeatures, smooth_upsample
 from mvad.model.images import ViewImages
 from mvad.model.input_spec import InputSpec
@@ -34,8 +35,9 @@ class PaDiM(Detector):
         self.features = ViewFeatures(config, spec, teacher, device)
         channels = sum(teacher.channels)
         generator = torch.Generator().manual_seed(config.seed)
-        self.channels = torch.randperm(channels, generator=generator)[: min(config.padim.channels, channels)]
+        self.channels = torch.randperm(channels, generator=generator)[: min(config.padim.channels, channels)].to(device)
         self.tensors: dict[str, Tensor] = {}
+        self._positions: dict[str, Tensor] = {}
 
     def fit(self, train: ShardSet, context: FitContext) -> None:
         """See ``Detector.fit``: one pass over the samples, then means and covariances per view and modality."""
@@ -43,23 +45,24 @@ class PaDiM(Detector):
         context.progress.start(f"train {context.run.name}", len(train) + len(inputs))
         gathered: list[Tensor] = []
         counted_cells: list[Tensor] = []
-        for index in range(len(train)):
-            views = self.features.images(train.batch([index]))
+        for views in self.features.each_sample(train):
             gathered.append(self._embedding(views)[0].to(torch.float16))
             counted_cells.append(self.features.counts(views, gathered[-1].shape[-2])[0])
             context.progress.advance()
-        counts = torch.stack(counted_cells)
+        counts = fetched([torch.stack(counted_cells)])[0]
         for name, (v, m) in inputs.items():
             places = counts[:, v].any(dim=0)
+            positions, there = moved([places.flatten().nonzero()[:, 0], places], self.device)
             rows = [number for number in range(len(gathered)) if counts[number, v].any()]
-            points = torch.stack([gathered[number][v, m][places] for number in rows], dim=1).float()
+            points = torch.stack([gathered[n][v, m].flatten(0, 1).index_select(0, positions) for n in rows], dim=1).float()
             mean = points.mean(dim=1)
             offset = (points - mean[:, None]).double()  # float32 is not enough with as many dimensions as samples
             covariance = offset.transpose(1, 2) @ offset / max(len(rows) - 1, 1)
             eye = torch.eye(len(self.channels), dtype=torch.float64, device=covariance.device)
             factor = torch.linalg.cholesky(covariance + self.config.padim.regulariser * eye)
             whitening = torch.linalg.solve_triangular(factor, eye.expand_as(factor), upper=False)
-            self.tensors |= {f"{name}.places": places, f"{name}.mean": mean, f"{name}.whitening": whitening.float()}
+            self._positions[name] = positions
+            self.tensors |= {f"{name}.places": there, f"{name}.mean": mean, f"{name}.whitening": whitening.float()}
             context.progress.advance()
 
     def score(self, batch: Batch) -> AnomalyMaps:
@@ -74,7 +77,7 @@ class PaDiM(Detector):
         b, v, m, side = embedding.shape[:4]
         size, planes = self.config.input.size, []
         for name, (view, modality) in self._inputs().items():
-            positions = self.tensors[f"{name}.places"].flatten().nonzero()[:, 0]
+            positions = self._positions[name]
             features = embedding[:, view, modality].flatten(1, 2).index_select(1, positions)
             offset = features - self.tensors[f"{name}.mean"]
             distance = torch.einsum("pij,bpj->bpi", self.tensors[f"{name}.whitening"], offset).norm(dim=-1)
@@ -89,9 +92,11 @@ class PaDiM(Detector):
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
         """See ``Detector.load_state``."""
-        self.channels = state["channels"]
+        self.channels = state["channels"].to(self.device)
         names = [f"{name}.{part}" for name in self._inputs() for part in ("places", "mean", "whitening")]
         self.tensors = {name: state[name].to(self.device) for name in names}
+        found = {name: state[f"{name}.places"].flatten().nonzero()[:, 0] for name in self._inputs()}
+        self._positions = {name: positions.to(self.device) for name, positions in found.items()}
 
     def planned_seconds(self, samples: int) -> float:
         """See ``Detector.planned_seconds``: one pass of the teacher, and one matrix inverse per position."""
@@ -111,5 +116,5 @@ class PaDiM(Detector):
         levels = [level.flatten(0, 2) for level in self.features.levels(views)]
         side = int(levels[0].shape[-1])
         resized = [functional.interpolate(level, size=side, mode="bilinear", align_corners=False) for level in levels]
-        chosen = torch.cat(resized, dim=1)[:, self.channels.to(resized[0].device)]
+        chosen = torch.cat(resized, dim=1)[:, self.channels]
         return chosen.permute(0, 2, 3, 1).reshape(*views.images.shape[:3], side, side, -1)

@@ -17,6 +17,7 @@ from mvad.datasets.shards.loader import Batch, ShardSet
 from mvad.model.backbones.protocol import Teacher
 from mvad.model.baselines.patchcore import PatchCoreConfig
 from mvad.model.detector import AnomalyMaps, Detector
+from mvad.model.devices import fetched, moved
 from mvad.model.features import ViewFeatures, smooth_upsample
 from mvad.model.input_spec import InputSpec
 from mvad.model.scoring import finish_maps
@@ -38,12 +39,13 @@ class PatchCore(Detector):
         inputs = self._inputs()
         context.progress.start(f"train {context.run.name}", len(train) + 10 * len(inputs))
         gathered: dict[str, list[Tensor]] = {name: [] for name in inputs}
-        for index in range(len(train)):
-            views = self.features.images(train.batch([index]))
+        for views in self.features.each_sample(train):
             patches, counts = self.features.patches(views)
+            places = fetched([counts[0].flatten(1)])[0]
+            indices = moved([place.nonzero()[:, 0] for place in places], self.device)
             for name, (v, m) in inputs.items():
                 if views.present[0, v]:
-                    gathered[name].append(patches[0, v, m][counts[0, v]])
+                    gathered[name].append(patches[0, v, m].flatten(0, 1).index_select(0, indices[v]))
             context.progress.advance()
         for name in inputs:
             self.banks[name] = self._coreset(torch.cat(gathered.pop(name)), name)
@@ -53,19 +55,17 @@ class PatchCore(Detector):
         """See ``Detector.score``."""
         views = self.features.images(batch)
         patches, counts = self.features.patches(views)
-        b, v, m, side = patches.shape[:4]
+        b, v, m = patches.shape[:3]
         size = self.config.input.size
-        planes = patches.new_zeros(b, v, m, side, side)
-        scores = patches.new_full((b, v, m), -torch.inf)
+        planes, scores = [], []
         for name, (view, modality) in self._inputs().items():
-            for row in range(b):
-                if not torch.onnx.is_in_onnx_export() and not counts[row, view].any():
-                    continue  # the view is missing or shows no object; an exported graph cannot branch
-                plane, score = self._compare(patches[row, view, modality], counts[row, view], self.banks[name])
-                planes[row, view, modality] = plane
-                scores[row, view, modality] = score
-        maps = smooth_upsample(planes.flatten(0, 2), size, self.config.patchcore.sigma * size / 256)
-        return finish_maps(maps.view(b, v, m, size, size), views, self.config.score, scores, scale=self.scale)
+            plane, score = self._compare(patches[:, view, modality], counts[:, view], self.banks[name])
+            planes.append(plane)
+            scores.append(score)
+        gathered = torch.stack(planes, dim=1)
+        maps = smooth_upsample(gathered.flatten(0, 1), size, self.config.patchcore.sigma * size / 256)
+        by_input = torch.stack(scores, dim=1).view(b, v, m)
+        return finish_maps(maps.view(b, v, m, size, size), views, self.config.score, by_input, scale=self.scale)
 
     def state(self) -> dict[str, Tensor]:
         """See ``Detector.state``."""
@@ -96,50 +96,73 @@ class PatchCore(Detector):
         digest = hashlib.sha256(f"{self.config.seed} {name}".encode()).digest()
         generator = torch.Generator().manual_seed(int.from_bytes(digest[:6], "little"))
         if len(patches) > config.max_patches:
-            patches = patches[torch.randperm(len(patches), generator=generator)[: config.max_patches]]
+            drawn = torch.randperm(len(patches), generator=generator)[: config.max_patches]
+            patches = patches[moved([drawn], patches.device)[0]]
         count = min(len(patches), max(1, config.min_patches, round(config.coreset * len(patches))))
         projection = torch.randn(patches.shape[1], config.projection, generator=generator) / config.projection**0.5
         low = patches @ projection.to(patches)
-        squared = (low**2).sum(dim=1)
-        chosen = torch.empty(count, dtype=torch.long)
-        nearest = torch.full((len(low),), torch.inf, device=low.device)
-        latest = int(torch.randint(len(low), (1,), generator=generator))
-        for k in range(count):
-            chosen[k] = latest
-            nearest = torch.minimum(nearest, squared + squared[latest] - 2 * (low @ low[latest]))
-            latest = int(nearest.argmax())
-        return patches[chosen.to(patches.device)].contiguous()
+        chosen = furthest_points(low, torch.randint(len(low), (1,), generator=generator), count)
+        return patches.index_select(0, chosen)
 
     def _compare(self, patches: Tensor, counts: Tensor, bank: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the distance (s, s) of each patch to the bank, and the image's reweighted score (eq. 6 and 7).
+        """Return the distance (B, s, s) of each patch to the bank, 0 where it does not count, and the reweighted scores (B,).
+
+        The score of an image without patches is -inf. On a processor patches are selected before distances are computed, image
+        by image; on a GPU and in an exported graph, where shapes must not depend on values, distances are masked afterwards.
 
         Parameters
         ----------
         patches
-            (s, s, C).
+            (B, s, s, C).
         counts
-            (s, s) bool, patches that count; the distance of the others is 0.
+            (B, s, s) bool, patches that count.
         bank
             (N, C).
         """
-        # Patches are selected before distances are computed; an exported graph, whose shapes are fixed, masks them afterwards.
-        fixed = torch.onnx.is_in_onnx_export()
-        table = distances(patches.flatten(0, 1) if fixed else patches[counts], bank)
-        distance, neighbour = table.min(dim=1)
-        if fixed:
-            distance = torch.where(counts.flatten(), distance, 0.0)
-            plane = distance.view(counts.shape)
-        else:
-            plane = distance.new_zeros(counts.shape)
-            plane[counts] = distance
-        worst = distance.argmax()
-        around = distances(bank[neighbour[worst]][None], bank)[0].topk(
-            min(self.config.patchcore.neighbours, len(bank)), largest=False
-        ).indices  # fmt: skip
+        if torch.onnx.is_in_onnx_export() or bank.device.type != "cpu":
+            table = distances(patches.flatten(0, 2), bank).view(len(patches), -1, len(bank))
+            inside = counts.flatten(1)
+            distance, score = self._reweighted(table, inside, bank)
+            return distance.view(counts.shape), torch.where(inside.any(dim=1), score, -torch.inf)
+        planes, scores = patches.new_zeros(counts.shape), patches.new_full((len(patches),), -torch.inf)
+        for row, inside in enumerate(counts):
+            if inside.any():
+                table = distances(patches[row][inside], bank)[None]
+                distance, score = self._reweighted(table, torch.ones(table.shape[:2], dtype=torch.bool), bank)
+                planes[row][inside], scores[row] = distance[0], score[0]
+        return planes, scores
+
+    def _reweighted(self, table: Tensor, inside: Tensor, bank: Tensor) -> tuple[Tensor, Tensor]:
+        """Return distances (B, P) to the nearest of the bank, 0 where not ``inside`` (B, P), and scores (B,) (eq. 6 and 7).
+
+        ``table`` (B, P, N) has the distances to all of the bank (N, C).
+        """
+        distance, neighbour = table.min(dim=2)
+        distance = torch.where(inside, distance, 0.0)
+        worst = distance.argmax(dim=1, keepdim=True)
+        nearest = bank.index_select(0, neighbour.gather(1, worst)[:, 0])
+        around = distances(nearest, bank).topk(min(self.config.patchcore.neighbours, len(bank)), largest=False).indices
+        far = table.gather(1, worst[:, :, None].expand(-1, -1, len(bank)))[:, 0].gather(1, around)
+        furthest = distance.gather(1, worst)[:, 0]
         # eq. 7, shifted by the largest exponent so that it cannot overflow
-        far = table[worst, around]
-        weight = 1 - torch.exp(distance[worst] - torch.logsumexp(far, 0))
-        return plane, weight * distance[worst]
+        return distance, (1 - torch.exp(furthest - torch.logsumexp(far, dim=1))) * furthest
+
+
+def furthest_points(points: Tensor, first: Tensor, count: int) -> Tensor:
+    """Return the numbers (count,) of points (N, D) by greedy k-centre: each next one is furthest from those chosen before.
+
+    ``first`` (1,) is the number of the first one, on the host. The process never waits for the device.
+    """
+    squared = (points**2).sum(dim=1)
+    chosen = torch.empty(count, dtype=torch.long, device=points.device)
+    nearest = torch.full((len(points),), torch.inf, device=points.device)
+    latest = moved([first], points.device)[0]
+    for k in range(count):
+        chosen[k : k + 1] = latest
+        product = points @ points.index_select(0, latest)[0]
+        nearest = torch.minimum(nearest, squared + squared.index_select(0, latest) - 2 * product)
+        latest = nearest.argmax(dim=0, keepdim=True)
+    return chosen
 
 
 def distances(patches: Tensor, bank: Tensor) -> Tensor:
