@@ -6,7 +6,9 @@ import csv
 import re
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any, NoReturn
 
 import h5py
 import numpy as np
@@ -21,6 +23,7 @@ from mvad.datasets.shards.loader import ShardSet, batch_of
 from mvad.datasets.shards.reader import open_shard
 from mvad.errors import BadInput
 from mvad.model.devices import float32_only
+from mvad.model.evaluation.decide import NewSample
 from mvad.model.evaluation.predict import predict
 from mvad.model.evaluation.threshold import Thresholds, conformal, threshold_of
 from mvad.model.exchange import onnx as onnx_export
@@ -300,7 +303,7 @@ def test_every_method_refuses_a_sample_that_it_was_not_trained_for(
 def test_seconds_are_taken_when_the_device_is_done(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """On a GPU a call returns when its work was launched."""
     waited: list[torch.device] = []
-    monkeypatch.setattr("mvad.model.evaluation.decide.synchronise", waited.append)
+    monkeypatch.setattr("mvad.model.in_batches.synchronise", waited.append)
     run = RunFolder(place / "runs" / "floor")
     samples = samples_of(place / "shards" / GEAR, run, Workspace(place))[:2]
     detector = load(run.path)
@@ -308,6 +311,41 @@ def test_seconds_are_taken_when_the_device_is_done(place: Path, tmp_path: Path, 
     found = predict(detector, run.model_sha256, thresholds, samples, 2, tmp_path, Silent())
     assert waited == [CPU, CPU]
     assert len(found.rows) == 2
+
+
+def test_samples_that_are_scored_together_get_what_they_get_alone(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a GPU; one of them cannot be read, and what is there already is not scored again."""
+    run = RunFolder(place / "runs" / "floor")
+    detector, samples = load(run.path), list(samples_of(place / "shards" / GEAR, run, Workspace(place)))
+    thresholds = Thresholds(run, detector, place / "shards" / GEAR, 0.05, Silent(), 0.0)
+
+    def unreadable() -> NoReturn:
+        raise BadInput("damaged")
+
+    samples[1] = replace(samples[1], load=unreadable)
+    calls: list[int] = []
+    score = detector.score
+    monkeypatch.setattr(detector, "score", lambda batch: calls.append(len(batch.keys)) or score(batch))
+
+    def predicted(name: str, chosen: list[NewSample]) -> list[Any]:
+        found = predict(detector, run.model_sha256, thresholds, chosen, len(chosen), tmp_path / name, Silent())
+        assert found.failed == 1
+        assert files.read_lines(tmp_path / name / "failed.jsonl")[0] == {"key": samples[1].key, "reason": "damaged"}
+        return [replace(row, load_seconds=0, score_seconds=0, write_seconds=0) for row in found.rows]
+
+    alone = predicted("alone", samples)
+    assert set(calls) == {1}
+    monkeypatch.setattr("mvad.model.in_batches.samples_per_call", lambda device: 3)
+    predicted("together", samples[:2])
+    calls.clear()
+    together = predicted("together", samples)
+    assert together == alone
+    assert calls[0] == 1, "of the first three one is there and one cannot be read"
+    assert 3 in calls
+    for path in (tmp_path / "alone" / "maps").iterdir():
+        assert path.read_bytes() == (tmp_path / "together" / "maps" / path.name).read_bytes()
 
 
 def test_a_sample_as_a_batch_of_one_equals_the_sample_of_the_split(workspace: Path) -> None:

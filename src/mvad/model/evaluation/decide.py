@@ -127,8 +127,26 @@ def check_fits(batch: Batch, spec: InputSpec) -> None:
     spec.check(batch.keys[0], batch.mask.shape[1], stored)
 
 
-def score_new(detector: Detector, new: NewSample) -> Scored:
-    """Read and score a new sample.
+@dataclass(frozen=True)
+class Read:
+    """A new sample that was read.
+
+    Attributes
+    ----------
+    new, loaded, batch
+        The sample, what it was read as, and the same as a batch of one.
+    seconds
+        Time that reading took.
+    """
+
+    new: NewSample
+    loaded: LoadedSample
+    batch: Batch
+    seconds: float
+
+
+def read_new(detector: Detector, new: NewSample) -> Read:
+    """Read a new sample.
 
     Raises
     ------
@@ -140,10 +158,32 @@ def score_new(detector: Detector, new: NewSample) -> Scored:
     batch = _fitting(loaded, detector.spec)
     if not bool(batch.present.any()):
         raise BadInput(f"{new.key}: has no view; give at least one")
-    read = time.perf_counter()
-    found = detector.score(batch)
+    return Read(new, loaded, batch, time.perf_counter() - began)
+
+
+def score_new(detector: Detector, new: NewSample) -> Scored:
+    """Read and score a new sample.
+
+    Raises
+    ------
+    BadInput
+        As ``read_new`` and ``scored_new``.
+    """
+    read, began = read_new(detector, new), time.perf_counter()
+    found = detector.score(read.batch)
     synchronise(detector.device)
-    finished = time.perf_counter()
+    return scored_new(read, found, time.perf_counter() - began)
+
+
+def scored_new(read: Read, found: AnomalyMaps, seconds: float) -> Scored:
+    """Return what is recorded of a new sample with the detector's answer, which took some seconds.
+
+    Raises
+    ------
+    BadInput
+        If its score is not finite.
+    """
+    new, loaded, batch = read.new, read.loaded, read.batch
     if not bool(found.sample_scores.isfinite().all()):
         raise BadInput(f"{new.key}: its score is not finite; train again, or mend the method")
     maps = functional.interpolate(found.maps.cpu(), size=batch.size, mode="bilinear", align_corners=False)[0].numpy()
@@ -153,7 +193,7 @@ def score_new(detector: Detector, new: NewSample) -> Scored:
     row, column = (int(place) for place in np.unravel_index(int(maps[view].argmax()), maps[view].shape))
     facts = {
         "key": new.key, "score": float(found.sample_scores[0]), "view_scores": views, "view": view, "row": row, "column": column,
-        "load_seconds": round(read - began, 5), "score_seconds": round(finished - read, 5),
+        "load_seconds": round(read.seconds, 5), "score_seconds": round(seconds, 5),
         **_pose_of(loaded.sample), **_picture_of(loaded, view, row, column),
     }  # fmt: skip
     return Scored(batch, found, maps, facts)

@@ -1,11 +1,13 @@
-"""Prediction of new samples one by one: scores, maps and times."""
+"""Prediction of new samples: scores, maps and times; one by one on a processor, several together on a GPU."""
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
+import itertools
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,12 +18,14 @@ import tifffile
 
 from mvad import files
 from mvad.datasets.scan import NO_POSE
+from mvad.datasets.shards.loader import Batch, collate
 from mvad.errors import BadInput
-from mvad.model.detector import Detector
-from mvad.model.evaluation.decide import NewSample, Scored, score_new
+from mvad.model.detector import AnomalyMaps, Detector
+from mvad.model.evaluation.decide import NewSample, Read, Scored, read_new, scored_new
 from mvad.model.evaluation.evaluate import file_stem
 from mvad.model.evaluation.pictures import grey_levels, strip
 from mvad.model.evaluation.threshold import Thresholds
+from mvad.model.in_batches import Scorer
 from mvad.progress import Progress
 
 PREDICTIONS = "predictions.csv"
@@ -191,26 +195,23 @@ def predict(
         gathered, failures = list[tuple[dict[str, Any], str]](), list[dict[str, str]]()
         stems: dict[str, str] = {}
         progress.start(f"predict into {out.name}", count)
-        for sample in samples:
-            row = done.get(sample.key)
-            try:
-                check_stem(sample.key, stems)
-                made_from = [model, sample.fingerprint()]
-                if row is None or row["made_from"] != made_from or not _maps_exist(out, sample.key):
-                    row = {"made_from": made_from, **_score(detector, sample, out)}
-                    files.append_line(out / SCORED, row)
-            except BadInput as error:
-                if getattr(error, "is_general", False):
-                    raise
-                failures.append({"key": sample.key, "reason": str(error)})
-                progress.say(f"failed: {sample.key}: {error}")
-                progress.advance()
+
+        def made(sample: NewSample) -> _Made:
+            check_stem(sample.key, stems)
+            made_from, row = [model, sample.fingerprint()], done.get(sample.key)
+            is_done = row is not None and row["made_from"] == made_from and _maps_exist(out, sample.key)
+            return _Made(made_from, row if is_done else None)
+
+        for sample, row in _rows(detector, samples, made, out):
+            progress.advance()
+            if isinstance(row, BadInput):
+                failures.append({"key": sample.key, "reason": str(row)})
+                progress.say(f"failed: {sample.key}: {row}")
                 continue
             measured = {name: row[name] for name in ("key", "score", "view_scores", "load_seconds", "score_seconds")}
             later = (*_PLACES, *_CAUSE, *_OF_PICTURES, "write_seconds")  # an earlier version wrote none of them
             measured |= {name: row[name] for name in later if name in row}
             gathered.append((measured, sample.path))
-            progress.advance()
         rows = [decided(measured, thresholds, path) for measured, path in gathered]  # may score normals, with a bar of its own
         files.write_text(out / PREDICTIONS, _table(rows, views))
         files.write_lines(out / PREDICTIONS_LINES, [row.to_json() for row in rows])
@@ -260,11 +261,63 @@ def picture_of(scored: Scored) -> bytes:
     return bytes(imagecodecs.jpeg_encode(strip(scored.batch, grey_levels(scored.maps)[0]), level=88))
 
 
-def _score(detector: Detector, sample: NewSample, out: Path) -> dict[str, Any]:
-    scored = score_new(detector, sample)
-    began = time.perf_counter()
-    write_maps(out / MAPS, sample.key, scored)
-    return scored.facts | {"write_seconds": round(time.perf_counter() - began, 5)}
+@dataclass(frozen=True)
+class _Made:
+    """What a sample's row would be made from, and the row where it was made from that before."""
+
+    made_from: list[str]
+    row: dict[str, Any] | None
+
+
+def _rows(
+    detector: Detector, samples: Iterable[NewSample], made: Callable[[NewSample], _Made], out: Path
+) -> Iterator[tuple[NewSample, dict[str, Any] | BadInput]]:  # fmt: skip
+    """Yield each sample with its row, which is logged and its maps written, or with the reason why there is none.
+
+    On a GPU several samples are read, and scored together.
+    """
+    scorer, iterator = Scorer(detector.score, detector.device), iter(samples)
+    while group := list(itertools.islice(iterator, scorer.most)):
+        found: dict[int, dict[str, Any] | BadInput] = {}
+        origins, reads = dict[int, list[str]](), dict[int, Read]()
+        for number, sample in enumerate(group):
+            with _failing(found, number):
+                earlier = made(sample)
+                if earlier.row is not None:
+                    found[number] = earlier.row
+                else:
+                    origins[number], reads[number] = earlier.made_from, read_new(detector, sample)
+        for number, (answer, seconds) in zip(reads, _answers(scorer, [read.batch for read in reads.values()]), strict=True):
+            with _failing(found, number):
+                scored, began = scored_new(reads[number], answer, seconds), time.perf_counter()
+                write_maps(out / MAPS, group[number].key, scored)
+                written = {"write_seconds": round(time.perf_counter() - began, 5)}
+                row = {"made_from": origins[number], **scored.facts, **written}
+                files.append_line(out / SCORED, row)
+                found[number] = row
+        yield from ((sample, found[number]) for number, sample in enumerate(group))
+
+
+def _answers(scorer: Scorer, batches: Sequence[Batch]) -> list[tuple[AnomalyMaps, float]]:
+    """Return the detector's answer to each sample, and the seconds that it took of those of all."""
+    alike = len({(batch.mask.shape, batch.coding, batch.rgb is None) for batch in batches}) == 1
+    answers = []
+    for group in [collate(batches)] if alike and len(batches) > 1 else batches:
+        before, found = scorer.seconds, scorer.scored(group)
+        share = (scorer.seconds - before) / len(found)
+        answers += [(answer, share) for answer in found if answer is not None]
+    return answers
+
+
+@contextlib.contextmanager
+def _failing(found: dict[int, dict[str, Any] | BadInput], number: int) -> Iterator[None]:
+    """Note why a sample has no row, unless the reason is not the sample's own."""
+    try:
+        yield
+    except BadInput as error:
+        if getattr(error, "is_general", False):
+            raise
+        found[number] = error
 
 
 def _maps_exist(out: Path, key: str) -> bool:

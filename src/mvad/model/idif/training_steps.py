@@ -238,14 +238,15 @@ class TrainingSteps:
         [loss] = self._run("head", [present], work, inputs, optimizers)
         return {"loss": optimizers.apply(loss, k, self.ranks)}
 
-    def present_maps(self, views: ViewImages, present: Presence) -> tuple[list[Tensor], Tensor]:
-        """Return maps of the N inputs of present views, without gradients.
+    def present_maps(self, views: ViewImages, inputs: Presence | None = None) -> tuple[list[Tensor], Tensor]:
+        """Return maps of the N inputs of present views (``inputs(views.present)``), without gradients.
 
         Returns
         -------
         tuple
             Cosine maps at strides 4, 8, 16: (N, h_l, w_l) each; probabilities of the head (N, h, w) at stride 4. All float32.
         """
+        present = self.inputs(views.present) if inputs is None else inputs
         with torch.no_grad():
             teacher, student = self.features(views.images, present)
             with self.autocast():
@@ -340,7 +341,6 @@ def _times(factor: float, value: Tensor) -> Tensor:
 
 
 _MOST_PRESENCES = 64
-
 _ZERO_LOGIT = -30.0
 """A logit whose probability is 0 in float32."""
 

@@ -16,6 +16,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.nn.functional import all_reduce
 
+from mvad.errors import BadInput
 from mvad.model.training.weights import UncountedBatchNorm2d
 
 
@@ -69,7 +70,10 @@ def join_process_group() -> ProcessGroup:
         return ProcessGroup()
     if not dist.is_initialized():
         if torch.cuda.is_available():
-            torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+            local, cards = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
+            if local >= cards:
+                raise BadInput(f"torchrun: {local + 1} or more processes for {cards} CUDA devices; give --nproc-per-node {cards}")
+            torch.cuda.set_device(local)
         # Some sums are of tensors on the processor (whether a rank was asked to stop), so both backends are needed.
         dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
     return ProcessGroup(dist.get_rank(), size)
