@@ -50,6 +50,12 @@ def test_rows_of_a_presence_are_those_of_a_boolean_index(mask: torch.Tensor) -> 
     for k in presence.used:
         assert torch.equal(parts[k], values[mask[:, k], k])
     assert torch.equal(presence.joined(parts), rows)
+    of_other_ranks = {k: torch.zeros(0, 5, requires_grad=True) for k in range(4) if k not in presence.used}
+    joined = presence.joined(of_other_ranks | parts)
+    assert torch.equal(joined, rows)
+    if of_other_ranks:
+        joined.sum().backward()
+        assert all(part.grad is not None for part in of_other_ranks.values()), "their backward pass takes part in sums over ranks"
     assert presence.count == len(rows)
     assert presence.everything == bool(mask.all())
 

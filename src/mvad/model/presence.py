@@ -106,7 +106,12 @@ class Presence:
         return dict(zip(self.used, parts, strict=True))
 
     def joined(self, parts: Mapping[int, Tensor]) -> Tensor:
-        """Return the rows (N, ...) whose parts by input are ``parts``: the inverse of ``by_input``."""
+        """Return the rows (N, ...) whose parts by input are ``parts``: the inverse of ``by_input``.
+
+        Parts of inputs that only other ranks have are empty; they are joined, too, so that a backward pass reaches what sums over
+        all ranks.
+        """
         if self.everything:
             return torch.stack([parts[k] for k in self.used], dim=1).flatten(0, 1)
-        return torch.cat([parts[k] for k in self.used]).index_select(0, self._indices[2])
+        empty = [part for k, part in parts.items() if k not in self.used]
+        return torch.cat([*(parts[k] for k in self.used), *empty]).index_select(0, self._indices[2])

@@ -81,7 +81,7 @@ class Encoder(nn.Module):
             parts = present.by_input(rows)
             none = rows[:0]  # an input that other ranks alone have: their batch statistics are shared
             encoded = {k: self._encode(k, parts.get(k, none)) for k in (present.used if shown is None else shown)}
-            levels = [present.joined({k: encoded[k][level] for k in present.used}) for level in range(3)]
+            levels = [present.joined({k: of_input[level] for k, of_input in encoded.items()}) for level in range(3)]
         first, second, deepest = (present.spread(level) for level in levels)
         return Encoded(deepest, (first, second))
 

@@ -109,4 +109,4 @@ class Heads(nn.Module):
             return out
         rows, none = present.by_input(products), products[:0]
         logits = {k: self.per_input[k](rows.get(k, none)) for k in (present.used if shown is None else shown)}
-        return present.joined({k: logits[k] for k in present.used})
+        return present.joined(logits)

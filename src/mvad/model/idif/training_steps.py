@@ -96,7 +96,7 @@ class TrainingSteps:
         self.graphs.clear()
         self._casts = self._cast(self.heads)
         inputs, size = self.spec.views * len(self.spec.modalities), self.config.input.size
-        images = torch.rand((1, inputs, 3, size, size), device=self.teacher.device) * 255
+        images = torch.zeros((1, inputs, 3, size, size), device=self.teacher.device)
         bfloat16, everything = uses_bfloat16(self.teacher.device, self.config.train.precision), torch.ones(1, inputs).bool()
         with self.autocast():
             teacher = frozen_copy(self.teacher.backbone, lambda module: module(images[0]), bfloat16)
