@@ -361,7 +361,7 @@ def test_a_method_without_image_scores_is_compared_as_it_is(workspace: Path, tmp
     ready, _ = prepared(data, "mean_feature")
 
     class Bare:
-        config, spec, scale = ready.config, ready.detector.spec, None
+        config, spec, scale, device = ready.config, ready.detector.spec, None, ready.detector.device
 
         def score(self, batch: Any) -> Any:
             return replace(ready.detector.score(batch), image_scores=None)
