@@ -14,13 +14,14 @@ import numpy as np
 import pytest
 import torch
 from rich.console import Console
-from training import NOWHERE, StopAfter, load, packed_gears, prepared, train
+from training import CPU, NOWHERE, StopAfter, load, packed_gears, prepared, train
 
 from mvad import files
 from mvad.cli.tables import label_free_tables
 from mvad.datasets.shards.loader import Batch, ShardSet
 from mvad.errors import BadInput
 from mvad.model import fitting
+from mvad.model.config import ModelConfig
 from mvad.model.detector import AnomalyMaps, Detector
 from mvad.model.evaluation.evaluate import evaluate_run
 from mvad.model.holdout import Parts, held_out_keys, parts_of
@@ -189,7 +190,7 @@ class Stub(Detector):
     """Detector that gives each view of a batch a score by a function."""
 
     def __init__(self, views: Callable[[Batch], torch.Tensor], modalities: Sequence[str] = ("rgb",)) -> None:
-        self.views = views
+        self.views, self.config, self.device = views, ModelConfig(), CPU
         self.spec = SimpleNamespace(modalities=tuple(modalities), views=5)  # type: ignore[assignment]
 
     def fit(self, train: ShardSet, context: FitContext) -> None: ...
