@@ -83,7 +83,7 @@ def test_a_method_scores_on_the_device_as_on_the_processor_and_waits_once_per_ca
     check(["patchcore", "simplenet"], gear, tmp_path)
 
 
-@pytest.mark.thorough(6)
+@pytest.mark.thorough(12)
 @pytest.mark.parametrize("name", sorted(ENTRIES.keys() - {"patchcore", "simplenet"}))
 def test_every_method_does(name: str, gear: Path, tmp_path: Path) -> None:
     check([name], gear, tmp_path)

@@ -165,7 +165,7 @@ def test_procedural_textures_are_used_on_request_only(no_textures: None, tmp_pat
 def test_real_dtd_textures_are_drawn(real_data: Path) -> None:
     textures = FolderTextures(real_data / "dtd" / "images")
     assert "60 pictures" in textures.name
-    drawn = textures.make(textures.plan(8, 128, generator()), 128, torch.device("cpu"))
+    drawn = textures.make(textures.ready(textures.plan(8, 128, generator()), 128), 128)
     assert drawn.shape == (8, 3, 128, 128)
     assert float(drawn.std()) > 10
 

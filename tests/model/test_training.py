@@ -327,8 +327,12 @@ def test_a_group_on_cuda_can_sum_tensors_of_the_processor(monkeypatch: pytest.Mo
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "set_device", lambda number: None)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(torch.distributed, "is_initialized", lambda: False)
     monkeypatch.setattr(torch.distributed, "init_process_group", started.append)
     monkeypatch.setattr(torch.distributed, "get_rank", lambda: 1)
     assert join_process_group() == ProcessGroup(1, 2)
     assert started == ["cpu:gloo,cuda:nccl"]
+    monkeypatch.setenv("LOCAL_RANK", "2")
+    with pytest.raises(BadInput, match="3 or more processes for 2 CUDA devices; give --nproc-per-node 2"):
+        join_process_group()
