@@ -17,6 +17,7 @@ where tensors of both devices meet. Counted, by the line of mvad that asked:
 from __future__ import annotations
 
 import sys
+import traceback
 from collections import Counter
 from collections.abc import Callable
 from functools import partial
@@ -116,6 +117,13 @@ class Emulated(torch.Tensor):
     def tolist(self) -> Any:
         COUNTS.stop("tolist")
         return self.held.tolist()
+
+
+def told(error: Exception) -> str:
+    """Return an error in one line, with the lines of mvad from which it came."""
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if "/mvad/" in frame.filename]
+    where = [f"{frame.filename.rpartition('/mvad/')[2]}:{frame.lineno}" for frame in reversed(frames[-6:])]
+    return f"{type(error).__name__}: {error} <- {' <- '.join(where)}"
 
 
 class EmulatedMode(TorchDispatchMode):

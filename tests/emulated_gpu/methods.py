@@ -11,7 +11,6 @@ import contextlib
 import json
 import shutil
 import sys
-import traceback
 from pathlib import Path
 from typing import Any
 
@@ -104,9 +103,7 @@ def taken_through(shards: Path, asked: dict[str, Any]) -> dict[str, Any]:
             found["evaluated"] = [results.seconds["samples_per_call"], [sample.score for sample in results.samples[:2]]]
         found["scores"] = mine["two"].sample_scores.tolist()
     except Exception as error:
-        frames = traceback.extract_tb(error.__traceback__)
-        where = [f"{f.filename.rpartition('/mvad/')[2]}:{f.lineno}" for f in frames if "/mvad/" in f.filename]
-        found["error"] = f"{type(error).__name__}: {error} <- {' <- '.join(reversed(where[-6:]))}"
+        found["error"] = cuda.told(error)
     finally:
         shutil.rmtree(runs, ignore_errors=True)
     return found

@@ -10,7 +10,6 @@ import json
 import shutil
 import sys
 import time
-import traceback
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -87,9 +86,7 @@ def trained(shards: Path, model: str, preset: str, keys: dict[str, Any], scores:
         found["missing"] = detector.score(with_views(test.batch([0]), [0, 2])).sample_scores.tolist()
         found["scores"] = both.sample_scores.tolist()
     except Exception as error:
-        frames = traceback.extract_tb(error.__traceback__)
-        where = [f"{f.filename.rpartition('/mvad/')[2]}:{f.lineno}" for f in frames if "/mvad/" in f.filename]
-        found["error"] = f"{type(error).__name__}: {error} <- {' <- '.join(reversed(where[-5:]))}"
+        found["error"] = cuda.told(error)
     finally:
         shutil.rmtree(run, ignore_errors=True)
     return found

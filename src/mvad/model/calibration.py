@@ -231,7 +231,7 @@ class _Scorer:
     def _with_anomalies(self, scorer: Scorer, samples: Mapping[int, Batch], kind: Kind, data: ShardSet) -> list[Tensor]:
         """Return the raw scores of samples, by their numbers, with pseudo anomalies of a kind."""
         drawn = [draw_in_sample(one, data, row, kind, [self.seed, _STREAM]) for row, one in samples.items()]
-        answers = scorer.scored(collate([changed for changed, _ in drawn]) if len(drawn) > 1 else drawn[0][0])
+        answers = scorer.scored(collate([changed for changed, _ in drawn]))
         hidden = [~shows[0].flatten(1).any(dim=1)[:, None] for _, shows in drawn]
         return [_finite(_raw(found)).masked_fill(hides, torch.nan) for found, hides in zip(answers, hidden, strict=True)]
 

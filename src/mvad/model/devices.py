@@ -65,14 +65,19 @@ _ALIGNMENT = 16
 def packed(tensors: Sequence[Tensor]) -> Tensor:
     """Return tensors of the host as bytes of one page-locked buffer, which one copy moves; see ``unpacked``."""
     buffer = torch.empty(sum(map(_bytes_of, tensors)), dtype=torch.uint8, pin_memory=True)
-    for part, tensor in zip(_parts(buffer, tensors), tensors, strict=True):
+    for part, tensor in zip(unpacked(buffer, tensors), tensors, strict=True):
         part.copy_(tensor)
     return buffer
 
 
 def unpacked(buffer: Tensor, like: Sequence[Tensor]) -> list[Tensor]:
-    """Return the tensors of a buffer, which has the content of ``packed(like)``, as views of its memory."""
-    return _parts(buffer, like)
+    """Return the tensors of a buffer, which has the size of ``packed(like)``, as views of its memory."""
+    parts, start = [], 0
+    for tensor in like:
+        size = tensor.numel() * tensor.element_size()
+        parts.append(buffer[start : start + size].view(tensor.dtype).view(tensor.shape))
+        start += _bytes_of(tensor)
+    return parts
 
 
 def moved(tensors: Sequence[Tensor], device: torch.device) -> list[Tensor]:
@@ -96,29 +101,30 @@ def fetched(tensors: Sequence[Tensor]) -> list[Tensor]:
     >>> fetched([torch.tensor([1, 2]), torch.tensor(True)])
     [tensor([1, 2]), tensor(True)]
     """
+    found, arrived = sent(tensors)
+    if arrived is not None:
+        arrived.synchronize()
+    return found
+
+
+def sent(tensors: Sequence[Tensor]) -> tuple[list[Tensor], torch.cuda.Event | None]:
+    """Return tensors of one device on the host, and the event before which they are not there; None: they are.
+
+    Copies from a GPU go into page-locked memory, and nothing waits for them.
+    """
     device = next((tensor.device for tensor in tensors if tensor.is_cuda), None)
     if device is None:
-        return list(tensors)
+        return list(tensors), None
     found = [torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True) for tensor in tensors]
     for target, tensor in zip(found, tensors, strict=True):
         target.copy_(tensor, non_blocking=True)
     arrived = torch.cuda.Event()  # type: ignore[no-untyped-call]  # torch leaves it untyped
     arrived.record(torch.cuda.current_stream(device))
-    arrived.synchronize()
-    return found
+    return found, arrived
 
 
 def _bytes_of(tensor: Tensor) -> int:
     return -(-tensor.numel() * tensor.element_size() // _ALIGNMENT) * _ALIGNMENT
-
-
-def _parts(buffer: Tensor, like: Sequence[Tensor]) -> list[Tensor]:
-    parts, start = [], 0
-    for tensor in like:
-        size = tensor.numel() * tensor.element_size()
-        parts.append(buffer[start : start + size].view(tensor.dtype).view(tensor.shape))
-        start += _bytes_of(tensor)
-    return parts
 
 
 @lru_cache(maxsize=64)

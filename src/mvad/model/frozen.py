@@ -9,8 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-_WEIGHTED = (nn.Conv2d, nn.Conv3d, nn.ConvTranspose3d, nn.Linear)
-"""Modules whose arithmetic autocast does in bfloat16."""
+from mvad.model.training.weights import WEIGHTED
 
 
 def frozen_copy(module: nn.Module, run: Callable[[nn.Module], object], bfloat16: bool) -> nn.Module:
@@ -46,7 +45,7 @@ def frozen_copy(module: nn.Module, run: Callable[[nn.Module], object], bfloat16:
     made.requires_grad_(False)
     if bfloat16:
         for part in made.modules():
-            if isinstance(part, _WEIGHTED):
+            if isinstance(part, WEIGHTED):
                 part.to(torch.bfloat16)
     return made
 

@@ -48,10 +48,6 @@ class Presence:
         self.everything = bool(self.mask.all())
         self.used: list[int] = self.mask.any(dim=0).nonzero()[:, 0].tolist()
 
-    def __len__(self) -> int:
-        """Return the number of samples, B."""
-        return len(self.mask)
-
     @staticmethod
     def of(given: Presence | Tensor, device: torch.device) -> Presence:
         """Return a presence, or that of a mask (B, K) bool on any device."""

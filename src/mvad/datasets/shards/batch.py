@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -75,20 +75,21 @@ class Batch:
         Masks, labels and ``present`` stay on the host: evaluation reads them there, and which views are there decides what is
         computed.
         """
-        moved = {name: getattr(self, name) for name in _SEEN_BY_DETECTORS}
-        moved = {name: tensor.to(device, non_blocking=True) for name, tensor in moved.items() if tensor is not None}
-        return replace(self, **moved)
+        return self._with_seen(lambda tensor: tensor.to(device, non_blocking=True))
 
     def pin_memory(self) -> Batch:
         """Return the batch with what ``to`` moves in page-locked memory; torch's DataLoader calls this."""
-        moved = {name: getattr(self, name) for name in _SEEN_BY_DETECTORS}
-        pinned = {name: tensor.pin_memory() for name, tensor in moved.items() if tensor is not None and not tensor.is_cuda}
-        return replace(self, **pinned)
+        return self._with_seen(lambda tensor: tensor if tensor.is_cuda else tensor.pin_memory())
 
     def rows(self, start: int, stop: int) -> Batch:
         """Return the samples from number ``start`` to ``stop - 1``, as views of the same memory."""
         parts: dict[str, Any] = {name: tensor[start:stop] for name, tensor in self._tensors().items()}
         return replace(self, keys=self.keys[start:stop], defects=self.defects[start:stop], **parts)
+
+    def _with_seen(self, change: Callable[[Tensor], Tensor]) -> Batch:
+        """Return the batch with each tensor changed that detectors see."""
+        seen = {name: tensor for name, tensor in self._tensors().items() if name in _SEEN_BY_DETECTORS}
+        return replace(self, **{name: change(tensor) for name, tensor in seen.items()})  # type: ignore[arg-type]
 
     def _tensors(self) -> dict[str, Tensor]:
         return {f.name: value for f in fields(self) if isinstance(value := getattr(self, f.name), Tensor)}
@@ -112,6 +113,8 @@ def collate(batches: Sequence[Batch]) -> Batch:
     >>> mvad.collate([data[0], data[2]])
     Batch(2 samples, 5 views, 64 px, rgb, depth, normal)
     """
+    if len(batches) == 1:
+        return batches[0]
     first, views = batches[0], max(batch.mask.shape[1] for batch in batches)
     if len({(tuple(batch._tensors()), batch.coding, batch.mask.shape[2:]) for batch in batches}) > 1:
         raise BadInput("batches of different fields, sizes or depth ranges cannot be joined; pack them alike")

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
@@ -14,6 +13,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from mvad.datasets.shards.ahead import made_ahead
 from mvad.datasets.shards.loader import Batch, ShardSet
 from mvad.datasets.shards.order import batch_indices, generator, rank_positions
 from mvad.errors import BadInput, MvadError
@@ -109,17 +109,7 @@ class Batches:
 def read_ahead(calls: Sequence[Callable[[], Item]], name: str) -> Iterator[Item]:
     """Yield the results of calls in order, which a thread makes two calls ahead; what a call raises is raised in its turn."""
     with ThreadPoolExecutor(1, name) as pool:
-        waiting: deque[Future[Item]] = deque()
-        try:
-            for call in calls:
-                waiting.append(pool.submit(call))
-                if len(waiting) > _AHEAD:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
-        finally:
-            for future in waiting:
-                future.cancel()
+        yield from made_ahead(pool, calls, _AHEAD)
 
 
 class _Steps(Dataset[Batch | MvadError]):

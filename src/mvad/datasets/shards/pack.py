@@ -5,16 +5,18 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
-from collections import Counter, deque
-from collections.abc import Generator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from mvad import __version__, files
 from mvad.datasets.folders import visible
 from mvad.datasets.renders.coding import DepthCoding
+from mvad.datasets.shards.ahead import made_ahead
 from mvad.datasets.shards.build import PackedSample, build, compress
 from mvad.datasets.shards.card import card
 from mvad.datasets.shards.chunks import check_filter
@@ -216,7 +218,8 @@ def _write_all(
 ) -> dict[str, dict[str, Any]]:  # fmt: skip
     """Read, compress and write files one after the other; while one is written to disk, the next is read."""
     entries: dict[str, Future[dict[str, Any]]] = {}
-    stream = _read_ahead(pool, jobs, [source for part in parts for source in part.sources], options)
+    sources = (source for part in parts for source in part.sources)
+    stream = made_ahead(pool, (partial(_read_and_compress, source, options) for source in sources), jobs)
     with ThreadPoolExecutor(1, "mvad-write") as writer, contextlib.closing(stream):
         for part in parts:
             samples: list[PackedSample] = []
@@ -263,23 +266,6 @@ def _write(
     files.append_line(folder / WRITTEN, {"file": path.name, "sha256": sha256, **told})
     shard = ShardFile(path, sha256)  # checks that the file can be read
     return _entry(shard, part, sha256, **told)
-
-
-def _read_ahead(
-    pool: ThreadPoolExecutor, jobs: int, sources: Sequence[Source], options: PackOptions
-) -> Generator[PackedSample | BadInput]:
-    """Yield compressed samples in order, errors for those that cannot be read; up to ``jobs`` more are processed ahead, which bounds memory."""
-    waiting: deque[Future[PackedSample | BadInput]] = deque()
-    try:
-        for source in sources:
-            waiting.append(pool.submit(_read_and_compress, source, options))
-            if len(waiting) > jobs:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
-    finally:
-        for future in waiting:
-            future.cancel()
 
 
 def _read_and_compress(source: Source, options: PackOptions) -> PackedSample | BadInput:

@@ -48,6 +48,11 @@ def shown_fields(data: ShardSet, modalities: Sequence[str], also: Sequence[str] 
     return data.select([name for name in data.stored if name in used])
 
 
+def read_with_views(data: ShardSet, rows: Sequence[int], views: Sequence[int]) -> Batch:
+    """Return samples of a split in which all views but ``views`` count as missing; empty: none does."""
+    return with_views(data.batch(rows), views) if views else data.batch(rows)
+
+
 def with_views(batch: Batch, views: Sequence[int]) -> Batch:
     """Return a batch in which all other views count as missing. Their pixels stay in the batch; detectors must ignore them."""
     kept = torch.zeros_like(batch.present)

@@ -20,7 +20,7 @@ from mvad.datasets.shards.schema import NO_TEMPLATE
 from mvad.errors import BadInput
 from mvad.model.backbones.weights import WeightsSource
 from mvad.model.detector import AnomalyMaps, Detector
-from mvad.model.evaluation.data import check_training, shown_fields, with_views
+from mvad.model.evaluation.data import check_training, read_with_views, shown_fields
 from mvad.model.evaluation.figures import curves_of, figures_by_rule, figures_of
 from mvad.model.evaluation.pictures import grey_levels, strip
 from mvad.model.evaluation.results import RESULTS, Results, SampleResult, ScanResults
@@ -252,11 +252,7 @@ def evaluate_split(
     own = record.pictures is not None
     gathered = _Evaluation(run, MAPS + suffix, callbacks, leaves_out_unmarked=own)
     scorer, began = Scorer(answer, device), time.perf_counter()
-
-    def read(rows: Sequence[int]) -> Batch:
-        return with_views(data.batch(rows), views) if views else data.batch(rows)
-
-    for index, (batch, found) in enumerate(scorer.each(range(len(data)), read)):
+    for index, (batch, found) in enumerate(scorer.each(range(len(data)), lambda rows: read_with_views(data, rows, views))):
         if found is not None:
             gathered.add(batch, found, pose_of(data, index))
         progress.advance()

@@ -302,7 +302,7 @@ def _answers(scorer: Scorer, batches: Sequence[Batch]) -> list[tuple[AnomalyMaps
     """Return the detector's answer to each sample, and the seconds that it took of those of all."""
     alike = len({(batch.mask.shape, batch.coding, batch.rgb is None) for batch in batches}) == 1
     answers = []
-    for group in [collate(batches)] if alike and len(batches) > 1 else batches:
+    for group in [collate(batches)] if alike else batches:
         before, found = scorer.seconds, scorer.scored(group)
         share = (scorer.seconds - before) / len(found)
         answers += [(answer, share) for answer in found if answer is not None]

@@ -14,12 +14,12 @@ import torch
 from torch import Tensor
 
 from mvad import files
-from mvad.datasets.shards.loader import Batch, ShardSet, normal_rows
+from mvad.datasets.shards.loader import ShardSet, normal_rows
 from mvad.datasets.shards.reader import read_manifest
 from mvad.datasets.shards.schema import MANIFEST
 from mvad.errors import BadInput, CannotWrite
 from mvad.model.detector import Detector
-from mvad.model.evaluation.data import has_training_data, not_trained_on, shown_fields, with_views
+from mvad.model.evaluation.data import has_training_data, not_trained_on, read_with_views, shown_fields
 from mvad.model.in_batches import Scorer
 from mvad.model.runs import RunFolder
 from mvad.model.score_scale import ScoreScale
@@ -280,11 +280,8 @@ def _scores(
     progress.start(label, len(positions))
     scores: list[float] = []
     raw: dict[int, Tensor] = {}
-
-    def read(rows: Sequence[int]) -> Batch:
-        return with_views(data.batch(rows), views) if views else data.batch(rows)
-
-    answers = Scorer(detector.score, detector.device).each([normals[position] for position in positions], read)
+    chosen = [normals[position] for position in positions]
+    answers = Scorer(detector.score, detector.device).each(chosen, lambda rows: read_with_views(data, rows, views))
     for position, (_, found) in zip(positions, answers, strict=True):
         if scale is not None and found is not None and found.image_scores is not None:
             raw[position] = torch.where(found.image_scores[0].isfinite(), found.image_scores[0], torch.nan)

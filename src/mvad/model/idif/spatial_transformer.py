@@ -9,14 +9,13 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from mvad.model.idif.config import SpatialTransformerConfig, VoxelConfig
+from mvad.model.idif.voxel_fusion import lattice
 
 
 @lru_cache(maxsize=8)
 def _cells(shape: tuple[int, ...], device: torch.device) -> Tensor:
-    """Return the centres of a voxel's cells (D * H * W, 3) in -1..1, x, y, z; they must not be changed."""
-    lines = [(torch.arange(n, dtype=torch.float32) + 0.5) * 2 / n - 1 for n in shape]
-    axes = torch.meshgrid(*lines, indexing="ij")
-    return torch.stack([axis.flatten() for axis in reversed(axes)], dim=1).to(device)
+    """Return the centres of a voxel's cells (D * H * W, 3) in -1..1, x, y, z, on a device; they must not be changed."""
+    return lattice(shape).to(device)
 
 
 def euler_to_matrix(angles: Tensor) -> Tensor:

@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
+from mvad.model.devices import sent
+
 Figures = Mapping[str, Tensor | float]
 """Figures of a step by name, including ``loss``: numbers, or 0-d tensors on the device."""
 
@@ -27,14 +29,9 @@ class Pending:
         self._order = list(figures)
         tensors = {name: figure for name, figure in figures.items() if isinstance(figure, Tensor)}
         self._numbers = {name: float(figure) for name, figure in figures.items() if name not in tensors}
-        self._names, self._sent, self._event = list(tensors), torch.empty(0), None
-        if tensors:
-            together = torch.stack([tensor.detach().float() for tensor in tensors.values()])
-            self._sent = together
-            if together.is_cuda:
-                self._sent = torch.empty(len(tensors), pin_memory=True).copy_(together, non_blocking=True)
-                self._event = torch.cuda.Event()  # type: ignore[no-untyped-call]  # torch leaves it untyped
-                self._event.record()
+        self._names = list(tensors)
+        read = [tensor.detach().float() for tensor in tensors.values()]
+        [self._sent], self._event = sent([torch.stack(read) if read else torch.empty(0)])
 
     def read(self) -> dict[str, float]:
         """Return the figures; waits until the device has computed them."""

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-_WEIGHTED = (nn.Conv2d, nn.Conv3d, nn.ConvTranspose3d, nn.Linear)
+WEIGHTED = (nn.Conv2d, nn.Conv3d, nn.ConvTranspose3d, nn.Linear)
+"""Modules whose arithmetic autocast does in bfloat16."""
 
 
 class UncountedBatchNorm2d(nn.BatchNorm2d):
@@ -53,7 +54,7 @@ class CastWeights:
         self._places = [
             (part, name)
             for part in module.modules()
-            if isinstance(part, _WEIGHTED)
+            if isinstance(part, WEIGHTED)
             for name, parameter in part.named_parameters(recurse=False)
             if parameter.requires_grad
         ]
