@@ -12,7 +12,8 @@ from training import CPU, NOWHERE, TINY, load, train
 
 from mvad.datasets.shards.loader import ShardSet
 from mvad.errors import BadInput
-from mvad.model.evaluation.evaluate import evaluate_run, with_views
+from mvad.model.evaluation.data import with_views
+from mvad.model.evaluation.evaluate import evaluate_run
 from mvad.model.evaluation.missing_views import evaluate_subsets, loss_per_missing_view, subsets_of
 from mvad.model.idif.detector import Idif
 from mvad.model.idif.effects import module_effects, rises
