@@ -5,7 +5,9 @@
 Missing renders and shards are made first, of all scans in ``MVAD_REAL_DATA`` and ``MVAD_REAL_DATA/more``; each run without results
 is trained (or continued) and evaluated; then ``results/accuracy.json`` is written from all evaluated runs. Before the first
 evaluation the file lists the hash of every run's configuration, and a run whose configuration has another is not evaluated: what
-is compared is decided before a test label is looked at. ``--jobs`` runs are trained at the same time, one thread each,
+is compared is decided before a test label is looked at. The scores of each evaluated run are kept in ``results/accuracy_runs``,
+and runs that are there are not trained again, so that the benchmark goes on in another workspace or on another machine; rows whose
+runs are not there stay as they were. ``--jobs`` runs are trained at the same time, one thread each,
 seed after seed, so that an interrupted benchmark has complete seeds. ``--report`` only writes the file.
 """
 
@@ -23,6 +25,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from accuracy_records import EFFECTS, MISSING, RECORDS, Evaluated, with_earlier
 from scans import with_more
 
 from mvad import files
@@ -34,7 +37,6 @@ from mvad.model.evaluation.missing_views import (
     FULL,
     ORACLE,
     VISIBLE,
-    SubsetFigures,
     evaluate_subsets,
     loss_per_missing_view,
     subsets_of,
@@ -45,7 +47,7 @@ from mvad.model.idif.effects import module_effects, rises
 from mvad.model.metrics.auroc import auroc
 from mvad.model.paper.tables import paper_s_auroc
 from mvad.model.registry import backbone_label, configure
-from mvad.model.runs import RunFolder, config_hash, machine
+from mvad.model.runs import RunFolder, config_hash
 from mvad.model.scoring import SAMPLE_RULES, over_views
 from mvad.progress import Silent
 from mvad.settings import flatten
@@ -88,6 +90,11 @@ class Run:
     @property
     def name(self) -> str:
         return f"{self.category.name}-{self.category.modalities}-{self.method}-seed{self.seed}"
+
+    @property
+    def record(self) -> Path:
+        """Where its scores are kept."""
+        return RECORDS / f"{self.name}.json"
 
     @property
     def model(self) -> str:
@@ -159,10 +166,6 @@ def mvad(workspace: Path, arguments: list[str]) -> None:
         raise RuntimeError(f"mvad {' '.join(arguments)}: exit {done.returncode}\n{done.stdout[-2000:]}{done.stderr[-2000:]}")
 
 
-def evaluated(workspace: Path, run: Run) -> bool:
-    return (workspace / "runs" / run.name / "results.json").exists()
-
-
 def train_and_evaluate(workspace: Path, run: Run, planned: str) -> None:
     print(f"{run.name}: started", flush=True)
     mvad(workspace, run.train_command)
@@ -171,6 +174,7 @@ def train_and_evaluate(workspace: Path, run: Run, planned: str) -> None:
         raise RuntimeError(f"its configuration has hash {trained}, the plan {planned}; delete the run, or {RESULTS.name}")
     mvad(workspace, ["evaluate", str(workspace / "runs" / run.name)])
     evaluate_network(workspace, run)
+    Evaluated.of_run(workspace / "runs" / run.name).keep(run.record)
     print(f"{run.name}: finished", flush=True)
 
 
@@ -183,36 +187,18 @@ def evaluate_network(workspace: Path, run: Run) -> None:
     data = ShardSet(folder.category_folder(workspace / "shards"), "test", fields=detector.spec.modalities, threads=1)
     if run.method in FILLED:
         rows = evaluate_subsets(detector.score, data, subsets_of(len(data.views)), Silent())
-        files.write_json(folder.path / "missing.json", [row.to_json() for row in rows])
+        files.write_json(folder.path / MISSING, [row.to_json() for row in rows])
     else:
         assert isinstance(detector, Idif)
-        files.write_json(folder.path / "effects.json", module_effects(detector, data, Silent()))
+        files.write_json(folder.path / EFFECTS, module_effects(detector, data, Silent()))
 
 
-@dataclass(frozen=True)
-class Evaluated:
-    """The results of one run, and what ``evaluate_network`` wrote beside them: None where it wrote nothing."""
-
-    results: Results
-    missing: list[SubsetFigures] | None
-    effects: dict[str, float] | None
-
-    @classmethod
-    def read(cls, folder: Path) -> Evaluated:
-        missing, effects = (
-            files.read_json(path) if (path := folder / f"{n}.json").exists() else None for n in ("missing", "effects")
-        )
-        subsets = None if missing is None else [SubsetFigures.from_json(row) for row in missing]
-        return cls(Results.read(folder / "results.json"), subsets, effects)
-
-
-def report(workspace: Path, seeds: list[int]) -> dict[str, Any]:
-    """Gather the figures of all runs that are evaluated."""
+def report(seeds: list[int], earlier: Mapping[str, Any]) -> dict[str, Any]:
+    """Gather the figures of all runs that are recorded, and earlier rows of runs that are not."""
     found: dict[tuple[str, str], list[Evaluated]] = {}
     for run in runs(seeds, real=True):
-        if evaluated(workspace, run):
-            one = Evaluated.read(workspace / "runs" / run.name)
-            found.setdefault((run.category.name, run.method), []).append(one)
+        if run.record.exists():
+            found.setdefault((run.category.name, run.method), []).append(Evaluated.of_record(run.record))
     rows = [_row(*key, group) for key, group in found.items()]
     differences = []
     for category in CATEGORIES:
@@ -226,9 +212,14 @@ def report(workspace: Path, seeds: list[int]) -> dict[str, Any]:
                         "seeds": [len(ours), len(theirs)],
                     }
                 )  # fmt: skip
+    before = [{"machine": earlier.get("machine"), **row} for row in earlier.get("rows", ())]
     return {
-        "machine": machine(resolve_device()), "rows": rows, "together": together(found), "differences": differences,
-    }  # fmt: skip
+        "rows": with_earlier(rows, before, ("category", "method")),
+        "together": with_earlier(together(found), earlier.get("together", ()), ("category", "method")),
+        "differences": with_earlier(
+            differences, earlier.get("differences", ()), ("category", "idif_less"), lambda row: sum(row["seeds"])
+        ),
+    }
 
 
 def together(found: Mapping[tuple[str, str], list[Evaluated]]) -> list[dict[str, Any]]:
@@ -281,7 +272,7 @@ def _row(category: str, method: str, group: list[Evaluated]) -> dict[str, Any]:
     row: dict[str, Any] = {
         "category": category, "method": method, "input": first.config["input.modalities"], "size": first.config["input.size"],
         "backbone": backbone_label(first.model, first.teacher), "training_samples": first.training_samples,
-        "test_samples": first.figures.samples, "rule": first.rule, "seeds": [result.seed for result in results],
+        "test_samples": first.figures.samples, "rule": first.rule, "seeds": [result.seed for result in results], "machine": first.machine,
         "paper_s_auroc": paper_s_auroc(first.dataset, category, first.model),
     }  # fmt: skip
     for name in ("s_auroc", "image_auroc", "p_auroc"):
@@ -343,7 +334,7 @@ def main() -> int:
     plan = planned_hashes(seeds)
     if not given.report:
         prepare(given.workspace, real)
-        todo = [r for r in runs(seeds, real is not None) if given.only in r.name and not evaluated(given.workspace, r)]
+        todo = [r for r in runs(seeds, real is not None) if given.only in r.name and not r.record.exists()]
 
         def one(run: Run) -> None:
             try:
@@ -354,7 +345,7 @@ def main() -> int:
 
         with ThreadPoolExecutor(given.jobs) as pool:
             list(pool.map(one, todo))
-    files.write_json(RESULTS, {"plan": plan, **report(given.workspace, seeds)})
+    files.write_json(RESULTS, {"plan": plan, **report(seeds, files.read_json(RESULTS))})
     print(f"{RESULTS.name} written")
     return 6 if failed else 0
 
