@@ -27,6 +27,7 @@ from mvad.model.holdout import Parts, parts_of
 from mvad.model.idif.config import IdifConfig
 from mvad.model.input_spec import input_spec_of, uses_source
 from mvad.model.label_free import LabelFree, label_free_figures
+from mvad.model.memory import kept_memory
 from mvad.model.registry import make_detector, method_named, recorded_config
 from mvad.model.runs import CONFIG, METRICS, MODEL, MODEL_FACTS, RunFolder, RunRecord, machine
 from mvad.model.synthesis.textures import load_textures, locate_textures
@@ -150,8 +151,9 @@ def _fit(run: Path, parts: Parts, prepared: Prepared, progress: Progress, group:
     def fresh() -> Detector:
         return make_detector(config, detector.spec, prepared.teacher, detector.device)
 
-    train = config.train
-    with _logs(run, config, group) as log, arithmetic(train.precision, train.deterministic, _has_one_shape(config, read)):
+    train, one_shape = config.train, _has_one_shape(config, read)
+    computing = arithmetic(train.precision, train.deterministic, one_shape)
+    with _logs(run, config, group) as log, computing, kept_memory(detector.device):
         detector.fit(read, FitContext(run, progress, log, group, held_out))
         calibration = calibrate(detector, fresh, method_named(config.model), read, run, progress, group)
         detector.scale = calibration.scale

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -11,8 +12,10 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from mvad.model.training.weights import WEIGHTED
 
+M = TypeVar("M", bound=nn.Module)
 
-def frozen_copy(module: nn.Module, run: Callable[[nn.Module], object], bfloat16: bool) -> nn.Module:
+
+def frozen_copy(module: M, run: Callable[[M], object], bfloat16: bool) -> M:
     """Return a copy of a network in evaluation mode, which gives the same features to rounding in two thirds of the launches.
 
     Each batch norm that follows a convolution is folded into its weights, and weights are stored as autocast would cast them.
@@ -50,7 +53,7 @@ def frozen_copy(module: nn.Module, run: Callable[[nn.Module], object], bfloat16:
     return made
 
 
-def _pairs(module: nn.Module, run: Callable[[nn.Module], object]) -> list[tuple[nn.Conv2d, nn.BatchNorm2d]]:
+def _pairs(module: M, run: Callable[[M], object]) -> list[tuple[nn.Conv2d, nn.BatchNorm2d]]:
     """Return the convolutions whose output a batch norm takes, with that batch norm, as seen when ``run`` runs the network."""
     outputs: dict[int, tuple[nn.Conv2d, Tensor]] = {}
     found: list[tuple[nn.Conv2d, nn.BatchNorm2d]] = []

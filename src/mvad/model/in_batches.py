@@ -15,6 +15,7 @@ from mvad.datasets.shards.batches import read_ahead
 from mvad.datasets.shards.loader import Batch, collate
 from mvad.model.detector import AnomalyMaps
 from mvad.model.devices import synchronise
+from mvad.model.memory import kept_memory
 
 Item = TypeVar("Item")
 Read = TypeVar("Read")
@@ -64,9 +65,10 @@ class Scorer:
         read
             Reads the samples of some items; None: there are none. Called on a thread where several are scored per call.
         """
-        for batch in self.groups(items, read):
-            if batch is not None:
-                yield from zip(singles(batch), self.scored(batch), strict=True)
+        with kept_memory(self._device):
+            for batch in self.groups(items, read):
+                if batch is not None:
+                    yield from zip(singles(batch), self.scored(batch), strict=True)
 
     def groups(self, items: Sequence[Item], read: Callable[[Sequence[Item]], Read]) -> Iterator[Read]:
         """Yield what is read of as many items at a time as are scored per call."""

@@ -46,21 +46,24 @@ class EfficientNetLite0(Backbone):
         """See ``Backbone.early``."""
         return [self._conv_stem, self._bn0, *self._blocks[: TAPS[0] + 1]]
 
-    def stages(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """See ``Backbone.stages``."""
+    def first(self, images: Tensor) -> Tensor:
+        """See ``Backbone.first``."""
         x = self._act(self._bn0(self._conv_stem((images - 127) / 128)))
-        taps = []
-        for number, block in enumerate(self._blocks[: TAPS[-1] + 1]):
-            x = block(x)
-            if number in TAPS:
-                taps.append(x)
-        return taps[0], taps[1], taps[2]
+        return self._through(x, 0, TAPS[0] + 1)
+
+    def later(self, first: Tensor) -> tuple[Tensor, Tensor]:
+        """See ``Backbone.later``."""
+        second = self._through(first, TAPS[0] + 1, TAPS[1] + 1)
+        return second, self._through(second, TAPS[1] + 1, TAPS[2] + 1)
 
     def deepest(self, third: Tensor) -> Tensor:
         """See ``Backbone.deepest``."""
-        for block in self._blocks[TAPS[-1] + 1 :]:
-            third = block(third)
-        return third
+        return self._through(third, TAPS[-1] + 1, None)
+
+    def _through(self, x: Tensor, start: int, stop: int | None) -> Tensor:
+        for block in self._blocks[start:stop]:
+            x = block(x)
+        return x
 
     def load_imagenet(self, state: dict[str, torch.Tensor]) -> None:
         """Load the package's state dict except for the classifier, and for the later blocks where the backbone is not deep."""

@@ -27,12 +27,21 @@ class Backbone(nn.Module):
     fill: tuple[float, float, float]
 
     def early(self) -> list[nn.Module]:
-        """Return the modules up to stride 4, whose features (edges, colours) do not depend on the kind of image."""
+        """Return the modules of ``first``, whose features (edges, colours) do not depend on the kind of image."""
+        raise NotImplementedError
+
+    def first(self, images: Tensor) -> Tensor:
+        """Return features at stride 4, (B, C_0, H / 4, W / 4), of (B, 3, H, W) float images in 0..255."""
+        raise NotImplementedError
+
+    def later(self, first: Tensor) -> tuple[Tensor, Tensor]:
+        """Return features at strides 8 and 16 from those at stride 4."""
         raise NotImplementedError
 
     def stages(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return features at strides 4, 8, 16, (B, C_l, h_l, w_l) each, of (B, 3, H, W) float images in 0..255."""
-        raise NotImplementedError
+        first = self.first(images)
+        return first, *self.later(first)
 
     def deepest(self, third: Tensor) -> Tensor:
         """Return features at stride 32 from those at stride 16; deep backbones only."""

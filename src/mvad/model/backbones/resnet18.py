@@ -55,14 +55,17 @@ class ResNet18(Backbone):
         """See ``Backbone.early``."""
         return [self.conv1, self.bn1, self.layer1]
 
-    def stages(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """See ``Backbone.stages``."""
+    def first(self, images: Tensor) -> Tensor:
+        """See ``Backbone.first``."""
         x = (images - self.mean) / self.std
         x = torch.relu(self.bn1(self.conv1(x)))
-        x = nn.functional.max_pool2d(x, 3, 2, 1)
-        first = self.layer1(x)
+        out: Tensor = self.layer1(nn.functional.max_pool2d(x, 3, 2, 1))
+        return out
+
+    def later(self, first: Tensor) -> tuple[Tensor, Tensor]:
+        """See ``Backbone.later``."""
         second = self.layer2(first)
-        return first, second, self.layer3(second)
+        return second, self.layer3(second)
 
     def deepest(self, third: Tensor) -> Tensor:
         """See ``Backbone.deepest``."""

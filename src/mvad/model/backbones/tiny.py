@@ -31,12 +31,15 @@ class TinyBackbone(Backbone):
         """See ``Backbone.early``."""
         return [self.stem]
 
-    def stages(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """See ``Backbone.stages``."""
-        first = self.stem((images - 127.5) / 64)
+    def first(self, images: Tensor) -> Tensor:
+        """See ``Backbone.first``."""
+        out: Tensor = self.stem((images - 127.5) / 64)
+        return out
+
+    def later(self, first: Tensor) -> tuple[Tensor, Tensor]:
+        """See ``Backbone.later``."""
         second = self.layer2(first)
-        third: Tensor = self.layer3(second)
-        return first, second, third
+        return second, self.layer3(second)
 
     def deepest(self, third: Tensor) -> Tensor:
         """See ``Backbone.deepest``."""

@@ -26,6 +26,7 @@ from mvad.model.evaluation.evaluate import file_stem
 from mvad.model.evaluation.pictures import grey_levels, strip
 from mvad.model.evaluation.threshold import Thresholds
 from mvad.model.in_batches import Scorer
+from mvad.model.memory import kept_memory
 from mvad.progress import Progress
 
 PREDICTIONS = "predictions.csv"
@@ -187,7 +188,7 @@ def predict(
     Predictions
         Samples that cannot be read are skipped; ``failed.jsonl`` lists them with the reason.
     """
-    with files.locked(out):
+    with files.locked(out), kept_memory(detector.device):
         earlier = [row for row in files.read_lines(out / PREDICTIONS_LINES) if "made_from" in row]
         if earlier and not (out / SCORED).exists():  # the log of an earlier version
             files.write_lines(out / SCORED, earlier)
@@ -278,8 +279,7 @@ def _rows(
     """
     scorer, iterator = Scorer(detector.score, detector.device), iter(samples)
     while group := list(itertools.islice(iterator, scorer.most)):
-        found: dict[int, dict[str, Any] | BadInput] = {}
-        origins, reads = dict[int, list[str]](), dict[int, Read]()
+        found, origins, reads = dict[int, dict[str, Any] | BadInput](), dict[int, list[str]](), dict[int, Read]()
         for number, sample in enumerate(group):
             with _failing(found, number):
                 earlier = made(sample)

@@ -34,7 +34,8 @@ class Encoder(nn.Module):
     Without the batch norm after the lift (no parameters of its own) the scale of f_E is free: at the learning rates of preset
     ``paper`` it grew 500-fold within 25 steps.
 
-    ``encoder.freeze_early`` keeps the teacher's weights up to stride 4, where half of the cost of a step lies.
+    ``encoder.freeze_early`` keeps the teacher's weights up to stride 4, where half of the cost of a step lies; if they are those
+    of the start (``has_teachers_first``), the teacher's features at stride 4 can be given instead.
     """
 
     def __init__(self, teacher: Teacher, config: EncoderConfig, inputs: int) -> None:
@@ -56,7 +57,14 @@ class Encoder(nn.Module):
                     module.eval().requires_grad_(False)
         return self
 
-    def forward(self, images: Tensor, given: Presence | Tensor, shown: Sequence[int] | None = None) -> Encoded:
+    @property
+    def has_teachers_first(self) -> bool:
+        """Whether features at stride 4 are always the teacher's."""
+        return self.config.freeze_early and self.config.init == "imagenet"
+
+    def forward(
+        self, images: Tensor, given: Presence | Tensor, shown: Sequence[int] | None = None, first: Tensor | None = None
+    ) -> Encoded:
         """Encode the views that are present.
 
         Parameters
@@ -67,6 +75,9 @@ class Encoder(nn.Module):
             Presence of the inputs, or (B, K) bool. Missing views are not computed, so they do not enter batch statistics.
         shown
             Inputs that are present in at least one sample of any rank; default: those of this batch.
+        first
+            The teacher's features at stride 4 of the N inputs that are present, (N, C_0, S / 4, S / 4), where
+            ``has_teachers_first`` is true; None: they are computed.
 
         Returns
         -------
@@ -74,21 +85,23 @@ class Encoder(nn.Module):
             Features, 0 where an input is missing.
         """
         present = Presence.of(given, images.device)
-        rows = present.take(images)
+        rows = present.take(images) if first is None else first
         if len(self.backbones) == 1:
-            levels: Sequence[Tensor] = self._encode(0, rows)
+            levels: Sequence[Tensor] = self._encode(0, rows, first is None)
         else:
             parts = present.by_input(rows)
             none = rows[:0]  # an input that other ranks alone have: their batch statistics are shared
-            encoded = {k: self._encode(k, parts.get(k, none)) for k in (present.used if shown is None else shown)}
+            encoded = {k: self._encode(k, parts.get(k, none), first is None) for k in (present.used if shown is None else shown)}
             levels = [present.joined({k: of_input[level] for k, of_input in encoded.items()}) for level in range(3)]
         first, second, deepest = (present.spread(level) for level in levels)
         return Encoded(deepest, (first, second))
 
-    def _encode(self, number: int, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _encode(self, number: int, rows: Tensor, are_images: bool) -> tuple[Tensor, Tensor, Tensor]:
+        """Return features at strides 4 and 8 and f_E of images, or of features at stride 4."""
         backbone = self.backbones[number]
         assert isinstance(backbone, Backbone)
-        first, second, third = backbone.stages(images)
+        first = backbone.first(rows) if are_images else rows
+        second, third = backbone.later(first)
         level = {8: second, 16: third}.get(self.config.level)
         deepest = backbone.deepest(third) if level is None else level
         return first, second, self.lifts[number](deepest)

@@ -90,7 +90,7 @@ class Network(nn.Module):
 
     def forward(
         self, images: Tensor, given: Presence | Tensor, noise: Noise | None = None, shown: Sequence[int] | None = None,
-        taught: Sequence[int] | None = None, keeps_common: Tensor | None = None,
+        taught: Sequence[int] | None = None, keeps_common: Tensor | None = None, first: Tensor | None = None,
     ) -> Student:  # fmt: skip
         """Return the student's features.
 
@@ -108,11 +108,13 @@ class Network(nn.Module):
             Inputs to decode; default: those in ``shown``. Features of an input that is not decoded are 0.
         keeps_common
             (B,) bool, samples whose decoders get f_c (``bottleneck.withhold``); None: all.
+        first
+            The teacher's features at stride 4; see ``Encoder.forward``.
         """
         present = Presence.of(given, images.device)
         if shown is None:
             shown = present.used
-        encoded = self.encoder(images, present, shown)
+        encoded = self.encoder(images, present, shown, first)
         specific, common = encoded.deepest, None  # f_E
         loss = specific.new_zeros(())
         if self.bottleneck is not None:

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from mvad.model.backbones.protocol import Teacher
 from mvad.model.devices import autocast, moved, uses_bfloat16
-from mvad.model.frozen import frozen_copy
 from mvad.model.idif.augment import draw_turns
 from mvad.model.idif.config import IdifConfig
+from mvad.model.idif.frozen_features import FrozenFeatures, Levels
 from mvad.model.idif.head import Heads, head_input
 from mvad.model.idif.losses import cosine_maps, distillation_loss, head_loss, summed_distillation_loss
 from mvad.model.idif.network import Network
@@ -30,9 +30,6 @@ from mvad.model.training.numbers import HostTensor
 from mvad.model.training.optimizers import Optimizers
 from mvad.model.training.parallel import ProcessGroup
 from mvad.model.training.weights import CastWeights
-
-Levels = Sequence[Tensor]
-"""Features at strides 4, 8, 16: (N, C_l, h_l, w_l) each."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +75,7 @@ class TrainingSteps:
         self.graphs = StepGraphs(False, teacher.device)
         self._presences: dict[bytes, Presence] = {}
         self._casts: CastWeights | None = None
-        self._evaluated: tuple[nn.Module, nn.Module] = teacher.backbone, network
+        self._frozen = FrozenFeatures(config, teacher, network, spec.views * len(spec.modalities))
         cells = config.input.size // 4
         self.window = Window(cells, cells)
 
@@ -87,6 +84,7 @@ class TrainingSteps:
         self.network.train().requires_grad_(True)
         self.network.encoder.train()  # freezes the early layers again, which requires_grad_(True) made trainable
         self.heads.eval()
+        self._frozen.use_copy_of_teacher()
         self._casts = self._cast(self.network)
 
     def begin_head(self) -> None:
@@ -95,21 +93,14 @@ class TrainingSteps:
         self.heads.train()
         self.graphs.clear()
         self._casts = self._cast(self.heads)
-        inputs, size = self.spec.views * len(self.spec.modalities), self.config.input.size
-        images = torch.zeros((1, inputs, 3, size, size), device=self.teacher.device)
-        bfloat16, everything = uses_bfloat16(self.teacher.device, self.config.train.precision), torch.ones(1, inputs).bool()
-        with self.autocast():
-            teacher = frozen_copy(self.teacher.backbone, lambda module: module(images[0]), bfloat16)
-            network = frozen_copy(self.network, lambda module: module(images, everything), bfloat16)
-        if self.config.train.compile:
-            network.compile()
-        self._evaluated = teacher, network
+        self._frozen.use_copies()
 
     def finish(self) -> None:
         """Go back to teacher and network themselves, after the last step."""
         self.graphs.clear()
         self.ranks = ProcessGroup()  # from here on each process scores for itself
-        self._casts, self._evaluated = None, (self.teacher.backbone, self.network)
+        self._casts = None
+        self._frozen.use_themselves()
 
     def _cast(self, module: nn.Module) -> CastWeights | None:
         device = self.teacher.device
@@ -191,7 +182,8 @@ class TrainingSteps:
             return given["noise"]
 
         with self.autocast(), self._cast_weights():
-            student = self.network(given["images"], present, noise, encoded, decoded, given.get("keeps"))
+            first = self._frozen.first(given["images"], present)
+            student = self.network(given["images"], present, noise, encoded, decoded, given.get("keeps"), first)
         clean = [supervised.take(given[f"clean.{level}"]) for level in range(3)]
         maps = cosine_maps(clean, [supervised.take(s) for s in student.levels])
         weight = supervised.take(given["weight"])
@@ -286,14 +278,11 @@ class TrainingSteps:
         tuple
             For teacher and student the features at strides 4, 8, 16: (N, C_l, h_l, w_l) each.
         """
-        flat, (teacher, network) = images.flatten(1, 2), self._evaluated
-        with torch.no_grad(), self.autocast():
-            return teacher(fast(present.take(flat))), [present.take(level) for level in network(flat, present).levels]
+        return self._frozen(images.flatten(1, 2), present)
 
     def clean_features(self, images: Tensor) -> tuple[Tensor, ...]:
         """Return the teacher's features of one sample's views (K, 3, S, S)."""
-        with torch.no_grad(), self.autocast():
-            return self.teacher.features(fast(images))
+        return self._frozen.of_teacher(images)
 
     def inputs(self, present: Tensor) -> Presence:
         """Presence of views (B, V) on the host to that of inputs (B, V * M): a view's modalities are all present, or none."""
@@ -343,8 +332,3 @@ def _times(factor: float, value: Tensor) -> Tensor:
 _MOST_PRESENCES = 64
 _ZERO_LOGIT = -30.0
 """A logit whose probability is 0 in float32."""
-
-
-def fast(images: Tensor) -> Tensor:
-    """Return images in channels-last memory format, in which convolutions are faster."""
-    return images.contiguous(memory_format=torch.channels_last)
