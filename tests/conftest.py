@@ -181,17 +181,27 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
     Tests read it and copy what they change. Whoever changes it fails the last test of its worker.
     """
-    mine = tmp_path_factory.getbasetemp()
-    shared = mine.parent if "PYTEST_XDIST_WORKER" in os.environ else mine
-    root, sums = shared / "workspace", shared / "workspace.json"
-    with (shared / "workspace.lock").open("w") as lock:
+    root, sums = built_once(tmp_path_factory, "workspace", build_workspace)
+    yield root
+    assert sums_of(root) == sums, "a test has changed the workspace that all tests share"
+
+
+def built_once(tmp_path_factory: pytest.TempPathFactory, name: str, build: Callable[[Path], None]) -> tuple[Path, dict[str, str]]:
+    """Return a folder that one worker of a run builds for all of them, and the hashes of its files as they were then."""
+    shared = folder_of_all_workers(tmp_path_factory)
+    root, sums = shared / name, shared / f"{name}.json"
+    with (shared / f"{name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not sums.exists():
             shutil.rmtree(root, ignore_errors=True)
-            build_workspace(root)
+            build(root)
             sums.write_text(json.dumps(sums_of(root)))
-    yield root
-    assert sums_of(root) == json.loads(sums.read_text()), "a test has changed the workspace that all tests share"
+    return root, json.loads(sums.read_text())
+
+
+def folder_of_all_workers(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    mine = tmp_path_factory.getbasetemp()
+    return mine.parent if "PYTEST_XDIST_WORKER" in os.environ else mine
 
 
 def sums_of(folder: Path) -> dict[str, str]:
@@ -215,8 +225,7 @@ def build_workspace(root: Path) -> None:
 @pytest.fixture(scope="session")
 def trained(workspace: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str], Path]:
     """Return what gives the tiny run of a method on a dataset, trained once per run of pytest; copy it before changing it."""
-    base = tmp_path_factory.getbasetemp()
-    root = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "trained"
+    root = folder_of_all_workers(tmp_path_factory) / "trained"
     root.mkdir(exist_ok=True)
 
     def run_of(method: str, dataset: str) -> Path:
@@ -297,12 +306,16 @@ SETS_OPTIONS = SynthOptions(seed=3, train=5, validation=2, good=2, per_defect=1,
 
 
 @pytest.fixture(scope="session")
-def raws(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a folder with the generated raw data of every set."""
-    root = tmp_path_factory.mktemp("sets")
+def raws(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Return a folder with the generated raw data of every set; built once for all workers of a run."""
+    root, sums = built_once(tmp_path_factory, "sets", generate_sets)
+    yield root
+    assert sums_of(root) == sums, "a test has changed the raw data that all tests share"
+
+
+def generate_sets(root: Path) -> None:
     for name in photograph_sets():
         generate(name, root / name, ["gear"], SETS_OPTIONS, Silent())
-    return root
 
 
 @pytest.fixture

@@ -55,6 +55,7 @@ def test_a_dry_run_measures_every_stage_and_names_what_needs_a_card(workspace: P
     assert "S-AUROC" in done.stdout
 
 
+@pytest.mark.thorough(4)
 def test_a_stage_that_hangs_is_ended_and_keeps_what_it_had_measured(
     gpu: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -62,6 +62,7 @@ def test_no_trivial_rule_finds_a_defect_family(family: str) -> None:
         assert max(area, 1 - area) <= 0.60, f"{rule} finds {family} defects with S-AUROC {area:.3f}"
 
 
+@pytest.mark.thorough(3)
 def test_the_rules_do_find_a_generator_that_gives_itself_away() -> None:
     """The meta-test: parts that are larger when defective are caught by the same measure."""
     samples = [s for s in plan("gear", 7, 1, 0, 12, 12, ("dent",)) if s.split == "test"]

@@ -340,6 +340,7 @@ def test_another_schema_over_old_output_is_refused(done: tuple[Path, Path], tmp_
     assert tree(tmp_path / "out" / "renders") == tree(out / "renders")
 
 
+@pytest.mark.thorough(3)
 def test_two_packs_on_one_output_do_not_mix(done: tuple[Path, Path]) -> None:
     _, out = done
     with files.locked(out / "shards" / DATASET / CATEGORY):
@@ -374,6 +375,7 @@ def test_odd_places_give_the_same_bytes(place: Callable[[Path], Path], done: tup
     assert tree(there / "out") == tree(out)
 
 
+@pytest.mark.thorough(3)
 def test_odd_surroundings_give_the_same_bytes(done: tuple[Path, Path], tmp_path: Path) -> None:
     raw, out = done
     code = (

@@ -35,6 +35,7 @@ def gear(workspace: Path) -> Path:
     return workspace / "shards" / "mvtec3d" / "gear"
 
 
+@pytest.mark.thorough(3)
 @pytest.mark.parametrize("model", METHODS)
 def test_a_loaded_detector_scores_as_the_trained_one(model: str, gear: Path, trained: Callable[[str, str], Path]) -> None:
     run = trained(model, "mvtec3d")
@@ -55,6 +56,7 @@ def test_a_loaded_detector_scores_as_the_trained_one(model: str, gear: Path, tra
     assert detector.planned_seconds(10) > 0
 
 
+@pytest.mark.thorough(2)
 @pytest.mark.parametrize("model", METHODS)
 def test_a_missing_view_has_no_influence_on_the_score(model: str, workspace: Path, trained: Callable[[str, str], Path]) -> None:
     detector = load(trained(model, "realiad"))

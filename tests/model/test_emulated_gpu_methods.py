@@ -79,6 +79,7 @@ def check(names: list[str], gear: Path, scratch: Path) -> None:
             assert found["evaluated"][1] == pytest.approx(found["scores"], rel=1e-3)
 
 
+@pytest.mark.thorough(4)
 def test_a_method_scores_on_the_device_as_on_the_processor_and_waits_once_per_call(gear: Path, tmp_path: Path) -> None:
     check(["patchcore", "simplenet"], gear, tmp_path)
 

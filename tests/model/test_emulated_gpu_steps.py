@@ -139,6 +139,7 @@ def test_losses_are_those_of_the_processor(workspace: Path, scratch: Path, textu
     assert found["batch_matters"] < 1e-4
 
 
+@pytest.mark.thorough(3)
 def test_fused_optimizers_clip_and_leave_out_steps_that_are_not_finite(scratch: Path) -> None:
     found = json.loads(emulated("guarded.py", str(scratch)))
     for on_device, on_host in zip(found[::2], found[1::2], strict=True):

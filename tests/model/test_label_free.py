@@ -160,6 +160,7 @@ def test_an_interruption_changes_neither_parts_nor_figures(stop: int, held_out_r
     assert [line["step"] for line in files.read_lines(run / "metrics.jsonl")] == [1, 2, 3, 4, 5, 6, 7, 7]
 
 
+@pytest.mark.thorough(2)
 def test_a_model_that_is_written_again_logs_its_figures_once(held_out_run: Path, shards: Path, tmp_path: Path) -> None:
     run = Path(shutil.copytree(held_out_run, tmp_path / "run"))
     (run / "model.json").unlink()

@@ -190,6 +190,7 @@ def test_aupro_equals_its_definition(limit: float) -> None:
     assert found.auroc.value == pytest.approx(sk.roc_auc_score(masks.ravel(), maps.ravel()), abs=1e-6)
 
 
+@pytest.mark.thorough(3)
 def test_aupro_of_many_maps_equals_an_exact_sort() -> None:
     maps, masks = maps_with_regions(100, 256)
     pixels = PixelScores()
@@ -330,6 +331,7 @@ def test_parts_that_were_binned_can_be_merged(monkeypatch: pytest.MonkeyPatch) -
     assert (merged.curve().true[-1], merged.curve().false[-1]) == (labels.sum(), (~labels).sum())
 
 
+@pytest.mark.thorough(3)
 def test_a_thousand_million_pixels_take_less_than_500_mb() -> None:
     """Of which a part is added where not everything is to be proved: memory is the same from some 60 million on."""
     count = 10**9 if is_thorough() else 2 * 10**8

@@ -357,6 +357,7 @@ def test_a_sample_as_a_batch_of_one_equals_the_sample_of_the_split(workspace: Pa
     assert (one.keys, one.coding) == (other.keys, other.coding)
 
 
+@pytest.mark.thorough(3)
 def test_an_exported_file_gives_the_detectors_outputs(place: Path, workspace: Path, tmp_path: Path) -> None:
     import onnxruntime
 

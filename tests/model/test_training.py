@@ -261,6 +261,7 @@ def test_only_the_last_checkpoints_are_kept(tmp_path: Path) -> None:
     assert kept == [f"step-{n}.{ending}" for n in (3, 4, 5) for ending in ("json", "safetensors")]
 
 
+@pytest.mark.thorough(3)
 def test_throughput_is_logged_and_missing_tensorboard_is_an_error_with_a_remedy(
     workspace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -288,6 +289,7 @@ class Board:
         self.lines.append(("closed", 0, 0))
 
 
+@pytest.mark.thorough(3)
 def test_all_figures_are_written_for_tensorboard(workspace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import types
 

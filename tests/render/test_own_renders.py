@@ -100,6 +100,7 @@ QUICK = {"render": "--size 64 --set samples=1", "train": "--set input.size=64"}
 """Added to commands of the documentation, so that they compute less."""
 
 
+@pytest.mark.thorough(3)
 def test_the_commands_of_the_documentation_run_on_own_scans(workspace: Path, tmp_path: Path) -> None:
     """In millimetres, which predict knows from the run's renders."""
     parts = tmp_path / "parts"

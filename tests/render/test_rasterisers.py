@@ -302,6 +302,7 @@ def resident_mb() -> float:
     return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize() / 1e6
 
 
+@pytest.mark.thorough(3)
 def test_the_cpu_backend_warns_of_nothing_and_changes_no_global_setting() -> None:
     code = (
         "import numba, numpy as np\n"

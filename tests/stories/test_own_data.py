@@ -430,6 +430,7 @@ def test_no_picture_reaches_the_disk_and_the_page_needs_no_network(server: str) 
     assert set(form["properties"]) == {"part", *VIEWS}
 
 
+@pytest.mark.thorough(3)
 def test_without_the_extra_the_server_says_what_to_install(run: Path, tmp_path: Path) -> None:
     (tmp_path / "fastapi.py").write_text("raise ImportError('no', name='fastapi')\n")
     environment = surroundings(OMP_NUM_THREADS="1")

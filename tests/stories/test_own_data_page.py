@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pytest
 from command import ROOT, surroundings, warm_socket
 from PIL import Image
 from test_own_data import HEIGHT, VIEWS, WIDTH, put, shot
@@ -20,6 +21,7 @@ QUICK = {"train": "--set teacher=tiny --set input.size=64", "pack": "--size 64"}
 """The same commands on less work; ``pack`` is ``pack folder``."""
 
 
+@pytest.mark.thorough(2)
 def test_every_command_of_the_page_on_own_data_runs(tmp_path: Path) -> None:
     for k in range(12):
         put(tmp_path / "parts/train/good" / f"p{k}", k)

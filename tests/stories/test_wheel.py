@@ -8,6 +8,8 @@ import sys
 import zipfile
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[2]
 NEEDED = {
     "mvad/py.typed",
@@ -19,6 +21,7 @@ NEEDED = {
 }
 
 
+@pytest.mark.thorough(3)
 def test_the_wheel_made_from_the_sdist_is_whole_and_runs(tmp_path: Path) -> None:
     copy = tmp_path / "checkout"
     subprocess.run(["git", "clone", "--quiet", str(ROOT), str(copy)], check=True)
