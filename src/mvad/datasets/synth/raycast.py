@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from mvad.datasets.synth.kernels import first_below
 from mvad.datasets.synth.shapes import CELL_M, CELLS, SIDE_M, Grid, Part
 
 _STEPS = 56
@@ -53,16 +54,9 @@ def cast(part: Part, origin: Grid, direction: Grid) -> Hits:
     near = down & (np.minimum(enter, leave)[:, :2] < half).all(axis=1) & (np.maximum(enter, leave)[:, :2] > -half).all(axis=1)
     index = np.flatnonzero(near)
     distance = floor.copy()
-    steps = top[index, None] + (floor - top)[index, None] * np.linspace(0, 1, _STEPS)
-    below = _height_above(part, origin, direction[index], steps) <= 0
-    first = np.where(below.any(axis=1), below.argmax(axis=1), _STEPS - 1)
-    rows = np.arange(len(index))
-    low, high = steps[rows, np.maximum(first - 1, 0)], steps[rows, first]
-    for _ in range(_REFINE):
-        middle = (low + high) / 2
-        under = _height_above(part, origin, direction[index], middle[:, None])[:, 0] <= 0
-        low, high = np.where(under, low, middle), np.where(under, middle, high)
-    distance[index] = high
+    distance[index] = first_below(
+        part.height, origin, direction[index], top[index], floor[index], np.linspace(0, 1, _STEPS), _REFINE
+    )
     point = origin + np.where(np.isfinite(distance), distance, 0)[:, None] * direction
     cells = _cells(point[:, 0], point[:, 1])
     nearest = tuple(np.clip(np.rint(at).astype(int), 0, CELLS - 1) for at in cells)
@@ -87,19 +81,3 @@ def _cells(x: Grid, y: Grid) -> tuple[Grid, Grid]:
 
 def _sample(grid: Grid, cells: tuple[Grid, Grid], where: NDArray[np.bool_]) -> Grid:
     return np.asarray(ndimage.map_coordinates(grid, [cells[0][where], cells[1][where]], order=1, mode="nearest"))
-
-
-def _height_above(part: Part, origin: Grid, direction: Grid, distance: Grid) -> Grid:
-    """Return how far the points at ``distance`` (R, K) along the rays lie above the part, (R, K)."""
-    x = origin[0] + distance * direction[:, :1]
-    y = origin[1] + distance * direction[:, 1:2]
-    z = origin[2] + distance * direction[:, 2:]
-    row, column = _cells(x, y)
-    row, column = np.clip(row, 0, CELLS - 1.001), np.clip(column, 0, CELLS - 1.001)
-    r, c = row.astype(np.int64), column.astype(np.int64)
-    fr, fc = row - r, column - c
-    flat = part.height.ravel()
-    at = r * CELLS + c
-    upper = flat[at] * (1 - fc) + flat[at + 1] * fc
-    lower = flat[at + CELLS] * (1 - fc) + flat[at + CELLS + 1] * fc
-    return np.asarray(z - (upper * (1 - fr) + lower * fr))
