@@ -25,7 +25,6 @@ from typing import Any
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_flatten, tree_map
 
 CUDA = torch.device("cuda", 0)
 
@@ -119,6 +118,24 @@ class Emulated(torch.Tensor):
         return self.held.tolist()
 
 
+def _leaves(values: Any) -> list[Any]:
+    """Return what lists, tuples and dicts hold, in order; torch's own pytrees take a quarter of an emulated step."""
+    if isinstance(values, dict):
+        values = values.values()
+    elif not isinstance(values, list | tuple):
+        return [values]
+    return [leaf for value in values for leaf in (_leaves(value) if isinstance(value, list | tuple | dict) else (value,))]
+
+
+def _mapped(change: Any, values: Any) -> Any:
+    """Return lists, tuples and dicts of the same form with all else changed."""
+    if isinstance(values, list | tuple):
+        return type(values)([_mapped(change, value) for value in values])
+    if isinstance(values, dict):
+        return {name: _mapped(change, value) for name, value in values.items()}
+    return change(values)
+
+
 def told(error: Exception) -> str:
     """Return an error in one line, with the lines of mvad from which it came."""
     frames = [frame for frame in traceback.extract_tb(error.__traceback__) if "/mvad/" in frame.filename]
@@ -168,11 +185,11 @@ class EmulatedGraph:
     def note(self, func: Any, args: Any, kwargs: Any, out: Any) -> None:
         """Record an operation with its tensors of the processor."""
         self.calls.append((func, args, kwargs, out))
-        self.made |= {t.untyped_storage()._cdata for t in tree_flatten(out)[0] if isinstance(t, torch.Tensor)}
+        self.made |= {t.untyped_storage()._cdata for t in _leaves(out) if isinstance(t, torch.Tensor)}
 
     def keep(self, changed: Any) -> None:
         """Remember tensors that an operation is about to change, unless they are of this recording."""
-        for tensor in tree_flatten(changed)[0]:
+        for tensor in _leaves(changed):
             if isinstance(tensor, torch.Tensor) and tensor.untyped_storage()._cdata not in self.made:
                 self.before.setdefault(tensor.untyped_storage()._cdata, (tensor, tensor.clone()))
 
@@ -181,7 +198,7 @@ class EmulatedGraph:
         COUNTS.launch("graph")
         for func, args, kwargs, out in self.calls:
             again = func(*args, **kwargs)
-            for place, value in zip(tree_flatten(out)[0], tree_flatten(again)[0], strict=True):
+            for place, value in zip(_leaves(out), _leaves(again), strict=True):
                 if isinstance(place, torch.Tensor) and place.data_ptr() != value.data_ptr():
                     place.copy_(value)
 
@@ -217,7 +234,7 @@ def _line() -> str:
 def _run(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     """Compute an operation on the processor as a CUDA device would, and count it."""
     name = func._schema.name.split("::")[1]
-    tensors = [x for x in tree_flatten((args, kwargs))[0] if isinstance(x, torch.Tensor)]
+    tensors = [x for x in _leaves((args, kwargs)) if isinstance(x, torch.Tensor)]
     on_device = [x for x in tensors if isinstance(x, Emulated)]
     on_host = [x for x in tensors if not isinstance(x, Emulated)]
     asked = kwargs.get("device")
@@ -229,14 +246,14 @@ def _run(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     _check(name, on_device, on_host, args, kwargs, to_device)
     _count_stops(name, args, kwargs, on_device, on_host, to_device)
     _count_launches(name, args)
-    plain_args, plain = tree_map(_held, args), tree_map(_held, kwargs)
+    plain_args, plain = _mapped(_held, args), _mapped(_held, kwargs)
     if asked is not None:
         plain["device"] = torch.device("cpu")
     if plain.get("pin_memory"):
         plain["pin_memory"] = False
     graph = EmulatedGraph.recording
     if graph is not None:
-        graph.keep(tree_map(_held, _changed_arguments(func, args, kwargs)))
+        graph.keep(_mapped(_held, _changed_arguments(func, args, kwargs)))
         if name in ("native_batch_norm", "_native_batch_norm_legit") and plain_args[5]:
             graph.keep(plain_args[3:5])
     compute = _ATTENTION.get(name, func) if name not in _SLOW else partial(_in_float32, func)
@@ -248,9 +265,9 @@ def _run(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
         return changed[0] if len(changed) == 1 else tuple(changed)
     if name == "_local_scalar_dense" or (not to_device and name != "copy_"):
         if name == "_to_copy":  # the processor's own tensor must not share memory with the device's
-            return tree_map(lambda x: x.clone() if isinstance(x, torch.Tensor) else x, out)
+            return _mapped(lambda x: x.clone() if isinstance(x, torch.Tensor) else x, out)
         return out
-    return tree_map(lambda x: Emulated(x) if isinstance(x, torch.Tensor) and not isinstance(x, Emulated) else x, out)
+    return _mapped(lambda x: Emulated(x) if isinstance(x, torch.Tensor) and not isinstance(x, Emulated) else x, out)
 
 
 def _scaled_dot_product(query: Any, key: Any, value: Any, attn_mask: Any = None) -> Any:
@@ -299,10 +316,10 @@ _SLOW = {"convolution", "convolution_backward"}
 
 
 def _in_float32(func: Any, *args: Any, **kwargs: Any) -> Any:
-    low = any(isinstance(x, torch.Tensor) and x.dtype == torch.bfloat16 for x in tree_flatten(args)[0])
+    low = any(isinstance(x, torch.Tensor) and x.dtype == torch.bfloat16 for x in _leaves(args))
     wide = [x.float() if isinstance(x, torch.Tensor) else x for x in args] if low else args
     out = func(*wide, **kwargs)
-    return tree_map(lambda x: x.bfloat16() if isinstance(x, torch.Tensor) else x, out) if low else out
+    return _mapped(lambda x: x.bfloat16() if isinstance(x, torch.Tensor) else x, out) if low else out
 
 
 def _held(x: Any) -> Any:
