@@ -1,0 +1,156 @@
+"""Ways to read the maps of a trained IDIF, compared without labels: head or cosine maps, their window and number of pixels.
+
+    python benchmarks/score_maps.py RUN [--workspace W]
+
+RUN was trained with ``--holdout`` (``mvad train --model idif --preset small --holdout 0.2``). Its maps of held-out normals, of the
+same with compact pseudo anomalies, and of as many fitted normals are computed once; M3 and M5 of each way stand in
+``results/score_maps.json`` (docs/training.md, "Choosing without labels"), by max / top2 / mean over views. The scale is that of the
+validation normals. Of one modality; some ten minutes on one core.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import interpolate
+
+from mvad import files
+from mvad.datasets.shards.loader import Batch, ShardSet, normal_rows
+from mvad.model.backbones.weights import WeightsSource
+from mvad.model.config import ScoreConfig
+from mvad.model.devices import resolve_device
+from mvad.model.holdout import parts_of, spread
+from mvad.model.idif.detector import Idif
+from mvad.model.label_free import DRAWS
+from mvad.model.memory import kept_memory
+from mvad.model.metrics.auroc import auroc_between
+from mvad.model.runs import RunFolder, config_hash, machine
+from mvad.model.score_scale import scale_of
+from mvad.model.scoring import SAMPLE_RULES, counted_scores, over_views, smooth
+from mvad.model.synthesis.compact import KINDS, draw_in_sample
+
+RESULTS = Path(__file__).parent / "results" / "score_maps.json"
+VALIDATION, HELD_OUT, FITTED = "validation", "held out", "fitted"
+_STREAM = 6
+WAYS: dict[str, tuple[tuple[str, ...], int, int]] = {
+    "head": (("head",), 5, 100),
+    "logits of the head": (("logit",), 5, 100),
+    "cosine": (("cosine",), 5, 100),
+    "head and cosine": (("head", "cosine"), 5, 100),
+    "head, score.top_k = 30": (("head",), 5, 30),
+    "head, score.top_k = 300": (("head",), 5, 300),
+    "head, score.top_k = 1000": (("head",), 5, 1000),
+    "head, score.pool_px = 1": (("head",), 1, 100),
+    "head, score.pool_px = 11": (("head",), 11, 100),
+}
+"""Kinds of maps, of which several are added on one scale; ``score.pool_px``; ``score.top_k``."""
+
+
+@dataclass(frozen=True)
+class Maps:
+    """Maps of the V views of one sample at the network's strides: head (V, h, w), cosine levels (V, h_l, w_l); outlines (V, S, S)."""
+
+    head: Tensor
+    levels: list[Tensor]
+    seen: Tensor
+
+    def of_kind(self, kind: str) -> Tensor:
+        """Return one map per view, (1, V, 1, S, S)."""
+        found = {
+            "head": lambda: self._full(self.head),
+            "logit": lambda: self._full(torch.logit(self.head.clamp(1e-7, 1 - 1e-7))),
+            "cosine": lambda: torch.stack([self._full(level) for level in self.levels]).sum(dim=0),
+        }[kind]()
+        return found[None, :, None]
+
+    def _full(self, maps: Tensor) -> Tensor:
+        return interpolate(maps[:, None].float(), size=self.seen.shape[-1], mode="bilinear", align_corners=False)[:, 0]
+
+
+def maps_of(detector: Idif, samples: Iterable[Batch | None]) -> list[Maps]:
+    """Return the maps of samples; None: there is none."""
+    found = []
+    detector.network.eval(), detector.heads.eval()
+    for batch in samples:
+        if batch is not None:
+            views = detector.images(batch)
+            levels, head = detector.training_steps.present_maps(views)
+            found.append(Maps(head.cpu(), [level.half().cpu() for level in levels], views.seen[0].cpu()))
+    return found
+
+
+def all_maps(detector: Idif, folder: Path, share: float) -> dict[str, list[Maps]]:
+    """Return maps of validation, held-out and fitted normals, and of held-out ones with each kind of pseudo anomaly."""
+    parts, names = parts_of(ShardSet(folder, "train"), share), detector.spec.modalities
+    assert parts.held_out is not None, "the run holds nothing out: train it with --holdout 0.2"
+    validation = ShardSet(folder, "validation", fields=names)
+    held_out, fitted = parts.held_out.select([*names, "source"]), parts.fitted.select(names)
+    rows, others = (sorted(normal_rows(data), key=lambda row: data.keys[row]) for data in (held_out, fitted))
+
+    def drawn(kind: Any, row: int, draw: int) -> Batch | None:
+        changed, shows = draw_in_sample(held_out.batch([row]), held_out, row, kind, [_STREAM, draw])
+        return changed if bool(shows.any()) else None
+
+    found = {
+        VALIDATION: maps_of(detector, (validation.batch([row]) for row in normal_rows(validation))),
+        HELD_OUT: maps_of(detector, (held_out.batch([row]) for row in rows)),
+        FITTED: maps_of(detector, (fitted.batch([others[at]]) for at in spread(len(others), len(rows)))),
+    }
+    return found | {kind: maps_of(detector, (drawn(kind, row, draw) for row in rows for draw in range(DRAWS))) for kind in KINDS}
+
+
+def figures_of(maps: dict[str, list[Maps]], way: tuple[tuple[str, ...], int, int]) -> dict[str, dict[str, float]]:
+    """Return M3 and M5 in percent by rule."""
+    kinds, pool, top = way
+    config, views = ScoreConfig(pool_px=pool, top_k=top), dict.fromkeys(maps, torch.zeros(()))
+    for kind in kinds:
+        scores = {name: torch.stack([_scores(one, kind, config) for one in group]) for name, group in maps.items()}
+        scale = scale_of(scores[VALIDATION])
+        views = {name: views[name] + scale.of_scores(values)[:, :, 0] / len(kinds) for name, values in scores.items()}
+
+    def percent(rule: str, positive: str, negative: str) -> float:
+        pair = (over_views(views[name], rule).double().numpy() for name in (positive, negative))
+        return round(100 * auroc_between(*pair), 1)
+
+    pairs = {"M3": (HELD_OUT, FITTED)} | {f"M5 {kind}": (kind, HELD_OUT) for kind in KINDS}
+    return {figure: {rule: percent(rule, *pair) for rule in SAMPLE_RULES} for figure, pair in pairs.items()}
+
+
+def _scores(one: Maps, kind: str, config: ScoreConfig) -> Tensor:
+    """Return the scores of a sample's views, (V, 1)."""
+    seen = one.seen[None]
+    return counted_scores(smooth(one.of_kind(kind), seen[:, :, None], config), seen, config)[0]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", type=Path)
+    parser.add_argument("--workspace", type=Path, default=Path("mvad-data"))
+    given = parser.parse_args()
+    device, run = resolve_device(), RunFolder(given.run)
+    detector = run.load(WeightsSource(None, given.workspace / "weights", offline=True), device)
+    assert isinstance(detector, Idif), "its ways are those of IDIF"
+    assert len(detector.spec.modalities) == 1, "weights of several modalities are not compared"
+    with kept_memory(device):
+        maps = all_maps(detector, run.category_folder(given.workspace / "shards"), detector.config.train.holdout)
+        rows = {name: figures_of(maps, way) for name, way in WAYS.items()}
+    record = run.record
+    files.write_json(
+        RESULTS,
+        {
+            "machine": machine(device), "category": record.category, "input": list(detector.spec.modalities),
+            "config": config_hash(record.config), "samples": {name: len(group) for name, group in maps.items()}, "rows": rows,
+        },
+    )  # fmt: skip
+    for name, row in rows.items():
+        print(f"{name:28}", "  ".join(f"{figure} " + " / ".join(map(str, by_rule.values())) for figure, by_rule in row.items()))
+
+
+if __name__ == "__main__":
+    main()
