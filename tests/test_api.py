@@ -94,6 +94,7 @@ def test_the_examples_of_docstrings_run(module: Any, beside_a_workspace: Path) -
     assert runner.failures == 0
 
 
+@pytest.mark.thorough(4)
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
 def test_an_example_runs(path: Path, beside_a_workspace: Path) -> None:
     arguments = {"render_one_scan": ["mvad-data/raw/mvtec3d/gear/train/good/xyz/000.tiff", "views.png"]}
@@ -205,7 +206,7 @@ def test_registered_method_dataset_and_metric_work_from_rendering_to_report(work
         mvad.register_method(mvad.Method("padim", "x", "x", "x", "x", mvad.ModelConfig, SmallFloor))
 
 
-@pytest.mark.thorough(2)
+@pytest.mark.thorough(4)
 @pytest.mark.usefixtures("registered")
 def test_other_processes_render_a_registered_dataset(workspace: Path, tmp_path: Path) -> None:
     from mvad.render.engine import Workers
@@ -381,7 +382,7 @@ def test_the_workspace_is_that_of_the_run_or_of_the_data(tmp_path: Path, monkeyp
     assert of(Path("runs/x")).root == tmp_path
 
 
-@pytest.mark.thorough(3)
+@pytest.mark.thorough(6)
 def test_commands_know_a_method_whose_module_they_are_told_of(beside_a_workspace: Path) -> None:
     def mvad_command(*words: str, plugins: str) -> subprocess.CompletedProcess[str]:
         paths = os.pathsep.join((str(ROOT / "src"), str(ROOT / "examples")))

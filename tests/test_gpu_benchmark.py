@@ -36,7 +36,7 @@ def given_data(scratch: Path, workspace: Path) -> None:
     (root / "raw").symlink_to(workspace / "raw" / "mvtec3d")
 
 
-@pytest.mark.thorough(6)
+@pytest.mark.thorough(12)
 def test_a_dry_run_measures_every_stage_and_names_what_needs_a_card(workspace: Path, tmp_path: Path) -> None:
     given_data(tmp_path, workspace)
     command = [sys.executable, str(ROOT / "benchmarks" / "gpu.py"), "--quick", "--device", "cpu", "--scratch", str(tmp_path)]
@@ -55,7 +55,7 @@ def test_a_dry_run_measures_every_stage_and_names_what_needs_a_card(workspace: P
     assert "S-AUROC" in done.stdout
 
 
-@pytest.mark.thorough(4)
+@pytest.mark.thorough(8)
 def test_a_stage_that_hangs_is_ended_and_keeps_what_it_had_measured(
     gpu: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -77,7 +77,7 @@ def test_a_stage_that_cannot_be_imported_says_why(gpu: Any, tmp_path: Path) -> N
     assert found["ended"] == "exit 1"
 
 
-@pytest.mark.thorough(6)
+@pytest.mark.thorough(12)
 def test_the_stages_of_steps_run_on_the_emulated_card(workspace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(EMULATED)
     if importlib.import_module("guard").compiler() is None:

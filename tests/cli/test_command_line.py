@@ -48,7 +48,7 @@ def test_help_does_not_import_large_libraries() -> None:
     assert all(verb in done.stdout for verb in VERBS)
 
 
-@pytest.mark.thorough(2)
+@pytest.mark.thorough(4)
 def test_the_examples_of_the_help_run_one_after_the_other(workspace: Path, tmp_path: Path) -> None:
     """Runs the examples in the order of a workflow, in an empty folder with a dataset beside it."""
     shutil.copytree(workspace / "raw" / "mvtec3d" / "gear", tmp_path / "downloads" / "mvtec3d" / "cable_gland")
@@ -178,7 +178,7 @@ def test_a_renamed_key_is_told_in_one_line(workspace: Path, tmp_path: Path) -> N
     assert done.stderr.count("\n") == 2
 
 
-@pytest.mark.thorough(3)
+@pytest.mark.thorough(6)
 def test_doctor_tells_what_is_missing_without_open3d_and_does_not_fail(tmp_path: Path) -> None:
     for name in ("open3d", "trimesh"):
         (tmp_path / name).mkdir()
@@ -204,7 +204,7 @@ def test_a_damaged_scan_gives_the_exit_code_of_partly_done(workspace: Path, tmp_
     assert (tmp_path / "mvad-data" / "renders" / "mvtec3d" / "gear" / "failed.jsonl").read_text().count("\n") == 1
 
 
-@pytest.mark.thorough(3)
+@pytest.mark.thorough(6)
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_an_interrupted_render_has_a_manifest_and_can_be_continued(
     number: int, code: int, workspace: Path, tmp_path: Path
@@ -290,7 +290,7 @@ def test_other_cameras_and_centred_scans_are_rendered_packed_and_not_mixed_with_
         assert np.abs(file["pose"][:, :3, 3]).max() > 1e-4
 
 
-@pytest.mark.thorough(3)
+@pytest.mark.thorough(6)
 @pytest.mark.egl
 def test_a_missing_driver_or_device_is_exit_5_with_a_remedy(workspace: Path, tmp_path: Path) -> None:
     raw = str(workspace / "raw" / "mvtec3d")
@@ -309,7 +309,7 @@ def test_a_missing_driver_or_device_is_exit_5_with_a_remedy(workspace: Path, tmp
     assert cpu.returncode == 0, cpu.stderr
 
 
-@pytest.mark.thorough(3)
+@pytest.mark.thorough(6)
 def test_ctrl_c_stops_workers_without_a_traceback_and_is_resumed(workspace: Path, tmp_path: Path) -> None:
     """A terminal sends Ctrl-C to the process group, workers included."""
     shutil.copytree(workspace / "raw" / "mvtec3d", tmp_path / "raw")

@@ -170,7 +170,7 @@ def as_other(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run([*AS_OTHER, *MVAD, *arguments], capture_output=True, text=True, cwd=cwd, env=environment)
 
 
-@pytest.mark.thorough(4)
+@pytest.mark.thorough(8)
 def test_a_workspace_of_another_user_is_one_line_and_its_results_can_go_elsewhere(foreign: Path, mine: Path) -> None:
     where = ["--workspace", str(foreign)]
     refused = as_other("evaluate", *where, cwd=mine)

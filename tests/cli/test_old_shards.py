@@ -99,7 +99,7 @@ def test_every_reader_says_the_same_line(name: str, ws: Path) -> None:
         assert str(caught.value) == f"{place}: {line}"
 
 
-@pytest.mark.thorough(2)
+@pytest.mark.thorough(4)
 def test_inspect_verify_and_pack_say_it(ws: Path, capsys: pytest.CaptureFixture[str]) -> None:
     shard = ws / "shards" / "mvtec3d" / "gear" / "test-00000.h5"
     for arguments in (("inspect", shard), ("inspect", shard, "--untrusted"), ("pack", "--workspace", ws, "--category", "gear")):

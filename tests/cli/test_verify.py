@@ -95,6 +95,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str, int]] = {
 """What is damaged, the file that must be named, and how many data files may be written again at most."""
 
 
+@pytest.mark.thorough(4)
 @pytest.mark.parametrize("name", DAMAGE)
 def test_damaged_files_are_reported_and_only_they_are_rebuilt(name: str, ws: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = state(ws)
@@ -135,7 +136,7 @@ def test_a_changed_scan_is_reported_with_raw(ws: Path, capsys: pytest.CaptureFix
     assert f"{scan}: is not what it was when it was rendered" in said
 
 
-@pytest.mark.thorough(3)
+@pytest.mark.thorough(6)
 def test_a_run_is_repaired_from_its_records(run: Path, ws: Path, capsys: pytest.CaptureFixture[str]) -> None:
     evaluate_run(run, ws / "shards", NOWHERE, Silent(), [0, 3])
     whole = {path: path.read_bytes() for path in sorted(run.rglob("*")) if path.is_file()}
@@ -168,7 +169,7 @@ def test_a_run_is_repaired_from_its_records(run: Path, ws: Path, capsys: pytest.
     assert left == {"frozen-0.safetensors", "step-2.json", "step-2.safetensors"}, "step 4 is of no use without it"
 
 
-@pytest.mark.thorough(3)
+@pytest.mark.thorough(6)
 def test_a_model_that_cannot_be_repaired_stays_a_fault(
     ws: Path, trained: Callable[[str, str], Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -194,7 +195,7 @@ def test_a_model_that_cannot_be_repaired_stays_a_fault(
         shutil.rmtree(folder)
 
 
-@pytest.mark.thorough(3)
+@pytest.mark.thorough(6)
 def test_maps_on_scans_are_checked_and_repaired(run: Path, ws: Path, capsys: pytest.CaptureFixture[str]) -> None:
     record = RunFolder(run).record
     scans = RawScans(record.dataset, ws / "raw" / record.dataset, record.category)

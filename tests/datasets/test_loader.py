@@ -76,7 +76,7 @@ def test_random_numbers_differ_with_seed_step_and_place() -> None:
 
 @pytest.mark.parametrize(
     ("workers", "start_method"),
-    [(1, "fork"), (2, "fork"), *(pytest.param(2, how, marks=pytest.mark.thorough(2)) for how in ("spawn", "forkserver"))],
+    [(1, "fork"), (2, "fork"), *(pytest.param(2, how, marks=pytest.mark.thorough(4)) for how in ("spawn", "forkserver"))],
 )
 def test_workers_give_the_same_batches_however_they_start(folder: Path, workers: int, start_method: str) -> None:
     data = ShardSet(folder, "test")

@@ -266,7 +266,7 @@ def test_real_eyecandies_splits_and_defects(real_data: Path) -> None:
     assert test == {"good": 16, "bumps": 4, "dents": 4, "colors": 4, "normals": 4, "combined": 4}
 
 
-@pytest.mark.thorough(4)
+@pytest.mark.thorough(8)
 @pytest.mark.real
 def test_real_realiad_totals(real_data: Path) -> None:
     raw = real_data / "realiad"

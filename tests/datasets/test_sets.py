@@ -260,6 +260,7 @@ def test_counts_without_pictures(raws: Path) -> None:
     assert rows == [("train", 5, 5, 0), ("validation", 2, 2, 0), ("test", 9, 9, 7), ("private", 4, 4, 0)]
 
 
+@pytest.mark.thorough(4)
 def test_the_command_packs_a_set_and_its_runs_score_new_parts(raws: Path, tmp_path: Path) -> None:
     words = ("pack", "--dataset", "mantatiny", "--raw", str(raws / "mantatiny"), "--size", "64")
     dry = mvad(*words, "--dry-run", cwd=tmp_path)

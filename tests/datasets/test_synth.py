@@ -48,7 +48,7 @@ def trivial_features(sample: PlannedSample) -> dict[str, float]:
     }
 
 
-@pytest.mark.thorough(4)
+@pytest.mark.thorough(8)
 @pytest.mark.parametrize("family", FAMILIES)
 def test_no_trivial_rule_finds_a_defect_family(family: str) -> None:
     kinds = FAMILIES[family]
@@ -62,7 +62,7 @@ def test_no_trivial_rule_finds_a_defect_family(family: str) -> None:
         assert max(area, 1 - area) <= 0.60, f"{rule} finds {family} defects with S-AUROC {area:.3f}"
 
 
-@pytest.mark.thorough(3)
+@pytest.mark.thorough(6)
 def test_the_rules_do_find_a_generator_that_gives_itself_away() -> None:
     """The meta-test: parts that are larger when defective are caught by the same measure."""
     samples = [s for s in plan("gear", 7, 1, 0, 12, 12, ("dent",)) if s.split == "test"]
@@ -74,7 +74,7 @@ def test_the_rules_do_find_a_generator_that_gives_itself_away() -> None:
     assert auroc(areas, labels) > 0.60
 
 
-@pytest.mark.thorough(2)
+@pytest.mark.thorough(4)
 def test_some_defects_show_in_one_or_two_views_only() -> None:
     samples = [
         s for s in plan("gear", 5, 1, 0, 1, 6, ("dent", "stain", "bump", "chip")) if s.split == "test" and s.defect != GOOD
@@ -84,7 +84,7 @@ def test_some_defects_show_in_one_or_two_views_only() -> None:
     assert max(shown) == 5, shown
 
 
-@pytest.mark.thorough(3)
+@pytest.mark.thorough(6)
 def test_the_same_seed_gives_the_same_bytes_and_another_seed_others(tmp_path: Path) -> None:
     def make(name: str, seed: int) -> dict[str, bytes]:
         options = SynthOptions(seed=seed, train=1, validation=0, good=1, per_defect=1, size=64)

@@ -88,7 +88,7 @@ def test_the_key_is_visible_in_every_view() -> None:
         assert (np.abs(one.astype(int) - other).max(axis=2) > 60).sum() >= 80
 
 
-@pytest.mark.thorough(3)
+@pytest.mark.thorough(6)
 def test_an_interrupted_call_continues_to_the_same_bytes_and_defects_are_labelled_in_one_view(tmp_path: Path) -> None:
     class Interrupting(Silent):
         left = 4

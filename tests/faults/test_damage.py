@@ -116,7 +116,7 @@ def test_every_flipped_bit_of_every_kind_of_output_is_named(
     assert checked(out)() == []
 
 
-@pytest.mark.thorough(3)
+@pytest.mark.thorough(6)
 def test_a_flipped_bit_in_any_field_of_a_shard_is_named(
     done: tuple[Path, Path], tmp_path: Path, tell: Callable[[str], None]
 ) -> None:
@@ -169,6 +169,7 @@ def test_a_flipped_bit_is_met_by_whoever_reads(done: tuple[Path, Path], tmp_path
     tell(f"{count} flips met by readers: 0 used")
 
 
+@pytest.mark.thorough(4)
 def test_every_kind_of_output_cut_short_is_named(done: tuple[Path, Path], tell: Callable[[str], None]) -> None:
     _, out = done
     count = 0
@@ -182,6 +183,7 @@ def test_every_kind_of_output_cut_short_is_named(done: tuple[Path, Path], tell: 
     tell(f"{count} cuts: 0 silent")
 
 
+@pytest.mark.thorough(4)
 def test_flips_and_cuts_of_the_inputs_are_named(workspace: Path, tmp_path: Path, tell: Callable[[str], None]) -> None:
     """What a scan or a photograph was is known from its record, long after it was rendered or packed."""
     for folder in ("renders", "shards"):
@@ -340,7 +342,7 @@ def test_another_schema_over_old_output_is_refused(done: tuple[Path, Path], tmp_
     assert tree(tmp_path / "out" / "renders") == tree(out / "renders")
 
 
-@pytest.mark.thorough(3)
+@pytest.mark.thorough(6)
 def test_two_packs_on_one_output_do_not_mix(done: tuple[Path, Path]) -> None:
     _, out = done
     with files.locked(out / "shards" / DATASET / CATEGORY):
@@ -375,7 +377,7 @@ def test_odd_places_give_the_same_bytes(place: Callable[[Path], Path], done: tup
     assert tree(there / "out") == tree(out)
 
 
-@pytest.mark.thorough(3)
+@pytest.mark.thorough(6)
 def test_odd_surroundings_give_the_same_bytes(done: tuple[Path, Path], tmp_path: Path) -> None:
     raw, out = done
     code = (

@@ -98,7 +98,7 @@ def test_angles_are_those_of_the_keys_and_the_same_for_any_number_of_ranks() -> 
     assert draw_turns(4, AugmentConfig(), torch.Generator().manual_seed(0), ProcessGroup()) is None
 
 
-@pytest.mark.thorough(2)
+@pytest.mark.thorough(4)
 def test_the_teachers_targets_are_those_of_the_turned_views(
     workspace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -86,7 +86,7 @@ def test_patches_may_be_left_out_before_or_after_distances_are_computed(
     torch.testing.assert_close(after.maps, before.maps, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.thorough(3)
+@pytest.mark.thorough(6)
 @pytest.mark.parametrize(
     ("model", "keys"),
     [

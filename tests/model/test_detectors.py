@@ -35,7 +35,7 @@ def gear(workspace: Path) -> Path:
     return workspace / "shards" / "mvtec3d" / "gear"
 
 
-@pytest.mark.thorough(3)
+@pytest.mark.thorough(6)
 @pytest.mark.parametrize("model", METHODS)
 def test_a_loaded_detector_scores_as_the_trained_one(model: str, gear: Path, trained: Callable[[str, str], Path]) -> None:
     run = trained(model, "mvtec3d")
@@ -56,7 +56,7 @@ def test_a_loaded_detector_scores_as_the_trained_one(model: str, gear: Path, tra
     assert detector.planned_seconds(10) > 0
 
 
-@pytest.mark.thorough(2)
+@pytest.mark.thorough(4)
 @pytest.mark.parametrize("model", METHODS)
 def test_a_missing_view_has_no_influence_on_the_score(model: str, workspace: Path, trained: Callable[[str, str], Path]) -> None:
     detector = load(trained(model, "realiad"))
@@ -72,6 +72,7 @@ def test_a_missing_view_has_no_influence_on_the_score(model: str, workspace: Pat
     assert not torch.equal(detector.score(batch).view_scores, one.view_scores)
 
 
+@pytest.mark.thorough(4)
 @pytest.mark.parametrize("model", METHODS)
 def test_pixels_off_the_object_have_the_lowest_value_of_their_sample(
     model: str, gear: Path, trained: Callable[[str, str], Path]
@@ -125,7 +126,7 @@ def change_score(detector: Any, **changes: Any) -> Any:
     return detector
 
 
-@pytest.mark.thorough(8)
+@pytest.mark.thorough(16)
 @pytest.mark.parametrize("kind", ["adamw", "destseg"])
 @pytest.mark.parametrize("stop", [1, 3, 4, 6])
 def test_interrupting_at_any_step_and_resuming_gives_bit_identical_weights(
@@ -152,7 +153,7 @@ def test_interrupting_at_any_step_and_resuming_gives_bit_identical_weights(
     assert len(logs[0]) == 7
 
 
-@pytest.mark.thorough(2)
+@pytest.mark.thorough(4)
 def test_training_changes_the_angles_and_lowers_the_loss(gear: Path, tmp_path: Path) -> None:
     train(tmp_path / "run", gear, **{"train.student_steps": 30, "train.head_steps": 2})
     losses = [

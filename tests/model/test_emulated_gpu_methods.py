@@ -79,12 +79,12 @@ def check(names: list[str], gear: Path, scratch: Path) -> None:
             assert found["evaluated"][1] == pytest.approx(found["scores"], rel=1e-3)
 
 
-@pytest.mark.thorough(4)
+@pytest.mark.thorough(8)
 def test_a_method_scores_on_the_device_as_on_the_processor_and_waits_once_per_call(gear: Path, tmp_path: Path) -> None:
     check(["patchcore", "simplenet"], gear, tmp_path)
 
 
-@pytest.mark.thorough(12)
+@pytest.mark.thorough(24)
 @pytest.mark.parametrize("name", sorted(ENTRIES.keys() - {"patchcore", "simplenet"}))
 def test_every_method_does(name: str, gear: Path, tmp_path: Path) -> None:
     check([name], gear, tmp_path)

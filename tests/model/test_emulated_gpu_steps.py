@@ -93,12 +93,12 @@ def test_a_recorded_step_takes_a_sixth_of_the_launches(recorded: dict[str, Any],
     assert rows[-1]["stops"] == 1, rows[-1]["stops_by_line"]
 
 
-@pytest.mark.thorough(4)
+@pytest.mark.thorough(8)
 def test_a_recorded_step_gives_the_same_losses(recorded: dict[str, Any], workspace: Path, scratch: Path, textures: str) -> None:
     assert recorded["losses"] == pytest.approx(paper(workspace, scratch, textures, False)["losses"], rel=1e-5)
 
 
-@pytest.mark.thorough(6)
+@pytest.mark.thorough(12)
 @pytest.mark.parametrize(
     "more",
     [
@@ -119,7 +119,7 @@ def test_no_configuration_waits_more_often(workspace: Path, scratch: Path, textu
             assert row["stops"] == 1, row["stops_by_line"]
 
 
-@pytest.mark.thorough(4)
+@pytest.mark.thorough(8)
 def test_losses_are_those_of_the_processor(workspace: Path, scratch: Path, textures: str, tmp_path: Path) -> None:
     """Data and features on the device, numbers in one copy, late losses, fused optimizers: the same training."""
     changes = {"train.precision": "float32", "train.batch": 2, "pseudo.textures": textures, "dropout.p": 0.4}
@@ -139,7 +139,7 @@ def test_losses_are_those_of_the_processor(workspace: Path, scratch: Path, textu
     assert found["batch_matters"] < 1e-4
 
 
-@pytest.mark.thorough(3)
+@pytest.mark.thorough(6)
 def test_fused_optimizers_clip_and_leave_out_steps_that_are_not_finite(scratch: Path) -> None:
     found = json.loads(emulated("guarded.py", str(scratch)))
     for on_device, on_host in zip(found[::2], found[1::2], strict=True):

@@ -219,7 +219,7 @@ def test_a_pickle_is_rejected_without_loading_it(workspace: Path, tmp_path: Path
     assert (tmp_path / "unpickled").exists(), "unpickling would have been detected"
 
 
-@pytest.mark.thorough(3)
+@pytest.mark.thorough(6)
 def test_adeval_reads_the_exported_maps_and_gives_the_same_figures(workspace: Path, tmp_path: Path) -> None:
     """Runs ADEval's command line in a separate process; 1.1.0 was written for numpy 1, which had ``trapz``."""
     data = ShardSet(workspace / "shards" / GEAR, "test")

@@ -223,7 +223,7 @@ def test_freezing_keeps_weights_and_statistics(teacher: Teacher) -> None:
     assert all(p.grad is None for module in network.encoder.backbones[0].early() for p in module.parameters())
 
 
-@pytest.mark.thorough(2)
+@pytest.mark.thorough(4)
 def test_the_network_can_overfit_one_batch(teacher: Teacher) -> None:
     torch.manual_seed(0)
     config = tiny(**{"decoder.widths": (48, 32, 32), "encoder.channels": 32, "voxel.size": 4})

@@ -107,7 +107,7 @@ def test_the_code_learns_whatever_its_number_of_channels(channels: int) -> None:
     assert rms(bottleneck.mean.weight.grad) > 0.05 * rms(bottleneck.lift.weight.grad)
 
 
-@pytest.mark.thorough(3)
+@pytest.mark.thorough(6)
 def test_learning_the_bottleneck_takes_what_views_have_in_common_out_of_the_specific_features() -> None:
     torch.manual_seed(0)
     bottleneck = ConsistencyBottleneck(8, VIEWS, BottleneckConfig(channels=6))
@@ -235,7 +235,7 @@ def test_a_step_of_the_decoders_is_that_of_a_sum_over_destsegs_batch(teacher: Te
     assert float(ratio) == pytest.approx(32, rel=0.05)
 
 
-@pytest.mark.thorough(3)
+@pytest.mark.thorough(6)
 def test_preset_paper_does_not_diverge_at_destsegs_learning_rates(teacher: Teacher) -> None:
     one = detector(teacher, "paper")
     assert one.config.optimizer.student_lr == 0.4

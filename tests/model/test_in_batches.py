@@ -46,7 +46,7 @@ def written(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*.*")) if path.suffix != ".json"}
 
 
-@pytest.mark.thorough(3)
+@pytest.mark.thorough(6)
 def test_an_evaluation_of_three_at_a_time_writes_what_one_at_a_time_writes(
     run: Path, gear: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

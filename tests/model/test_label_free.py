@@ -79,7 +79,7 @@ def test_the_parts_of_a_split_are_disjoint_and_complete(shards: Path) -> None:
     assert parts_of(data, 0.0).fitted is data
 
 
-@pytest.mark.thorough(3)
+@pytest.mark.thorough(6)
 @pytest.mark.parametrize("model", ["mean_feature", "idif", "retrieve"])
 def test_nothing_is_fitted_to_held_out_samples(
     model: str, shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -103,7 +103,7 @@ def test_nothing_is_fitted_to_held_out_samples(
     assert RunFolder(tmp_path / "run").scale_facts["normals"] == "2 folds of 8 training samples"
 
 
-@pytest.mark.thorough(3)
+@pytest.mark.thorough(6)
 @pytest.mark.parametrize("model", ["idif", "mean_feature"])
 def test_figures_change_no_bit_of_the_model(
     model: str, shards: Path, parts: Parts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -146,7 +146,7 @@ def test_a_run_records_and_logs_its_figures(held_out_run: Path, shards: Path) ->
     assert lines[7]["held_out_pseudo_auroc_one_top2"] == figures.pseudo_auroc["one"]["top2"]
 
 
-@pytest.mark.thorough(4)
+@pytest.mark.thorough(8)
 @pytest.mark.parametrize("stop", [2, 6, 9, 18])
 def test_an_interruption_changes_neither_parts_nor_figures(stop: int, held_out_run: Path, shards: Path, tmp_path: Path) -> None:
     run, keys = tmp_path / "run", {"train.holdout": SHARE}
@@ -160,7 +160,7 @@ def test_an_interruption_changes_neither_parts_nor_figures(stop: int, held_out_r
     assert [line["step"] for line in files.read_lines(run / "metrics.jsonl")] == [1, 2, 3, 4, 5, 6, 7, 7]
 
 
-@pytest.mark.thorough(2)
+@pytest.mark.thorough(4)
 def test_a_model_that_is_written_again_logs_its_figures_once(held_out_run: Path, shards: Path, tmp_path: Path) -> None:
     run = Path(shutil.copytree(held_out_run, tmp_path / "run"))
     (run / "model.json").unlink()

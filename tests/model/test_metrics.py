@@ -104,7 +104,7 @@ def test_figures_of_kept_scores_are_those_of_scikit_learn(kind: str) -> None:
     assert counted.bounds(LIMITS) == (0, 0, 0)
 
 
-@pytest.mark.thorough(3)
+@pytest.mark.thorough(6)
 @pytest.mark.parametrize("order", ["mixed", "normal first", "rising"])
 @pytest.mark.parametrize("kind", KINDS)
 def test_figures_of_more_scores_than_are_kept_are_within_1e_6_and_within_their_bounds(
@@ -177,7 +177,7 @@ def test_keys_have_the_order_of_their_numbers(values: list[float]) -> None:
     assert np.array_equal(floats_of(keys), numbers)
 
 
-@pytest.mark.thorough(2)
+@pytest.mark.thorough(4)
 @pytest.mark.parametrize("limit", LIMITS)
 def test_aupro_equals_its_definition(limit: float) -> None:
     maps, masks = maps_with_regions()
@@ -190,7 +190,7 @@ def test_aupro_equals_its_definition(limit: float) -> None:
     assert found.auroc.value == pytest.approx(sk.roc_auc_score(masks.ravel(), maps.ravel()), abs=1e-6)
 
 
-@pytest.mark.thorough(3)
+@pytest.mark.thorough(6)
 def test_aupro_of_many_maps_equals_an_exact_sort() -> None:
     maps, masks = maps_with_regions(100, 256)
     pixels = PixelScores()
@@ -331,7 +331,7 @@ def test_parts_that_were_binned_can_be_merged(monkeypatch: pytest.MonkeyPatch) -
     assert (merged.curve().true[-1], merged.curve().false[-1]) == (labels.sum(), (~labels).sum())
 
 
-@pytest.mark.thorough(3)
+@pytest.mark.thorough(6)
 def test_a_thousand_million_pixels_take_less_than_500_mb() -> None:
     """Of which a part is added where not everything is to be proved: memory is the same from some 60 million on."""
     count = 10**9 if is_thorough() else 2 * 10**8

@@ -128,7 +128,7 @@ def test_retrieval_without_a_complete_training_sample_is_an_error(gear_run: Path
         filler.fit(data, FitContext(tmp_path, Silent(), lambda figures: None))
 
 
-@pytest.mark.thorough(3)
+@pytest.mark.thorough(6)
 def test_generated_views_are_better_than_grey(learnt_run: Path, workspace: Path) -> None:
     detector = load(learnt_run)
     assert isinstance(detector, Idif)
@@ -147,7 +147,7 @@ def test_generated_views_are_better_than_grey(learnt_run: Path, workspace: Path)
     assert (filled.images[:, 4] - truth).abs().mean() < 0.9 * grey
 
 
-@pytest.mark.thorough(3)
+@pytest.mark.thorough(6)
 def test_replacing_a_modules_output_raises_the_distillation_loss(learnt_run: Path, workspace: Path) -> None:
     detector = load(learnt_run)
     assert isinstance(detector, Idif)

@@ -289,7 +289,7 @@ def test_raw_scans_are_not_rendered_by_the_cameras_of_other_shards(place: Path, 
         threshold_of(RunFolder(other), load(place / "runs" / "floor"), place / "shards" / GEAR, 0.05, Silent())
 
 
-@pytest.mark.thorough(3)
+@pytest.mark.thorough(6)
 @pytest.mark.parametrize("model", METHODS)
 def test_every_method_refuses_a_sample_that_it_was_not_trained_for(
     model: str, workspace: Path, trained: Callable[[str, str], Path]
@@ -357,7 +357,7 @@ def test_a_sample_as_a_batch_of_one_equals_the_sample_of_the_split(workspace: Pa
     assert (one.keys, one.coding) == (other.keys, other.coding)
 
 
-@pytest.mark.thorough(3)
+@pytest.mark.thorough(6)
 def test_an_exported_file_gives_the_detectors_outputs(place: Path, workspace: Path, tmp_path: Path) -> None:
     import onnxruntime
 
@@ -384,7 +384,7 @@ def test_an_exported_file_gives_the_detectors_outputs(place: Path, workspace: Pa
     assert files.read_sealed_json(tmp_path / "m.onnx.json", "x", "y")["inputs"]["rgb"]["shape"] == [1, 5, 64, 64, 3]
 
 
-@pytest.mark.thorough(4)
+@pytest.mark.thorough(8)
 @pytest.mark.parametrize("model", METHODS)
 def test_every_method_exports_to_a_file_with_the_same_outputs(
     model: str, workspace: Path, tmp_path: Path, trained: Callable[[str, str], Path]
@@ -394,7 +394,7 @@ def test_every_method_exports_to_a_file_with_the_same_outputs(
     assert files.read_sealed_json(tmp_path / "m.onnx.json", "x", "y")["model"] == model
 
 
-@pytest.mark.thorough(3)
+@pytest.mark.thorough(6)
 def test_an_export_is_in_float32_for_any_training_precision(workspace: Path, tmp_path: Path) -> None:
     train(tmp_path / "run", workspace / "shards" / GEAR, model="destseg", **{"train.precision": "bfloat16"})
     about = export_onnx(tmp_path / "run", workspace / "shards", tmp_path / "m.onnx", NOWHERE, Silent())
@@ -443,7 +443,7 @@ def test_the_window_follows_the_object_in_an_exported_file(tmp_path: Path) -> No
     assert torch.equal(expected[0][shown], planes[0, 0][shown])
 
 
-@pytest.mark.thorough(2)
+@pytest.mark.thorough(4)
 def test_a_file_with_other_outputs_is_not_written(
     place: Path, workspace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

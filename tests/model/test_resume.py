@@ -44,7 +44,7 @@ def steps_in(run: Path) -> list[int]:
     return sorted(int(path.stem.removeprefix("step-")) for path in (run / "checkpoints").glob("step-*.json"))
 
 
-@pytest.mark.thorough(3)
+@pytest.mark.thorough(6)
 def test_what_a_phase_does_not_train_is_written_once_and_is_not_changed_by_it(gear: Path, tmp_path: Path) -> None:
     steps = steps_of(lambda: train(tmp_path / "run", gear, **EACH_STEP))
     folder = tmp_path / "run" / "checkpoints"
@@ -63,7 +63,7 @@ def test_what_a_phase_does_not_train_is_written_once_and_is_not_changed_by_it(ge
     assert all(torch.equal(model[name], tensor) for name, tensor in frozen.items() if name.startswith("network."))
 
 
-@pytest.mark.thorough(3)
+@pytest.mark.thorough(6)
 @pytest.mark.parametrize("damage", ["flipped", "missing", "another"])
 def test_a_damaged_frozen_part_is_told_with_a_remedy_that_works(damage: str, gear: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
@@ -106,7 +106,7 @@ def whole(workspace: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return run
 
 
-@pytest.mark.thorough(3)
+@pytest.mark.thorough(6)
 def test_a_training_that_is_stopped_after_every_step_gives_the_weights_of_one_in_one_go(
     gear: Path, whole: Path, tmp_path: Path
 ) -> None:
@@ -122,7 +122,7 @@ def test_a_training_that_is_stopped_after_every_step_gives_the_weights_of_one_in
     assert_same(tmp_path / "run", whole)
 
 
-@pytest.mark.thorough(3)
+@pytest.mark.thorough(6)
 def test_what_a_killed_training_lost_since_its_last_checkpoint_by_time_is_done_again(
     gear: Path, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -155,7 +155,7 @@ def test_what_a_killed_training_lost_since_its_last_checkpoint_by_time_is_done_a
     assert_same(tmp_path / "run", whole)
 
 
-@pytest.mark.thorough(3)
+@pytest.mark.thorough(6)
 @pytest.mark.parametrize("stop", [2, 4, 5])
 def test_a_checkpoint_of_before_with_everything_in_one_file_is_resumed(
     stop: int, gear: Path, whole: Path, tmp_path: Path

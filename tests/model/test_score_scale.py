@@ -240,7 +240,7 @@ def test_a_part_of_a_split_has_its_samples_only(workspace: Path) -> None:
     assert torch.equal(kept.subset([4, 1]).batch([0]).rgb, data.batch([4]).rgb)
 
 
-@pytest.mark.thorough(3)
+@pytest.mark.thorough(6)
 @pytest.mark.parametrize("model", ["simplenet", "mean_feature"])
 def test_calibration_continues_after_an_interruption_with_the_same_result(model: str, workspace: Path, tmp_path: Path) -> None:
     packed, keys = workspace / "shards" / GEAR, {"model": model, "score.folds": 2}
@@ -304,7 +304,7 @@ def test_a_run_of_before_scores_as_before(workspace: Path, tmp_path: Path, train
     assert results.standardised_by == "nothing"
 
 
-@pytest.mark.thorough(3)
+@pytest.mark.thorough(6)
 def test_the_scale_reaches_the_network_that_computes_the_scores(workspace: Path, trained: Callable[[str, str], Path]) -> None:
     for model in ("retrieve", "idif", "patchcore"):
         detector = load(trained(model, "mvtec3d"))

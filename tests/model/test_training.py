@@ -77,7 +77,7 @@ def torchrun(words: list[str], ranks: int) -> subprocess.CompletedProcess[str]:
     return subprocess.run([*begin, *words], env=surroundings(OMP_NUM_THREADS="1"), capture_output=True, text=True, timeout=240)
 
 
-@pytest.mark.thorough(4)
+@pytest.mark.thorough(8)
 @pytest.mark.parametrize(("dataset", "model"), [("realiad", "idif"), ("realiad", "destseg")])
 def test_two_ranks_give_the_result_of_one_process(dataset: str, model: str, workspace: Path, tmp_path: Path) -> None:
     """Samples of Real-IAD lack views, so that ranks have different views. With SGD, since Adam amplifies rounding."""
@@ -117,7 +117,7 @@ def test_a_batch_size_that_ranks_do_not_divide_is_rejected(
         fit_run(tmp_path / "run", data, ready, origins, Silent(), ProcessGroup(0, 2))
 
 
-@pytest.mark.thorough(2)
+@pytest.mark.thorough(4)
 def test_sigterm_finishes_the_step_saves_and_exits_143_and_the_command_resumes(workspace: Path, tmp_path: Path) -> None:
     place = tmp_path / "workspace"
     place.mkdir()
@@ -144,7 +144,7 @@ def test_sigterm_finishes_the_step_saves_and_exits_143_and_the_command_resumes(w
     assert all(torch.equal(one[name], two[name]) for name in one), "bit for bit"
 
 
-@pytest.mark.thorough(2)
+@pytest.mark.thorough(4)
 def test_two_processes_can_finish_a_run_of_one(workspace: Path, tmp_path: Path) -> None:
     """The number of ranks may change between checkpoints."""
     place = tmp_path / "workspace"
@@ -261,7 +261,7 @@ def test_only_the_last_checkpoints_are_kept(tmp_path: Path) -> None:
     assert kept == [f"step-{n}.{ending}" for n in (3, 4, 5) for ending in ("json", "safetensors")]
 
 
-@pytest.mark.thorough(3)
+@pytest.mark.thorough(6)
 def test_throughput_is_logged_and_missing_tensorboard_is_an_error_with_a_remedy(
     workspace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -289,7 +289,7 @@ class Board:
         self.lines.append(("closed", 0, 0))
 
 
-@pytest.mark.thorough(3)
+@pytest.mark.thorough(6)
 def test_all_figures_are_written_for_tensorboard(workspace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import types
 

@@ -98,7 +98,7 @@ def run(run_all: Run, kinds: list[str], folder: Path) -> dict[str, object]:
 PLACES = {"here": Workers(1), "threads": Workers(1, threads=3)}
 
 
-@pytest.mark.parametrize("place", [*PLACES, "workers", pytest.param("scheduler", marks=pytest.mark.thorough(2))])
+@pytest.mark.parametrize("place", [*PLACES, "workers", pytest.param("scheduler", marks=pytest.mark.thorough(4))])
 def test_a_failure_belongs_to_its_item_alone(place: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
     with place_of(place, request) as run_all:
         results = run(run_all, ["a", "bad", "b", "broken", "c"], tmp_path)
@@ -110,7 +110,7 @@ def test_a_failure_belongs_to_its_item_alone(place: str, tmp_path: Path, request
     assert bool(elsewhere) == (place in ("workers", "scheduler"))
 
 
-@pytest.mark.thorough(2)
+@pytest.mark.thorough(4)
 def test_an_item_that_kills_its_workers_is_given_up_and_the_others_finish(local: Run, tmp_path: Path) -> None:
     results = run(local, ["slow", "poison", *"abcdef"], tmp_path)
     assert type(results["poison"]).__name__ == "KilledWorker"
@@ -132,14 +132,14 @@ def test_local_workers_are_numbered_from_0_on(local: Run, tmp_path: Path) -> Non
     assert worker_number() == 0
 
 
-@pytest.mark.thorough(2)
+@pytest.mark.thorough(4)
 def test_workers_of_a_scheduler_have_no_numbers(scheduler: str, tmp_path: Path) -> None:
     with started(Workers(scheduler=scheduler), 4) as run_all:
         texts = [str(result) for _, result in run_all(work, [("slow", str(tmp_path))] * 4)]
     assert {number_in(text) for text in texts} == {0}
 
 
-@pytest.mark.thorough(2)
+@pytest.mark.thorough(4)
 def test_workers_that_grow_old_are_replaced_and_nothing_is_lost(tmp_path: Path) -> None:
     items = [(f"item{k}", str(tmp_path)) for k in range(10)]
     with started(Workers(2, recycle=3), len(items)) as run_all:
@@ -179,7 +179,7 @@ def test_no_scheduler_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
         pass
 
 
-@pytest.mark.thorough(4)
+@pytest.mark.thorough(8)
 def test_a_scheduler_on_loopback_renders_the_same_bytes(scheduler: str, workspace: Path, tmp_path: Path) -> None:
     done = render_category(
         "mvtec3d", "gear", workspace / "raw" / "mvtec3d", tmp_path, small_options(), ("train", "validation", "test"),

@@ -117,7 +117,7 @@ def errors(frame: ObjectFrame, train: list[Shown], test: list[Shown], order: int
     return np.asarray(np.abs(np.degrees(np.angle(off(test) / off(train).mean()))) / order)
 
 
-@pytest.mark.thorough(3)
+@pytest.mark.thorough(6)
 @pytest.mark.parametrize(("name", "order"), [("hook", 1), ("boss", 1), ("print", 1), ("ring", 1), ("plate", 2)])
 def test_known_turns_are_found_under_noise_holes_and_defects(name: str, order: int, tell: Callable[[str], None]) -> None:
     train, test = category(name)
@@ -135,7 +135,7 @@ def test_known_turns_are_found_under_noise_holes_and_defects(name: str, order: i
     assert min(frame.pose_of(scan.points).fit or 0 for scan in train) > 0.8
 
 
-@pytest.mark.thorough(3)
+@pytest.mark.thorough(6)
 def test_a_disc_has_no_turn() -> None:
     train, test = category("disc")
     frame = frame_of(train)
@@ -171,7 +171,7 @@ def mirrored(scan: Scan) -> Scan:
     return Scan(xyz, valid, rgb, None if scan.gt is None else np.ascontiguousarray(scan.gt[:, ::-1]))
 
 
-@pytest.mark.thorough(3)
+@pytest.mark.thorough(6)
 def test_mirror_images_are_one_pose_drawn_mirrored() -> None:
     train, test = category("hook")
     mixed = [shown(scan.planned, mirrored) if number % 2 else scan for number, scan in enumerate(train)]
@@ -209,7 +209,7 @@ def test_one_training_scan_makes_no_template() -> None:
     assert (done.views.source[0] >= 0).mean() > 0.05
 
 
-@pytest.mark.thorough(3)
+@pytest.mark.thorough(6)
 def test_scans_without_a_common_template_are_not_turned() -> None:
     strange = [category(name)[0][number] for number, name in enumerate(("hook", "disc", "gear", "ring", "plate"))]
     frame = frame_of(strange)
@@ -277,6 +277,7 @@ def rig_of(scans: list[Shown], options: RigOptions | None = None) -> Rig:
     return fit_cameras([measured_scan(scan.scan, RenderOptions(rig=options)) for scan in scans], options)
 
 
+@pytest.mark.thorough(4)
 @pytest.mark.parametrize("name", ["hook", "plate"])
 def test_no_training_object_is_cut_and_view_0_is_filled(name: str, tell: Callable[[str], None]) -> None:
     train, _ = category(name)
@@ -418,7 +419,7 @@ def test_the_record_of_a_pose_is_rigid_and_turns_about_the_support() -> None:
         assert in_frame(on_support[None], pose)[0, 2] == pytest.approx(frame.height_m, abs=1e-9)
 
 
-@pytest.mark.thorough(3)
+@pytest.mark.thorough(6)
 def test_a_template_of_one_scan_is_that_scan() -> None:
     one = category("boss")[0][0]
     frame = frame_of(category("boss")[0])

@@ -84,7 +84,7 @@ def without_glx(tmp_path: Path, fresh: object, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setenv("LD_LIBRARY_PATH", str(tmp_path / "libraries"))
 
 
-@pytest.mark.thorough(3)
+@pytest.mark.thorough(6)
 @pytest.mark.egl
 @pytest.mark.usefixtures("without_glx")
 def test_without_libglx_egl_is_exit_5_and_doctor_tells_the_package(workspace: Path, tmp_path: Path) -> None:

@@ -65,7 +65,7 @@ def test_rendering_again_does_nothing(workspace: Path, raw: Path, tmp_path: Path
 
 @pytest.mark.parametrize(
     "workers",
-    [pytest.param(Workers(2), marks=pytest.mark.thorough(2)), Workers(1, threads=3)],
+    [pytest.param(Workers(2), marks=pytest.mark.thorough(4)), Workers(1, threads=3)],
     ids=["two workers", "three threads"],
 )
 def test_workers_and_threads_give_the_same_bytes_as_one_process(
@@ -76,7 +76,7 @@ def test_workers_and_threads_give_the_same_bytes_as_one_process(
 
 
 @pytest.mark.egl
-@pytest.mark.thorough(2)
+@pytest.mark.thorough(4)
 def test_egl_gives_the_same_bytes_on_workers_and_threads(raw: Path, tmp_path: Path) -> None:
     options = replace(small_options(), backend="egl")
     try:

@@ -219,7 +219,7 @@ def test_frame_sensor_gives_one_field_of_view_and_can_follow_the_mesh(center: st
     assert len(set(focal)) == 1
 
 
-@pytest.mark.thorough(2)
+@pytest.mark.thorough(4)
 def test_meshes_are_predicted_packed_and_kept_from_what_needs_a_grid(tmp_path: Path) -> None:
     ws = tmp_path / "ws"
     for name in (

@@ -41,9 +41,9 @@ def images(folder: Path) -> dict[str, bytes]:
     return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.suffix in (".png", ".tiff")}
 
 
-@pytest.mark.thorough(2)
+@pytest.mark.thorough(4)
 @pytest.mark.parametrize(
-    "form", [name if name == "npz" else pytest.param(name, marks=pytest.mark.thorough(2)) for name in WRITERS]
+    "form", [name if name == "npz" else pytest.param(name, marks=pytest.mark.thorough(4)) for name in WRITERS]
 )
 def test_every_format_gives_the_bytes_of_the_mvtec_tree(form: str, workspace: Path, tmp_path: Path) -> None:
     ending, write = WRITERS[form]
@@ -100,7 +100,7 @@ QUICK = {"render": "--size 64 --set samples=1", "train": "--set input.size=64"}
 """Added to commands of the documentation, so that they compute less."""
 
 
-@pytest.mark.thorough(3)
+@pytest.mark.thorough(6)
 def test_the_commands_of_the_documentation_run_on_own_scans(workspace: Path, tmp_path: Path) -> None:
     """In millimetres, which predict knows from the run's renders."""
     parts = tmp_path / "parts"

@@ -235,7 +235,7 @@ def test_a_view_from_far_aside_or_behind_shows_back_faces_not_holes(backend: Ras
 
 
 @pytest.mark.egl
-@pytest.mark.thorough(2)
+@pytest.mark.thorough(4)
 @pytest.mark.parametrize("first", ["import open3d", "import mvad.render.backends.egl"])
 def test_open3d_and_egl_live_in_one_process_in_either_order(first: str) -> None:
     code = (
@@ -302,7 +302,7 @@ def resident_mb() -> float:
     return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize() / 1e6
 
 
-@pytest.mark.thorough(3)
+@pytest.mark.thorough(6)
 def test_the_cpu_backend_warns_of_nothing_and_changes_no_global_setting() -> None:
     code = (
         "import numba, numpy as np\n"

@@ -45,7 +45,7 @@ def prepared(data: Path, name: str) -> tuple[Scan, Surface, Rig]:
     return scan, surface, fit_rig([extent_of(cleaned) for cleaned in training], RigOptions())
 
 
-@pytest.mark.thorough(3)
+@pytest.mark.thorough(6)
 @pytest.mark.parametrize("name", SCANS)
 def test_depth_mask_and_colour_of_real_scans_are_proved(real_data: Path, name: str, backend: Rasteriser) -> None:
     scan, surface, rig = prepared(real_data, name)

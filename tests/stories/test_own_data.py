@@ -171,7 +171,7 @@ def test_a_watched_folder_decides_once_on_each_part_and_tells_of_it(run: Path, t
     assert len((tmp_path / "told").read_text().splitlines()) == 4
 
 
-@pytest.mark.thorough(5)
+@pytest.mark.thorough(10)
 @pytest.mark.parametrize("kills", [4, 2])
 def test_a_watch_that_is_killed_at_any_moment_loses_no_part_and_decides_none_twice(run: Path, tmp_path: Path, kills: int) -> None:
     rng, pauses = np.random.default_rng(7), np.random.default_rng(8)
@@ -430,7 +430,7 @@ def test_no_picture_reaches_the_disk_and_the_page_needs_no_network(server: str) 
     assert set(form["properties"]) == {"part", *VIEWS}
 
 
-@pytest.mark.thorough(3)
+@pytest.mark.thorough(6)
 def test_without_the_extra_the_server_says_what_to_install(run: Path, tmp_path: Path) -> None:
     (tmp_path / "fastapi.py").write_text("raise ImportError('no', name='fastapi')\n")
     environment = surroundings(OMP_NUM_THREADS="1")

@@ -21,7 +21,7 @@ QUICK = {"train": "--set teacher=tiny --set input.size=64", "pack": "--size 64"}
 """The same commands on less work; ``pack`` is ``pack folder``."""
 
 
-@pytest.mark.thorough(2)
+@pytest.mark.thorough(4)
 def test_every_command_of_the_page_on_own_data_runs(tmp_path: Path) -> None:
     for k in range(12):
         put(tmp_path / "parts/train/good" / f"p{k}", k)

@@ -45,7 +45,7 @@ def commands() -> list[str]:
     return [line for line in lines if line and not line.startswith("#")]
 
 
-@pytest.mark.thorough(3)
+@pytest.mark.thorough(6)
 def test_every_mvad_command_of_the_readme_runs(workspace: Path, tmp_path: Path, short_mvad: Path) -> None:
     """In an empty folder, with generated data where the README has its downloads."""
     for dataset, names in {"mvtec3d": ("gear", "cable_gland"), "eyecandies": ("dome", "CandyCane")}.items():
@@ -74,7 +74,7 @@ def test_every_other_command_of_the_readme_is_a_make_target() -> None:
             assert words[words.index("make") + 1] in targets, line
 
 
-@pytest.mark.thorough(2)
+@pytest.mark.thorough(4)
 def test_the_demo_runs_from_raw_scans_to_a_report(tmp_path: Path, short_mvad: Path) -> None:
     done = run(["bash", str(ROOT / "tools" / "demo.sh"), "demo"], tmp_path, short_mvad)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
@@ -87,7 +87,7 @@ def test_the_demo_runs_from_raw_scans_to_a_report(tmp_path: Path, short_mvad: Pa
     assert "was trained already" in again.stdout
 
 
-@pytest.mark.thorough(3)
+@pytest.mark.thorough(6)
 def test_real_iad_goes_through_pack_train_and_evaluate(workspace: Path, tmp_path: Path, short_mvad: Path) -> None:
     shutil.copytree(workspace / "raw" / "realiad", tmp_path / "mvad-data" / "raw" / "realiad")
     for line in (
@@ -102,7 +102,7 @@ def test_real_iad_goes_through_pack_train_and_evaluate(workspace: Path, tmp_path
     assert rows(dry.stdout)[0] == ["realiad/plate", "train", "4", "20", "0", "0", "0", "0", "0", "0"]
 
 
-@pytest.mark.thorough(3)
+@pytest.mark.thorough(6)
 @pytest.mark.real
 def test_the_real_realiad_index_is_listed_without_images(real_data: Path, tmp_path: Path, short_mvad: Path) -> None:
     done = run(["bash", "-c", f"mvad pack --dataset realiad --raw {real_data / 'realiad'} --dry-run"], tmp_path, short_mvad)

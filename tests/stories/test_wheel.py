@@ -21,7 +21,7 @@ NEEDED = {
 }
 
 
-@pytest.mark.thorough(3)
+@pytest.mark.thorough(6)
 def test_the_wheel_made_from_the_sdist_is_whole_and_runs(tmp_path: Path) -> None:
     copy = tmp_path / "checkout"
     subprocess.run(["git", "clone", "--quiet", str(ROOT), str(copy)], check=True)
