@@ -40,7 +40,7 @@ def test_rays_are_found_where_a_plain_search_finds_them(seed: int) -> None:
     direction = np.stack([rng.uniform(-0.15, 0.15, 60), rng.uniform(-0.15, 0.15, 60), np.full(60, -1.0)], axis=1)
     start, stop = np.full(60, 0.2799), np.full(60, 0.3)
     start[:5] = 0.2999  # begins below the part, or near the support
-    found = first_below(height, origin, direction, start, stop, SHARES, BISECTIONS)
+    found = first_below(height, SIDE_M, CELL_M, origin, direction, start, stop, SHARES, BISECTIONS)
     expected = [plain(height, origin, *one) for one in zip(direction, start, stop, strict=True)]
     assert found.tolist() == expected
     assert len(set(found.tolist())) > 20
@@ -52,5 +52,5 @@ def test_a_ray_onto_a_step_stops_at_its_top_or_passes_beside_it() -> None:
     down = np.tile([0.0, 0.0, -1.0], (2, 1))
     for x, distance in ((-0.02, 0.29), (0.02, 0.3)):
         origin = np.array([x, 0.0, 0.3])
-        [found, _] = first_below(height, origin, down, np.full(2, 0.2899), np.full(2, 0.3), SHARES, BISECTIONS)
+        [found, _] = first_below(height, SIDE_M, CELL_M, origin, down, np.full(2, 0.2899), np.full(2, 0.3), SHARES, BISECTIONS)
         assert found == pytest.approx(distance, abs=0.011 / 55)

@@ -55,7 +55,7 @@ def cast(part: Part, origin: Grid, direction: Grid) -> Hits:
     index = np.flatnonzero(near)
     distance = floor.copy()
     distance[index] = first_below(
-        part.height, origin, direction[index], top[index], floor[index], np.linspace(0, 1, _STEPS), _REFINE
+        part.height, SIDE_M, CELL_M, origin, direction[index], top[index], floor[index], np.linspace(0, 1, _STEPS), _REFINE
     )
     point = origin + np.where(np.isfinite(distance), distance, 0)[:, None] * direction
     cells = _cells(point[:, 0], point[:, 1])
