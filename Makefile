@@ -33,6 +33,7 @@ test-thorough: setup ## run everything that the tests prove, not a part of it th
 
 lint: setup ## ruff and the import rules between the packages
 	$(BIN)/ruff check .
+	$(BIN)/ruff check --isolated --select F821 benchmarks examples tests tools # names that nothing defines, where no shape strings stand
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports --no-cache
 

@@ -37,6 +37,7 @@ from mvad.model.evaluation.missing_views import (
     FULL,
     ORACLE,
     VISIBLE,
+    SubsetFigures,
     evaluate_subsets,
     loss_per_missing_view,
     subsets_of,

@@ -227,6 +227,7 @@ def operations(name: str, shards: str, textures: str) -> dict[str, float]:
     from torch.utils.flop_counter import FlopCounterMode
 
     from mvad.model.idif.frozen_features import FrozenFeatures
+    from mvad.model.idif.head import head_input
 
     detector, _, views, corrupted = ours(name, shards, textures)
     network, training_steps = detector.network.eval().requires_grad_(False), detector.training_steps
