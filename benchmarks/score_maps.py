@@ -14,7 +14,6 @@ import argparse
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -27,17 +26,15 @@ from mvad.model.config import ScoreConfig
 from mvad.model.devices import resolve_device
 from mvad.model.holdout import parts_of, spread
 from mvad.model.idif.detector import Idif
-from mvad.model.label_free import DRAWS
+from mvad.model.label_free import DRAWS, areas_by_rule, rows_by_key, with_anomalies
 from mvad.model.memory import kept_memory
-from mvad.model.metrics.auroc import auroc_between
 from mvad.model.runs import RunFolder, config_hash, machine
 from mvad.model.score_scale import scale_of
-from mvad.model.scoring import SAMPLE_RULES, counted_scores, over_views, smooth
-from mvad.model.synthesis.compact import KINDS, draw_in_sample
+from mvad.model.scoring import counted_scores, smooth
+from mvad.model.synthesis.compact import KINDS
 
 RESULTS = Path(__file__).parent / "results" / "score_maps.json"
 VALIDATION, HELD_OUT, FITTED = "validation", "held out", "fitted"
-_STREAM = 6
 WAYS: dict[str, tuple[tuple[str, ...], int, int]] = {
     "head": (("head",), 5, 100),
     "logits of the head": (("logit",), 5, 100),
@@ -91,18 +88,14 @@ def all_maps(detector: Idif, folder: Path, share: float) -> dict[str, list[Maps]
     assert parts.held_out is not None, "the run holds nothing out: train it with --holdout 0.2"
     validation = ShardSet(folder, "validation", fields=names)
     held_out, fitted = parts.held_out.select([*names, "source"]), parts.fitted.select(names)
-    rows, others = (sorted(normal_rows(data), key=lambda row: data.keys[row]) for data in (held_out, fitted))
-
-    def drawn(kind: Any, row: int, draw: int) -> Batch | None:
-        changed, shows = draw_in_sample(held_out.batch([row]), held_out, row, kind, [_STREAM, draw])
-        return changed if bool(shows.any()) else None
-
+    rows, others = rows_by_key(held_out), rows_by_key(fitted)
+    drawn = [(row, draw) for row in rows for draw in range(DRAWS)]
     found = {
         VALIDATION: maps_of(detector, (validation.batch([row]) for row in normal_rows(validation))),
         HELD_OUT: maps_of(detector, (held_out.batch([row]) for row in rows)),
         FITTED: maps_of(detector, (fitted.batch([others[at]]) for at in spread(len(others), len(rows)))),
     }
-    return found | {kind: maps_of(detector, (drawn(kind, row, draw) for row in rows for draw in range(DRAWS))) for kind in KINDS}
+    return found | {kind: maps_of(detector, (with_anomalies(held_out, kind, [one]) for one in drawn)) for kind in KINDS}
 
 
 def figures_of(maps: dict[str, list[Maps]], way: tuple[tuple[str, ...], int, int]) -> dict[str, dict[str, float]]:
@@ -114,12 +107,11 @@ def figures_of(maps: dict[str, list[Maps]], way: tuple[tuple[str, ...], int, int
         scale = scale_of(scores[VALIDATION])
         views = {name: views[name] + scale.of_scores(values)[:, :, 0] / len(kinds) for name, values in scores.items()}
 
-    def percent(rule: str, positive: str, negative: str) -> float:
-        pair = (over_views(views[name], rule).double().numpy() for name in (positive, negative))
-        return round(100 * auroc_between(*pair), 1)
-
     pairs = {"M3": (HELD_OUT, FITTED)} | {f"M5 {kind}": (kind, HELD_OUT) for kind in KINDS}
-    return {figure: {rule: percent(rule, *pair) for rule in SAMPLE_RULES} for figure, pair in pairs.items()}
+    return {
+        figure: {rule: round(100 * area, 1) for rule, area in areas_by_rule(*(views[name] for name in pair)).items()}
+        for figure, pair in pairs.items()
+    }
 
 
 def _scores(one: Maps, kind: str, config: ScoreConfig) -> Tensor:

@@ -151,7 +151,7 @@ def label_free_figures(detector: Detector, parts: Parts, label: str, progress: P
     names = detector.spec.modalities
     held_out = parts.held_out.select([*names, *(["source"] if "source" in parts.held_out.stored else [])])
     fitted = parts.fitted.select(names)
-    rows, others = _rows_by_key(held_out), _rows_by_key(fitted)
+    rows, others = rows_by_key(held_out), rows_by_key(fitted)
     others = [others[position] for position in spread(len(others), len(rows))]
     drawn_on = spread(len(rows), _MOST_DRAWN_ON)
     progress.start(label, len(rows) + len(others) + len(KINDS) * DRAWS * len(drawn_on))
@@ -161,8 +161,8 @@ def label_free_figures(detector: Detector, parts: Parts, label: str, progress: P
     pseudo = {}
     for kind in KINDS:
         drawn = [(rows[k], draw) for k in drawn_on for draw in range(DRAWS)]
-        changed, _ = _scored(detector, drawn, partial(_with_anomalies, held_out, kind), progress)
-        pseudo[kind] = _areas_by_rule(changed, views[drawn_on])
+        changed, _ = _scored(detector, drawn, partial(with_anomalies, held_out, kind), progress)
+        pseudo[kind] = areas_by_rule(changed, views[drawn_on])
     near = near_poses(held_out, rows, fitted)
     return LabelFree(
         len(rows), losses.get("distillation"), losses.get("voxel_rise"), area(scores, reference),
@@ -213,14 +213,14 @@ def area(positive: NDArray[np.float64], negative: NDArray[np.float64]) -> float 
     return auroc_between(positive, negative)
 
 
-def _areas_by_rule(positive: Tensor, negative: Tensor) -> dict[str, float]:
+def areas_by_rule(positive: Tensor, negative: Tensor) -> dict[str, float]:
     """Return the AUROC of view scores (P, V) and (N, V) by the rule from views to sample; empty without scores."""
     pairs = {rule: [over_views(views, rule).double().numpy() for views in (positive, negative)] for rule in SAMPLE_RULES}
     areas = {rule: area(*pair) for rule, pair in pairs.items()}
     return {rule: value for rule, value in areas.items() if value is not None}
 
 
-def _rows_by_key(data: ShardSet) -> list[int]:
+def rows_by_key(data: ShardSet) -> list[int]:
     """Return the numbers of a split's normal samples, sorted by their keys."""
     return sorted(normal_rows(data), key=lambda row: data.keys[row])
 
@@ -238,7 +238,7 @@ def _scored(
     return torch.cat(views), np.array(scores, float)
 
 
-def _with_anomalies(data: ShardSet, kind: Kind, drawn: Sequence[tuple[int, int]]) -> Batch | None:
+def with_anomalies(data: ShardSet, kind: Kind, drawn: Sequence[tuple[int, int]]) -> Batch | None:
     """Return samples with compact pseudo anomalies, for pairs of row and draw; without those that show none.
 
     They are the same whatever the run's seed, so that runs compare on the same ones.

@@ -44,13 +44,11 @@ def first_below(height, side, cell, origin, direction, start, stop, shares, bise
     """
     found = np.empty(len(direction))
     for i in range(len(direction)):
-        low = high = start[i] + (stop[i] - start[i]) * shares[0]
-        for k in range(len(shares)):
-            high = start[i] + (stop[i] - start[i]) * shares[k]
+        high = start[i] + (stop[i] - start[i]) * shares[0]
+        for share in shares:
+            low, high = high, start[i] + (stop[i] - start[i]) * share
             if _height_above(height, side, cell, origin, direction[i], high) <= 0:
                 break
-            if k < len(shares) - 1:
-                low = high
         for _ in range(bisections):
             middle = (low + high) / 2
             if _height_above(height, side, cell, origin, direction[i], middle) <= 0:
