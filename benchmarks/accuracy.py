@@ -31,6 +31,7 @@ from scans import with_more
 from mvad import files
 from mvad.datasets.shards.loader import ShardSet
 from mvad.model.backbones.weights import WeightsSource
+from mvad.model.config import CHECKPOINT_KEYS
 from mvad.model.devices import resolve_device
 from mvad.model.evaluation.compare import difference
 from mvad.model.evaluation.missing_views import (
@@ -127,9 +128,9 @@ class Run:
 
 
 def hash_of(config: Mapping[str, Any]) -> str:
-    """Return the hash of a configuration without what is found on the machine."""
-    found = {"teacher", "pseudo.textures", "train.threads"}
-    return config_hash({name: value for name, value in config.items() if name not in found})
+    """Return the hash of a configuration without what is found on the machine or changes no result."""
+    without = {"teacher", "pseudo.textures", "train.threads", "train.graphs", *CHECKPOINT_KEYS}
+    return config_hash({name: value for name, value in config.items() if name not in without})
 
 
 def runs(seeds: list[int], real: bool) -> list[Run]:
@@ -168,6 +169,8 @@ def mvad(workspace: Path, arguments: list[str]) -> None:
 
 
 def train_and_evaluate(workspace: Path, run: Run, planned: str) -> None:
+    if run.planned != planned:
+        raise RuntimeError(f"its configuration is {run.planned} by today's presets, the plan has {planned}; plan it anew")
     print(f"{run.name}: started", flush=True)
     mvad(workspace, run.train_command)
     trained = hash_of(RunFolder(workspace / "runs" / run.name).record.config)
