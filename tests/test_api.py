@@ -206,7 +206,7 @@ def test_registered_method_dataset_and_metric_work_from_rendering_to_report(work
         mvad.register_method(mvad.Method("padim", "x", "x", "x", "x", mvad.ModelConfig, SmallFloor))
 
 
-@pytest.mark.thorough(4)
+@pytest.mark.thorough(8)
 @pytest.mark.usefixtures("registered")
 def test_other_processes_render_a_registered_dataset(workspace: Path, tmp_path: Path) -> None:
     from mvad.render.engine import Workers

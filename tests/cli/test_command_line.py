@@ -290,7 +290,7 @@ def test_other_cameras_and_centred_scans_are_rendered_packed_and_not_mixed_with_
         assert np.abs(file["pose"][:, :3, 3]).max() > 1e-4
 
 
-@pytest.mark.thorough(6)
+@pytest.mark.thorough(12)
 @pytest.mark.egl
 def test_a_missing_driver_or_device_is_exit_5_with_a_remedy(workspace: Path, tmp_path: Path) -> None:
     raw = str(workspace / "raw" / "mvtec3d")

@@ -95,7 +95,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str, int]] = {
 """What is damaged, the file that must be named, and how many data files may be written again at most."""
 
 
-@pytest.mark.thorough(4)
+@pytest.mark.thorough(8)
 @pytest.mark.parametrize("name", DAMAGE)
 def test_damaged_files_are_reported_and_only_they_are_rebuilt(name: str, ws: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = state(ws)
@@ -256,6 +256,7 @@ WRONG_PLACES = {
 }
 
 
+@pytest.mark.thorough(3)
 @pytest.mark.parametrize("said_of_it", WRONG_PLACES)
 def test_places_that_cannot_be_are_found_although_hashes_match(
     said_of_it: str, ws: Path, capsys: pytest.CaptureFixture[str]

@@ -85,6 +85,7 @@ def test_pixels_off_the_object_have_the_lowest_value_of_their_sample(
         assert float(sample[~outline].max()) <= float(sample[outline].min())
 
 
+@pytest.mark.thorough(4)
 @pytest.mark.parametrize("model", METHODS)
 def test_the_score_of_a_sample_follows_score_sample(model: str, gear: Path, trained: Callable[[str, str], Path]) -> None:
     detector = load(trained(model, "mvtec3d"))

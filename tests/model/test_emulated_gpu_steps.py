@@ -98,7 +98,7 @@ def test_a_recorded_step_gives_the_same_losses(recorded: dict[str, Any], workspa
     assert recorded["losses"] == pytest.approx(paper(workspace, scratch, textures, False)["losses"], rel=1e-5)
 
 
-@pytest.mark.thorough(12)
+@pytest.mark.thorough(24)
 @pytest.mark.parametrize(
     "more",
     [

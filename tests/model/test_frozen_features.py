@@ -36,6 +36,7 @@ def close(one: torch.Tensor, two: torch.Tensor) -> bool:
     return torch.allclose(one, two, atol=1e-4 * float(two.abs().max()))
 
 
+@pytest.mark.thorough(3)
 @pytest.mark.parametrize("present", [ALL, SOME], ids=["all", "some"])
 @pytest.mark.parametrize("case", CASES)
 def test_features_are_those_that_teacher_and_network_have_alone(case: str, present: torch.Tensor) -> None:

@@ -61,6 +61,7 @@ def test_an_evaluation_of_three_at_a_time_writes_what_one_at_a_time_writes(
     assert written(tmp_path / "one") == written(tmp_path / "three") != {}
 
 
+@pytest.mark.thorough(2)
 @pytest.mark.parametrize("kind", list(KEYS))
 def test_the_scale_and_the_figures_without_labels_do_not_depend_on_how_many_are_scored_together(
     kind: str, gear: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -103,7 +103,7 @@ def test_nothing_is_fitted_to_held_out_samples(
     assert RunFolder(tmp_path / "run").scale_facts["normals"] == "2 folds of 8 training samples"
 
 
-@pytest.mark.thorough(6)
+@pytest.mark.thorough(12)
 @pytest.mark.parametrize("model", ["idif", "mean_feature"])
 def test_figures_change_no_bit_of_the_model(
     model: str, shards: Path, parts: Parts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

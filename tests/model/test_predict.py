@@ -70,6 +70,7 @@ def rows(path: Path) -> dict[str, dict[str, str]]:
     return {row["sample"].split("/")[-1]: row for row in csv.DictReader(path.read_text().splitlines())}
 
 
+@pytest.mark.thorough(3)
 def test_scans_rendered_on_the_fly_score_as_packed_ones(place: Path, tmp_path: Path) -> None:
     run, out = str(place / "runs" / "floor"), tmp_path / "raw"
     done = mvad("predict", run, str(place / "raw" / GEAR / "test"), "--workspace", str(place), "--out", str(out))

@@ -63,7 +63,7 @@ def test_what_a_phase_does_not_train_is_written_once_and_is_not_changed_by_it(ge
     assert all(torch.equal(model[name], tensor) for name, tensor in frozen.items() if name.startswith("network."))
 
 
-@pytest.mark.thorough(6)
+@pytest.mark.thorough(12)
 @pytest.mark.parametrize("damage", ["flipped", "missing", "another"])
 def test_a_damaged_frozen_part_is_told_with_a_remedy_that_works(damage: str, gear: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"

@@ -139,7 +139,7 @@ def test_workers_of_a_scheduler_have_no_numbers(scheduler: str, tmp_path: Path) 
     assert {number_in(text) for text in texts} == {0}
 
 
-@pytest.mark.thorough(4)
+@pytest.mark.thorough(8)
 def test_workers_that_grow_old_are_replaced_and_nothing_is_lost(tmp_path: Path) -> None:
     items = [(f"item{k}", str(tmp_path)) for k in range(10)]
     with started(Workers(2, recycle=3), len(items)) as run_all:

@@ -386,6 +386,7 @@ def test_strange_scans_are_rendered_and_known_as_such(change: Callable[[Scan], S
         assert done.pose.fit < 0.95
 
 
+@pytest.mark.thorough(3)
 def test_another_part_fits_no_pose() -> None:
     frame = frame_of(category("hook")[0])
     assert frame.pose_of(category("disc")[1][0].points).number == NO_POSE

@@ -100,6 +100,7 @@ def handedness(data: ShardSet) -> np.ndarray:
     return np.sign(np.linalg.det(data.object_poses[:, :3, :3]))
 
 
+@pytest.mark.thorough(2)
 def test_poses_are_mirrored_where_scans_are(category: Category) -> None:
     found = handedness(category.data)
     assert set(found) == ({-1.0, 1.0} if category.mirrored else {1.0})

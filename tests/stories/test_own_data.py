@@ -171,7 +171,7 @@ def test_a_watched_folder_decides_once_on_each_part_and_tells_of_it(run: Path, t
     assert len((tmp_path / "told").read_text().splitlines()) == 4
 
 
-@pytest.mark.thorough(10)
+@pytest.mark.thorough(20)
 @pytest.mark.parametrize("kills", [4, 2])
 def test_a_watch_that_is_killed_at_any_moment_loses_no_part_and_decides_none_twice(run: Path, tmp_path: Path, kills: int) -> None:
     rng, pauses = np.random.default_rng(7), np.random.default_rng(8)
