@@ -29,7 +29,7 @@ from mvad.model.metrics.auroc import auroc
 from mvad.model.paper.tables import paper_s_auroc
 from mvad.model.report.charts import histogram, line_chart
 from mvad.model.scoring import finish_maps, image_scores, smooth
-from mvad.model.synthesis.paste import corrupt
+from mvad.model.synthesis.paste import box_mean, corrupt
 from mvad.model.synthesis.perlin import perlin_noise
 from mvad.model.synthesis.textures import FolderTextures, ProceduralTextures, load_textures, locate_textures
 from mvad.settings import resolve
@@ -151,6 +151,12 @@ def test_depth_bumps_have_the_configured_height() -> None:
     assert len(peaks)
     assert (peaks > 0.00099).all()
     assert (peaks < 0.00201).all()
+
+
+@pytest.mark.parametrize("width", [1, 3, 9])
+def test_means_over_squares_by_columns_and_rows_are_those_of_the_squares(width: int) -> None:
+    maps = torch.rand(2, 1, 12, 20, generator=generator())
+    assert torch.allclose(box_mean(maps, width), torch.nn.functional.avg_pool2d(maps, width, 1, width // 2), atol=1e-6)
 
 
 def test_procedural_textures_are_used_on_request_only(no_textures: None, tmp_path: Path) -> None:

@@ -263,11 +263,17 @@ def _bump(mask: Tensor, numbers: Tensor, edge: int) -> Tensor:
     b, v, size, _ = mask.shape
     flat = mask.view(b * v, 1, size, size)
     for _ in range(2):
-        flat = functional.avg_pool2d(flat, edge, 1, edge // 2)
+        flat = box_mean(flat, edge)
     hill = (flat.view(b, v, size, size) * mask).clamp(max=1)
     peak = hill.amax(dim=(2, 3), keepdim=True).clamp(min=1e-3)
     sign = torch.where(numbers[:, :, 3] < 0.5, -1.0, 1.0)
     return sign * hill / peak
+
+
+def box_mean(maps: Tensor, width: int) -> Tensor:
+    """Return means (N, C, H, W) over squares of an odd width, zeros beyond the border: by columns, then by rows, 2 width terms."""
+    half = width // 2
+    return functional.avg_pool2d(functional.avg_pool2d(maps, (width, 1), 1, (half, 0)), (1, width), 1, (0, half))
 
 
 def _raise(plane: Tensor, mask: Tensor, spec: InputSpec, config: PseudoConfig, numbers: Tensor, edge: int) -> Tensor:
