@@ -88,7 +88,21 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         turns = have_turns(shares, int(os.environ["MVAD_SAMPLE"]))
         config.hook.pytest_deselected(items=[item for item, turn in zip(items, turns, strict=True) if not turn])
         items[:] = [item for item, turn in zip(items, turns, strict=True) if turn]
-    items.sort(key=lambda item: "/stories/" not in item.nodeid)  # the longest begin early, so that workers end together
+    users = (item for item in items if uses_workspace(item) and has_module_fixtures(item.path))
+    builder = next((item.path for item in users), None)
+
+    def rank(item: pytest.Item) -> int:
+        if item.path == builder:
+            return 0  # one worker builds the workspace that all share
+        if "/render/" in item.nodeid and not uses_workspace(item):
+            return 1  # meanwhile the others do what needs none
+        return 2 if "/stories/" in item.nodeid else 3  # the longest begin early, so that workers end together
+
+    items.sort(key=rank)
+
+
+def uses_workspace(item: pytest.Item) -> bool:
+    return "workspace" in getattr(item, "fixturenames", ())
 
 
 @pytest.hookimpl(optionalhook=True)
