@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import pickle
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,9 +12,11 @@ import imagecodecs
 import numpy as np
 import pytest
 import tifffile
+import torch
 from command import mvad
 from numpy.typing import NDArray
 from PIL import Image
+from sklearn.metrics import roc_auc_score
 
 from mvad.datasets.photographs.arriving import find_new
 from mvad.datasets.photographs.category import FolderOptions, category_source, check_sound, find
@@ -24,9 +27,14 @@ from mvad.datasets.photographs.pictures import read_header, read_picture
 from mvad.datasets.photographs.placing import ViewFrame, place
 from mvad.datasets.photographs.sample import read_part
 from mvad.datasets.photographs.table import find_in_table
-from mvad.datasets.shards.loader import ShardSet
+from mvad.datasets.shards.loader import Batch, ShardSet
 from mvad.datasets.shards.pack import PackOptions, pack_category
+from mvad.datasets.shards.schema import PICTURES
 from mvad.errors import BadInput
+from mvad.model.detector import AnomalyMaps
+from mvad.model.evaluation.evaluate import TrainedOn, at_pixels, evaluate_split, shown_at_pixels
+from mvad.model.exchange.adeval import ANOMAPS, AdevalWriter
+from mvad.model.runs import RunRecord
 from mvad.progress import Silent
 
 WIDTH, HEIGHT = 48, 32
@@ -97,6 +105,42 @@ def test_a_picture_is_padded_and_its_padding_is_not_seen(tmp_path: Path) -> None
     mask = batch.mask[0, 1].numpy()
     assert np.argwhere(mask).min(axis=0).tolist() == [4 + 2, 10]
     assert np.argwhere(mask).max(axis=0).tolist() == [4 + 4, 14]
+
+
+def test_pixels_beside_the_picture_are_in_no_figure(tmp_path: Path) -> None:
+    """Rows 43 to 212 of 256 show a picture of 48 x 32: what is beside it would be easy normal pixels."""
+    data = ShardSet(packed(tree(tmp_path / "parts"), tmp_path / "shards"), "test")
+    random = torch.Generator().manual_seed(0)
+    inside, everywhere = (
+        list[tuple[NDArray[np.float32], NDArray[np.bool_]]](),
+        list[tuple[NDArray[np.float32], NDArray[np.bool_]]](),
+    )
+
+    def answer(batch: Batch) -> AnomalyMaps:
+        maps = torch.where(batch.seen, batch.mask.float() + 2 * torch.rand(batch.mask.shape, generator=random), -9.0)
+        found = AnomalyMaps(maps, maps.amax(dim=(2, 3)), maps.amax(dim=(1, 2, 3)))
+        known = [k for k in range(3) if batch.mask[0, k].any() or not batch.view_label[0, k]]
+        whole = [planes[known] for planes in at_pixels(batch, found)]
+        everywhere.append((whole[0], whole[1]))
+        inside.append((whole[0][:, 43:213], whole[1][:, 43:213]))
+        return found
+
+    record = RunRecord(
+        "folder", "parts", {"model": "oracle", "seed": 0, "input.modalities": ["rgb"], "input.size": 32}, {}, "", "", {}
+    )
+    writer = AdevalWriter(tmp_path / "adeval", shown_at_pixels(data.config[PICTURES]))
+    figures = evaluate_split(tmp_path / "run", data, answer, record, TrainedOn(), Silent(), callbacks=[writer]).figures
+
+    def auroc(parts: list[tuple[NDArray[np.float32], NDArray[np.bool_]]]) -> float:
+        scores, truth = (np.concatenate([part[which].ravel() for part in parts]) for which in (0, 1))
+        return float(roc_auc_score(truth, scores))
+
+    assert figures["p_auroc"] == pytest.approx(auroc(inside), abs=1e-6)
+    assert auroc(everywhere) > figures["p_auroc"] + 0.01
+    exported = pickle.loads((tmp_path / "adeval" / ANOMAPS).read_bytes())
+    assert {values.shape for values, _, _ in exported.values()} == {(170, 256)}
+    (masked,) = [path for _, _, path in exported.values() if path]
+    assert imagecodecs.png_decode(Path(masked).read_bytes()).shape == (170, 256)
 
 
 def test_square_pictures_have_no_field_seen(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from mvad.datasets.shards.reader import read_manifest
 from mvad.datasets.shards.schema import MANIFEST
 from mvad.errors import BadInput
 from mvad.model.backbones.weights import WeightsSource
-from mvad.model.evaluation.evaluate import EvaluationCallback, evaluate_run
+from mvad.model.evaluation.evaluate import EvaluationCallback, evaluate_run, shown_at_pixels
 from mvad.model.evaluation.missing_views import MissingViews, evaluate_missing_views
 from mvad.model.evaluation.results import Results
 from mvad.model.evaluation.scan_maps import RULES, Rule, ScanEvaluator
@@ -115,7 +115,7 @@ class EvaluationPlan:
         if self.adeval:
             target = self.adeval / run.name
             progress.say(f'ADEval: python -m adeval {target / ANOMAPS} --evaluate_size 256 --sample_key_pat "{SAMPLE_PATTERN}"')
-            callbacks.append(AdevalWriter(target))
+            callbacks.append(AdevalWriter(target, shown_at_pixels(RunFolder(run).record.pictures)))
         return callbacks
 
 

@@ -17,7 +17,7 @@ from mvad.datasets.photographs.layouts import natural
 from mvad.datasets.photographs.levels import white_of
 from mvad.datasets.photographs.maps import depth_limits
 from mvad.datasets.photographs.pictures import Header, greatest_level, read_header, read_picture
-from mvad.datasets.photographs.placing import ViewFrame, image_of, tile_size
+from mvad.datasets.photographs.placing import ViewFrame, image_of, place, tile_size
 from mvad.datasets.scan import ImageRef, SampleRef
 from mvad.errors import BadInput
 
@@ -54,6 +54,11 @@ class Framing:
     depth_range: tuple[float, float] | None = None
     unit_m: float = 1.0
     has_normals: bool = False
+
+    def shown_at(self, size: int) -> list[tuple[slice, slice]]:
+        """Return the rows and columns of each view, at a side of ``size`` pixels, that show its picture; the rest is padding."""
+        targets = [place(Path(), frame, frame.width, frame.height, size).target for frame in self.views.values()]
+        return [(slice(top, bottom), slice(left, right)) for left, top, right, bottom in targets]
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values, as recorded with the shards."""

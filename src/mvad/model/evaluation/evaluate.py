@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 from torch.nn import functional
 
 from mvad import files
+from mvad.datasets.photographs.framing import Framing
 from mvad.datasets.shards.loader import Batch, ShardSet
-from mvad.datasets.shards.schema import NO_TEMPLATE
+from mvad.datasets.shards.schema import NO_TEMPLATE, PICTURES
 from mvad.errors import BadInput
 from mvad.model.backbones.weights import WeightsSource
 from mvad.model.detector import AnomalyMaps, Detector
@@ -35,6 +36,10 @@ MAPS = "maps"
 _VIEWS = "-views-"
 PIXELS = 256
 """Side at which pixels are evaluated, over all present views, masks by nearest neighbour (``eval.pixels``)."""
+
+
+Shown = Sequence[tuple[slice, slice]] | None
+"""Rows and columns of each view that show its picture; None: all, as in renders and in photographs that are square."""
 
 
 class EvaluationCallback(Protocol):
@@ -150,12 +155,14 @@ def shown_views(path: Path) -> tuple[int, ...]:
 class _Evaluation:
     """Pixels and results of the samples evaluated so far; writes their pictures.
 
+    ``shown``: see ``shown_at_pixels``; what is beside a picture is not counted.
     ``leaves_out_unmarked``: pixels of views with a defect that no mask marks are not counted, since it is not known which show it.
     """
 
     run: Path
     maps: str
     callbacks: Sequence[EvaluationCallback]
+    shown: Shown = None
     leaves_out_unmarked: bool = False
     unmarked_views: int = 0
     pixels: PixelScores = field(default_factory=PixelScores)
@@ -175,7 +182,8 @@ class _Evaluation:
             self.unmarked_views += int(unmarked.sum())
             counted = present & ~unmarked
         if counted.any():
-            self.pixels.add(batch.keys[0], maps[counted], masks[counted])
+            places = [shown_place(int(view), self.shown) for view in np.flatnonzero(counted)]
+            self.pixels.add(batch.keys[0], [maps[place] for place in places], [masks[place] for place in places])
         for callback in self.callbacks:
             callback.on_sample(batch, found)
         levels, low, high = grey_levels(maps)
@@ -249,8 +257,8 @@ def evaluate_split(
     suffix = _VIEWS + "-".join(map(str, views)) if views else ""
     path = run / RESULTS.replace(".json", f"{suffix}.json")
     progress.start(f"evaluate {run.name}", len(data))
-    own = record.pictures is not None
-    gathered = _Evaluation(run, MAPS + suffix, callbacks, leaves_out_unmarked=own)
+    own = PICTURES in data.config
+    gathered = _Evaluation(run, MAPS + suffix, callbacks, shown_at_pixels(data.config.get(PICTURES)), leaves_out_unmarked=own)
     scorer, began = Scorer(answer, device), time.perf_counter()
     for index, (batch, found) in enumerate(scorer.each(range(len(data)), lambda rows: read_with_views(data, rows, views))):
         if found is not None:
@@ -282,6 +290,18 @@ def at_pixels(batch: Batch, found: AnomalyMaps) -> tuple[NDArray[np.float32], ND
     maps = functional.interpolate(found.maps.cpu(), size=PIXELS, mode="bilinear", align_corners=False)[0].numpy()
     masks = functional.interpolate(batch.mask.float(), size=PIXELS, mode="nearest")[0].numpy() > 0
     return maps, masks
+
+
+def shown_at_pixels(pictures: Mapping[str, Any] | None) -> Shown:
+    """Return the rows and columns, of ``PIXELS``, of each view that show its picture, from what is recorded of photographs."""
+    if pictures is None:
+        return None
+    return Framing.from_json(pictures["framing"], [str(name) for name in pictures["views"]]).shown_at(PIXELS)
+
+
+def shown_place(view: int, shown: Shown) -> tuple[int, slice, slice]:
+    """Return the index in planes (V, PIXELS, PIXELS) of what a view shows of its picture."""
+    return (view, slice(None), slice(None)) if shown is None else (view, *shown[view])
 
 
 def _earlier_scan_results(path: Path, trained: TrainedOn, data: ShardSet) -> ScanResults | None:

@@ -19,7 +19,7 @@ from mvad import files
 from mvad.datasets.shards.loader import Batch
 from mvad.errors import BadInput
 from mvad.model.detector import AnomalyMaps
-from mvad.model.evaluation.evaluate import at_pixels, file_stem
+from mvad.model.evaluation.evaluate import Shown, at_pixels, file_stem, shown_place
 
 ANOMAPS = "anomaps.pkl"
 SAMPLE_PATTERN = "(.+)_C[0-9]+"
@@ -30,12 +30,20 @@ class AdevalWriter:
     """An ``EvaluationCallback`` that writes ``anomaps.pkl`` and the masks to which it refers.
 
     The pickle holds a dict from ``<sample>_C<view>`` to (map float32, score, path of the mask or None), the format of ADEval 1.1.
+
+    Parameters
+    ----------
+    folder
+        Where they are written.
+    shown
+        Rows and columns of each view that show its picture (see ``shown_at_pixels``); the others are not exported.
     """
 
     fields: Sequence[str] = ()
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, shown: Shown = None) -> None:
         self.folder = folder
+        self.shown = shown
         self._maps: dict[str, tuple[NDArray[np.float32], float, str | None]] = {}
 
     def on_sample(self, batch: Batch, found: AnomalyMaps) -> None:
@@ -44,11 +52,13 @@ class AdevalWriter:
         for view in np.flatnonzero(batch.present[0].numpy()):
             name = f"{file_stem(batch.keys[0])}_C{view + 1}"
             path = None
-            if masks[view].any():
+            place = shown_place(int(view), self.shown)
+            mask = masks[place]
+            if mask.any():
                 target = self.folder / "masks" / f"{name}.png"
-                files.write_bytes(target, bytes(imagecodecs.png_encode(masks[view].astype(np.uint8) * 255)))
+                files.write_bytes(target, bytes(imagecodecs.png_encode(mask.astype(np.uint8) * 255)))
                 path = str(target)
-            self._maps[name] = (maps[view].copy(), float(found.view_scores[0, view]), path)
+            self._maps[name] = (maps[place].copy(), float(found.view_scores[0, view]), path)
 
     def results(self) -> dict[str, Any]:
         """Write the pickle; return no fields."""
