@@ -197,12 +197,28 @@ def evaluate_network(workspace: Path, run: Run) -> None:
         files.write_json(folder.path / EFFECTS, module_effects(detector, data, Silent()))
 
 
-def report(seeds: list[int], earlier: Mapping[str, Any]) -> dict[str, Any]:
+def kept(run: Run, plan: Mapping[str, str]) -> Evaluated | None:
+    """Return the record of a run that was trained as planned, if there is one."""
+    if not run.record.exists():
+        return None
+    found = Evaluated.of_record(run.record)
+    trained = hash_of(found.results.config)
+    if trained == plan[run.name]:
+        return found
+    print(
+        f"{run.record.name}: left out, its configuration has hash {trained}, the plan {plan[run.name]}",
+        file=sys.stderr,
+        flush=True,
+    )
+    return None
+
+
+def report(seeds: list[int], plan: Mapping[str, str], earlier: Mapping[str, Any]) -> dict[str, Any]:
     """Gather the figures of all runs that are recorded, and earlier rows of runs that are not."""
     found: dict[tuple[str, str], list[Evaluated]] = {}
     for run in runs(seeds, real=True):
-        if run.record.exists():
-            found.setdefault((run.category.name, run.method), []).append(Evaluated.of_record(run.record))
+        if (evaluated := kept(run, plan)) is not None:
+            found.setdefault((run.category.name, run.method), []).append(evaluated)
     rows = [_row(*key, group) for key, group in found.items()]
     differences = []
     for category in CATEGORIES:
@@ -338,7 +354,7 @@ def main() -> int:
     plan = planned_hashes(seeds)
     if not given.report:
         prepare(given.workspace, real)
-        todo = [r for r in runs(seeds, real is not None) if given.only in r.name and not r.record.exists()]
+        todo = [r for r in runs(seeds, real is not None) if given.only in r.name and kept(r, plan) is None]
 
         def one(run: Run) -> None:
             try:
@@ -349,7 +365,7 @@ def main() -> int:
 
         with ThreadPoolExecutor(given.jobs) as pool:
             list(pool.map(one, todo))
-    files.write_json(RESULTS, {"plan": plan, **report(seeds, files.read_json(RESULTS))})
+    files.write_json(RESULTS, {"plan": plan, **report(seeds, plan, files.read_json(RESULTS))})
     print(f"{RESULTS.name} written")
     return 6 if failed else 0
 

@@ -438,7 +438,7 @@ def precision(real: Path | None, scratch: Path) -> Any:
     """bfloat16 and torch.compile on this machine."""
     from mvad.model.devices import has_native_bfloat16
 
-    return run("arithmetic", **samples(real, scratch)) | {"native_bfloat16": has_native_bfloat16("cpu")}
+    return run("arithmetic", **samples(real, scratch)) | {"native_bfloat16": has_native_bfloat16(torch.device("cpu"))}
 
 
 # ---------------------------------------------------------------------------------------------------- plot and sections

@@ -60,7 +60,9 @@ def test_a_record_has_what_tables_are_made_of(records, tmp_path: Path) -> None:
     assert again.effects == {"as trained": 1.5}
 
 
-def test_rows_of_runs_that_are_not_recorded_stay(accuracy, records, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rows_of_runs_that_are_not_recorded_stay_and_others_than_planned_are_left_out(
+    accuracy, records, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setattr(accuracy, "RECORDS", tmp_path)
     for seed, scores in enumerate([[0.1, 0.4, 0.3, 0.9], [0.1, 0.2, 0.3, 0.9]]):
         for method in ("idif", "destseg"):
@@ -74,7 +76,8 @@ def test_rows_of_runs_that_are_not_recorded_stay(accuracy, records, tmp_path: Pa
         ],
         "differences": [{"category": "gear", "idif_less": "destseg", "seeds": [1, 1]}],
     }  # fmt: skip
-    found = accuracy.report([0, 1], earlier)
+    plan = {r.name: accuracy.hash_of(results("idif", 0, []).config) for r in accuracy.runs([0, 1], real=True)}
+    found = accuracy.report([0, 1], plan, earlier)
     rows = {row["method"]: row for row in found["rows"]}
     assert rows["idif"]["seeds"] == [0, 1], "more runs than the row of before"
     assert "earlier" not in rows["idif"]
@@ -85,4 +88,7 @@ def test_rows_of_runs_that_are_not_recorded_stay(accuracy, records, tmp_path: Pa
     (difference,) = found["differences"]
     assert difference["seeds"] == [2, 2]
     assert difference["points"] > 0
-    assert accuracy.report([0, 1], found) == found, "making the table again changes nothing"
+    assert accuracy.report([0, 1], plan, found) == found, "making the table again changes nothing"
+    changed = plan | {"gear-rgb-idif-seed1": "another"}
+    assert [row["seeds"] for row in accuracy.report([0, 1], changed, {})["rows"] if row["method"] == "idif"] == [[0]]
+    assert "gear-rgb-idif-seed1.json: left out" in capsys.readouterr().err

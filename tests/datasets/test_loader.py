@@ -186,6 +186,27 @@ def test_metres_come_out_on_the_device_of_the_batch(folder: Path) -> None:
     assert moved.rgb.dtype == torch.uint8
 
 
+def test_views_that_are_seen_everywhere_can_be_pinned(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Photographs may have no field ``seen``: what is expanded from ``present`` has strides of 0, to which torch cannot copy."""
+
+    def as_torch_does(tensor: torch.Tensor) -> torch.Tensor:
+        return torch.empty_strided(tensor.size(), tensor.stride(), dtype=tensor.dtype).copy_(tensor)
+
+    photographs = ShardSet(workspace / "shards" / "realiad" / CATEGORY["realiad"], "test")
+    batch = photographs.batch([0, 1])
+    assert 0 in batch.seen.stride()
+    monkeypatch.setattr(torch.Tensor, "pin_memory", as_torch_does)
+    assert torch.equal(batch.pin_memory().seen, batch.seen)
+
+
+def test_a_split_on_a_device_keeps_no_memory_of_its_size_on_the_host(folder: Path) -> None:
+    data = ShardSet(folder, "test")
+    resident = data.in_memory(device=torch.device("meta"))
+    assert (resident.device.type, len(resident)) == ("meta", len(data))
+    kept = [buffer for buffers in data._buffers._free.values() for buffer in buffers]
+    assert not kept
+
+
 @pytest.mark.gpu
 def test_pinned_batches_reach_the_gpu(folder: Path) -> None:
     if not torch.cuda.is_available():

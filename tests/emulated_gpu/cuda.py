@@ -16,6 +16,7 @@ where tensors of both devices meet. Counted, by the line of mvad that asked:
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import traceback
 from collections import Counter
@@ -169,6 +170,13 @@ class _Event:
         COUNTS.stop("wait for an event")
 
 
+class _Stream:
+    """Stands in for ``torch.cuda.Stream``."""
+
+    def __init__(self, device: Any) -> None:
+        self.device = torch.device(device)
+
+
 class EmulatedGraph:
     """CUDA graph: the operations of a recording, computed again on the same memory.
 
@@ -206,7 +214,9 @@ class EmulatedGraph:
 class _Recording:
     """Stands in for ``torch.cuda.graph``."""
 
-    def __init__(self, graph: EmulatedGraph, **options: Any) -> None:
+    def __init__(self, graph: EmulatedGraph, pool: Any = None, stream: Any = None, **options: Any) -> None:
+        if stream is None:
+            raise AssertionError("a recording on the current device's stream holds nothing of another device")
         self.graph = graph
 
     def __enter__(self) -> None:
@@ -364,6 +374,8 @@ def _count_stops(name: str, args: Any, kwargs: Any, on_device: Any, on_host: Any
                 COUNTS.stop("boolean index")
                 COUNTS.launch("nonzero", 4)
             elif isinstance(index, torch.Tensor) and not isinstance(index, Emulated):
+                if EmulatedGraph.recording is not None:
+                    raise RuntimeError(f"an index from the host would be recorded with its address at {_line()}")
                 COUNTS.stop("index from the host")
     if name == "_to_copy":
         source = args[0]
@@ -420,6 +432,7 @@ def install() -> None:
         "manual_seed": lambda seed: None, "set_device": lambda *a: None, "empty_cache": lambda: None,
         "current_stream": lambda *a: None, "get_device_capability": lambda *a: (9, 0), "is_current_stream_capturing": lambda: False,
         "CUDAGraph": EmulatedGraph, "graph": _Recording,
+        "Stream": _Stream, "stream": contextlib.nullcontext, "device": contextlib.nullcontext,
         "graph_pool_handle": lambda: None, "synchronize": lambda *a: COUNTS.stop("wait for the device"), "Event": _Event,
     }  # fmt: skip
     for name, answer in answers.items():
@@ -445,7 +458,7 @@ def _pin(self: torch.Tensor, *ignored: Any) -> torch.Tensor:
         raise RuntimeError("cannot pin a tensor of cuda")
     if _is_pinned(self):
         return self
-    out = self.clone()
+    out = torch.empty_strided(self.size(), self.stride(), dtype=self.dtype).copy_(self)  # with the strides, as torch does
     _pinned[out.untyped_storage().data_ptr()] = out.untyped_storage()
     return out
 

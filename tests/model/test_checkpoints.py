@@ -202,6 +202,30 @@ def test_a_second_signal_does_not_wait_for_the_disk(tmp_path: Path) -> None:
     assert steps_in(tmp_path) == [3]
 
 
+@pytest.mark.parametrize("lag", [0, 1])
+def test_a_signal_while_figures_are_awaited_loses_none(tmp_path: Path, lag: int) -> None:
+    """On a GPU a run spends its time in waiting for the figures of the step before."""
+    toy, lines, met = Toy(tmp_path), list[int](), list[int]()
+
+    class Awaited(Pending):
+        def __init__(self, step: int) -> None:
+            super().__init__({"loss": float(step)})
+            self.step = step
+
+        def read(self) -> dict[str, float]:
+            if self.step == 3 and not met:
+                met.append(self.step)
+                raise KeyboardInterrupt
+            return super().read()
+
+    phases = [Phase("a", 6, lambda: None, lambda k: Awaited(k + 1))]
+    context = FitContext(tmp_path, Silent(), lambda figures: lines.append(figures["step"]))
+    with pytest.raises(KeyboardInterrupt):
+        run_phases(phases, 0, 1, toy.writer, context, lag)
+    assert lines == list(range(1, 4 + lag))
+    assert steps_in(tmp_path) == [3 + lag]
+
+
 def test_a_write_that_breaks_off_anywhere_leaves_the_checkpoint_before_and_no_litter_for_long(tmp_path: Path) -> None:
     """The write of the first checkpoint of a phase, which has a frozen part, is ended before each of its steps."""
 

@@ -106,8 +106,9 @@ def test_a_recorded_step_gives_the_same_losses(recorded: dict[str, Any], workspa
         {"dropout.p": 0.4, "dropout.draw": "sample", "encoder.share": "view", "head.share": "view"},
         {"pseudo.views": "consistent", "pseudo.compact": 0.5, "augment.turn_deg": 5.0, "bottleneck.withhold": 0.5},
         {"fusion.kind": "conv3d", "bottleneck.aggregate": "attention", "dropout.p": 0.4},
+        {"decoder.share": "shared", "bottleneck.at_test": "sample", "dropout.p": 0.4},
     ],
-    ids=["two modalities", "views by sample", "on the scan", "conv3d"],
+    ids=["two modalities", "views by sample", "on the scan", "conv3d", "one decoder"],
 )
 def test_no_configuration_waits_more_often(workspace: Path, scratch: Path, textures: str, more: dict[str, Any]) -> None:
     counts = {"train.student_steps": 6, "train.head_steps": 5, "pseudo.textures": textures, "input.modalities": ["rgb"]} | {

@@ -19,9 +19,10 @@ from command import mvad, python, surroundings
 from training import CPU, NOWHERE, load, train
 
 from mvad import files
-from mvad.datasets.shards.loader import ShardSet, batch_of
+from mvad.datasets.shards.loader import Batch, ShardSet, batch_of
 from mvad.datasets.shards.reader import open_shard
 from mvad.errors import BadInput
+from mvad.model.detector import AnomalyMaps
 from mvad.model.devices import float32_only
 from mvad.model.evaluation.decide import NewSample
 from mvad.model.evaluation.predict import predict
@@ -347,6 +348,26 @@ def test_samples_that_are_scored_together_get_what_they_get_alone(
     assert 3 in calls
     for path in (tmp_path / "alone" / "maps").iterdir():
         assert path.read_bytes() == (tmp_path / "together" / "maps" / path.name).read_bytes()
+
+
+def test_a_sample_that_cannot_be_scored_is_listed_and_the_others_of_its_call_are_not(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = RunFolder(place / "runs" / "floor")
+    detector, samples = load(run.path), list(samples_of(place / "shards" / GEAR, run, Workspace(place)))[:3]
+    thresholds = Thresholds(run, detector, place / "shards" / GEAR, 0.05, Silent(), 0.0)
+    score = detector.score
+
+    def picky(batch: Batch) -> AnomalyMaps:
+        if samples[1].key in batch.keys:
+            raise BadInput("cannot be scored")
+        return score(batch)
+
+    monkeypatch.setattr(detector, "score", picky)
+    monkeypatch.setattr("mvad.model.in_batches.samples_per_call", lambda device: 3)
+    found = predict(detector, run.model_sha256, thresholds, samples, 3, tmp_path / "out", Silent())
+    assert [row.key for row in found.rows] == [samples[0].key, samples[2].key]
+    assert files.read_lines(tmp_path / "out" / "failed.jsonl") == [{"key": samples[1].key, "reason": "cannot be scored"}]
 
 
 def test_a_sample_as_a_batch_of_one_equals_the_sample_of_the_split(workspace: Path) -> None:

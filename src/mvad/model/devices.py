@@ -134,10 +134,11 @@ def constant(values: tuple[float, ...], device: torch.device) -> Tensor:
 
 
 @cache
-def has_native_bfloat16(device_type: str) -> bool:
-    """Return whether the hardware multiplies bfloat16 natively; emulation is slower than float32."""
-    if device_type == "cuda":
-        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+def has_native_bfloat16(device: torch.device) -> bool:
+    """Return whether the hardware of a device multiplies bfloat16 natively; emulation is slower than float32."""
+    if device.type == "cuda":
+        with torch.cuda.device(device):
+            return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     cpuinfo = Path("/proc/cpuinfo")
     flags = cpuinfo.read_text().split() if cpuinfo.exists() else []
     return "avx512_bf16" in flags or "bf16" in flags
@@ -210,7 +211,7 @@ def float32_only() -> Iterator[None]:
 
 def uses_bfloat16(device: torch.device, precision: str) -> bool:
     """Return whether ``autocast`` computes in bfloat16."""
-    wanted = precision == "bfloat16" or (precision == "auto" and has_native_bfloat16(device.type))
+    wanted = precision == "bfloat16" or (precision == "auto" and has_native_bfloat16(device))
     return wanted and not _float32_only.get()
 
 
@@ -222,5 +223,6 @@ def default_preset(device: torch.device) -> str:
 def describe_devices() -> list[tuple[str, str]]:
     """Return (name, text) lines on torch, CUDA and the processor's arithmetic."""
     cuda = torch.cuda.get_device_name() if torch.cuda.is_available() else "none; training runs on the processor"
-    arithmetic = "native bfloat16" if has_native_bfloat16("cuda" if torch.cuda.is_available() else "cpu") else "float32 only"
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    arithmetic = "native bfloat16" if has_native_bfloat16(device) else "float32 only"
     return [("torch", f"{torch.__version__}, {torch.get_num_threads()} threads, {arithmetic}"), ("cuda", cuda)]

@@ -79,7 +79,7 @@ class Batch:
 
     def pin_memory(self) -> Batch:
         """Return the batch with what ``to`` moves in page-locked memory; torch's DataLoader calls this."""
-        return self._with_seen(lambda tensor: tensor if tensor.is_cuda else tensor.pin_memory())
+        return self._with_seen(lambda tensor: tensor if tensor.is_cuda else tensor.contiguous().pin_memory())
 
     def rows(self, start: int, stop: int) -> Batch:
         """Return the samples from number ``start`` to ``stop - 1``, as views of the same memory."""

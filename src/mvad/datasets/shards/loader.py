@@ -173,7 +173,7 @@ class ShardSet(Dataset[Batch]):
         needed = self.stored_bytes // 1_000_000
         if needed > limit_mb:
             raise BadInput(f"{self.folder}: {self.split} takes {needed} MB in memory, more than {limit_mb}; leave it on disk")
-        arrays = self._memory or self._decode(range(len(self)))
+        arrays = self._memory or self._decode(range(len(self)), Buffers())  # buffers of a split's size are not kept for batches
         if device.type == "cpu":
             self._memory = {name: tensor.share_memory_() for name, tensor in arrays.items()}  # type: ignore[no-untyped-call]
             return self
@@ -202,8 +202,10 @@ class ShardSet(Dataset[Batch]):
         rows = [int(index) for index in indices]
         arrays = self._from_memory(rows) if self._memory else self._decode(rows)
         present = torch.from_numpy(self._small["present"][rows]).bool()
-        everywhere = present[:, :, None, None].expand(arrays["mask"].shape)
-        seen = arrays["seen"].view(torch.bool) if "seen" in arrays else everywhere.to(self.device)
+        if "seen" in arrays:
+            seen = arrays["seen"].view(torch.bool)
+        else:
+            seen = self._on_device(present)[:, :, None, None].expand(arrays["mask"].shape)
         return Batch(
             keys=tuple(self.keys[row] for row in rows), defects=tuple(self.defects[row] for row in rows),
             rgb=arrays.get("rgb"), depth_code=arrays.get("depth"), normal=arrays.get("normal"), mask=arrays["mask"], seen=seen,
@@ -239,9 +241,13 @@ class ShardSet(Dataset[Batch]):
         shape, dtype = self._shapes[name]
         return int(np.prod(shape)) * np.dtype(dtype).itemsize
 
+    def _on_device(self, tensor: Tensor) -> Tensor:
+        """Return a tensor of the host where the samples are, without waiting for the device."""
+        return tensor if self.device.type == "cpu" else tensor.pin_memory().to(self.device, non_blocking=True)
+
     def _from_memory(self, rows: list[int]) -> dict[str, Tensor]:
         chosen = torch.tensor(rows)
-        on_device = chosen if self.device.type == "cpu" else chosen.pin_memory().to(self.device, non_blocking=True)
+        on_device = self._on_device(chosen)
         found = {}
         for name in self._read_names():
             tensor = self._memory[name]
@@ -250,9 +256,9 @@ class ShardSet(Dataset[Batch]):
             found[name] = taken.view(tensor.dtype)
         return found
 
-    def _decode(self, rows: Sequence[int]) -> dict[str, Tensor]:
-        names = self._read_names()
-        leased = {name: self._buffers.empty((len(rows), *self._shapes[name][0]), self._shapes[name][1]) for name in names}
+    def _decode(self, rows: Sequence[int], buffers: Buffers | None = None) -> dict[str, Tensor]:
+        names, buffers = self._read_names(), self._buffers if buffers is None else buffers
+        leased = {name: buffers.empty((len(rows), *self._shapes[name][0]), self._shapes[name][1]) for name in names}
         outs = {name: array for name, (_, array) in leased.items()}
         for number in {self._places[row][0] for row in rows}:
             self._files[number].open()

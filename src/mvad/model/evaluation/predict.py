@@ -287,9 +287,12 @@ def _rows(
                     found[number] = earlier.row
                 else:
                     origins[number], reads[number] = earlier.made_from, read_new(detector, sample)
-        for number, (answer, seconds) in zip(reads, _answers(scorer, [read.batch for read in reads.values()]), strict=True):
+        answers = _answers(scorer, [read.batch for read in reads.values()]) if reads else []
+        for number, answer in zip(reads, answers, strict=True):
             with _failing(found, number):
-                scored, began = scored_new(reads[number], answer, seconds), time.perf_counter()
+                if isinstance(answer, BadInput):
+                    raise answer
+                scored, began = scored_new(reads[number], *answer), time.perf_counter()
                 write_maps(out / MAPS, group[number].key, scored)
                 written = {"write_seconds": round(time.perf_counter() - began, 5)}
                 row = {"made_from": origins[number], **scored.facts, **written}
@@ -298,15 +301,16 @@ def _rows(
         yield from ((sample, found[number]) for number, sample in enumerate(group))
 
 
-def _answers(scorer: Scorer, batches: Sequence[Batch]) -> list[tuple[AnomalyMaps, float]]:
-    """Return the detector's answer to each sample, and the seconds that it took of those of all."""
-    alike = len({(batch.mask.shape, batch.coding, batch.rgb is None) for batch in batches}) == 1
-    answers = []
-    for group in [collate(batches)] if alike else batches:
-        before, found = scorer.seconds, scorer.scored(group)
-        share = (scorer.seconds - before) / len(found)
-        answers += [(answer, share) for answer in found if answer is not None]
-    return answers
+def _answers(scorer: Scorer, batches: Sequence[Batch]) -> list[tuple[AnomalyMaps, float] | BadInput]:
+    """Return the detector's answer to each sample, and the seconds that it took of those of all; or why there is none."""
+    if len({batch.mask.shape for batch in batches}) > 1:
+        return [answer for batch in batches for answer in _answers(scorer, [batch])]
+    try:
+        before, found = scorer.seconds, scorer.scored(collate(batches))
+    except BadInput as error:  # fields or depth ranges differ, or one of them cannot be scored
+        return [error] if len(batches) == 1 else [answer for batch in batches for answer in _answers(scorer, [batch])]
+    share = (scorer.seconds - before) / len(found)
+    return [(answer, share) for answer in found if answer is not None]
 
 
 @contextlib.contextmanager
@@ -328,15 +332,8 @@ def _table(rows: Sequence[Prediction], names: Sequence[str]) -> str:
     target = io.StringIO()
     views = max((len(row.view_scores) for row in rows), default=0)
     writer = csv.writer(target, lineterminator="\n")
-    head = (
-        "path",
-        "sample",
-        "score",
-        "threshold",
-        "decision",
-        *_CAUSE,
-        *(f"view_{names[k] if names else k}" for k in range(views)),
-    )
+    view_scores = (f"view_{names[k] if names else k}" for k in range(views))
+    head = ("path", "sample", "score", "threshold", "decision", *_CAUSE, *view_scores)
     pictured = _OF_PICTURES if names else ()
     writer.writerow([*head, "load_seconds", "score_seconds", "write_seconds", *_PLACES, *pictured])
     for row in rows:

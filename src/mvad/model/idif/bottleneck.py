@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import lru_cache, partial
 
 import torch
 from torch import Tensor, nn
@@ -67,7 +68,7 @@ class ConsistencyBottleneck(nn.Module):
         log_variance = _over_views(self.log_variance(flat).view(b, k, -1, h, w), weight)
         log_variance = log_variance.clamp(2 * math.log(self.config.noise), _MOST_LOG_VARIANCE)
         if noise is None and self.config.at_test == "sample":
-            noise = _fixed_noise
+            noise = partial(_fixed_noise, device=encoded.device)
         code = mean
         if noise is not None:
             code = mean + noise(mean.shape).to(mean) * torch.exp(log_variance / 2)  # reparameterised
@@ -114,6 +115,12 @@ def _over_views(values: Tensor, weight: Tensor | None) -> Tensor:
     return values.mean(dim=1) if weight is None else (values * weight).sum(dim=1)
 
 
-def _fixed_noise(shape: torch.Size) -> Tensor:
-    """Draw the same numbers for each sample, whatever batch it is in."""
-    return torch.randn((1, *shape[1:]), generator=torch.Generator().manual_seed(0)).expand(shape)
+def _fixed_noise(shape: torch.Size, device: torch.device) -> Tensor:
+    """Return the same numbers (B, C, h, w) for each sample, whatever batch it is in."""
+    return _numbers_of_a_sample(tuple(shape[1:]), device).expand(shape)
+
+
+@lru_cache(maxsize=8)
+def _numbers_of_a_sample(shape: tuple[int, ...], device: torch.device) -> Tensor:
+    """Return random numbers (1, C, h, w) on a device; they are copied there once, which a recorded step must not do again."""
+    return torch.randn((1, *shape), generator=torch.Generator().manual_seed(0)).to(device)

@@ -84,7 +84,7 @@ class Decoders(nn.Module):
         b, inputs = planes.shape[:2]
         chosen = list(shown)
         if len(self.per_input) == 1:
-            flat = self.per_input[0](planes[:, chosen].flatten(0, 1), [level[:, chosen].flatten(0, 1) for level in fine])
+            flat = self.per_input[0](_taken(planes, chosen), [_taken(level, chosen) for level in fine])
             decoded = [list(level.view(b, len(chosen), *level.shape[1:]).unbind(1)) for level in flat]
         else:
             plane, finer = planes.unbind(1), [level.unbind(1) for level in fine]
@@ -99,6 +99,12 @@ class Decoders(nn.Module):
             rows = torch.stack([by_number[k].permute(0, 2, 3, 1) for k in range(inputs)], dim=1)
             filled.append(rows.permute(0, 1, 4, 2, 3))
         return filled[0], filled[1], filled[2]
+
+
+def _taken(levels: Tensor, inputs: Sequence[int]) -> Tensor:
+    """Return some inputs of (B, K, C, h, w) as (B * K', C, h, w); an index made of a list would be copied from the host."""
+    taken = levels if list(inputs) == list(range(levels.shape[1])) else torch.stack([levels[:, k] for k in inputs], dim=1)
+    return taken.flatten(0, 1)
 
 
 def _upsampled(plane: Tensor) -> Tensor:

@@ -85,7 +85,7 @@ class Idif(Detector):
             share_batch_norms(self.network)
             share_batch_norms(self.heads)
         steps.window = self._window(train)
-        steps.graphs = StepGraphs(self._uses_graphs(context), self.device)
+        steps.graphs = StepGraphs(self._uses_graphs(context), self.device, context.progress.say)
         train_phases(train, self._phases(context), self.config, context, config.batch, self.device, self.state, self.load_state)
         steps.finish()
         self._calibrate(train)

@@ -13,7 +13,7 @@ _LIMIT_BYTES = 3 << 29
 """Limit of the cache in the host's memory: 1.5 GiB."""
 
 _SHARE = 0.4
-"""Limit of the cache on a GPU, as a share of the memory that is free when it is made."""
+"""Limit of the cache on a GPU, as a share of the memory that is free at the first step, when the data are there."""
 
 
 class TeacherCache:
@@ -31,12 +31,15 @@ class TeacherCache:
         self._features = features
         self._entries: dict[str, tuple[Tensor, ...]] = {}
         self._bytes = 0
-        self._limit = _LIMIT_BYTES if device.type == "cpu" else int(_SHARE * torch.cuda.mem_get_info(device)[0])
+        self._device = device
+        self._limit: int | None = None
         # On a processor one sample at a time: what is kept then does not depend on the batch that it came with.
         self._together = device.type != "cpu" and not torch.are_deterministic_algorithms_enabled()
 
     def __call__(self, images: Tensor, keys: Sequence[str] | None) -> tuple[Tensor, ...]:
         """Return the features of samples (B, K, 3, S, S): three tensors (B, K, C, h, w). Nothing is kept if ``keys`` is None."""
+        if self._limit is None:
+            self._limit = _LIMIT_BYTES if self._device.type == "cpu" else int(_SHARE * torch.cuda.mem_get_info(self._device)[0])
         names = [str(row) for row in range(len(images))] if keys is None else keys
         found = {} if keys is None else {key: self._entries[key] for key in names if key in self._entries}
         missing = [row for row, key in enumerate(names) if key not in found]
@@ -57,6 +60,6 @@ class TeacherCache:
 
     def _keep(self, key: str, levels: tuple[Tensor, ...]) -> None:
         size = sum(level.numel() * level.element_size() for level in levels)
-        if self._bytes + size <= self._limit:
+        if self._bytes + size <= (self._limit or 0):
             self._entries[key] = levels
             self._bytes += size

@@ -66,15 +66,21 @@ class StepGraphs:
     ----------
     enabled
         Whether to use graphs at all.
+    device
+        Where the steps are computed; it need not be the current one.
+    say
+        Is told why steps are not recorded any more.
     reason
         Why steps are not recorded any more; empty: they are.
     """
 
     enabled: bool
     device: torch.device
+    say: Callable[[str], None] = lambda line: None
     reason: str = ""
     _kinds: dict[Hashable, _Kind] = field(default_factory=dict)
     _pool: object = None
+    _stream: torch.cuda.Stream | None = None
 
     def run(
         self, key: Hashable, work: Work, inputs: Mapping[str, Tensor], parameters: Sequence[nn.Parameter]
@@ -106,20 +112,27 @@ class StepGraphs:
         if sum(other.graph is not None for other in self._kinds.values()) >= _MOST_GRAPHS:
             kind.pays = False
             return work(inputs)
-        try:
-            kind.graph = self._recorded(work, inputs, parameters)
-        except RuntimeError as error:  # out of memory, or an operation that cannot be recorded
-            self.reason = " ".join(str(error).split())[:160]
-            self._kinds.clear()
-            for parameter in parameters:
-                parameter.grad = None
-            return work(inputs)
-        return self._replayed(kind, kind.graph, inputs)
+        kind.graph = self._try_to_record(work, inputs, parameters)
+        return work(inputs) if kind.graph is None else self._replayed(kind, kind.graph, inputs)
 
     def clear(self) -> None:
         """Free the memory of all graphs."""
         self._kinds.clear()
         self._pool = None
+
+    def _try_to_record(self, work: Work, inputs: Mapping[str, Tensor], parameters: Sequence[nn.Parameter]) -> _Graph | None:
+        """Return a recorded step; where that is not possible, free what all recorded ones hold, say why, and return None."""
+        try:
+            return self._recorded(work, inputs, parameters)
+        except RuntimeError as error:  # out of memory, or an operation that cannot be recorded
+            self.reason = " ".join(str(error).split())[:160]
+        # Only here, without the error, nothing refers to the tensors of the step that was not recorded.
+        for parameter in parameters:
+            parameter.grad = None
+        self.clear()
+        torch.cuda.empty_cache()
+        self.say(f"steps are not replayed as CUDA graphs (train.graphs): {self.reason}")
+        return None
 
     def _replayed(self, kind: _Kind, graph: _Graph, inputs: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
         """Replay a graph; the second time it is timed, and dropped if it does not pay."""
@@ -135,9 +148,13 @@ class StepGraphs:
         places = {name: tensor.clone() for name, tensor in inputs.items()}
         if self._pool is None:
             self._pool = torch.cuda.graph_pool_handle()
+            self._stream = torch.cuda.Stream(self.device)  # type: ignore[no-untyped-call]  # torch leaves it untyped
         recorded = torch.cuda.CUDAGraph()
-        # Other threads copy checkpoints and draw numbers meanwhile: they may not end the recording.
-        with torch.cuda.graph(recorded, pool=self._pool, capture_error_mode="thread_local"):  # type: ignore[arg-type]
+        # torch's own stream for recording is one of the device that was current when it was first asked for, and records nothing of
+        # others. Other threads copy checkpoints and draw numbers meanwhile: they may not end the recording.
+        recording = torch.cuda.graph(recorded, self._pool, self._stream, capture_error_mode="thread_local")  # type: ignore[arg-type]
+        # torch leaves its stream current where a recording fails; the outer context goes back in any case.
+        with torch.cuda.stream(torch.cuda.current_stream(self.device)), recording:
             figures = work(places)
         gradients = [(parameter, parameter.grad) for parameter in parameters if parameter.grad is not None]
         return _Graph(recorded, places, figures, gradients)

@@ -44,9 +44,9 @@ class Phase:
     step: Callable[[int], Pending]
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Done:
-    """A step that was performed and whose figures were not read: its number over all phases, and how it took."""
+    """A step that was performed and whose figures were not read: its number over all phases, and the time that it took."""
 
     step: int
     phase: int
@@ -95,7 +95,7 @@ def run_phases(  # more than 60 lines, 30 of them parameters and docstring
     def read(most: int) -> None:
         """Read the figures of all performed steps but the last ``most``."""
         while len(waiting) > most:
-            past = waiting.popleft()
+            past = waiting[0]
             figures = past.pending.read()
             name, loss = phases[past.phase].name, figures["loss"]
             if not math.isfinite(loss):
@@ -107,6 +107,7 @@ def run_phases(  # more than 60 lines, 30 of them parameters and docstring
                     "samples_per_s": round(rate, 2), **figures,
                 }
             )  # fmt: skip
+            waiting.popleft()  # not before it is logged: an interruption may come at any time
             context.progress.advance(1, loss=loss, samples_per_s=rate)
 
     context.progress.start(f"train {context.run.name}", total, first)
@@ -122,9 +123,10 @@ def run_phases(  # more than 60 lines, 30 of them parameters and docstring
                     pending = perform(phase, k)
                     between = True
                     done = offset + k + 1
-                    read(max(lag - 1, 0))
                     waiting.append(_Done(done, number, k, time.perf_counter() - began, pending))
                     read(lag)
+                    if lag:
+                        waiting[-1].seconds = time.perf_counter() - began  # with the wait for the step before it
                     if checkpoints.due(done):
                         read(0)
                         checkpoints.save(done)

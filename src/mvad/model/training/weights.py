@@ -63,7 +63,9 @@ class CastWeights:
 
     @contextlib.contextmanager
     def used(self) -> Iterator[None]:
-        """Have the network compute with the copies, which get the weights of this moment."""
+        """Have the network compute with the copies, which get the weights of this moment and have no gradients yet."""
+        for copy in self._copies:
+            copy.grad = None  # where a step was not recorded to its end, some are left
         with torch.no_grad():
             torch._foreach_copy_(self._copies, self._weights)
         self._put(self._copies)
