@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -20,6 +20,7 @@ from mvad.model.idif.effects import held_out_losses
 from mvad.model.idif.head import Heads
 from mvad.model.idif.network import Network
 from mvad.model.idif.optimizers import head_optimizers, student_optimizers
+from mvad.model.idif.positions import PositionSums
 from mvad.model.idif.teacher_cache import TeacherCache
 from mvad.model.idif.timing import estimated_seconds
 from mvad.model.idif.training_steps import StepNumbers, TrainingSteps
@@ -27,6 +28,7 @@ from mvad.model.idif.view_dropout import draw_present
 from mvad.model.idif.window import Window, fitted
 from mvad.model.images import ViewImages, background_fill, view_images
 from mvad.model.input_spec import InputSpec
+from mvad.model.presence import Presence
 from mvad.model.scoring import counted, counted_scores, finish_maps, smooth
 from mvad.model.synthesis.paste import Corrupted, corrupt_by_plan
 from mvad.model.synthesis.textures import load_textures
@@ -36,6 +38,7 @@ from mvad.model.training.graphs import StepGraphs
 from mvad.model.training.on_images import load_modules, module_state
 from mvad.model.training.parallel import share_batch_norms
 from mvad.model.training.weights import count_no_batches
+from mvad.progress import Progress
 from mvad.settings import check_multiple
 
 _MEASURED = 500
@@ -72,6 +75,7 @@ class Idif(Detector):
                 module.compile()
         self.training_steps = TrainingSteps(config, spec, teacher, self.network, self.heads)
         self.baseline = _identity_baseline(spec).to(device)
+        self.positions: Tensor | None = None
 
     def fit(self, train: ShardSet, context: FitContext) -> None:
         """See ``Detector.fit``."""
@@ -88,6 +92,7 @@ class Idif(Detector):
         steps.graphs = StepGraphs(self._uses_graphs(context), self.device, context.progress.say)
         train_phases(train, self._phases(context), self.config, context, config.batch, self.device, self.state, self.load_state)
         steps.finish()
+        self._learn_positions(train, context.progress)
         self._calibrate(train)
 
     def _phases(self, context: FitContext) -> list[TrainingPhase]:
@@ -157,7 +162,8 @@ class Idif(Detector):
     def state(self) -> dict[str, Tensor]:
         """See ``Detector.state``."""
         window = torch.tensor(self.training_steps.window.side)
-        return {**module_state(self._parts()), "baseline": self.baseline, "window": window}
+        positions = {} if self.positions is None else {"positions": self.positions}
+        return {**module_state(self._parts()), "baseline": self.baseline, "window": window, **positions}
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
         """See ``Detector.load_state``.
@@ -173,6 +179,7 @@ class Idif(Detector):
             )
         load_modules(self._parts(), state)
         self.baseline = state["baseline"].to(self.device)
+        self.positions = state["positions"].to(self.device) if "positions" in state else None
         self.training_steps.window = replace(self.training_steps.window, side=int(state["window"]))
 
     def planned_seconds(self, samples: int) -> float:
@@ -219,17 +226,26 @@ class Idif(Detector):
 
     def _maps(self, views: ViewImages) -> tuple[Tensor, Tensor]:
         """Return smoothed cosine and head maps, (B, V, M, S, S) each; 0 at pixels that do not count."""
-        self.network.eval()
-        self.heads.eval()
         b, v, m, _, size, _ = views.images.shape
-        present = self.training_steps.inputs(views.present)
-        levels, probability = self.training_steps.present_maps(views, present)
+        levels, logits, present = self._evaluated(views)
+        if self.positions is None:
+            head = torch.sigmoid(logits)
+        else:
+            mean, deviation = (present.take(part.expand(b, *part.shape)) for part in self.positions)
+            head = (logits - mean) / deviation
         resized = [_resize(level, size) for level in levels]
         smoothed = []
-        for maps in (resized[0] + resized[1] + resized[2], _resize(probability, size)):
+        for maps in (resized[0] + resized[1] + resized[2], _resize(head, size)):
             full = present.spread(maps).view(b, v, m, size, size)
             smoothed.append(smooth(full, views.seen[:, :, None], self.config.score))
         return smoothed[0], smoothed[1]
+
+    def _evaluated(self, views: ViewImages) -> tuple[list[Tensor], Tensor, Presence]:
+        """Return the cosine maps and the head's logits of the inputs that are there, and which are (``present_logits``)."""
+        self.network.eval()
+        self.heads.eval()
+        present = self.training_steps.inputs(views.present)
+        return *self.training_steps.present_logits(views, present), present
 
     def _window(self, train: ShardSet) -> Window:
         """Return the head's window (``head.window``)."""
@@ -242,16 +258,35 @@ class Idif(Detector):
         found = (outlines.batch([int(index)]).seen[0] for index in chosen)
         return fitted((seen for one in found for seen in turned_outlines(one, config.augment)), cells)
 
+    def _training_views(self, train: ShardSet) -> Iterator[ViewImages]:
+        """Yield the training samples as they were trained on: now and then a view of one is missing."""
+        for index in range(len(train)):
+            views = self.images(train.batch([index]))
+            kept = draw_present(views.present, self.config.dropout, generator_of(self.config.seed, _CALIBRATION_STREAM, index))
+            yield replace(views, present=kept)
+
+    def _learn_positions(self, train: ShardSet, progress: Progress) -> None:
+        """Set mean and deviation of the head's logits at each position, over the training samples (``head.by_position``)."""
+        self.positions = None
+        if not self.config.head.by_position:
+            return
+        progress.start("what is normal at each position", len(train))
+        inputs, cells = self.spec.views * len(self.spec.modalities), self.config.input.size // 4
+        sums = PositionSums.of(inputs, (cells, cells), self.device)
+        for views in self._training_views(train):
+            _, logits, present = self._evaluated(views)
+            inside = counted(views, self.config.score).repeat_interleave(len(self.spec.modalities), dim=1)
+            sums.add(present.spread(logits), inside)
+            progress.advance(1)
+        self.positions = torch.stack(sums.mean_and_deviation())
+
     def _calibrate(self, train: ShardSet) -> None:
         """Set the baseline to mean and standard deviation of the training samples' scores (``score.calibrate``)."""
         config = self.config.score
         if not config.calibrate:
             return
         scores, counts = [], []
-        for index in range(len(train)):
-            views = self.images(train.batch([index]))
-            kept = draw_present(views.present, self.config.dropout, generator_of(self.config.seed, _CALIBRATION_STREAM, index))
-            views = replace(views, present=kept)  # scores of a view are those of training: now and then another is missing
+        for views in self._training_views(train):
             inside = counted(views, config)
             scores.append(torch.stack([counted_scores(maps, inside, config)[0] for maps in self._maps(views)]))
             counts.append(views.present[0])

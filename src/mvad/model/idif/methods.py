@@ -14,7 +14,13 @@ _NARROW: dict[str, Any] = {
     "optimizer.kind": "adamw", "optimizer.student_lr": 2e-3, "optimizer.head_lr": 2e-3, "optimizer.clip_norm": 1.0,
 }  # fmt: skip
 
-_SMALL = _NARROW | {"bottleneck.channels": 8, "voxel.patch": 2, "fusion.blocks": 2, "head.share": "view"}
+_SMALL = _NARROW | {
+    "bottleneck.channels": 8,
+    "voxel.patch": 2,
+    "fusion.blocks": 2,
+    "head.share": "view",
+    "head.by_position": True,
+}
 
 PRESETS: Mapping[str, Mapping[str, Any]] = {
     "destseg": {

@@ -231,19 +231,24 @@ class TrainingSteps:
         return {"loss": optimizers.apply(loss, k, self.ranks)}
 
     def present_maps(self, views: ViewImages, inputs: Presence | None = None) -> tuple[list[Tensor], Tensor]:
+        """Return what ``present_logits`` does, with probabilities for logits."""
+        cosine, logits = self.present_logits(views, inputs)
+        return cosine, torch.sigmoid(logits)
+
+    def present_logits(self, views: ViewImages, inputs: Presence | None = None) -> tuple[list[Tensor], Tensor]:
         """Return maps of the N inputs of present views (``inputs(views.present)``), without gradients.
 
         Returns
         -------
         tuple
-            Cosine maps at strides 4, 8, 16: (N, h_l, w_l) each; probabilities of the head (N, h, w) at stride 4. All float32.
+            Cosine maps at strides 4, 8, 16: (N, h_l, w_l) each; logits of the head (N, h, w) at stride 4. All float32.
         """
         present = self.inputs(views.present) if inputs is None else inputs
         with torch.no_grad():
             teacher, student = self.features(views.images, present)
             with self.autocast():
                 logits = self._logits(teacher, student, views.seen, present)
-            return cosine_maps(teacher, student), torch.sigmoid(logits.float())
+            return cosine_maps(teacher, student), logits.float()
 
     def _logits(self, teacher: Levels, student: Levels, outlines: Tensor, present: Presence) -> Tensor:
         """Return the head's logits (N, h, w), inside the window around the outlines (B, V, S, S); outside it is probability 0."""
