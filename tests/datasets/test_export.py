@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from dataclasses import replace
 from pathlib import Path
 
 import imagecodecs
@@ -194,3 +195,12 @@ def test_an_export_of_other_shards_is_not_judged(exported: tuple[Path, Path, Sha
     files.write_sealed_json(done / "export.json", facts)
     with pytest.raises(BadInput, match="was not made from the shards"):
         evaluate_imported_maps(tmp_path / "runs" / "x", "x", done, maps, workspace / "shards", Silent())
+
+
+def test_two_samples_whose_pictures_would_have_one_name_are_refused(workspace: Path, tmp_path: Path) -> None:
+    source = source_of(workspace / "shards" / PLATE)
+    train = [(split, sample) for split, sample in source.each() if split == "train"][:2]
+    named = [(split, replace(one, key=key)) for (split, one), key in zip(train, ("a/train/x/y", "a/train/x_y"), strict=True)]
+    with pytest.raises(BadInput, match="a/train/x_y: its picture would have the name of another sample's"):
+        export(replace(source, each=lambda: iter(named)), tmp_path, "mvtec-ad", "rgb", Silent())
+    assert not list(tmp_path.rglob("*.png"))

@@ -745,3 +745,15 @@ def test_parts_of_one_name_in_two_splits_are_two_parts(tmp_path: Path) -> None:
         save(tmp_path / "parts/test/good" / f"{k}" / "a.png", picture(k + 50))
     found = listing(tmp_path / "parts", validation=0.4)
     assert [sum(s.split == split for s in found.samples) for split in ("train", "validation", "test")] == [3, 2, 5]
+
+
+def test_parts_below_a_decided_folder_are_found(tmp_path: Path) -> None:
+    """A picture that was dropped beside the parts' folders makes a part of the folder above them, which is decided some day."""
+    for name in ("lot7/label", "lot7/p1/a", "lot7/p2/a", "lot7/p2/inner/a"):
+        save(tmp_path / f"{name}.png", picture())
+
+    def found(*skipped: str) -> list[str]:
+        return [sample.id for sample in find_new(tmp_path, "c", "folder", Layout(), ["a"], set(skipped)).samples]
+
+    assert found() == ["lot7", "lot7/p1", "lot7/p2", "lot7/p2/inner"]
+    assert found("lot7", "lot7/p2") == ["lot7/p1", "lot7/p2/inner"]

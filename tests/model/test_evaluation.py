@@ -27,6 +27,7 @@ from mvad.model.evaluation import missing_views
 from mvad.model.evaluation.compare import difference, s_auroc_of, same_samples, scored
 from mvad.model.evaluation.evaluate import TrainedOn, evaluate_run, evaluate_split
 from mvad.model.evaluation.missing_views import evaluate_missing_views, read_missing_views, shapley, subsets_of
+from mvad.model.evaluation.pictures import grey_levels
 from mvad.model.evaluation.ply import read_ply
 from mvad.model.evaluation.results import NOT_OURS, Results
 from mvad.model.evaluation.scan_maps import RULES, ScanEvaluator, fuse
@@ -484,3 +485,26 @@ def test_a_missing_view_is_not_evaluated(workspace: Path, tmp_path: Path) -> Non
     results = evaluate_split(tmp_path, data, blind_in_view_1, facts(), TrainedOn(), Silent(), [0, 2])
     assert results.samples_without_these_views == 0
     assert all(sample.view_scores[1] is None for sample in results.samples)
+
+
+@pytest.mark.parametrize("side", [32, 96, 128, 150, 224, 256, 320])
+def test_pictures_show_the_whole_of_a_view_of_any_size(side: int) -> None:
+    """A value in each corner and in the middle, and means as they were."""
+    maps = np.zeros((2, side, side), np.float32)
+    edge = max(1, side // 8)
+    maps[0, -edge:, -edge:] = 1
+    levels, low, high = grey_levels(maps)
+    assert (levels.shape, low, high) == ((128, 256), 0, 1)
+    assert levels[127, 127] == 255
+    assert levels[0, 0] == levels[64, 64] == levels[127, 128] == 0
+    smooth_map = np.random.default_rng(0).random((1, side, side)).astype(np.float32)
+    levels, low, high = grey_levels(smooth_map)
+    assert (levels / 255 * (high - low) + low).mean() == pytest.approx(smooth_map.mean(), abs=3e-3)
+
+
+def test_two_samples_whose_files_would_have_one_name_are_refused(workspace: Path, tmp_path: Path) -> None:
+    data = ShardSet(workspace / "shards" / GEAR, "test")
+    data.keys[:2] = ["gear/test/scratch/deep_1", "gear/test/scratch_deep/1"]
+    with pytest.raises(BadInput, match=r"gear/test/scratch_deep/1: .* those of gear/test/scratch/deep_1; rename"):
+        evaluate_split(tmp_path, data, maps_from_masks, facts(), TrainedOn(), Silent())
+    assert not (tmp_path / "maps").exists()

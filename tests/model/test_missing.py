@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
@@ -177,3 +178,17 @@ def test_the_bootstrap_separates_different_scores_only() -> None:
     assert (same.mean, same.low, same.high, same.verdict) == (0, 0, 0, "not separated")
     with pytest.raises(ValueError, match="good and bad"):
         paired_difference(strong, weak, np.ones(120, bool))
+
+
+def test_subsets_of_many_views_are_those_of_the_whole_list_without_making_it() -> None:
+    for views in (4, 7, 9):
+        expected = []
+        for size in range(views, 0, -1):
+            of_size = list(combinations(range(views), size))
+            if len(of_size) > 5:
+                of_size = [of_size[int(k)] for k in np.linspace(0, len(of_size) - 1, 5).round()]
+            expected += of_size
+        assert subsets_of(views, 5) == expected
+    many = subsets_of(36, 20)
+    assert len(many) == len(set(many)) == 35 * 20 + 1
+    assert all(list(subset) == sorted(set(subset)) and subset[-1] < 36 for subset in many)

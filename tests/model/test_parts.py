@@ -13,7 +13,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score
-from training import CPU
+from training import CPU, prepared, untrained_teacher
 
 from mvad.datasets.shards.loader import ShardSet
 from mvad.errors import BadInput, MissingComponent
@@ -32,6 +32,8 @@ from mvad.model.scoring import finish_maps, image_scores, smooth
 from mvad.model.synthesis.paste import box_mean, corrupt
 from mvad.model.synthesis.perlin import perlin_noise
 from mvad.model.synthesis.textures import FolderTextures, ProceduralTextures, load_textures, locate_textures
+from mvad.model.training.context import FitContext
+from mvad.progress import Silent
 from mvad.settings import resolve
 
 OFFLINE = WeightsSource(None, Path("nowhere"), offline=True)
@@ -295,3 +297,33 @@ def test_charts_are_svg_with_their_names_escaped() -> None:
     assert "&lt;a&gt;" in line
     assert "x &amp; y" in line
     assert bars.count("<rect") == 40
+
+
+def test_patchcore_scores_an_image_without_patches_lowest_and_finite() -> None:
+    detector = PatchCore(PatchCoreConfig(), InputSpec(1, ("rgb",), torch.zeros(1, 3), None), untrained_teacher("tiny"), CPU)
+    patches, counts = torch.rand(2, 4, 4, 8, generator=generator()), torch.zeros(2, 4, 4, dtype=torch.bool)
+    counts[0, 1, 2] = True
+    planes, scores = detector._compare(patches, counts, torch.rand(5, 8, generator=generator(1)))
+    assert float(scores[0]) > float(scores[1]) == 0
+    assert not planes[1].any()
+
+
+@pytest.mark.parametrize("model", ["patchcore", "padim"])
+def test_a_view_that_no_training_sample_shows_is_named(
+    model: str, workspace: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    data = ShardSet(workspace / "shards" / "mvtec3d" / "gear", "train")
+    ready = prepared(data, model)[0]
+    shown = ready.detector.features.each_sample
+
+    def without_view_2(train: ShardSet):  # type: ignore[no-untyped-def]
+        for views in shown(train):
+            present = views.present.clone()
+            present[:, 1] = False
+            seen = views.seen.clone()
+            seen[:, 1] = False
+            yield replace(views, present=present, seen=seen)
+
+    monkeypatch.setattr(ready.detector.features, "each_sample", without_view_2)
+    with pytest.raises(BadInput, match="view 2 of 5: none of the samples"):
+        ready.detector.fit(data, FitContext(tmp_path, Silent(), lambda figures: None))

@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -28,7 +29,7 @@ from mvad.model.registry import make_detector, method_named
 from mvad.model.runs import RunFolder
 from mvad.model.score_scale import ScoreScale, pair_deviation, pair_location, scale_of
 from mvad.model.scoring import SAMPLE_RULES, finish_maps, over_views
-from mvad.model.synthesis.compact import draw_compact
+from mvad.model.synthesis.compact import draw_compact, draw_in_sample
 from mvad.model.training.context import FitContext
 from mvad.model.training.parallel import ProcessGroup
 from mvad.progress import Silent
@@ -373,3 +374,24 @@ def test_a_method_without_image_scores_is_compared_as_it_is(workspace: Path, tmp
     )  # fmt: skip
     assert found.scale is None
     assert found.to_json() == {}
+
+
+def test_the_threshold_of_two_methods_takes_the_mean_of_their_maxima() -> None:
+    normals = torch.randn(6, 2, 4, generator=torch.Generator().manual_seed(0))
+    scale = scale_of(normals)
+    config = ScoreConfig(modalities="max", sample="max")
+    detector = SimpleNamespace(config=SimpleNamespace(score=config), scored=[("rgb", "normal"), ("rgb", "normal")])
+    found = left_out_scores(scale, detector)  # type: ignore[arg-type]
+    for sample, score in enumerate(found):
+        values = scale.without(sample).of_scores(normals[sample][None])[0]
+        assert score == pytest.approx(float((values[:, :2].amax(dim=1) + values[:, 2:].amax(dim=1)).max() / 2))
+
+
+def test_anomalies_in_meshes_are_not_placed_by_the_numbers_of_faces(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data, widths = ShardSet(workspace / "shards" / GEAR, "train", ["rgb", "source"]), []
+    monkeypatch.setattr(
+        "mvad.model.synthesis.compact.draw_compact", lambda batch, generator, shown, width, radius: widths.append(width)
+    )
+    for data.is_mesh in (False, True):
+        draw_in_sample(data.batch([0]), data, 0, "all", [0])
+    assert widths == [int(data.scan_sizes[0, 1]), None]

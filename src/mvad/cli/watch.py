@@ -71,7 +71,7 @@ def watch(
         target = out or run / "watch" / source.resolve().name
         bars.tell(judge.thresholds.describe())
         bars.tell(f"watching {source}; decisions: {target / 'decisions.jsonl'}")
-        watching = Watch(judge, candidates_of(judge, source, places, bars), target, options, bars.tell, bars)
+        watching = Watch(judge, candidates_of(judge, source, places, bars), target, options, source, bars.tell, bars)
         done = watching.run()
         bars.tell(f"{counted(done.decided, 'part')} decided")
     if done.failed or done.untold:

@@ -169,6 +169,10 @@ def _write(
         place = place_of(split, sample.defect, bad, name)
         picture = files.below(part, view, *place.image.split("/"))
         picture.parent.mkdir(parents=True, exist_ok=True)
+        if picture.exists():
+            raise BadInput(
+                f"{sample.key}: its picture would have the name of another sample's, {place.image}; rename one of the two"
+            )
         files.write_new(picture, _png(_coloured(images[k], modality)))
         if bad:
             mask = files.below(part, view, *place.mask.split("/"))

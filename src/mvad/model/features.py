@@ -11,6 +11,7 @@ from torch.nn import functional
 
 from mvad.datasets.shards.batches import read_ahead
 from mvad.datasets.shards.loader import Batch, ShardSet
+from mvad.errors import BadInput
 from mvad.model.backbones.protocol import Teacher
 from mvad.model.config import ModelConfig, ScoreConfig
 from mvad.model.devices import autocast
@@ -86,6 +87,14 @@ def neighbourhoods(levels: Sequence[Tensor]) -> Tensor:
     planes = [functional.avg_pool2d(level, 3, 1, 1) for level in levels[1:]]
     planes[1] = functional.interpolate(planes[1], size=int(planes[0].shape[-1]), mode="bilinear", align_corners=False)
     return torch.cat(planes, dim=1).permute(0, 2, 3, 1)
+
+
+def not_shown(view: int, spec: InputSpec) -> BadInput:
+    """Return the error that no sample shows a view that is to be learnt."""
+    return BadInput(
+        f"view {view + 1} of {spec.views}: none of the samples that are trained on shows it (in the whole split, or without a fold of it: "
+        "score.folds); pack the parts without this view, or with more parts that have it"
+    )
 
 
 def smooth_upsample(planes: Tensor, size: int, sigma: float) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +14,7 @@ from mvad.datasets.renders.layout import category_folder
 from mvad.datasets.scan import Scan, ScanRef
 from mvad.datasets.shards.loader import Batch, batch_of
 from mvad.datasets.shards.reader import ShardFile, open_shard, read_manifest
-from mvad.datasets.shards.schema import MANIFEST
+from mvad.datasets.shards.schema import MANIFEST, PICTURES
 from mvad.datasets.shards.sources import seen_sample
 from mvad.errors import BadInput
 from mvad.files import inside, sha256_bytes, sha256_file
@@ -139,6 +140,12 @@ def _check_packed(shard: ShardFile, run: RunFolder, workspace: Workspace) -> Non
         name not in shard.layout.fields or not np.array_equal(shard.read(name), train.read(name)) for name in cameras
     ):
         raise BadInput(f"{shard.path}: has other views or cameras than {run.name} was trained on; render and pack it with those")
+    framings = [json.loads(one.layout.attributes["config"]).get(PICTURES, {}).get("framing") for one in (shard, train)]
+    if framings[0] != framings[1]:
+        raise BadInput(
+            f"{shard.path}: its photographs were cropped or levelled otherwise than those that {run.name} was trained on; give mvad predict "
+            "the folder of photographs instead, or score it all the same with --force"
+        )
 
 
 def _of_shard(path: Path, trusted: bool = False) -> Iterator[NewSample]:

@@ -122,10 +122,12 @@ def imported(runs: Path, table: Table) -> Found:
 
 
 def _evaluated(run: Path, packed: Path) -> Results | None:
-    """Return a run's results if they were made from the current shards and have intervals, else None."""
-    results = RunFolder(run).results()
-    same = results is not None and results.test_shards == ShardSet(packed, "test").sha256 and bool(results.figures.intervals)
-    return results if same else None
+    """Return a run's results if they are of its model and all samples of the current shards, and have intervals, else None."""
+    folder, test = RunFolder(run), ShardSet(packed, "test")
+    results = folder.results()
+    if results is None or not results.figures.intervals or results.model_sha256 != folder.model_sha256:
+        return None
+    return results if results.test_shards == test.sha256 and len(results.samples) == len(test) else None
 
 
 def notes(table: Table, plans: Sequence[Plan]) -> list[str]:

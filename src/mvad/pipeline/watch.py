@@ -1,8 +1,8 @@
 """Watch a folder: decide on each part when its pictures, or its scan, are complete; exactly once, whenever it is killed.
 
 The journal ``decisions.jsonl`` is the truth: a part is decided when its line is written and flushed. Its picture and maps are
-written before; the command and the webhook are called after, and what was called is noted in ``told.jsonl``, so that after a
-crash they are called again rather than never: they may see a part twice, with the same ``decision_id``.
+written before; the command and the webhook are called after, and each that was called is noted in ``told.jsonl``, so that after a
+crash it is called again rather than never: it may see a part twice, with the same ``decision_id``.
 """
 
 from __future__ import annotations
@@ -20,13 +20,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from mvad import files
 from mvad.datasets.photographs.arriving import find_new
 from mvad.datasets.registry import find_reader
 from mvad.errors import BadInput
 from mvad.model.evaluation.decide import NewSample
-from mvad.model.evaluation.evaluate import file_stem
-from mvad.model.evaluation.predict import MAPS, check_stem, write_maps
+from mvad.model.evaluation.evaluate import check_stem, file_stem
+from mvad.model.evaluation.predict import MAPS, write_maps
 from mvad.pipeline.judge import Judge
 from mvad.pipeline.photographs import new_part, photographs_of, place_of
 from mvad.pipeline.predict import cameras_of, new_scan
@@ -35,8 +37,12 @@ from mvad.progress import Progress
 
 DECISIONS = "decisions.jsonl"
 TOLD = "told.jsonl"
+SOURCE = "watched.json"
+COMMAND, WEBHOOK = WHATS = ("exec", "webhook")
 FAILED = "failed"
 """Decision on a part that could not be read; a person has to look."""
+_NOT_THE_PARTS = (MemoryError, torch.OutOfMemoryError, torch.AcceleratorError)
+"""Errors that say nothing about the part that is decided on: the next start decides on it."""
 _TRIES = 3
 _CALL_SECONDS = 60.0
 _WEBHOOK_SECONDS = 10.0
@@ -183,6 +189,8 @@ class Watch:
     ----------
     judge, find, out, options
         The loaded run; the function that finds undecided parts; the folder for journal, pictures and maps; how to watch.
+    source
+        The folder that is watched: a journal is of one folder, since parts of the same name in another are other parts.
     say
         Receives one line per decision.
     progress
@@ -193,6 +201,7 @@ class Watch:
     find: Callable[[set[str]], Iterator[Candidate]]
     out: Path
     options: WatchOptions
+    source: Path
     say: Callable[[str], None]
     progress: Progress
     decided: set[str] = field(default_factory=set)
@@ -200,6 +209,7 @@ class Watch:
     _calls: list[Future[bool]] = field(default_factory=list)
     _said: set[str] = field(default_factory=set)
     _fails: bool = False
+    _told: dict[str, set[str]] = field(default_factory=dict)
     _stems: dict[str, str] = field(default_factory=dict)
     _began: float = field(default_factory=time.monotonic)
 
@@ -209,18 +219,21 @@ class Watch:
         Raises
         ------
         BadInput
-            If another process watches into the same folder, or it cannot be written.
+            If another process watches into the same folder, it cannot be written, or it has the decisions on another folder's parts.
+        MemoryError, RuntimeError
+            If the device fails or its memory does not suffice: no part is decided for that.
         """
         count, failed = 0, 0
         with files.locked(self.out), _teller() as teller:
+            self._claim()
             earlier = files.read_lines(self.out / DECISIONS)
             self.decided = {line["sample"] for line in earlier}
             for line in earlier:
                 self._stems.setdefault(file_stem(line["sample"]), line["sample"])
-            told = {line["decision_id"] for line in files.read_lines(self.out / TOLD)}
+            for line in files.read_lines(self.out / TOLD):  # an earlier version told all or nothing, and did not say what
+                self._told.setdefault(line["decision_id"], set()).update([line["what"]] if "what" in line else WHATS)
             for line in earlier:
-                if line["decision_id"] not in told:
-                    self._tell(teller, line)
+                self._tell(teller, line)
             while True:
                 began = time.monotonic()
                 pending, ready = self._look()
@@ -237,6 +250,16 @@ class Watch:
                     time.sleep(max(self.options.poll_s, min(4 * spent, 5.0)))
             untold = sum(not call.result() for call in self._calls)
         return Watched(count, failed, untold)
+
+    def _claim(self) -> None:
+        """Note whose decisions the journal has; refuse one of another folder, unless that was moved here."""
+        path, mine = self.out / SOURCE, str(self.source.resolve())
+        before = files.read_json(path)["watched"] if path.exists() else mine
+        if before != mine and Path(before).is_dir():
+            raise BadInput(
+                f"{self.out}: has the decisions on the parts in {before}; give --out another folder for those in {mine}"
+            )
+        files.write_json(path, {"watched": mine})
 
     def _look(self) -> tuple[int, list[Candidate]]:
         """Return the number of undecided parts, and those to decide now: complete or timed out, with files that rest."""
@@ -274,7 +297,7 @@ class Watch:
             write_maps(self.out / MAPS, candidate.key, scored)
             line = prediction.to_json()
         except Exception as error:
-            if getattr(error, "is_general", False):
+            if getattr(error, "is_general", False) or isinstance(error, _NOT_THE_PARTS):
                 raise
             if time.monotonic() - self._waiting[candidate.key].since < self.options.timeout_s:
                 self._waiting[candidate.key].state = ()  # it may still be written: wait until it changes, or the time is out
@@ -287,11 +310,15 @@ class Watch:
         self.decided.add(candidate.key)
         self._waiting.pop(candidate.key, None)
         self.say(describe(line))
+        for what, how in ((COMMAND, self.options.command), (WEBHOOK, self.options.webhook)):
+            if not how:  # who is told from a later start on is not told of what was decided before
+                self._note(line, what)
         self._tell(teller, line)
         return str(line["decision"])
 
     def _tell(self, teller: ThreadPoolExecutor, line: dict[str, Any]) -> None:
-        if self.options.command or self.options.webhook:
+        wanted = {what for what, how in ((COMMAND, self.options.command), (WEBHOOK, self.options.webhook)) if how}
+        if wanted - self._told.get(line["decision_id"], set()):
             self._calls = [call for call in self._calls if not call.done() or not call.result()]
             self._calls.append(teller.submit(self._call, line))
 
@@ -303,11 +330,10 @@ class Watch:
         fault = ""
         for attempt in range(1 if self._fails else _TRIES):
             try:
-                if self.options.command:
-                    run_command(self.options.command, line)
-                if self.options.webhook:
-                    post(self.options.webhook, line)
-                files.append_line(self.out / TOLD, {"decision_id": line["decision_id"]})
+                for what, how, tell in ((COMMAND, self.options.command, run_command), (WEBHOOK, self.options.webhook, post)):
+                    if how and what not in self._told.get(line["decision_id"], ()):
+                        tell(how, line)
+                        self._note(line, what)
                 self._fails = False
                 return True
             except Exception as error:  # whatever a command or a server does, the line goes on
@@ -316,6 +342,11 @@ class Watch:
         self._fails = True
         self.progress.say(f"notice: {line['sample']}: could not be told ({fault}); it is told at the next start")
         return False
+
+    def _note(self, line: dict[str, Any], what: str) -> None:
+        """Note that the command or the webhook needs not be told of a decision any more."""
+        files.append_line(self.out / TOLD, {"decision_id": line["decision_id"], "what": what})
+        self._told.setdefault(line["decision_id"], set()).add(what)
 
 
 def describe(line: dict[str, Any]) -> str:

@@ -70,6 +70,6 @@ def _folders_below(root: Path, skipped: Container[str]) -> Iterator[Path]:
             inner.clear()
             continue
         met.add(here.resolve())
-        inner[:] = sorted(name for name in inner if not name.startswith(".") and _part_name(here / name, root) not in skipped)
-        if here != root or _part_name(here, root) not in skipped:
+        inner[:] = sorted(name for name in inner if not name.startswith("."))
+        if _part_name(here, root) not in skipped:  # folders in a part that is decided may be parts
             yield here

@@ -151,6 +151,19 @@ def shown_views(path: Path) -> tuple[int, ...]:
     return tuple(map(int, numbers.split("-"))) if marker else ()
 
 
+def check_stem(key: str, stems: dict[str, str]) -> None:
+    """Check that the files of a sample (``file_stem``) are those of no other; ``stems`` has the keys that were met, by stem.
+
+    Raises
+    ------
+    BadInput
+        If they are, as those of a/b and a_b.
+    """
+    other = stems.setdefault(file_stem(key), key)
+    if other != key:
+        raise BadInput(f"{key}: its maps would have the name of those of {other}; rename one of the two")
+
+
 @dataclass
 class _Evaluation:
     """Pixels and results of the samples evaluated so far; writes their pictures.
@@ -257,6 +270,9 @@ def evaluate_split(
     suffix = _VIEWS + "-".join(map(str, views)) if views else ""
     path = run / RESULTS.replace(".json", f"{suffix}.json")
     progress.start(f"evaluate {run.name}", len(data))
+    stems = dict[str, str]()
+    for key in data.keys:
+        check_stem(key, stems)
     own = PICTURES in data.config
     gathered = _Evaluation(run, MAPS + suffix, callbacks, shown_at_pixels(data.config.get(PICTURES)), leaves_out_unmarked=own)
     scorer, began = Scorer(answer, device), time.perf_counter()

@@ -211,11 +211,24 @@ def subsets_of(views: int, each: int | None = None) -> list[tuple[int, ...]]:
     """Return the non-empty subsets of views, largest first; at most ``each`` of each size, evenly spread over their list."""
     subsets: list[tuple[int, ...]] = []
     for size in range(views, 0, -1):
-        of_size = list(combinations(range(views), size))
-        if each is not None and len(of_size) > each:
-            of_size = [of_size[int(k)] for k in np.linspace(0, len(of_size) - 1, each).round()]
-        subsets += of_size
+        count = comb(views, size)
+        if each is None or count <= each:
+            subsets += combinations(range(views), size)
+        else:
+            subsets += (_combination(views, size, round(k * ((count - 1) / max(each - 1, 1)))) for k in range(each))
     return subsets
+
+
+def _combination(views: int, size: int, number: int) -> tuple[int, ...]:
+    """Return the subset of a size that ``itertools.combinations`` yields as its ``number``, without those before it."""
+    chosen = list[int]()
+    for view in range(views):
+        with_view = comb(views - view - 1, size - len(chosen) - 1) if len(chosen) < size else 0
+        if number < with_view:
+            chosen.append(view)
+        else:
+            number -= with_view
+    return tuple(chosen)
 
 
 def evaluate_subsets(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -77,12 +78,21 @@ def _gray(batch: Batch) -> NDArray[np.uint8]:
     return np.repeat(gray[..., None], 3, axis=-1)
 
 
+@cache
+def _coverage(side: int) -> NDArray[np.float32]:
+    """Return the share (SIDE, S) that each of ``side`` pixels has in what each of SIDE pixels covers of a line."""
+    edges = np.arange(SIDE + 1) * side / SIDE
+    pixels = np.arange(side)
+    shared = np.minimum(edges[1:, None], pixels + 1) - np.maximum(edges[:-1, None], pixels)
+    return np.asarray(np.clip(shared, 0, None) * SIDE / side, np.float32)
+
+
 def _fit(image: NDArray[Any]) -> NDArray[np.float32]:
-    """Resize a square image (S, S, C) to SIDE: average whole blocks of a larger image, repeat the pixels of a smaller one."""
+    """Resize a square image (S, S, C) to SIDE: each pixel is the mean of what it covers, pixels of a smaller image are repeated."""
     side = image.shape[0]
-    if side < SIDE:
-        k = -(-SIDE // side)
-        return np.asarray(image.repeat(k, axis=0).repeat(k, axis=1)[:SIDE, :SIDE], np.float32)
+    if side % SIDE:
+        weights = _coverage(side)
+        return np.asarray(np.einsum("is,st...,jt->ij...", weights, image.astype(np.float32), weights, optimize=True), np.float32)
     k = side // SIDE
     end = k * SIDE
     total = np.zeros((SIDE, SIDE, image.shape[2]), np.float32)

@@ -22,7 +22,7 @@ from mvad.datasets.shards.loader import Batch, collate
 from mvad.errors import BadInput
 from mvad.model.detector import AnomalyMaps, Detector
 from mvad.model.evaluation.decide import NewSample, Read, Scored, read_new, scored_new
-from mvad.model.evaluation.evaluate import file_stem
+from mvad.model.evaluation.evaluate import check_stem, file_stem
 from mvad.model.evaluation.pictures import grey_levels, strip
 from mvad.model.evaluation.threshold import Thresholds
 from mvad.model.in_batches import Scorer
@@ -221,19 +221,6 @@ def predict(
         elif (out / FAILED).exists():
             files.remove(out / FAILED)
     return Predictions(rows, len(failures))
-
-
-def check_stem(key: str, stems: dict[str, str]) -> None:
-    """Check that the files of a sample (``file_stem``) are those of no other; ``stems`` has the keys that were met, by stem.
-
-    Raises
-    ------
-    BadInput
-        If they are, as those of a/b and a_b.
-    """
-    other = stems.setdefault(file_stem(key), key)
-    if other != key:
-        raise BadInput(f"{key}: its maps would have the name of those of {other}; rename one of the two")
 
 
 def decided(facts: Mapping[str, Any], thresholds: Thresholds, path: str) -> Prediction:

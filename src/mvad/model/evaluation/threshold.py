@@ -252,7 +252,7 @@ def left_out_scores(
     found = []
     for sample in range(len(scores)) if rows is None else rows:
         others = scale.without(sample)
-        views = over_modalities(others.of_scores(scores[sample][None]), detector.config.score, others)
+        views = over_modalities(others.of_scores(scores[sample][None]), detector.config.score, others, len(detector.scored))
         found.append(float(sample_scores(views.nan_to_num(-torch.inf, -torch.inf, -torch.inf), detector.config.score)[0]))
     return found
 

@@ -141,7 +141,8 @@ def draw_in_sample(
     """
     digest = int(files.sha256_bytes(f"{batch.keys[0]} {shown}".encode())[:8], 16)
     number = int(np.random.SeedSequence([*seeds, digest]).generate_state(1)[0])
-    width = None if data.scan_sizes is None else int(data.scan_sizes[row, 1])
+    # The points of a mesh are numbered by face, which is no place on a picture.
+    width = None if data.scan_sizes is None or data.is_mesh else int(data.scan_sizes[row, 1])
     radius = None if data.rig_range is None else float(data.rig_range[2])
     return draw_compact(batch, torch.Generator().manual_seed(number), shown, width, radius)
 

@@ -18,7 +18,7 @@ from mvad.model.backbones.protocol import Teacher
 from mvad.model.baselines.padim import PaDiMConfig
 from mvad.model.detector import AnomalyMaps, Detector
 from mvad.model.devices import fetched, moved
-from mvad.model.features import ViewFeatures, smooth_upsample
+from mvad.model.features import ViewFeatures, not_shown, smooth_upsample
 from mvad.model.images import ViewImages
 from mvad.model.input_spec import InputSpec
 from mvad.model.scoring import counted, finish_maps, highest
@@ -54,6 +54,8 @@ class PaDiM(Detector):
             places = counts[:, v].any(dim=0)
             positions, there = moved([places.flatten().nonzero()[:, 0], places], self.device)
             rows = [number for number in range(len(gathered)) if counts[number, v].any()]
+            if not rows:
+                raise not_shown(v, self.spec)
             points = torch.stack([gathered[n][v, m].flatten(0, 1).index_select(0, positions) for n in rows], dim=1).float()
             mean = points.mean(dim=1)
             offset = (points - mean[:, None]).double()  # float32 is not enough with as many dimensions as samples

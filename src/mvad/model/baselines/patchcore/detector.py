@@ -18,7 +18,7 @@ from mvad.model.backbones.protocol import Teacher
 from mvad.model.baselines.patchcore import PatchCoreConfig
 from mvad.model.detector import AnomalyMaps, Detector
 from mvad.model.devices import fetched, moved
-from mvad.model.features import ViewFeatures, smooth_upsample
+from mvad.model.features import ViewFeatures, not_shown, smooth_upsample
 from mvad.model.input_spec import InputSpec
 from mvad.model.scoring import finish_maps
 from mvad.model.training.context import FitContext
@@ -47,8 +47,11 @@ class PatchCore(Detector):
                 if views.present[0, v]:
                     gathered[name].append(patches[0, v, m].flatten(0, 1).index_select(0, indices[v]))
             context.progress.advance()
-        for name in inputs:
-            self.banks[name] = self._coreset(torch.cat(gathered.pop(name)), name)
+        for name, (v, _) in inputs.items():
+            found = gathered.pop(name)
+            if not any(len(patches) for patches in found):
+                raise not_shown(v, self.spec)
+            self.banks[name] = self._coreset(torch.cat(found), name)
             context.progress.advance(10)
 
     def score(self, batch: Batch) -> AnomalyMaps:
@@ -107,7 +110,7 @@ class PatchCore(Detector):
     def _compare(self, patches: Tensor, counts: Tensor, bank: Tensor) -> tuple[Tensor, Tensor]:
         """Return the distance (B, s, s) of each patch to the bank, 0 where it does not count, and the reweighted scores (B,).
 
-        The score of an image without patches is -inf. On a processor patches are selected before distances are computed, image
+        The score of an image without patches is 0, the lowest. On a processor patches are selected before distances are computed, image
         by image; on a GPU and in an exported graph, where shapes must not depend on values, distances are masked afterwards.
 
         Parameters
@@ -123,8 +126,8 @@ class PatchCore(Detector):
             table = distances(patches.flatten(0, 2), bank).view(len(patches), -1, len(bank))
             inside = counts.flatten(1)
             distance, score = self._reweighted(table, inside, bank)
-            return distance.view(counts.shape), torch.where(inside.any(dim=1), score, -torch.inf)
-        planes, scores = patches.new_zeros(counts.shape), patches.new_full((len(patches),), -torch.inf)
+            return distance.view(counts.shape), torch.where(inside.any(dim=1), score, 0.0)
+        planes, scores = patches.new_zeros(counts.shape), patches.new_zeros(len(patches))
         for row, inside in enumerate(counts):
             if inside.any():
                 table = distances(patches[row][inside], bank)[None]

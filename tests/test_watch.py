@@ -1,0 +1,122 @@
+"""What a watch keeps: whose decisions a journal has, who was told of each, and which errors decide nothing."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from mvad import files
+from mvad.errors import BadInput
+from mvad.pipeline import watch as module
+from mvad.pipeline.watch import COMMAND, DECISIONS, TOLD, WEBHOOK, Candidate, Watch, WatchOptions
+from mvad.progress import Silent
+
+
+class Judge:
+    """Decides that every part is good, unless it is told to fail."""
+
+    def __init__(self, error: Exception | None = None) -> None:
+        self.error = error
+
+    def decide(self, sample: str) -> tuple[Any, Any]:
+        if self.error is not None:
+            raise self.error
+        facts = {"sample": sample, "decision": "good", "score": 0.0, "threshold": 1.0, "view": 0, "x": None}
+        return SimpleNamespace(to_json=lambda: dict(facts)), None
+
+
+@pytest.fixture
+def watched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Watch]:
+    """Return what makes a watch of one folder into another, of the files that lie there."""
+    monkeypatch.setattr(module, "write_maps", lambda *given: None)
+    monkeypatch.setattr(module.time, "sleep", lambda seconds: None)
+
+    def make(source: Path, error: Exception | None = None, **options: Any) -> Watch:
+        def find(decided: set[str]) -> Iterator[Candidate]:
+            for path in sorted(source.iterdir()):
+                yield Candidate(path.name, (path,), True, lambda path=path: path.name)  # type: ignore[misc]
+
+        chosen = WatchOptions(timeout_s=0, settle_s=0, once=True, **options)
+        return Watch(Judge(error), find, tmp_path / "out", chosen, source, lambda line: None, Silent())  # type: ignore[arg-type]
+
+    return make
+
+
+def parts(folder: Path, *names: str) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in names:
+        (folder / name).write_text(name)
+    return folder
+
+
+def test_a_journal_is_of_one_folder_and_goes_with_it(watched: Callable[..., Watch], tmp_path: Path) -> None:
+    monday, tuesday = parts(tmp_path / "27" / "in", "p1", "p2"), parts(tmp_path / "28" / "in", "p1")
+    assert watched(monday).run().decided == 2
+    with pytest.raises(BadInput, match=r"has the decisions on the parts in .*27/in; give --out"):
+        watched(tuesday).run()
+    (tmp_path / "27").rename(tmp_path / "archive")
+    assert watched(tmp_path / "archive" / "in").run().decided == 0, "it was moved: its parts are decided"
+
+
+def test_what_fails_in_telling_is_told_again_and_nothing_else(
+    watched: Callable[..., Watch], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, ran, posted = parts(tmp_path / "in", "p1"), list[str](), list[str]()
+    down = [True]
+
+    def post(address: str, line: dict[str, Any]) -> None:
+        if down[0]:
+            raise OSError("refused")
+        posted.append(line["sample"])
+
+    monkeypatch.setattr(module, "run_command", lambda command, line: ran.append(line["sample"]))
+    monkeypatch.setattr(module, "post", post)
+    both = {"command": "gate", "webhook": "http://x"}
+    assert watched(source, **both).run().untold == 1
+    assert ran == ["p1"], "the command is not called again because the webhook is down"
+    down[0] = False
+    assert watched(source, **both).run().untold == 0
+    assert (ran, posted) == (["p1"], ["p1"])
+    assert [line["what"] for line in files.read_lines(tmp_path / "out" / TOLD)] == [COMMAND, WEBHOOK]
+
+
+def test_decisions_from_before_anybody_was_to_be_told_are_not_told_later(
+    watched: Callable[..., Watch], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, ran = parts(tmp_path / "in", "p1"), list[str]()
+    monkeypatch.setattr(module, "run_command", lambda command, line: ran.append(line["sample"]))
+    watched(source).run()
+    parts(source, "p2")
+    watched(source, command="gate").run()
+    assert ran == ["p2"]
+
+
+def test_a_journal_of_an_earlier_version_has_told_all_or_nothing(
+    watched: Callable[..., Watch], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, ran = parts(tmp_path / "in", "p1", "p2"), list[str]()
+    monkeypatch.setattr(module, "run_command", lambda command, line: ran.append(line["sample"]))
+    for number, name in enumerate(("p1", "p2")):
+        files.append_line(tmp_path / "out" / DECISIONS, {"sample": name, "decision": "good", "decision_id": str(number)})
+    files.append_line(tmp_path / "out" / TOLD, {"decision_id": "0"})
+    watched(source, command="gate").run()
+    assert ran == ["p2"]
+
+
+@pytest.mark.parametrize(
+    "error", [torch.OutOfMemoryError("CUDA out of memory"), torch.AcceleratorError("launch failure"), MemoryError()]
+)
+def test_an_error_of_the_device_decides_nothing(watched: Callable[..., Watch], tmp_path: Path, error: Exception) -> None:
+    source = parts(tmp_path / "in", "p1")
+    with pytest.raises(type(error)):
+        watched(source, error).run()
+    assert not (tmp_path / "out" / DECISIONS).exists()
+    assert watched(source).run().decided == 1
+    assert watched(parts(tmp_path / "in", "p3"), ValueError("odd picture")).run().failed == 1
+    assert json.loads((tmp_path / "out" / DECISIONS).read_text().splitlines()[-1])["reason"] == "ValueError: odd picture"
