@@ -157,6 +157,11 @@ def test_replacing_a_modules_output_raises_the_distillation_loss(learnt_run: Pat
     assert losses["f_c = 0"] > 1.01 * losses["as trained"]
     assert losses["P_n = P_0"] != losses["as trained"]
     assert losses["P_n of another sample"] != losses["as trained"]
+    others = "f_s of the other views of another sample"
+    assert losses[others] != losses["as trained"]
+    alike = ShardSet(workspace / "shards" / "mvtec3d" / "gear", "train").subset([0, 0])
+    same = module_effects(detector, alike, Silent(), batch=2)
+    assert same[others] == pytest.approx(same["as trained"], rel=1e-5), "the other views of an equal sample"
     assert rises(losses)["f_c = 0"] == pytest.approx(losses["f_c = 0"] / losses["as trained"] - 1)
     assert not {"as trained", "angles moved"} & rises(losses).keys()
     assert losses["view conditions shuffled"] != losses["as trained"]

@@ -24,6 +24,7 @@ from mvad.model.config import ScoreConfig
 from mvad.model.evaluation.evaluate import evaluate_run
 from mvad.model.evaluation.results import Results
 from mvad.model.evaluation.threshold import left_out_scores, threshold_of
+from mvad.model.holdout import parts_of
 from mvad.model.images import ViewImages
 from mvad.model.registry import make_detector, method_named
 from mvad.model.runs import RunFolder
@@ -395,3 +396,23 @@ def test_anomalies_in_meshes_are_not_placed_by_the_numbers_of_faces(workspace: P
     for data.is_mesh in (False, True):
         draw_in_sample(data.batch([0]), data, 0, "all", [0])
     assert widths == [int(data.scan_sizes[0, 1]), None]
+
+
+def test_held_out_normals_serve_for_the_scale_where_the_validation_split_has_too_few(
+    many: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mvad.model.calibration._validation", lambda data: None)
+    monkeypatch.setattr("mvad.model.calibration.LEAST_VALIDATION", 2)
+    train(tmp_path / "run", many / GEAR, model="mean_feature", **{"score.folds": 2, "train.holdout": 0.5})
+    run, data = RunFolder(tmp_path / "run"), ShardSet(many / GEAR, "train")
+    kept = run.record.held_out
+    assert run.scale_facts["normals"] == f"{len(kept)} held-out training normals"
+    detector = load(tmp_path / "run")
+    assert detector.scale is not None
+    scale, detector.scale = detector.scale, None
+    raw = [detector.score(data.batch([data.keys.index(key)])).image_scores[0] for key in data.keys if key in kept]
+    assert torch.allclose(scale.normals, torch.stack(raw), atol=1e-5)
+    parts = parts_of(data, 0.5)
+    config = prepared(data, "mean_feature", **{"score.folds": 2})[0].config
+    counts = [fold_count(config, method_named("mean_feature"), parts.fitted, held) for held in (None, parts.held_out)]
+    assert counts == [2, 0]

@@ -1,7 +1,8 @@
 """The scale of a trained detector's scores, from normal samples that it was not fitted to (``score.scale``).
 
-These are the normal samples of the validation split where it has ten or more; else each fold of the training split, scored by a
-fresh detector that was fitted to the other folds.
+These are the normal samples of the validation split where it has ten or more; else those of the training split that are held out
+(``train.holdout``) where they are ten or more; else each fold of the training split, scored by a fresh detector that was fitted to the
+other folds, which takes as long again for each.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from mvad.model.training.parallel import ProcessGroup
 from mvad.progress import Progress
 
 LEAST_VALIDATION = 10
-"""Normal samples that the validation split must have to be used."""
+"""Normal samples that the validation split, or what is held out, must have to be used."""
 
 FOLDER = "scale"
 """Folder of a run with what was scored so far; removed when the model is written."""
@@ -94,10 +95,13 @@ class Scored:
             self.pseudo[kind] += rows
 
 
-def fold_count(config: ModelConfig, method: Method, data: ShardSet) -> int:
-    """Return how many detectors are fitted besides the one that is trained: 0 where validation samples serve, or none are needed."""
+def fold_count(config: ModelConfig, method: Method, data: ShardSet, held_out: ShardSet | None = None) -> int:
+    """Return how many detectors are fitted besides the one that is trained: 0 where other normals serve, or none are needed.
+
+    See ``calibrate`` for the parameters.
+    """
     count = _folds(config, method, len(data))
-    return 0 if count == 0 or _validation(data) is not None else count
+    return 0 if count == 0 or _validation(data) is not None or _enough(held_out) is not None else count
 
 
 def _folds(config: ModelConfig, method: Method, samples: int) -> int:
@@ -109,7 +113,7 @@ def _folds(config: ModelConfig, method: Method, samples: int) -> int:
 
 def calibrate(
     detector: Detector, fresh: Callable[[], Detector], method: Method, data: ShardSet, run: Path, progress: Progress,
-    ranks: ProcessGroup,
+    ranks: ProcessGroup, held_out: ShardSet | None = None,
 ) -> Calibration:  # fmt: skip
     """Return the scale of a fitted detector's scores; it is not set.
 
@@ -132,6 +136,8 @@ def calibrate(
         Receives the steps.
     ranks
         The processes that train together; all of them fit the folds, and rank 0 scores.
+    held_out
+        Training samples that the detector was not fitted to.
     """
     config = detector.config
     if config.score.scale == "none":
@@ -145,6 +151,12 @@ def calibrate(
             progress.start(f"scale of {run.name}", len(rows))
             scored = scorer.scores(detector, validation, rows)
         normals, shards = f"{len(rows)} validation normals", validation.sha256
+    elif (others := _enough(held_out)) is not None:
+        rows = normal_rows(others)
+        if ranks.rank == 0:
+            progress.start(f"scale of {run.name}", len(rows))
+            scored = scorer.scores(detector, others, rows)
+        normals, shards = f"{len(rows)} held-out training normals", {}
     elif count < 2:
         if ranks.rank == 0:
             progress.start(f"scale of {run.name}", len(data))
@@ -303,6 +315,11 @@ def _validation(data: ShardSet) -> ShardSet | None:
     split = ShardSet(data.folder, "validation", threads=data.threads)
     fits = set(data.fields) <= set(split.stored) and len(split.views) == len(data.views)
     return split.select(data.fields) if fits and len(normal_rows(split)) >= LEAST_VALIDATION else None
+
+
+def _enough(held_out: ShardSet | None) -> ShardSet | None:
+    """Return what is held out where it has enough normal samples."""
+    return held_out if held_out is not None and len(normal_rows(held_out)) >= LEAST_VALIDATION else None
 
 
 def _finite(scores: Tensor) -> Tensor:

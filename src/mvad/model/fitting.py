@@ -142,7 +142,7 @@ def fit_run(
 def _fit(run: Path, parts: Parts, prepared: Prepared, progress: Progress, group: ProcessGroup, writes: bool) -> None:
     """Fit the detector, find the scale of its scores, and write the model if this process is the one that writes.
 
-    Nothing but the figures on held-out samples sees them.
+    Nothing but the figures on held-out samples sees them, and the scale where the validation split has too few normals.
     """
     config, detector = prepared.config, prepared.detector
     read = parts.fitted.select([*config.input.modalities, *(["source"] if uses_source(config) else [])])
@@ -155,7 +155,7 @@ def _fit(run: Path, parts: Parts, prepared: Prepared, progress: Progress, group:
     computing = arithmetic(train.precision, train.deterministic, one_shape)
     with _logs(run, config, group) as log, computing, kept_memory(detector.device):
         detector.fit(read, FitContext(run, progress, log, group, held_out))
-        calibration = calibrate(detector, fresh, method_named(config.model), read, run, progress, group)
+        calibration = calibrate(detector, fresh, method_named(config.model), read, run, progress, group, held_out)
         detector.scale = calibration.scale
         if calibration.scale is not None and not _uses_scale(detector, read):
             progress.say(f"{config.model} does not pass scale=self.scale to finish_maps, so its raw scores are compared")

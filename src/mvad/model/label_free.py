@@ -99,7 +99,7 @@ COLUMNS = (
     Column("M1", "Loss of the student per view of a held-out sample; lower is better under one teacher and size."),
     Column(
         "M2",
-        "By how much M1 rises when the fused voxel is that of another sample: well above 1 % where fusion carries the sample.",
+        "By how much M1 rises when the fused voxel is that of another sample: well above 1 % where the voxel carries the sample.",
     ),
     Column(
         "M3",

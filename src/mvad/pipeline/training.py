@@ -13,7 +13,7 @@ from mvad.datasets.registry import default_modalities
 from mvad.datasets.shards.loader import ShardSet
 from mvad.datasets.shards.schema import PICTURES
 from mvad.model.backbones.weights import WeightsSource
-from mvad.model.calibration import fold_count
+from mvad.model.calibration import LEAST_VALIDATION, fold_count
 from mvad.model.config import PAPER_PRESETS
 from mvad.model.fitting import fit_run, prepare
 from mvad.model.holdout import parts_of
@@ -21,6 +21,9 @@ from mvad.model.registry import configure, method_named
 from mvad.model.runs import RunFolder, run_name
 from mvad.model.training.parallel import ProcessGroup
 from mvad.progress import Progress
+
+_SHORT_MINUTES = 5
+"""Training time of which nothing is said."""
 
 
 @dataclass
@@ -98,9 +101,11 @@ class Recipe:
         if not RunFolder(run).is_trained and self.ranks.rank == 0:
             parts = parts_of(data, prepared.config.train.holdout)
             samples = len(parts.fitted)
-            folds = fold_count(prepared.config, method_named(prepared.config.model), parts.fitted)
+            folds = fold_count(prepared.config, method_named(prepared.config.model), parts.fitted, parts.held_out)
             minutes = (1 + folds) * prepared.detector.planned_seconds(samples) / 60 / self.ranks.size
-            again = f", of it {folds} folds for the scale of the scores" if folds else ""
+            spare = folds and parts.held_out is None and 0.2 * samples >= LEAST_VALIDATION and minutes > _SHORT_MINUTES
+            without = " (with --holdout 0.2 its normals serve, and nothing is trained again)" if spare else ""
+            again = f", of it {folds} folds for the scale of the scores{without}" if folds else ""
             beside = f" ({len(parts.held_out)} more are held out)" if parts.held_out else ""
             progress.say(
                 f"{run.name}: preset {self.preset}, {samples} samples{beside}, about {minutes:.1f} minutes on this machine{again}"

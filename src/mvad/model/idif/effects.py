@@ -41,9 +41,10 @@ def module_effects(detector: Idif, normals: ShardSet, progress: Progress, batch:
     Returns
     -------
     dict
-        ``as trained``; ``f_c = 0``; ``f_c of another sample``; ``P_n = P_0``; ``P_n of another sample``; ``view conditions
-        shuffled`` (embeddings and planes of the next view); ``angles reset`` (to the rig's); and ``angles moved``, the largest
-        change in radians. ``rises`` returns what each costs.
+        ``as trained``; ``f_c = 0``; ``f_c of another sample``; ``P_n = P_0``; ``P_n of another sample``; ``f_s of the other views
+        of another sample`` (each view keeps its own f_s, which also passes through the voxel: this one alone tells what views
+        give one another through it); ``view conditions shuffled`` (embeddings and planes of the next view); ``angles reset`` (to
+        the rig's); and ``angles moved``, the largest change in radians. ``rises`` returns what each costs.
     """
     network = detector.network
     bottleneck, route = network.bottleneck, network.fusion
@@ -64,12 +65,22 @@ def module_effects(detector: Idif, normals: ShardSet, progress: Progress, batch:
     def next_plane(module: nn.Module, inputs: Any, out: Tensor) -> Tensor:
         return out.roll(1, 1)
 
+    def others_specific(module: nn.Module, inputs: Any, out: Tensor) -> Tensor:
+        specific, present = inputs
+        rolled, planes, modalities = specific.roll(1, 0), [], len(detector.spec.modalities)
+        for first in range(0, specific.shape[1], modalities):
+            own = slice(first, first + modalities)
+            mixed = torch.cat([rolled[:, :first], specific[:, own], rolled[:, own.stop :]], dim=1)
+            planes.append(module.forward(mixed, present)[:, own])
+        return torch.cat(planes, dim=1)
+
     interventions: dict[str, contextlib.AbstractContextManager[None]] = {
         _AS_TRAINED: contextlib.nullcontext(),
         "f_c = 0": _hooked(bottleneck, no_common),
         "f_c of another sample": _hooked(bottleneck, others_common),
         "P_n = P_0": _hooked(fusion, prototype),
         "P_n of another sample": _hooked(fusion, _of_another_sample),
+        "f_s of the other views of another sample": _hooked(route, others_specific),
         "view conditions shuffled": _shuffled(fusion.view_embedding, transformer, next_plane),
         "angles reset": _replaced(transformer.angles, start),
     }

@@ -66,15 +66,19 @@ class OptimizerConfig:
         paper="silent; DeSTSeg 0.01",
         least=0,
     )
-    head_residual_lr: float = key(0.1, "Learning rate of the head's residual blocks.", paper="silent; DeSTSeg 0.1", least=0)
+    head_residual_lr: float = key(
+        0.1, "Learning rate of the head's residual blocks, with optimizer.kind = destseg.", paper="silent; DeSTSeg 0.1", least=0
+    )
     attention_lr: float = key(
         0.0003,
-        "AdamW's learning rate for bottleneck, attention, prototype and angles: with 0.4 attention does not train.",
+        "With optimizer.kind = destseg: AdamW's learning rate for bottleneck, attention, prototype and angles, since with 0.4 attention does not train.",
         paper=SILENT,
         alternatives="1e-4 to 1e-3",
         least=0,
     )
-    warmup_steps: int = key(200, "Steps over which attention_lr rises from 0.", paper=SILENT, least=0)
+    warmup_steps: int = key(
+        200, "With optimizer.kind = destseg: steps over which attention_lr rises from 0.", paper=SILENT, least=0
+    )
     weight_decay: float = key(0.0001, "Weight decay of either optimizer.", paper="silent; DeSTSeg 1e-4", least=0)
     clip_norm: float = key(
         100.0,
@@ -91,7 +95,7 @@ class DropoutConfig:
 
     p: float = key(
         0.2,
-        "Probability of dropping a view, with all its modalities, in a student step; never all views.",
+        "Probability of dropping a view, with all its modalities, in a step of either phase; never all views.",
         paper="0.2 per view",
         least=0,
         most=1,
