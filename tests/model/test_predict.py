@@ -38,6 +38,7 @@ from mvad.progress import Silent
 
 GEAR = Path("mvtec3d") / "gear"
 METHODS = tuple(methods())
+BY_POSITION = {"head.by_position": True, "score.map": "head", "score.calibrate": False}
 
 
 def test_a_threshold_keeps_the_guaranteed_share_of_false_alarms() -> None:
@@ -62,7 +63,7 @@ def place(workspace: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("predict")
     for name in ("raw", "renders", "shards"):
         (root / name).symlink_to(workspace / name)
-    train(root / "runs" / "idif", workspace / "shards" / GEAR, **{"train.student_steps": 2, "train.head_steps": 2})
+    train(root / "runs" / "idif", workspace / "shards" / GEAR, **{"train.student_steps": 2, "train.head_steps": 2, **BY_POSITION})
     train(root / "runs" / "floor", workspace / "shards" / GEAR, model="mean_feature")
     return root
 
