@@ -436,6 +436,8 @@ def arithmetic(shards: str, textures: str) -> dict[str, Any]:
 
 def precision(real: Path | None, scratch: Path) -> Any:
     """bfloat16 and torch.compile on this machine."""
+    import torch
+
     from mvad.model.devices import has_native_bfloat16
 
     return run("arithmetic", **samples(real, scratch)) | {"native_bfloat16": has_native_bfloat16(torch.device("cpu"))}
