@@ -15,6 +15,8 @@ from mvad.model.evaluation.missing_views import SubsetFigures
 from mvad.model.evaluation.results import RESULTS, Results
 
 RECORDS = Path(__file__).parent / "results" / "accuracy_runs"
+TEXTURES = "pseudo.textures"
+"""Key whose value is a folder of the machine: only its name is kept."""
 MISSING, EFFECTS = "missing.json", "effects.json"
 
 
@@ -43,7 +45,9 @@ class Evaluated:
         samples = [
             replace(one, picture="", picture_sha256="", map="", map_sha256="", map_range=()) for one in self.results.samples
         ]
-        value: dict[str, Any] = {"results": replace(self.results, curves={}, samples=samples).to_json()}
+        textures = {TEXTURES: Path(str(self.results.config[TEXTURES])).name} if TEXTURES in self.results.config else {}
+        kept = replace(self.results, curves={}, samples=samples, config={**self.results.config, **textures})
+        value: dict[str, Any] = {"results": kept.to_json()}
         if self.missing is not None:
             value["missing"] = [row.to_json() for row in self.missing]
         if self.effects is not None:

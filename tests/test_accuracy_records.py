@@ -38,7 +38,7 @@ def results(method: str, seed: int, scores: list[float]) -> Results:
         for i, score in enumerate(scores)
     ]  # fmt: skip
     figures = Figures({"s_auroc": 0.75, "image_auroc": 0.5, "p_auroc": None}, {}, {"cut": 0.75}, {}, samples=len(scores))
-    config = {"input.modalities": ["rgb"], "input.size": 256, "score.sample": "top2"}
+    config = {"input.modalities": ["rgb"], "input.size": 256, "score.sample": "top2", "pseudo.textures": "/data/somewhere/dtd"}
     return Results(
         run="r", dataset="mvtec3d", category="gear", model=method, seed=seed, config=config, teacher="t", teacher_sha256="2",
         backbone="b", figures=figures, curves={"roc": [0, 1]}, samples=samples, test_shards={"a": "3"}, train_shards={}, training_samples=4,
@@ -51,6 +51,7 @@ def test_a_record_has_what_tables_are_made_of(records, tmp_path: Path) -> None:
     text = (tmp_path / "r.json").read_text()
     assert '"curves": {}' in text, "curves stay in the run's folder"
     assert "a.jpg" not in text
+    assert "somewhere" not in text, "nothing of the machine's folders"
     again = records.Evaluated.of_record(tmp_path / "r.json")
     assert [s.score for s in again.results.samples] == [0.1, 0.4, 0.3, 0.9]
     assert [list(s.view_scores) for s in again.results.samples][3] == [0.9, None]
