@@ -81,7 +81,7 @@ def test_patches_may_be_left_out_before_or_after_distances_are_computed(
     after = detector.score(batch)
     assert before.image_scores is not None
     assert after.image_scores is not None
-    assert bool(before.image_scores[0, 1].isneginf().all()), "the view shows no object"
+    assert not before.image_scores[0, 1].any(), "the view shows no object: nothing is less anomalous"
     torch.testing.assert_close(after.image_scores, before.image_scores, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(after.maps, before.maps, rtol=1e-4, atol=1e-5)
 
