@@ -145,27 +145,24 @@ def calibrate(
     validation = _validation(data)
     count, scorer = _folds(config, method, len(data)), _Scorer(data, config.seed, progress)
     scored = Scored()
-    if validation is not None:
-        rows = normal_rows(validation)
-        if ranks.rank == 0:
-            progress.start(f"scale of {run.name}", len(rows))
-            scored = scorer.scores(detector, validation, rows)
-        normals, shards = f"{len(rows)} validation normals", validation.sha256
-    elif (others := _enough(held_out)) is not None:
-        rows = normal_rows(others)
-        if ranks.rank == 0:
-            progress.start(f"scale of {run.name}", len(rows))
-            scored = scorer.scores(detector, others, rows)
-        normals, shards = f"{len(rows)} held-out training normals", {}
-    elif count < 2:
-        if ranks.rank == 0:
-            progress.start(f"scale of {run.name}", len(data))
-            scored = scorer.scores(detector, data, range(len(data)))
-        normals, shards = f"{len(data)} training samples, not held out", {}
-    else:
+    others = _enough(held_out)
+    if validation is None and others is None and count >= 2:
         for fold in range(count):
             scored.add(_of_fold(fold, count, fresh, scorer, run, ranks))
-        normals, shards = f"{count} folds of {len(data)} training samples", {}
+        normals = f"{count} folds of {len(data)} training samples"
+    else:
+        if validation is not None:
+            split, kind = validation, "validation normals"
+        elif others is not None:
+            split, kind = others, "held-out training normals"
+        else:
+            split, kind = data, "training samples, not held out"
+        rows = list(range(len(data))) if split is data else normal_rows(split)
+        if ranks.rank == 0:
+            progress.start(f"scale of {run.name}", len(rows))
+            scored = scorer.scores(detector, split, rows)
+        normals = f"{len(rows)} {kind}"
+    shards = {} if validation is None else validation.sha256
     return _calibration(detector, scored, normals, shards, progress)
 
 

@@ -17,6 +17,7 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -310,15 +311,20 @@ class Watch:
         self.decided.add(candidate.key)
         self._waiting.pop(candidate.key, None)
         self.say(describe(line))
-        for what, how in ((COMMAND, self.options.command), (WEBHOOK, self.options.webhook)):
-            if not how:  # who is told from a later start on is not told of what was decided before
-                self._note(line, what)
+        for what in (
+            set(WHATS) - self._listeners().keys()
+        ):  # who is told from a later start on is not told of what was decided before
+            self._note(line, what)
         self._tell(teller, line)
         return str(line["decision"])
 
+    def _listeners(self) -> dict[str, Callable[[dict[str, Any]], None]]:
+        """Return what tells the command and the webhook of a decision, of those that were asked for."""
+        asked = ((COMMAND, run_command, self.options.command), (WEBHOOK, post, self.options.webhook))
+        return {what: partial(tell, how) for what, tell, how in asked if how}
+
     def _tell(self, teller: ThreadPoolExecutor, line: dict[str, Any]) -> None:
-        wanted = {what for what, how in ((COMMAND, self.options.command), (WEBHOOK, self.options.webhook)) if how}
-        if wanted - self._told.get(line["decision_id"], set()):
+        if self._listeners().keys() - self._told.get(line["decision_id"], set()):
             self._calls = [call for call in self._calls if not call.done() or not call.result()]
             self._calls.append(teller.submit(self._call, line))
 
@@ -330,9 +336,9 @@ class Watch:
         fault = ""
         for attempt in range(1 if self._fails else _TRIES):
             try:
-                for what, how, tell in ((COMMAND, self.options.command, run_command), (WEBHOOK, self.options.webhook, post)):
-                    if how and what not in self._told.get(line["decision_id"], ()):
-                        tell(how, line)
+                for what, tell in self._listeners().items():
+                    if what not in self._told.get(line["decision_id"], ()):
+                        tell(line)
                         self._note(line, what)
                 self._fails = False
                 return True

@@ -252,5 +252,4 @@ class Photographs:
         pictures = config.get(PICTURES)
         if pictures is None:
             return None
-        framing = Framing.from_json(pictures["framing"], [str(name) for name in pictures["views"]])
-        return cls(dataset, category, Layout.from_json(pictures["layout"]), framing)
+        return cls(dataset, category, Layout.from_json(pictures["layout"]), Framing.recorded(pictures))

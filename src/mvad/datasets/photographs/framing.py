@@ -78,6 +78,11 @@ class Framing:
             float(value.get("unit_m", 1.0)), bool(value["normals"]),
         )  # fmt: skip
 
+    @classmethod
+    def recorded(cls, pictures: Mapping[str, Any]) -> Framing:
+        """Return the framing in what shards and runs record of photographs (``schema.PICTURES``)."""
+        return cls.from_json(pictures["framing"], [str(name) for name in pictures["views"]])
+
 
 @dataclass
 class Fitted:

@@ -310,9 +310,7 @@ def at_pixels(batch: Batch, found: AnomalyMaps) -> tuple[NDArray[np.float32], ND
 
 def shown_at_pixels(pictures: Mapping[str, Any] | None) -> Shown:
     """Return the rows and columns, of ``PIXELS``, of each view that show its picture, from what is recorded of photographs."""
-    if pictures is None:
-        return None
-    return Framing.from_json(pictures["framing"], [str(name) for name in pictures["views"]]).shown_at(PIXELS)
+    return None if pictures is None else Framing.recorded(pictures).shown_at(PIXELS)
 
 
 def shown_place(view: int, shown: Shown) -> tuple[int, slice, slice]:
