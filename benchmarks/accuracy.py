@@ -64,6 +64,7 @@ FULL_VIEWS = {"dropout.p": 0.0}
 class Category:
     """A category on which methods are compared, with the same input for every method.
 
+    ``size`` is that of the generated scans' objects: they are some 104 pixels wide, and larger views would show the same.
     ``holdout`` is the share of training samples that methods which train in steps hold out for the scale of their scores, where the
     validation split has too few: they would be trained three times else. Methods of one pass are fitted to all, and to folds.
     """
@@ -72,13 +73,14 @@ class Category:
     name: str
     modalities: str
     generated: bool = False
+    size: int | None = None
     holdout: float = 0.0
 
 
 CATEGORIES = (
     Category("mvtec3d", "cable_gland", "rgb"),
     Category("eyecandies", "CandyCane", "rgb+normal", holdout=0.2),
-    Category("mvtec3d", "gear", "rgb", generated=True),
+    Category("mvtec3d", "gear", "rgb", generated=True, size=128),
 )
 STUDENTS = ("idif", "destseg", "ivc", "conv3d")
 BASELINES = ("patchcore", "padim", "mean_feature")
@@ -110,11 +112,13 @@ class Run:
 
     @property
     def keys(self) -> Mapping[str, Any]:
-        """What it changes in preset ``small``; PaDiM and PatchCore have no such keys."""
+        """What it changes in preset ``small``; PaDiM and PatchCore have only the size of views."""
+        keys: dict[str, Any] = {} if self.category.size is None else {"input.size": self.category.size}
         if self.method in BASELINES:
-            return {}
-        held_out = {"train.holdout": self.category.holdout} if self.category.holdout else {}
-        return held_out if self.method == "idif-dropout" else {**FULL_VIEWS, **held_out}
+            return keys
+        if self.category.holdout:
+            keys["train.holdout"] = self.category.holdout
+        return keys if self.method == "idif-dropout" else {**FULL_VIEWS, **keys}
 
     @property
     def train_command(self) -> list[str]:
