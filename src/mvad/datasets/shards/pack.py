@@ -38,13 +38,13 @@ class PackOptions:
 
     filter: str = key(
         "zstd",
-        "zstd reads at least six times as fast as a PNG folder, and is smaller; lz4 is faster still and larger; gzip is for "
+        "zstd reads some nine times as fast as a PNG folder and takes 1.3 times its space; lz4 is faster still and larger; gzip is for "
         "readers without hdf5plugin; none stores plain bytes.",
     )
     level: int | None = key(
         None,
-        "Compression level of zstd or gzip; none uses zstd 6 for colours and masks and 3 for the rest, gzip 4. zstd 19 is a "
-        "tenth smaller and takes ten times as long to pack.",
+        "Compression level of zstd or gzip; none uses zstd 6 for colours and masks and 3 for the rest, gzip 4. zstd 19 is "
+        "8 % smaller and takes nine times as long to pack. Photographs of own parts: 1.",
     )
     fields: tuple[str, ...] = key(
         _FIELDS, "Which of rgb, depth, normal and source to pack, where they exist; masks are always packed."

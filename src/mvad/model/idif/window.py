@@ -1,7 +1,7 @@
 """Crop of the head's input to a window around the object; the rest of a view is background and not scored (head.window).
 
-The window's side is that of the largest object in training, so the result for an image depends on that image alone. Objects
-cover at most a fifth of a view of a rendered scan, and the head takes four fifths of all operations.
+The window's side is that of the largest object in training, so the result for an image depends on that image alone. The
+head takes four fifths of all operations; objects cover a fifth of a view in the sensor's frame, and nearly fill one in their own.
 """
 
 from __future__ import annotations
