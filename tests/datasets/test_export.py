@@ -164,6 +164,9 @@ def test_scores_of_the_other_tool_are_taken(exported: tuple[Path, Path, ShardSet
             writer.writerows([row["image_path"], -float(row["sample_label"])] for row in rows)
     results = evaluate_imported_maps(tmp_path / "runs" / "worst", "worst", done, maps, workspace / "shards", Silent())
     assert results.figures["s_auroc"] == 0.0
+    (maps / data.views[2] / "scores.csv").unlink()
+    with pytest.raises(BadInput, match=f"{data.views[2]}/scores.csv: is missing, and other views have one"):
+        evaluate_imported_maps(tmp_path / "runs" / "some", "some", done, maps, workspace / "shards", Silent())
 
 
 BAD_MAPS = {

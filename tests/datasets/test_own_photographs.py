@@ -141,6 +141,14 @@ def test_pixels_beside_the_picture_are_in_no_figure(tmp_path: Path) -> None:
     assert {values.shape for values, _, _ in exported.values()} == {(170, 256)}
     (masked,) = [path for _, _, path in exported.values() if path]
     assert imagecodecs.png_decode(Path(masked).read_bytes()).shape == (170, 256)
+    said: list[str] = []
+    told = AdevalWriter(tmp_path / "told", shown_at_pixels(data.config[PICTURES]), said.append)
+    evaluate_split(tmp_path / "again", data, answer, record, TrainedOn(), Silent(), callbacks=[told])
+    (line,) = said
+    assert "with a defect that no mask marks left out" in line
+    whole = pickle.loads((tmp_path / "told" / ANOMAPS).read_bytes())
+    assert 0 < len(whole) < len(exported)
+    assert whole.keys() < exported.keys()
 
 
 def test_square_pictures_have_no_field_seen(tmp_path: Path) -> None:

@@ -9,13 +9,16 @@ import pytest
 import safetensors.torch
 import torch
 from torch.nn import functional
-from training import CPU, StopAfter, load, train
+from training import CPU, StopAfter, load, prepared, train
 
 from mvad.datasets.shards.loader import ShardSet
+from mvad.errors import BadInput
 from mvad.model.evaluation.data import with_views
+from mvad.model.fitting import fit_run
 from mvad.model.idif.detector import Idif
 from mvad.model.idif.positions import PositionSums
 from mvad.model.scoring import smooth
+from mvad.progress import Silent
 
 GEAR = Path("mvtec3d") / "gear"
 BY_POSITION = {"head.by_position": True, "score.map": "head", "score.calibrate": False, "score.folds": 2}
@@ -68,6 +71,15 @@ def test_a_place_where_the_head_is_unsure_of_every_part_does_not_count_and_anoth
     assert judged[1].max() > judged[0].max() + 1
 
 
+def test_a_view_that_nothing_was_learnt_of_keeps_its_logits() -> None:
+    counts = torch.ones(3, 2, 16, 16)
+    counts[:, 1] = 0
+    mean, deviation = sums_of(torch.randn(3, 2, 4, 4) - 6, counts).mean_and_deviation()
+    assert torch.equal(mean[1], torch.zeros(4, 4))
+    assert torch.equal(deviation[1], torch.ones(4, 4))
+    assert bool((mean[0] < -3).all())
+
+
 @pytest.fixture(scope="module")
 def run(workspace: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     run = tmp_path_factory.mktemp("positions") / "run"
@@ -111,6 +123,26 @@ def test_an_interruption_while_positions_are_learnt_changes_nothing(run: Path, w
     assert not (tmp_path / "run" / "model.safetensors").exists()
     train(tmp_path / "run", workspace / "shards" / GEAR, **BY_POSITION)
     assert (tmp_path / "run" / "model.safetensors").read_bytes() == (run / "model.safetensors").read_bytes()
+
+
+@pytest.mark.parametrize("seed", [1, 3])
+def test_no_view_is_dropped_from_all_samples_by_which_scores_are_judged(seed: int, workspace: Path) -> None:
+    """With a single sample, seed 1 would lose view 0, and seed 3 views 2 and 3."""
+    ready, _ = prepared(ShardSet(workspace / "shards" / GEAR, "train").subset([0]), seed=seed, **{"dropout.p": 0.2})
+    assert isinstance(ready.detector, Idif)
+    data = ShardSet(workspace / "shards" / GEAR, "train", ready.detector.spec.modalities)
+    alone = data.subset([0])
+    assert torch.stack([views.present[0] for views in ready.detector._training_views(alone)]).any(dim=0).all()
+    several = [views.present[0] for views in ready.detector._training_views(data)]
+    assert not torch.stack(several).all(), "views are dropped, as in training"
+
+
+def test_a_view_that_no_training_sample_shows_is_refused(workspace: Path, tmp_path: Path) -> None:
+    data = ShardSet(workspace / "shards" / GEAR, "train")
+    data._small["present"] = data.present & (np.arange(5) != 2)
+    ready, origins = prepared(data)
+    with pytest.raises(BadInput, match="view 3 of 5: none of the samples that are trained on shows it"):
+        fit_run(tmp_path / "run", data, ready, origins, Silent())
 
 
 def test_without_the_key_the_head_gives_probabilities(workspace: Path, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import re
 import shutil
 from collections.abc import Callable
@@ -66,6 +67,15 @@ def place(workspace: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     train(root / "runs" / "idif", workspace / "shards" / GEAR, **{"train.student_steps": 2, "train.head_steps": 2, **BY_POSITION})
     train(root / "runs" / "floor", workspace / "shards" / GEAR, model="mean_feature")
     return root
+
+
+def widened(rig: dict[str, Any]) -> dict[str, Any]:
+    """Return recorded cameras with another focal length."""
+    wider = json.loads(json.dumps(rig))
+    for matrix in wider["intrinsics"]:
+        matrix[0][0] *= 0.8
+        matrix[1][1] *= 0.8
+    return dict(wider)
 
 
 def rows(path: Path) -> dict[str, dict[str, str]]:
@@ -284,6 +294,35 @@ def test_raw_scans_are_not_rendered_by_the_cameras_of_other_shards(place: Path, 
     done = mvad("predict", str(tmp_path / "runs" / "floor"), str(tmp_path / "raw" / GEAR / "test"), "--threshold", "1", "--workspace", str(tmp_path))  # fmt: skip
     assert done.returncode == 3
     assert "is not what floor was trained on" in done.stderr
+    again = tmp_path / "again"
+    for name in ("raw", "shards", "runs"):
+        (again / name).parent.mkdir(exist_ok=True)
+        (again / name).symlink_to(place / name)
+    shutil.copytree(place / "renders" / GEAR, again / "renders" / GEAR)
+    rig = again / "renders" / GEAR / "rig.json"
+    words = [
+        "predict",
+        str(again / "runs" / "floor"),
+        str(again / "raw" / GEAR / "test" / "good"),
+        "--threshold",
+        "1",
+        "--workspace",
+    ]
+    out = ["--out", str(tmp_path / "predicted")]
+    assert mvad(*words, str(again), *out).returncode == 0
+    scores = [row["score"] for row in rows(tmp_path / "predicted" / "predictions.csv").values()]
+    cameras = files.read_sealed_json(rig, "cameras", "")
+    for name, changed in {
+        "rig.tilt_deg = 20.0": cameras | {"config": cameras["config"] | {"rig.tilt_deg": 20.0}},
+        "other cameras": cameras | {"rig": widened(cameras["rig"])},
+    }.items():
+        files.write_sealed_json(rig, changed)
+        done = mvad(*words, str(again), *out)
+        assert done.returncode == 3
+        assert f"was rendered again, with {name}, since floor was trained" in done.stderr
+    assert mvad(*words, str(again), *out, "--force").returncode == 0
+    forced = [row["score"] for row in rows(tmp_path / "predicted" / "predictions.csv").values()]
+    assert forced != scores, "other cameras, other scores: none is taken over from before"
     other = tmp_path / "other"
     shutil.copytree(place / "runs" / "floor", other)
     config = files.read_sealed_json(other / "config.json", "a run", "")

@@ -10,6 +10,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import h5py
 import numpy as np
 import pytest
 import safetensors.torch
@@ -23,7 +24,7 @@ from mvad.model.calibration import Scored, calibrate, fold_count, weights_of
 from mvad.model.config import ScoreConfig
 from mvad.model.evaluation.evaluate import evaluate_run
 from mvad.model.evaluation.results import Results
-from mvad.model.evaluation.threshold import left_out_scores, threshold_of
+from mvad.model.evaluation.threshold import Thresholds, kept_threshold, left_out_scores, threshold_of
 from mvad.model.holdout import parts_of
 from mvad.model.images import ViewImages
 from mvad.model.registry import make_detector, method_named
@@ -358,6 +359,39 @@ def test_the_threshold_leaves_each_validation_sample_out_of_its_own_scale(many: 
     assert scores[3] == pytest.approx(alone, rel=1e-3)
     detector.scale = whole
     assert left_out_scores(whole, detector) == pytest.approx(scores)
+
+
+def test_samples_whose_views_no_normal_has_are_promised_nothing(many: Path, tmp_path: Path) -> None:
+    train(tmp_path / "run", many / GEAR, model="padim", **{"score.folds": 0})
+    shards = Path(shutil.copytree(many / GEAR, tmp_path / "shards"))
+    with h5py.File(shards / "validation-00000.h5", "r+") as file:
+        file["present"][:, 2] = False
+    manifest = files.read_sealed_json(shards / "manifest.json", "x", "y")
+    for entry in manifest["shards"]:
+        entry["sha256"] = files.sha256_file(shards / entry["file"])
+    files.write_sealed_json(shards / "manifest.json", manifest)
+    for again in (False, True):  # the second time from what is stored
+        thresholds = Thresholds(RunFolder(tmp_path / "run"), load(tmp_path / "run"), shards, 0.1, Silent())
+        assert (thresholds.whole.promised, thresholds.whole.kept, thresholds.whole.normals) == (None, False, 10), again
+        assert np.isfinite(thresholds.whole.value)
+        assert "nothing is promised, since none of 10 validation normals has all views" in thresholds.describe()
+        for views in ([False, False, True, False, False], [True, False, True, False, False]):
+            assert thresholds.of(views).promised is None
+            assert thresholds.of(views).value == thresholds.whole.value
+        some = thresholds.of([True, True, False, False, False])
+        assert (some.normals, some.promised) == (10, pytest.approx(1 / 11))
+    assert kept_threshold(tmp_path / "run", RunFolder(tmp_path / "run").model_sha256).promised is None  # type: ignore[union-attr]
+
+
+def test_a_view_that_shows_no_object_is_not_measured_for_the_scale() -> None:
+    seen = torch.ones(1, 3, 8, 8, dtype=torch.bool)
+    seen[0, 1] = False
+    views = ViewImages(torch.zeros(1, 3, 1, 3, 8, 8), seen, torch.tensor([[True, True, False]]))
+    maps = torch.arange(3.0).view(1, 3, 1, 1, 1).expand(1, 3, 1, 8, 8) + 5
+    found = finish_maps(maps, views, ScoreConfig())
+    assert found.image_scores is not None
+    assert found.image_scores[0, :, 0].tolist() == [5, -torch.inf, -torch.inf]
+    assert found.view_scores[0].tolist() == [5, 5, -torch.inf], "it scores lowest, and finite"
 
 
 def test_a_method_without_image_scores_is_compared_as_it_is(workspace: Path, tmp_path: Path) -> None:

@@ -58,7 +58,7 @@ def finish_maps(
     if scores is None:
         scores = counted_scores(maps, counts, config)
     present = views.present_on_device()
-    raw = scores.masked_fill(~present[:, :, None], -torch.inf)
+    raw = scores.masked_fill(~(present & counts.flatten(2).any(dim=2))[:, :, None], -torch.inf)
     if scale is not None:
         maps, scores = scale.of_maps(maps), scale.of_scores(scores)
     combined = fill_uncounted(over_modalities(maps, config, scale, groups)[:, :, None], counts)[:, :, 0]

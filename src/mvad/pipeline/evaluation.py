@@ -115,7 +115,8 @@ class EvaluationPlan:
         if self.adeval:
             target = self.adeval / run.name
             progress.say(f'ADEval: python -m adeval {target / ANOMAPS} --evaluate_size 256 --sample_key_pat "{SAMPLE_PATTERN}"')
-            callbacks.append(AdevalWriter(target, shown_at_pixels(RunFolder(run).record.pictures)))
+            pictures = RunFolder(run).record.pictures
+            callbacks.append(AdevalWriter(target, shown_at_pixels(pictures), None if pictures is None else progress.say))
         return callbacks
 
 

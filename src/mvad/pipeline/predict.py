@@ -29,6 +29,9 @@ from mvad.render.options import RenderOptions
 from mvad.render.rig import Rig
 from mvad.render.scan_to_views import RenderedScan, views_of, views_of_scan
 
+_SAME_VIEWS = ("backend", "device")
+"""Options of rendering that change no more than roundings."""
+
 
 def samples_of(
     source: Path, run: RunFolder, workspace: Workspace, split: str = "test", light: int | None = None, force: bool = False
@@ -113,7 +116,31 @@ def cameras_of(run: RunFolder, workspace: Workspace, force: bool = False) -> tup
             f"{packed}: is not what {run.name} was trained on, so the cameras may be others; give the --workspace of then, train "
             "again, or take these cameras with --force"
         )
-    return recorded_cameras(renders)
+    options, rig = recorded_cameras(renders)
+    if not force:
+        _check_cameras(open_shard(inside(packed, next(iter(run.record.shards)))), options, rig, renders, run)
+    return options, rig
+
+
+def _check_cameras(train: ShardFile, options: RenderOptions, rig: Rig, renders: Path, run: RunFolder) -> None:
+    """Check that a run's training scans were rendered as the renders' folder would render a scan today.
+
+    Raises
+    ------
+    BadInput
+        If the category was rendered otherwise since it was packed.
+    """
+    recorded = json.loads(train.layout.attributes["config"])
+    asked = json.loads(json.dumps(options.recorded()))
+    changed = [name for name, value in asked.items() if name not in _SAME_VIEWS and recorded.get(name, value) != value]
+    cameras = {"rig/poses": rig.poses, "rig/intrinsics": rig.intrinsics}
+    if not changed and all(np.array_equal(train.read(name), values) for name, values in cameras.items()):
+        return
+    what = f"{changed[0]} = {asked[changed[0]]}" if changed else "other cameras"
+    raise BadInput(
+        f"{renders}: was rendered again, with {what}, since {run.name} was trained; pack it and train again, give the --workspace of then, or "
+        "take these cameras with --force"
+    )
 
 
 def _check_packed(shard: ShardFile, run: RunFolder, workspace: Workspace) -> None:
@@ -178,8 +205,14 @@ def _of_scans(source: Path, run: RunFolder, workspace: Workspace, light: int | N
 
 
 def new_scan(ref: ScanRef, options: RenderOptions, rig: Rig) -> NewSample:
-    """Return a raw scan to be rendered with some cameras and scored."""
-    return NewSample(ref.id, _hash_of(ref.paths), lambda: _rendered(ref, options, rig), str(next(iter(ref.paths.values()), "")))
+    """Return a raw scan to be rendered with some cameras and scored; its fingerprint is that of its files and of the cameras."""
+    cameras = f"{rig.sha256} {json.dumps(options.recorded(), sort_keys=True)}"
+    return NewSample(
+        ref.id,
+        sha256_bytes(f"{_hash_of(ref.paths)} {cameras}".encode()),
+        lambda: _rendered(ref, options, rig),
+        str(next(iter(ref.paths.values()), "")),
+    )
 
 
 def _rendered(ref: ScanRef, options: RenderOptions, rig: Rig) -> LoadedSample:

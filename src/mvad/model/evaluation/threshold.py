@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +44,7 @@ class Threshold:
         Number of normal samples from which it was computed.
     promised
         Upper bound of the share of new normal samples above it, in the mean over draws of the normals (split conformal
-        prediction, Vovk et al. 2005); None: the threshold was set by hand, without a guarantee.
+        prediction, Vovk et al. 2005); None: nothing is promised, since it was set by hand, or no normal has the views of the samples.
     kept
         Whether the requested share is guaranteed; with n normals no share below 1 / (n + 1) can be.
     """
@@ -56,10 +56,10 @@ class Threshold:
 
     def describe(self, asked: float) -> str:
         """Return one line: the threshold, the share of false alarms it guarantees, and whether that is the requested share."""
+        if self.promised is None:
+            return f"threshold {self.value:.4g}: nothing is promised, since none of {counted(self.normals, 'validation normal')} has all views"
         lack = "" if self.kept else f"; {100 * asked:.3g} % cannot be guaranteed with so few"
-        promise = (
-            f"at most {100 * (self.promised or 0):.3g} % false alarms expected, from {counted(self.normals, 'validation normal')}"
-        )
+        promise = f"at most {100 * self.promised:.3g} % false alarms expected, from {counted(self.normals, 'validation normal')}"
         return f"threshold {self.value:.4g}: {promise}{lack}"
 
 
@@ -128,13 +128,19 @@ def threshold_of(
     if stored.get("made_from") != made_from:
         scale = detector.scale if run.scale_facts.get("shards") == data.sha256 else None
         if scale is not None:
-            scores = left_out_scores(scale, detector, _normals_with(data, ()))
+            scores = left_out_scores(scale, detector, _normals_with(data, ()) or None)
         else:
             scores = _scores(detector, data, f"threshold of {run.name}", progress)
-        stored = {"made_from": made_from, "scores": scores}
+        stored = {"made_from": made_from, "scores": scores, "whole": bool(_normals_with(data, ()))}
         with contextlib.suppress(CannotWrite):  # it is only kept for the next time
             files.write_sealed_json(path, stored)
-    return conformal(stored["scores"], false_alarms)
+    return _of_stored(stored, false_alarms)
+
+
+def _of_stored(stored: Mapping[str, Any], false_alarms: float) -> Threshold:
+    """Return the threshold of whole samples from stored scores; it promises nothing where no normal has all views."""
+    threshold = conformal(stored["scores"], false_alarms)
+    return threshold if stored.get("whole", True) else replace(threshold, promised=None, kept=False)
 
 
 class Thresholds:
@@ -196,7 +202,7 @@ class Thresholds:
         if not (self._packed / MANIFEST).exists():
             stored = _stored(self._run.path, self._model)
             if stored.get("scores"):
-                return conformal(stored["scores"], self._false_alarms)
+                return _of_stored(stored, self._false_alarms)
         return threshold_of(self._run, self._detector, self._packed, self._false_alarms, self._progress)
 
     def _of_views(self, views: tuple[int, ...]) -> Threshold:
@@ -231,13 +237,15 @@ def keep_threshold(run: RunFolder, detector: Detector, packed: Path, kept_in: Pa
 def kept_threshold(run: Path, model_sha256: str | None) -> Threshold | None:
     """Return the threshold that ``mvad predict`` takes by default for a run's model; None where none was stored."""
     stored = _stored(run, model_sha256)
-    return conformal(stored["scores"], FALSE_ALARMS) if stored.get("scores") else None
+    return _of_stored(stored, FALSE_ALARMS) if stored.get("scores") else None
 
 
 def left_out_scores(
     scale: ScoreScale, detector: Detector, rows: Sequence[int] | None = None, raw: Tensor | None = None
 ) -> list[float]:
     """Return the sample scores of normal samples of a scale, each under the scale that is estimated without it.
+
+    Samples that show no object in any view are left out.
 
     Parameters
     ----------
@@ -254,29 +262,29 @@ def left_out_scores(
         others = scale.without(sample)
         views = over_modalities(others.of_scores(scores[sample][None]), detector.config.score, others, len(detector.scored))
         found.append(float(sample_scores(views.nan_to_num(-torch.inf, -torch.inf, -torch.inf), detector.config.score)[0]))
-    return found
+    return [score for score in found if math.isfinite(score)]
 
 
 def _normals_with(data: ShardSet, views: Sequence[int]) -> list[int]:
-    """Return the positions, among the normal samples of a split, of those that have some views (all where none are named).
-
-    New samples are judged by thresholds of samples with the same views. Where no normal has them all, all normals count.
-    """
+    """Return the positions, among the normal samples of a split, of those that have some views (all where none are named)."""
     present = data.present[normal_rows(data)]
     wanted = present[:, list(views)] if views else present
-    complete = np.flatnonzero(wanted.all(axis=1)).tolist()
-    return complete or list(range(len(present)))
+    return list(np.flatnonzero(wanted.all(axis=1)).tolist())
 
 
 def _scores(
     detector: Detector, data: ShardSet, label: str, progress: Progress, views: Sequence[int] = (), scale: ScoreScale | None = None
 ) -> list[float]:  # fmt: skip
-    """Return the scores of the normal samples of a split that have some views, the only ones that are shown; none named: all.
+    """Return the scores of the normal samples of a split that have some views, the only ones that are shown.
+
+    No views named: of those that have all, or of all normals where none has. Samples that cannot be scored are left out.
 
     ``scale``: the scale that these samples were standardised by, so that each is scored under that of the others.
     """
     normals = normal_rows(data)
     positions = _normals_with(data, views)
+    if not positions and not views:
+        positions = list(range(len(normals)))
     progress.start(label, len(positions))
     scores: list[float] = []
     raw: dict[int, Tensor] = {}
@@ -285,11 +293,12 @@ def _scores(
     for position, (_, found) in zip(positions, answers, strict=True):
         if scale is not None and found is not None and found.image_scores is not None:
             raw[position] = torch.where(found.image_scores[0].isfinite(), found.image_scores[0], torch.nan)
-        scores.append(-math.inf if found is None else float(found.sample_scores[0]))
+        if found is not None and bool(found.sample_scores[0].isfinite()):
+            scores.append(float(found.sample_scores[0]))
         progress.advance()
     if scale is None or not raw:
         return scores
     hidden = torch.full_like(scale.normals, torch.nan)
     for position, values in raw.items():
         hidden[position] = values
-    return left_out_scores(scale, detector, positions, hidden)
+    return left_out_scores(scale, detector, sorted(raw), hidden)

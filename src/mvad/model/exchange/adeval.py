@@ -7,7 +7,7 @@ Pickles are written but never read, since loading one can run code. Maps of othe
 from __future__ import annotations
 
 import pickle
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from mvad.datasets.shards.loader import Batch
 from mvad.errors import BadInput
 from mvad.model.detector import AnomalyMaps
 from mvad.model.evaluation.evaluate import Shown, at_pixels, file_stem, shown_place
+from mvad.words import counted
 
 ANOMAPS = "anomaps.pkl"
 SAMPLE_PATTERN = "(.+)_C[0-9]+"
@@ -37,17 +38,25 @@ class AdevalWriter:
         Where they are written.
     shown
         Rows and columns of each view that show its picture (see ``shown_at_pixels``); the others are not exported.
+    say
+        Is told which samples were left out: those of own photographs with a defect that no mask marks, which ADEval, which
+        knows masks only, would take for good ones.
     """
 
     fields: Sequence[str] = ()
 
-    def __init__(self, folder: Path, shown: Shown = None) -> None:
+    def __init__(self, folder: Path, shown: Shown = None, say: Callable[[str], None] | None = None) -> None:
         self.folder = folder
         self.shown = shown
+        self._say = say
+        self._unmarked: list[str] = []
         self._maps: dict[str, tuple[NDArray[np.float32], float, str | None]] = {}
 
     def on_sample(self, batch: Batch, found: AnomalyMaps) -> None:
         """Collect the maps of one sample, and write its masks."""
+        if self._say is not None and bool((batch.present[0] & batch.view_label[0] & ~batch.mask[0].flatten(1).any(1)).any()):
+            self._unmarked.append(batch.keys[0])
+            return
         maps, masks = at_pixels(batch, found)
         for view in np.flatnonzero(batch.present[0].numpy()):
             name = f"{file_stem(batch.keys[0])}_C{view + 1}"
@@ -62,6 +71,11 @@ class AdevalWriter:
 
     def results(self) -> dict[str, Any]:
         """Write the pickle; return no fields."""
+        if self._say is not None and self._unmarked:
+            self._say(
+                f"ADEval: {counted(len(self._unmarked), 'sample')} with a defect that no mask marks left out, such as {self._unmarked[0]}: "
+                "ADEval would take them for good ones"
+            )
         files.write_bytes(self.folder / ANOMAPS, pickle.dumps(self._maps, protocol=4))
         return {}
 

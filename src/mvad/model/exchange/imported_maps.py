@@ -182,11 +182,23 @@ def _paths(export: Path, views: list[str]) -> dict[tuple[str, str], str]:
 
 
 def _scores(maps: Path, views: list[str], pictures: Mapping[tuple[str, str], str]) -> dict[tuple[str, str], float]:
-    """Return the scores in the other tool's tables by (view, picture); a view without a table has none."""
+    """Return the scores in the other tool's tables by (view, picture); {} where there is no table.
+
+    Raises
+    ------
+    BadInput
+        If some views have a table and others none: scores and means of pixels are not on one scale.
+    """
     found: dict[tuple[str, str], float] = {}
+    tables = {view: files.below(maps, view) / SCORES for view in views}
+    without = [view for view, path in tables.items() if not path.exists()]
+    if without and len(without) < len(views):
+        raise BadInput(
+            f"{tables[without[0]]}: is missing, and other views have one; give a table of scores for every view, or for none"
+        )
     for view in views:
         known = {picture: picture for (_, named), picture in pictures.items() if named == view}
-        table = _table(files.below(maps, view) / SCORES, "image_path", known)
+        table = _table(tables[view], "image_path", known)
         found |= {(view, picture): score for picture, score in (table or {}).items()}
     return found
 

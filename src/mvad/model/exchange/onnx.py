@@ -108,7 +108,7 @@ def export_onnx(run: Path, shards: Path, target: Path, weights: WeightsSource, p
         path = Path(scratch) / "model.onnx"
         _trace(graph, inputs[0], path, names, outputs, method)
         content = path.read_bytes()
-        worst = _compare(content, graph, inputs, names, outputs, progress, method)
+        worst, compared = _compare(content, graph, inputs, names, outputs, progress, method)
     shapes = {
         name: {"shape": list(tensor.shape), "dtype": str(tensor.dtype).removeprefix("torch.")}
         for name, tensor in zip(names, inputs[0], strict=True)
@@ -116,7 +116,7 @@ def export_onnx(run: Path, shards: Path, target: Path, weights: WeightsSource, p
     about = OnnxExport(
         folder.name, method, folder.model_sha256, files.sha256_bytes(content), OPSET, __version__, torch.__version__,
         detector.spec.views, data.size, shapes, outputs, _depth_formula(data),
-        {"samples": len(inputs), "largest_difference": worst},
+        {"samples": compared, "largest_difference": worst},
     )  # fmt: skip
     files.write_bytes(target, content)
     files.write_sealed_json(target.with_name(target.name + ".json"), about.__dict__)
@@ -161,11 +161,11 @@ def _inputs(sample: Batch, modalities: Sequence[str]) -> tuple[Tensor, ...]:
 
 def _whole_samples(data: ShardSet, views: int) -> list[Batch]:
     """Return up to 8 samples that have all views, evenly spread over the split."""
-    rows = np.unique(np.linspace(0, len(data) - 1, min(len(data), _CHECKED)).round().astype(int))
-    samples = [batch for row in rows if bool((batch := data.batch([int(row)])).present.all())]
-    if not samples:
+    whole = np.flatnonzero(data.present.all(axis=1))
+    if not len(whole):
         raise BadInput(f"{data.folder}: no test sample has all {views} views to check the exported detector with")
-    return samples
+    rows = np.unique(np.linspace(0, len(whole) - 1, min(len(whole), _CHECKED)).round().astype(int))
+    return [data.batch([int(row)]) for row in whole[rows]]
 
 
 def _trace(
@@ -184,12 +184,12 @@ def _trace(
 def _compare(
     content: bytes, graph: _Graph, inputs: Sequence[tuple[Tensor, ...]], names: Sequence[str], outputs: Sequence[str],
     progress: Progress, method: str,
-) -> float:  # fmt: skip
-    """Return the largest difference between torch and onnxruntime as a share, see ``TOLERANCE``."""
+) -> tuple[float, int]:  # fmt: skip
+    """Return the largest difference between torch and onnxruntime as a share, see ``TOLERANCE``, and of how many samples."""
     import onnxruntime
 
     progress.start("check with onnxruntime", len(inputs))
-    worst, scale_of_scores = 0.0, graph.detector.scale
+    worst, compared, scale_of_scores = 0.0, 0, graph.detector.scale
     # Standardising takes the location away, but not the rounding errors of scores that are as large as it.
     removed = 0.0 if scale_of_scores is None else float((scale_of_scores.location / scale_of_scores.deviation).abs().max())
     try:
@@ -201,16 +201,22 @@ def _compare(
             progress.advance()
             if "fits" in outputs and not expected[-1].all():
                 continue  # torch scores the whole image then
+            compared += 1
             for actual, reference in zip(exported[:3], expected[:3], strict=True):
                 scale = max(float(np.abs(reference).max()), removed, 1e-6)
                 worst = max(worst, float(np.abs(actual - reference).max()) / scale)
     except Exception as error:  # onnxruntime raises many kinds
         raise BadInput(f"--format onnx: {method} cannot be run by onnxruntime ({_short(error)})") from error
+    if not compared:
+        raise BadInput(
+            f"--format onnx: no test sample fits the head's window to check {method} with, since all are larger than those of training; the "
+            "file was not written"
+        )
     if not worst <= TOLERANCE:
         raise BadInput(
             f"--format onnx: {method} gives other outputs as ONNX (they differ by {worst:.2g} of the range); the file was not written"
         )
-    return worst
+    return worst, compared
 
 
 def _short(error: Exception) -> str:

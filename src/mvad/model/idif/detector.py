@@ -14,6 +14,7 @@ from mvad.errors import BadInput
 from mvad.model.backbones.protocol import Teacher
 from mvad.model.detector import AnomalyMaps, Detector
 from mvad.model.devices import moved
+from mvad.model.features import not_shown
 from mvad.model.idif.augment import turned, turned_outlines
 from mvad.model.idif.config import IdifConfig
 from mvad.model.idif.effects import held_out_losses
@@ -84,6 +85,8 @@ class Idif(Detector):
             raise BadInput(
                 "pseudo.swap takes views of other samples of the batch: train in one process, with train.batch of 2 or more"
             )
+        for view in np.flatnonzero(~train.present.any(axis=0)):
+            raise not_shown(int(view), self.spec)
         steps.ranks = context.ranks
         if not context.ranks.alone:
             share_batch_norms(self.network)
@@ -259,11 +262,18 @@ class Idif(Detector):
         return fitted((seen for one in found for seen in turned_outlines(one, config.augment)), cells)
 
     def _training_views(self, train: ShardSet) -> Iterator[ViewImages]:
-        """Yield the training samples as they were trained on: now and then a view of one is missing."""
+        """Yield the training samples as they were trained on: now and then a view of one is missing, but none of all samples."""
+        present = torch.tensor(train.present)
+        kept = torch.stack(
+            [
+                draw_present(one[None], self.config.dropout, generator_of(self.config.seed, _CALIBRATION_STREAM, index))[0]
+                for index, one in enumerate(present)
+            ]
+        )
+        lost = present.any(dim=0) & ~kept.any(dim=0)
+        kept |= present & lost
         for index in range(len(train)):
-            views = self.images(train.batch([index]))
-            kept = draw_present(views.present, self.config.dropout, generator_of(self.config.seed, _CALIBRATION_STREAM, index))
-            yield replace(views, present=kept)
+            yield replace(self.images(train.batch([index])), present=kept[index : index + 1])
 
     def _learn_positions(self, train: ShardSet, progress: Progress) -> None:
         """Set mean and deviation of the head's logits at each position, over the training samples (``head.by_position``)."""
@@ -289,13 +299,14 @@ class Idif(Detector):
         for views in self._training_views(train):
             inside = counted(views, config)
             scores.append(torch.stack([counted_scores(maps, inside, config)[0] for maps in self._maps(views)]))
-            counts.append(views.present[0])
+            counts.append(inside[0].flatten(1).any(dim=1))
         stacked = torch.stack(scores)
-        present = moved([torch.stack(counts)], self.device)[0][:, None, :, None].float()
+        present = torch.stack(counts)[:, None, :, None].to(stacked)
         count = present.sum(dim=0)
         mean = (stacked * present).sum(dim=0) / count.clamp(min=1)
         variance = ((stacked - mean) ** 2 * present).sum(dim=0) / (count - 1).clamp(min=1)
-        self.baseline = torch.stack([mean, variance.sqrt().maximum(_LEAST_DEVIATION * mean + 1e-6)])
+        deviation = variance.sqrt().maximum(_LEAST_DEVIATION * mean.abs() + 1e-6)
+        self.baseline = torch.stack([mean, torch.where(count > 0, deviation, 1.0)])
 
 
 def _identity_baseline(spec: InputSpec) -> Tensor:

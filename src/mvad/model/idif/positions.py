@@ -71,7 +71,10 @@ class PositionSums:
         self.squares += inside.square().sum(dim=0)
 
     def mean_and_deviation(self) -> tuple[Tensor, Tensor]:
-        """Return mean and deviation at each position, (K, h, w) float32 each; where few samples are, what is typical of the view."""
+        """Return mean and deviation at each position, (K, h, w) float32 each; where few samples are, what is typical of the view.
+
+        Mean 0 and deviation 1 in a view of which nothing was added.
+        """
         mean = _local(self.total, _MEAN_CELLS) / _local(self.count, _MEAN_CELLS).clamp(min=1e-6)
         about_mean = (self.squares - 2 * mean * self.total + mean.square() * self.count).clamp(min=0)
         variance = _local(about_mean, _DEVIATION_CELLS) / _local(self.count, _DEVIATION_CELLS).clamp(min=1e-6)
@@ -80,7 +83,9 @@ class PositionSums:
         known = self.count / (self.count + _FEW)
         mean = known * mean + (1 - known) * typical_mean
         variance = known * variance + (1 - known) * typical_variance + _TYPICAL * typical_variance
-        return mean.float(), variance.clamp(min=_LEAST_VARIANCE).sqrt().float()
+        variance = variance.clamp(min=_LEAST_VARIANCE)
+        variance[self.count.sum(dim=(1, 2)) == 0] = 1
+        return mean.float(), variance.sqrt().float()
 
 
 def _local(planes: Tensor, side: int) -> Tensor:
