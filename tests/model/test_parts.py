@@ -155,6 +155,44 @@ def test_depth_bumps_have_the_configured_height() -> None:
     assert (peaks < 0.00201).all()
 
 
+def facing_views(*modalities: str) -> tuple[ViewImages, InputSpec]:
+    """Views full of a surface that faces the camera, and what they show."""
+    views = fake_views(len(modalities), 128)
+    views.seen[:] = True
+    normals = views.images[:, :, modalities.index("normal")]
+    normals[:, :, :2], normals[:, :, 2] = 127.5, 0.0
+    return views, InputSpec(3, modalities, torch.zeros(3, 3), (0.65, 0.03))
+
+
+def test_normals_differ_wherever_they_are_marked_as_defective() -> None:
+    views, spec = facing_views("normal")
+    marked = []
+    for seed in range(4):
+        corrupted = corrupt(views, spec, ProceduralTextures(), PseudoConfig(), generator(seed))
+        normals = torch.nn.functional.normalize(corrupted.images[:, :, 0] / 127.5 - 1, dim=2)
+        turned = torch.rad2deg(torch.arccos((-normals[:, :, 2]).clamp(-1, 1)))
+        marked.append(turned[corrupted.mask[:, :, 0] > 0])
+    turned = torch.cat(marked)
+    assert len(turned) > 5000
+    assert (turned < 1).float().mean() < 0.05  # a plateau has the normals of a normal part
+    assert turned.median() > 5
+
+
+def test_depth_and_normals_of_a_view_are_raised_to_the_same_side() -> None:
+    views, spec = facing_views("depth", "normal")
+    compared = 0
+    for seed in range(4):
+        corrupted = corrupt(views, spec, ProceduralTextures(), PseudoConfig(), generator(seed))
+        depth = corrupted.images[:, :, 0, 0] - views.images[:, :, 0, 0]
+        nearer = (depth[..., 2:] - depth[..., :-2])[..., 1:-1]  # nearer is brighter
+        slope = (corrupted.images[:, :, 1, 0] - 127.5)[..., 2:-2]
+        inside = -torch.nn.functional.max_pool2d(-corrupted.mask.amin(dim=2), 5, 1, 2) > 0
+        both = inside[..., 2:-2] & (nearer.abs() > 1e-3) & (slope.abs() > 1e-3)
+        assert (nearer.sign() == -slope.sign())[both].all()  # the surface z(x, y) has the normal (dz/dx, dz/dy, -1)
+        compared += int(both.sum())
+    assert compared > 1000
+
+
 @pytest.mark.parametrize("width", [1, 3, 9])
 def test_means_over_squares_by_columns_and_rows_are_those_of_the_squares(width: int) -> None:
     maps = torch.rand(2, 1, 12, 20, generator=generator())

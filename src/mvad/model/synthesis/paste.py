@@ -192,7 +192,7 @@ def _corrupt(
     mask &= (chance[:, :, 0, 0] < config.probability)[:, :, None, None]
     if config.region == "object":
         mask &= views.seen
-    kind = chance[:, :, 0, 1]
+    kind, sign = chance[:, :, 0, 1], torch.where(chance[:, :, 0, 3] < 0.5, -1.0, 1.0)[:, :, None, None]
     for number, modality in enumerate(spec.modalities):
         part = masks[:, :, number].copy_(mask)
         if m > 1:
@@ -203,9 +203,9 @@ def _corrupt(
             weight = part * (1 - numbers[:, :, 2] * config.max_opacity)
             torch.lerp(plane, made_textures[number], weight[:, :, None], out=changed[:, :, number])
         elif modality == "depth":
-            changed[:, :, number] = _raise(plane, part, spec, config, numbers, plan.edge)
+            changed[:, :, number] = _raise(plane, _bump(part, sign, plan.edge), spec, config, numbers)
         else:
-            changed[:, :, number] = _tilt(plane, part, numbers, plan.edge)
+            changed[:, :, number] = _tilt(plane, part, _bump(part, sign, plan.edge), numbers)
 
 
 def _compact(regions: RegionNumbers, noise: Tensor, views: ViewImages, positions: Tensor | None) -> Tensor:
@@ -258,15 +258,18 @@ def _sample(maps: Tensor, positions: Tensor) -> Tensor:
     return seen.view(b, -1, v, size, size).transpose(1, 2)
 
 
-def _bump(mask: Tensor, numbers: Tensor, edge: int) -> Tensor:
-    """Return a smooth bump (negative: nearer) or dent in the mask, (B, V, S, S) in -1..1; ``edge`` is its edge's width."""
+def _bump(mask: Tensor, sign: Tensor, edge: int) -> Tensor:
+    """Return domes (sign -1: nearer) or dents (1) in the mask, (B, V, S, S) in -1..1, that rise over ``edge`` pixels and on inwards.
+
+    What is marked as defective has to differ from a normal part: a bump that is flat inside has the normals of one there.
+    """
     b, v, size, _ = mask.shape
     flat = mask.view(b * v, 1, size, size)
-    for _ in range(2):
-        flat = box_mean(flat, edge)
-    hill = (flat.view(b, v, size, size) * mask).clamp(max=1)
+    hill = torch.zeros_like(flat)
+    for width in (edge, 2 * edge + 1, 4 * edge + 1):
+        hill += box_mean(box_mean(flat, width), width)
+    hill = hill.view(b, v, size, size) * mask
     peak = hill.amax(dim=(2, 3), keepdim=True).clamp(min=1e-3)
-    sign = torch.where(numbers[:, :, 3] < 0.5, -1.0, 1.0)
     return sign * hill / peak
 
 
@@ -276,21 +279,20 @@ def box_mean(maps: Tensor, width: int) -> Tensor:
     return functional.avg_pool2d(functional.avg_pool2d(maps, (width, 1), 1, (half, 0)), (1, width), 1, (0, half))
 
 
-def _raise(plane: Tensor, mask: Tensor, spec: InputSpec, config: PseudoConfig, numbers: Tensor, edge: int) -> Tensor:
-    """Add a bump or dent to depth images (B, V, 3, S, S) in 0..255."""
+def _raise(plane: Tensor, hill: Tensor, spec: InputSpec, config: PseudoConfig, numbers: Tensor) -> Tensor:
+    """Add a bump or dent (B, V, S, S) to depth images (B, V, 3, S, S) in 0..255."""
     assert spec.depth_range is not None
     middle, radius = spec.depth_range
     low, high = (value / 1000 for value in config.bump_mm[:2])
     if middle + radius > _MAX_DEPTH_M:
         low, high = low * radius / _USUAL_RADIUS_M, high * radius / _USUAL_RADIUS_M
     height = low + (high - low) * numbers[:, :, 4]
-    change = -127.5 * height * _bump(mask, numbers, edge) / radius
+    change = -127.5 * height * hill / radius
     return plane + change[:, :, None]
 
 
-def _tilt(plane: Tensor, mask: Tensor, numbers: Tensor, edge: int) -> Tensor:
-    """Rotate normals (B, V, 3, S, S) in 0..255 by the slopes of a bump in the mask."""
-    hill = _bump(mask, numbers, edge)
+def _tilt(plane: Tensor, mask: Tensor, hill: Tensor, numbers: Tensor) -> Tensor:
+    """Rotate normals (B, V, 3, S, S) in 0..255 by the slopes of a bump or dent in the mask."""
     slope_x = functional.pad(hill[..., :, 2:] - hill[..., :, :-2], (1, 1)) / 2
     slope_y = functional.pad(hill[..., 2:, :] - hill[..., :-2, :], (0, 0, 1, 1)) / 2
     strength = (2 + 6 * numbers[:, :, 5]) * mask
