@@ -195,6 +195,8 @@ def pack(
     ------
     BadInput
         If there is nothing to pack, or a render is damaged or not finished.
+    PartlyDone
+        If all is packed but some samples, whose raw files are missing or damaged (unless ``partial``).
 
     Examples
     --------

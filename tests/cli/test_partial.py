@@ -8,9 +8,11 @@ from pathlib import Path
 import pytest
 from command import mvad
 
-from mvad import files
+from mvad import api, files
 from mvad.datasets.mvtec3d import MVTec3D
 from mvad.datasets.scan import ReadOptions
+from mvad.datasets.shards.pack import PackOptions
+from mvad.errors import PartlyDone
 
 
 @pytest.fixture
@@ -90,4 +92,8 @@ def test_damaged_photographs_are_listed_at_once(workspace: Path, tmp_path: Path)
     assert "notice: its splits are those of realiad_jsons_sv" in done.stdout
     assert f"{len(bad)} samples are missing from the shards" in done.stderr
     assert mvad(*words, "--partial", cwd=tmp_path).returncode == 0
+    given = ("realiad", "plate", tmp_path / "raw", tmp_path / "shards", PackOptions(size=32))
+    with pytest.raises(PartlyDone, match=rf"packed without {len(bad)} samples, such as .* \(.*\); partial=True accepts that"):
+        api.pack(*given, splits="sv")
+    assert api.pack(*given, splits="sv", partial=True).name == "plate"
     assert "choose one" in mvad(*words, "--splits", "mv", cwd=tmp_path).stderr

@@ -24,7 +24,7 @@ from mvad.datasets.shards.loader import Batch, ShardSet
 from mvad.errors import BadInput
 from mvad.model.detector import AnomalyMaps
 from mvad.model.evaluation import missing_views
-from mvad.model.evaluation.compare import difference, s_auroc_of, same_samples, scored
+from mvad.model.evaluation.compare import difference, mean_figures, s_auroc_of, same_samples, scored
 from mvad.model.evaluation.evaluate import TrainedOn, evaluate_run, evaluate_split
 from mvad.model.evaluation.missing_views import evaluate_missing_views, read_missing_views, shapley, subsets_of
 from mvad.model.evaluation.pictures import grey_levels
@@ -399,6 +399,51 @@ def test_table_2_has_our_figures_and_the_papers(evaluated: Results, tmp_path: Pa
     assert "original scan" in rows["tire", "M3DM"].protocol
     assert "preset small" in bagel.protocol
     assert all(row.dataset == "mvtec3d" for row in rows.values()), "nothing was run on Eyecandies"
+
+
+def test_imported_maps_and_trained_runs_are_not_averaged(evaluated: Results, tmp_path: Path) -> None:
+    def theirs(name: str, category: str, by: float, **changes: Any) -> Results:
+        result = as_category(evaluated, "mvtec3d", category, "patchcore", by)
+        result = replace(result, run=name, teacher=NOT_OURS, teacher_sha256="", config={**result.config, **changes})
+        result.write(tmp_path / "runs" / name / "results.json")
+        return result
+
+    theirs("rgb", "bagel", 1e6, **{"input.modalities": ["rgb"]})
+    theirs("normal", "bagel", -1e6, **{"input.modalities": ["normal"]})
+    foreign = imported(tmp_path / "runs", TABLES["table2"])
+    found = {("mvtec3d", "tire", "patchcore"): [as_category(evaluated, "mvtec3d", "tire", "patchcore", 1e6)]}
+    rows = [row for row in main_rows(TABLES["table2"], found, foreign, "small") if row.method == "PatchCore"]
+    told = [(row.category, row.source, row.ours, row.seeds) for row in rows]
+    assert told == [
+        ("bagel", "imported", 0.0, 1), ("bagel", "imported", 100.0, 1), ("tire", "trained", 100.0, 1), ("mean of 1", "trained", 100.0, 1),
+        ("mean of 1", "imported", 0.0, 1), ("mean of 1", "imported", 100.0, 1), ("mean, paper's 10", "paper only", None, 0),
+    ]  # fmt: skip
+    assert [row.protocol.split(";")[0] for row in rows[:2]] == ["imported maps of normal 64 px", "imported maps of rgb 64 px"]
+    assert imported(tmp_path / "runs", TABLES["table2"], ["eyecandies"]) == {}
+    assert imported(tmp_path / "runs", TABLES["table2"], None, ["idif"]) == {}
+    assert len(imported(tmp_path / "runs", TABLES["table2"], ["mvtec3d"], ["patchcore"])) == 1
+    fewer = theirs("few", "bagel", 0.0, **{"input.modalities": ["rgb"]})
+    replace(fewer, samples=fewer.samples[1:]).write(tmp_path / "runs" / "few" / "results.json")
+    with pytest.raises(BadInput, match="rgb and few: are maps of patchcore on bagel of different samples"):
+        imported(tmp_path / "runs", TABLES["table2"])
+
+
+def test_every_figure_of_a_mean_is_over_categories(evaluated: Results) -> None:
+    def result(category: str, value: float) -> Results:
+        values = dict.fromkeys(evaluated.figures.values, value)
+        intervals = {name: (value, value) for name in evaluated.figures.intervals}
+        return replace(evaluated, category=category, figures=replace(evaluated.figures, values=values, intervals=intervals))
+
+    mean = mean_figures([result("a", 0.9), result("a", 0.9), result("a", 0.9), result("b", 0.5)])
+    assert "aupro_30" not in mean.intervals
+    assert [mean[name] for name in ("image_auroc", "p_auroc", "aupro_30", "s_ap")] == pytest.approx([0.7] * 4)
+
+
+def test_a_mean_of_other_categories_is_not_compared_with_the_papers_thirty(evaluated: Results) -> None:
+    rows = ablation_rows({("mvtec3d", "bagel", "idif"): [evaluated], ("mvtec3d", "tire", "idif"): [evaluated]}, "small")
+    (ours,) = [row for row in rows if row.ours is not None]
+    assert ours.paper is not None
+    assert (ours.difference, ours.verdict) == (None, "")
 
 
 def test_plans_and_notes_of_tables_list_runs_and_missing_categories(workspace: Path) -> None:

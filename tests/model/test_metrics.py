@@ -452,6 +452,27 @@ def test_the_interval_of_a_mean_over_categories_is_narrower() -> None:
         mean_interval([])
 
 
+def test_a_perfect_ranking_has_the_interval_of_its_runs_however_many_there_are() -> None:
+    """Resampling does not move it: two seeds had 100 to 100 where one has 29 to 100."""
+    labels = np.repeat([False, True], [3, 8])
+    perfect = np.stack([np.where(labels, 2.0, 1.0) + 0.1 * k for k in range(2)])
+    alone = auroc_interval(perfect[0], labels)
+    both = mean_interval([Scored(perfect, labels)])
+    assert (both.value, both.low, both.high) == pytest.approx((1.0, alone.low, 1.0))
+    assert both.low < 0.4
+    four = mean_interval([Scored(perfect, labels)] * 4)
+    assert four.low == pytest.approx(1 - (1 - alone.low) / 2), "in quadrature"
+    rng = np.random.default_rng(0)
+    mixed = Scored(rng.standard_normal((2, 11)) + labels, labels)
+    with_perfect, without = mean_interval([mixed, Scored(perfect, labels)]), mean_interval([mixed])
+    assert with_perfect.low < (without.low + 1) / 2
+    single = np.repeat([False, True], [1, 8])
+    one_good = mean_interval([Scored(np.arange(9.0)[None] % 5, single)])
+    assert (one_good.low, one_good.high) == (0.0, 1.0), "how much good samples differ is not known"
+    found = paired_difference_of_means([Scored(np.arange(9.0)[None], single)], [Scored(-np.arange(9.0)[None], single)])
+    assert (found.low, found.high, found.verdict) == (-1.0, 1.0, "not separated")
+
+
 def test_differences_of_means_are_paired() -> None:
     rng = np.random.default_rng(4)
     labels = np.repeat([False, True], [30, 60])

@@ -22,6 +22,7 @@ from mvad.model.evaluation.missing_views import evaluate_missing_views
 from mvad.model.evaluation.results import Results
 from mvad.model.evaluation.scan_maps import ScanEvaluator
 from mvad.model.report import page as report
+from mvad.model.report.gallery import heads_above, many_views
 from mvad.model.report.page import build_page
 from mvad.progress import Silent
 from mvad.words import counted
@@ -70,11 +71,30 @@ def test_the_threshold_of_the_gallery_is_that_of_predict(runs: list[Path], tmp_p
     assert float(slider.findall(page)[0]) == pytest.approx(max(scores), rel=1e-6)
     assert "above the threshold of mvad predict: threshold" in page
     assert f"from {counted(len(scores), 'validation normal')}" in page
+    assert float(slider.findall(page)[0]) > max(scores), "a score above the threshold is anomalous, one that equals it is not"
     (run / "threshold.json").unlink()
     page = build_page([run])
     assert "chosen with their labels: it promises nothing for new parts" in page
     samples = Results.read(run / "results.json").samples
     assert any(float(slider.findall(page)[0]) == pytest.approx(s.score, rel=1e-6) for s in samples)
+
+
+def test_a_damaged_picture_is_told_and_the_page_is_made(runs: list[Path], tmp_path: Path) -> None:
+    run = Path(shutil.copytree(runs[1], tmp_path / "run"))
+    results = Results.read(run / "results.json")
+    damaged, other = (run / sample.picture for sample in results.samples[:2])
+    damaged.write_bytes(damaged.read_bytes()[:100])
+    shutil.copy(run / results.samples[2].picture, other)
+    page = build_page([run])
+    for sample in results.samples[:2]:
+        assert f"{sample.key}: its pictures are missing or others; evaluate again" in page
+    assert page.count("evaluate again</figcaption>") == 2
+
+
+def test_figures_of_many_views_are_as_wide_as_the_page(runs: list[Path]) -> None:
+    assert 'class="many"' not in build_page([runs[1]])
+    assert many_views(36) == ' class="many" style="--views:36"'
+    assert "repeat(36,minmax(0,1fr))" in heads_above("", 36)
 
 
 def test_a_page_on_many_pictures_stays_below_15_mb(runs: list[Path], tmp_path: Path) -> None:
@@ -87,7 +107,8 @@ def test_a_page_on_many_pictures_stays_below_15_mb(runs: list[Path], tmp_path: P
     (run / "maps" / "x.jpg").write_bytes(picture)
     (run / "maps" / "x.png").write_bytes(grey)
     result = files.read_sealed_json(runs[0] / "results.json", "x", "y")
-    sample = result["samples"][0] | {"picture": "maps/x.jpg", "map": "maps/x.png"}
+    hashes = {"picture_sha256": files.sha256_bytes(picture), "map_sha256": files.sha256_bytes(grey)}
+    sample = result["samples"][0] | {"picture": "maps/x.jpg", "map": "maps/x.png"} | hashes
     samples = [sample | {"key": f"gear/test/good/{k}", "label": k % 2 == 0, "score": float(k)} for k in range(400)]
     files.write_sealed_json(run / "results.json", {k: v for k, v in result.items() if k != "scan"} | {"samples": samples})
     page = build_page([run])
@@ -211,6 +232,12 @@ def opened(browser: Any, runs: list[Path], tmp_path: Path) -> Iterator[Any]:
 def test_the_page_opens_and_its_controls_work(opened: Any) -> None:
     took = opened.evaluate("performance.getEntriesByType('navigation')[0].loadEventEnd")
     assert 0 < took < 10_000
+    for section in opened.locator("section.run").all():
+        slider = section.locator("input.sample")
+        start = float(slider.get_attribute("value"))
+        called = [float(one.get_attribute("data-score")) >= start for one in section.locator("figure[data-score]").all()]
+        found = re.findall(r"(\d+) of \d+", section.locator(".counts").inner_text())
+        assert sum(map(int, found)) == sum(called), "from the stated threshold, not from the nearest step of the slider"
     first = opened.locator("section.run").first
     scores = first.locator("figure[data-score]")
     first.locator("button[data-by=score]").click()
@@ -315,7 +342,7 @@ def test_wrong_decisions_come_first_and_views_have_captions(runs: list[Path]) ->
     results = Results.read(runs[0] / "results.json")
     heads = re.findall(r'<div class="heads"[^>]*>(.*?)</div>', section)
     assert len(heads) == len(results.samples)
-    first = next(s for s in results.samples if f"{s.score:.7g}" == found[0][0])
+    first = next(s for s in results.samples if repr(s.score) == found[0][0])
     for k, score in enumerate(first.view_scores):
         assert f"<span>view {k}<br>{score:.3g}</span>" in heads[0]
     assert re.findall(r"<i style=[^>]*>(.*?)</i>", section)[:4] == ["colour", "normals", "ground truth", "anomaly map"]

@@ -11,10 +11,13 @@ from rich.console import Console
 from training import NOWHERE, train
 
 from mvad.cli.tables import figures_tables
+from mvad.errors import BadInput
+from mvad.model.evaluation.compare import scored
 from mvad.model.evaluation.evaluate import evaluate_run
 from mvad.model.evaluation.results import RESULTS, Results
 from mvad.model.evaluation.variants import named_apart
 from mvad.model.report.page import build_page
+from mvad.model.report.tables import _by_method
 from mvad.progress import Silent
 
 GEAR = Path("mvtec3d") / "gear"
@@ -64,6 +67,23 @@ def test_keys_of_checkpoints_do_not_tell_runs_apart(runs: list[Path]) -> None:
     more = {name: "x" for name in ("padim.channels", "padim.sigma", "padim.regulariser", "score.top_k")}
     others = [replace(one, run=f"mine-seed{one.seed}", config={**one.config, **more}) for one in (earlier, second)]
     assert [result.variant for result in named_apart([first, *others])] == ["wide", "mine", "mine"]
+
+
+def test_runs_on_other_shards_of_their_category_are_told_apart(runs: list[Path]) -> None:
+    """It was rendered or packed again between two seeds: they are no seeds of one method."""
+    from dataclasses import replace
+
+    first, second = (Results.read(run / RESULTS) for run in runs[:2])
+    more = replace(second, training_samples=104, train_shards={"train-00000.h5": "0" * 64})
+    sizes = f"{first.training_samples} train, {len(first.samples)} test", f"104 train, {len(first.samples)} test"
+    assert tuple(result.variant for result in named_apart([first, more])) == sizes
+    assert [result.variant for result in named_apart([first, second])] == ["", ""]
+    others = replace(second, test_shards={"test-00000.h5": "0" * 64})
+    assert [result.variant for result in named_apart([first, others])] == [first.run, second.run]
+    assert len(_by_method(named_apart([first, more]))) == 2
+    relabelled = replace(first, samples=[replace(first.samples[0], label=not first.samples[0].label), *first.samples[1:]])
+    with pytest.raises(BadInput, match="different samples"):
+        scored([first, relabelled])
 
 
 def test_tables_comparisons_and_charts_tell_them_apart(runs: list[Path]) -> None:

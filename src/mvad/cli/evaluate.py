@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -54,9 +55,13 @@ def evaluate(  # more than 60 lines: one parameter per option
             "--maps", help="Evaluate another tool's maps on the scan grid instead; with --dataset, --category, --model."
         ),
     ] = None,
-    dataset: Annotated[str, typer.Option(help="With --maps: mvtec3d or eyecandies.")] = "mvtec3d",
+    dataset: Annotated[
+        str | None, typer.Option(help="Only runs on this dataset. With --maps: mvtec3d (default) or eyecandies.")
+    ] = None,
     category: Category = None,
-    model: Annotated[str, typer.Option(help="With --maps: name of the method in tables, such as M3DM.")] = "imported",
+    model: Annotated[
+        str | None, typer.Option(help="With --maps: name of the method in tables, such as M3DM. Default: imported.")
+    ] = None,
     adeval: Annotated[
         Path | None, typer.Option("--adeval", help="Also write maps and masks for ADEval to DIR/RUN (anomaps.pkl).")
     ] = None,
@@ -71,31 +76,55 @@ def evaluate(  # more than 60 lines: one parameter per option
     """Evaluate on the test split: AUROC of samples, images and pixels with 95 % intervals, AP, F1, AUPRO; maps as pictures."""
     from mvad.cli.console import Bars
     from mvad.cli.tables import bound_lines, figures_tables, missing_tables, rule_table, scan_table
-    from mvad.errors import BadInput
+    from mvad.errors import BadInput, MissingComponent, PartlyDone
     from mvad.model.backbones.weights import WeightsSource
     from mvad.model.devices import resolve_device
     from mvad.pipeline.evaluation import EvaluationPlan, evaluate_maps_of
+    from mvad.words import share
 
     if project_to_scan and views:
         raise BadInput("--project-to-scan projects all views; leave out --views")
+    of_runs = {"RUN": runs, "--views": views, "--project-to-scan": project_to_scan, "--missing-views": missing_views}
+    _refuse(of_runs | {"--fuse": fuse, "--adeval": adeval}, maps is not None, "the maps of another tool; leave it out, or --maps")
+    _refuse({"--model": model}, maps is None, "runs, whose methods are known; leave it out, or give --maps")
+    _refuse({"--raw": raw, "--fuse": fuse}, maps is None and not project_to_scan, "views; add --project-to-scan")
+    _refuse({"--dataset": dataset, "--category": category}, bool(runs), "runs that are named; leave it out, or them")
     places = Workspace(workspace)
     results: list[Results] = []
-    missing = []
+    missing, failed = [], 0
     with Bars(json_out) as bars:
         if maps:
-            results = list(evaluate_maps_of(maps, dataset, category, model, places, raw, bars, out))
+            results = list(evaluate_maps_of(maps, dataset or "mvtec3d", category, model or "imported", places, raw, bars, out))
         else:
             plan = EvaluationPlan(
                 places, WeightsSource(teacher_weights, places.weights, offline), resolve_device(device),
                 parse_views(views) if views else [], project_to_scan, fuse or [], raw, adeval, out,
             )  # fmt: skip
-            for run in plan.chosen(runs, bars):
-                results.append(plan.evaluate(run, bars))
-                if missing_views:
-                    missing.append(plan.missing_views(run, bars))
+            chosen = plan.chosen(runs, bars, dataset, category)
+            for run in chosen:
+                try:
+                    results.append(plan.evaluate(run, bars))
+                    if missing_views:
+                        missing.append(plan.missing_views(run, bars))
+                except (BadInput, MissingComponent) as error:
+                    if runs or len(chosen) == 1 or getattr(error, "is_general", False):
+                        raise
+                    failed += 1
+                    bars.say(f"failed: {run.name}: {error}")
         for table in (*figures_tables(results), *rule_table(results), *scan_table(results), *missing_tables(missing)):
             bars.show(table)
         for line in bound_lines(results):
             bars.say(line)
         rows = [result.to_json() for result in results]
         bars.write_json([{name: value for name, value in row.items() if name != "samples"} for row in rows])
+    if failed:
+        raise PartlyDone(f"{share(failed, len(chosen), 'run')} not evaluated; see the messages above")
+
+
+def _refuse(options: Mapping[str, object], when: bool, what: str) -> None:
+    """Raise for the first option that was given although it has no effect there."""
+    from mvad.errors import BadInput
+
+    for name, value in options.items():
+        if when and value:
+            raise BadInput(f"{name}: has no effect on {what}")

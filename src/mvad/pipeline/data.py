@@ -12,9 +12,11 @@ from mvad.datasets.own.options import OwnScanOptions
 from mvad.datasets.own_scans import OwnScans
 from mvad.datasets.photographs.published import pack_set
 from mvad.datasets.photographs.sets.registry import photograph_sets
+from mvad.datasets.renders.record import missing_of
 from mvad.datasets.scan import Scan
 from mvad.datasets.shards.pack import PackOptions, pack_realiad, pack_renders
-from mvad.errors import BadInput
+from mvad.datasets.shards.reader import read_manifest
+from mvad.errors import BadInput, PartlyDone
 from mvad.progress import Progress
 from mvad.render.backends.choose import rasteriser, resolve_backend
 from mvad.render.cameras import fit_cameras
@@ -24,6 +26,7 @@ from mvad.render.options import RenderOptions
 from mvad.render.rig import Rig
 from mvad.render.scan_to_views import measured_scan, views_of_scan
 from mvad.render.views import ViewSet
+from mvad.words import counted
 
 
 def render_scan(scan: Scan | str | Path, rig: Rig | None, options: RenderOptions) -> ViewSet:
@@ -61,7 +64,14 @@ def pack(
 ) -> Path:  # fmt: skip
     """Pack a category; see ``mvad.pack``."""
     if dataset == realiad.NAME:
-        return pack_realiad(source, category, shards, options, progress, jobs, overwrite, splits, validation).parent
-    if dataset in photograph_sets():
-        return pack_set(source, dataset, category, shards, options, progress, jobs, overwrite, partial, validation).parent
-    return pack_renders(source, dataset, category, shards, options, progress, jobs, overwrite, partial).parent
+        made = pack_realiad(source, category, shards, options, progress, jobs, overwrite, splits, validation)
+    elif dataset in photograph_sets():
+        made = pack_set(source, dataset, category, shards, options, progress, jobs, overwrite, partial, validation)
+    else:
+        made = pack_renders(source, dataset, category, shards, options, progress, jobs, overwrite, partial)
+    lost = missing_of(read_manifest(made.parent))
+    if lost and not partial:
+        raise PartlyDone(
+            f"{made.parent}: packed without {counted(len(lost), 'sample')}, such as {lost[0]['key']} ({lost[0]['reason']}); partial=True accepts that"
+        )
+    return made.parent

@@ -56,8 +56,10 @@ class EvaluationPlan:
     adeval: Path | None = None
     out: Path | None = None
 
-    def chosen(self, runs: Sequence[Path] | None, progress: Progress) -> list[Path]:
-        """Return the given runs, or all finished runs of the workspace whose method is known here.
+    def chosen(
+        self, runs: Sequence[Path] | None, progress: Progress, dataset: str | None = None, categories: Sequence[str] | None = None
+    ) -> list[Path]:
+        """Return the given runs, or all finished runs of the workspace whose method is known here, of a dataset and categories.
 
         Raises
         ------
@@ -68,13 +70,17 @@ class EvaluationPlan:
             return list(runs)
         folders, known = [], methods()
         for run in find_runs(self.workspace.runs):
+            record = RunFolder(run).record
+            if (dataset and record.dataset != dataset) or (categories and record.category not in categories):
+                continue
             lack = self._lack(RunFolder(run), known)
             if lack:
                 progress.say(f"{run.name}: left out, {lack}")
             else:
                 folders.append(run)
         if not folders:
-            raise BadInput(f"{self.workspace.runs}: no finished run; run mvad train first, or give --workspace")
+            of = "".join(f" on {name}" for name in ("/".join(filter(None, (dataset, ", ".join(categories or ())))),) if name)
+            raise BadInput(f"{self.workspace.runs}: no finished run{of}; run mvad train first, or give --workspace")
         return folders
 
     def _lack(self, run: RunFolder, known: Container[str]) -> str:

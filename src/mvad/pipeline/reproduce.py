@@ -13,8 +13,8 @@ from mvad.errors import BadInput
 from mvad.model.evaluation.evaluate import evaluate_run
 from mvad.model.evaluation.missing_views import MissingViews, evaluate_missing_views, read_missing_views
 from mvad.model.evaluation.results import RESULTS, Results
-from mvad.model.paper.rows import Found, Row, ablation_rows, main_rows
-from mvad.model.paper.tables import MEAN, PROTOCOL, SOURCE, Table, main_table
+from mvad.model.paper.rows import Found, Row, ablation_rows, alike_imports, main_rows
+from mvad.model.paper.tables import MEAN, PROTOCOL, SOURCE, Table, main_table, paper_name
 from mvad.model.runs import RunFolder
 from mvad.pipeline.training import Recipe
 from mvad.progress import Progress
@@ -107,8 +107,25 @@ def rows_of(table: Table, found: Found, foreign: Found, preset: str) -> list[Row
     return ablation_rows(found, preset) if table.name == "table3" else main_rows(table, found, foreign, preset)
 
 
-def imported(runs: Path, table: Table) -> Found:
-    """Return the results of imported maps of a table's methods by (dataset, category, the paper's name of the method)."""
+def imported(
+    runs: Path, table: Table, datasets: Sequence[str] | None = None, models: Sequence[str] | None = None
+) -> Found:  # fmt: skip
+    """Return the results of imported maps of a table's methods by (dataset, category, the paper's name of the method).
+
+    Parameters
+    ----------
+    runs
+        Folder of the runs, imported ones among them.
+    table
+        The table.
+    datasets, models
+        Which of them, methods by our names; None: all of the table.
+
+    Raises
+    ------
+    BadInput
+        If imports that would be averaged are of different samples.
+    """
     by_method: dict[tuple[str, str, str], list[Results]] = {}
     if not table.by_category:
         return by_method
@@ -116,8 +133,11 @@ def imported(runs: Path, table: Table) -> Found:
     for path in sorted(runs.glob(f"*/{RESULTS}")):
         results = Results.read(path)
         method = names.get(results.model.lower())
-        if results.is_imported and results.dataset in table.datasets and method:
+        wanted = method is not None and (not models or method in map(paper_name, models))
+        if method and wanted and results.is_imported and results.dataset in (datasets or table.datasets):
             by_method.setdefault((results.dataset, results.category, method), []).append(results)
+    for dataset in table.datasets:
+        alike_imports(dataset, by_method)
     return by_method
 
 

@@ -21,12 +21,12 @@ def scored(results: Sequence[Results]) -> Scored:
     Raises
     ------
     BadInput
-        If the runs were evaluated on different samples.
+        If the runs were evaluated on different samples, or on other labels of them.
     """
     tables = [{sample.key: sample for sample in result.samples} for result in results]
     keys = sorted(tables[0])
-    for result, table in zip(results, tables, strict=True):
-        if sorted(table) != keys:
+    for result in results:
+        if not same_samples(result, results[0]):
             raise BadInput(f"{result.run} and {results[0].run} were evaluated on different samples; evaluate both again")
     scores = np.array([[table[key].score for key in keys] for table in tables], np.float64)
     return Scored(scores, np.array([tables[0][key].label for key in keys], bool))
@@ -88,7 +88,10 @@ def mean_of(groups: Sequence[Sequence[Results]], name: str) -> Interval:
 
 
 def mean_figures(results: Sequence[Results]) -> Figures:
-    """Return the mean of each figure over runs of any categories, with intervals if it has them; None where it is undefined."""
+    """Return the mean of each figure over categories, each the mean over its runs, with intervals if it has them.
+
+    None where it is undefined.
+    """
     by_category: dict[tuple[str, str], list[Results]] = {}
     for result in results:
         by_category.setdefault((result.dataset, result.category), []).append(result)
@@ -101,8 +104,9 @@ def mean_figures(results: Sequence[Results]) -> Figures:
             area = s_auroc_over(groups) if name == _SAMPLE_AUROC else mean_of(groups, name)
             values[name], intervals[name] = defined(area.value), bounds_of(area)
         else:
-            single = [value for result in results if (value := result.figures[name]) is not None]
-            values[name] = float(np.mean(single)) if single else None
+            of_groups = [[value for result in group if (value := result.figures[name]) is not None] for group in groups]
+            means = [float(np.mean(defined_ones)) for defined_ones in of_groups if defined_ones]
+            values[name] = float(np.mean(means)) if means else None
     return Figures(values, intervals)
 
 
@@ -115,5 +119,5 @@ def s_auroc_over(groups: Sequence[Sequence[Results]]) -> Interval:
 
 
 def same_samples(one: Results, other: Results) -> bool:
-    """Return whether two runs were evaluated on the same samples."""
-    return {sample.key for sample in one.samples} == {sample.key for sample in other.samples}
+    """Return whether two runs were evaluated on the same samples with the same labels."""
+    return {sample.key: sample.label for sample in one.samples} == {sample.key: sample.label for sample in other.samples}

@@ -20,6 +20,8 @@ _ABSENT = "unset"
 def named_apart(results: Sequence[Results]) -> list[Results]:
     """Return the results with their ``variant``: the keys in which runs of one method, teacher and input differ, else nothing.
 
+    Runs of one category whose shards differ, since it was rendered or packed again, have the numbers of their samples, too, or their names.
+
     Runs that differ in more than three keys have the name of the first of them without its seed, and runs that differ in no key
     although they are of the same data and seed have their own names.
     """
@@ -28,6 +30,7 @@ def named_apart(results: Sequence[Results]) -> list[Results]:
         alike.setdefault(_looks(result), []).append(result)
     variants = {looks: _by_choices(group) for looks, group in alike.items()}
     named = [replace(result, variant=variants[_looks(result)][choices_of(result)]) for result in results]
+    named = _by_data(named)
     same: dict[Any, int] = {}
     for result in named:
         same[_identity(result)] = same.get(_identity(result), 0) + 1
@@ -54,6 +57,35 @@ def _by_choices(group: Sequence[Results]) -> dict[str, str]:
         else:
             found[choices_of(result)] = ", ".join(f"{key}={_shown(result.config, key)}" for key in differing)
     return found
+
+
+def _by_data(results: Sequence[Results]) -> list[Results]:
+    """Return results with variants that tell runs on other shards of the same category apart."""
+    data: dict[Any, dict[str, str]] = {}
+    for result in results:
+        data.setdefault(_described(result), {}).setdefault(_shards(result), _sizes(result))
+    found = []
+    for result in results:
+        sizes = data[_described(result)]
+        if len(sizes) > 1:
+            told = sizes[_shards(result)] if len(set(sizes.values())) == len(sizes) else result.run
+            result = replace(result, variant=", ".join(filter(None, (result.variant, told))))
+        found.append(result)
+    return found
+
+
+def _described(result: Results) -> Any:
+    return result.dataset, result.category, _looks(result), result.variant
+
+
+def _shards(result: Results) -> str:
+    """Return the shards that a run was trained and evaluated on, as text."""
+    return json.dumps([sorted(result.train_shards.values()), sorted(result.test_shards.values())])
+
+
+def _sizes(result: Results) -> str:
+    trained = "" if result.training_samples is None else f"{result.training_samples} train, "
+    return f"{trained}{len(result.samples)} test"
 
 
 def _shown(config: Mapping[str, Any], key: str) -> str:

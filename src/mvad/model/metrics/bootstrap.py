@@ -8,10 +8,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from mvad.model.metrics.intervals import Interval
+from mvad.model.metrics.intervals import Interval, auroc_interval
 
 REPEATS = 2000
 _PERCENTILES = (2.5, 97.5)
+_FEWEST = 2
+"""Number of samples of a class from which resampling tells its variance."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,8 @@ def mean_interval(categories: Sequence[Scored], repeats: int = REPEATS, seed: in
     """Return the mean AUROC over categories, each the mean over its runs, with its 95 % bootstrap interval.
 
     In each repetition the good and the bad samples of every category are resampled with replacement, the same ones for all of
-    its runs.
+    its runs. Resampling does not move a perfect ranking, nor a class of a single sample; such a category has the interval of its single
+    runs (``auroc_interval``) instead, averaged, which is added to that of the others in quadrature.
 
     Raises
     ------
@@ -71,14 +74,22 @@ def mean_interval(categories: Sequence[Scored], repeats: int = REPEATS, seed: in
     if not categories:
         raise ValueError("the mean AUROC of no category is undefined")
     rng = np.random.default_rng(seed)
-    drawn = np.zeros(repeats)
+    drawn, unmoved = np.zeros(repeats), np.zeros(2)
     value = 0.0
     for category in categories:
         areas, weights = _areas(category), _draws(category.labels, repeats, rng)
         value += float(areas.mean())
-        drawn += _resampled(areas, *weights)
+        if _moves(areas):
+            drawn += _resampled(areas, *weights)
+        else:
+            drawn += float(areas.mean())
+            unmoved += np.square(_half_widths(category))
+    value /= len(categories)
     low, high = np.percentile(drawn / len(categories), _PERCENTILES)
-    return Interval(value / len(categories), float(low), float(high))
+    below, above = np.sqrt(unmoved) / len(categories)
+    return Interval(
+        value, max(value - float(np.hypot(value - low, below)), 0.0), min(value + float(np.hypot(high - value, above)), 1.0)
+    )
 
 
 def paired_difference(
@@ -109,7 +120,8 @@ def paired_difference_of_means(
     """Compare the means of two methods over the same categories and samples.
 
     In each repetition the good and the bad samples are resampled with replacement, the same ones for both methods; a method's
-    AUROC in a category is the mean over its runs.
+    AUROC in a category is the mean over its runs. Where a class has a single sample the interval is -1..1: resampling cannot tell
+    how much another one would change.
 
     Raises
     ------
@@ -125,8 +137,21 @@ def paired_difference_of_means(
         first_areas, second_areas = _areas(first), _areas(second)
         value += float(first_areas.mean() - second_areas.mean())
         drawn += _resampled(first_areas - second_areas, *weights)
+    if any(min(category.labels.sum(), (~category.labels).sum()) < _FEWEST for category in one):
+        return Difference(value / len(one), -1.0, 1.0)
     low, high = np.percentile(drawn / len(one), _PERCENTILES)
     return Difference(value / len(one), float(low), float(high))
+
+
+def _moves(areas: NDArray[np.float64]) -> bool:
+    """Return whether resampling bad and good samples can change the mean of their areas (bad, good) as new samples would."""
+    return min(areas.shape) >= _FEWEST and 0 < float(areas.mean()) < 1
+
+
+def _half_widths(category: Scored) -> tuple[float, float]:
+    """Return how far the intervals of a category's runs reach below and above their AUROCs, averaged."""
+    alone = [auroc_interval(scores, category.labels) for scores in category.scores]
+    return float(np.mean([one.value - one.low for one in alone])), float(np.mean([one.high - one.value for one in alone]))
 
 
 def _areas(category: Scored) -> NDArray[np.float64]:

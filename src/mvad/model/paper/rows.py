@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from mvad.model.evaluation.compare import mean_of, s_auroc_over
+from mvad.errors import BadInput
+from mvad.model.evaluation.compare import mean_of, s_auroc_over, same_samples
 from mvad.model.evaluation.missing_views import FORMULA, FULL, VISIBLE, MissingViews
 from mvad.model.evaluation.results import SCAN_PROTOCOL, Results
 from mvad.model.metrics.bootstrap import verdict
@@ -56,9 +57,15 @@ class Row:
 Found = Mapping[tuple[str, str, str], Sequence[Results]]
 """Evaluated runs by (dataset, category, method), one per seed."""
 
+_ByMethod = Mapping[tuple[str, str], Sequence[Results]]
+"""Those of a dataset by (category, the paper's name of the method)."""
+
 
 def main_rows(table: Table, found: Found, foreign: Found, preset: str) -> list[Row]:
     """Return the rows of Table 1 or 2: all methods of the paper for each category that was run, then means.
+
+    Runs that were trained here, and maps that were imported, have rows and means of their own; so have maps of other inputs, and maps
+    on the grid of the scans. What is listed once is averaged: runs of several seeds, and imports that are alike in all of this.
 
     Parameters
     ----------
@@ -75,19 +82,17 @@ def main_rows(table: Table, found: Found, foreign: Found, preset: str) -> list[R
     for dataset in table.datasets:
         paper = main_table(dataset)
         methods = list(dict.fromkeys(method for _, method in paper))
-        theirs = {(category, method): runs for (name, category, method), runs in foreign.items() if name == dataset}
         ours = {(category, paper_name(model)): runs for (name, category, model), runs in found.items() if name == dataset}
-        sources = dict.fromkeys(theirs, "imported") | dict.fromkeys(ours, "trained")
-        runs = theirs | ours
-        categories_run = sorted({category for category, _ in runs})
+        sources = [("trained", ours), *(("imported", alike) for alike in _imports(dataset, foreign))]
+        categories_run = sorted({category for _, runs in sources for category, _ in runs})
         if not categories_run:
             continue
         for category in categories_run:
-            rows += [_row(dataset, category, method, [category], runs, sources, preset) for method in methods]
+            for method in methods:
+                rows += _rows(dataset, method, [category], sources, preset)
         if len(categories_run) > 1:
             for method in methods:
-                compared = [category for category in categories_run if (category, method) in runs] or categories_run
-                rows.append(_row(dataset, f"mean of {len(compared)}", method, compared, runs, sources, preset))
+                rows += _rows(dataset, method, categories_run, sources, preset)
         paper_mean = f"mean, paper's {len({category for category, _ in paper} - {MEAN})}"
         for method in methods:
             printed = paper.get((MEAN, method))
@@ -97,11 +102,53 @@ def main_rows(table: Table, found: Found, foreign: Found, preset: str) -> list[R
     return rows
 
 
+def alike_imports(dataset: str, foreign: Found) -> dict[tuple[str, str, str, str], list[Results]]:
+    """Return imported maps by (category, method, input, protocol).
+
+    Raises
+    ------
+    BadInput
+        If imports that are alike were evaluated on different samples.
+    """
+    groups: dict[tuple[str, str, str, str], list[Results]] = {}
+    for (name, category, method), imports in foreign.items():
+        for result in imports if name == dataset else ():
+            groups.setdefault((category, method, result.input_name, result.protocol), []).append(result)
+    for group in groups.values():
+        for result in group[1:]:
+            if not same_samples(result, group[0]):
+                raise BadInput(
+                    f"{result.run} and {group[0].run}: are maps of {result.model} on {result.category} of different samples; import one of "
+                    "them under another --model, or delete it"
+                )
+    return groups
+
+
+def _imports(dataset: str, foreign: Found) -> list[_ByMethod]:
+    """Return imported maps of a dataset, those of one input and protocol together."""
+    found: dict[tuple[str, str], dict[tuple[str, str], Sequence[Results]]] = {}
+    for (category, method, *kind), results in sorted(alike_imports(dataset, foreign).items()):
+        found.setdefault((kind[0], kind[1]), {})[category, method] = results
+    return list(found.values())
+
+
+def _rows(
+    dataset: str, method: str, categories: Sequence[str], sources: Sequence[tuple[str, _ByMethod]], preset: str
+) -> list[Row]:  # fmt: skip
+    """Return a method's rows over categories, one for each source that has some of them, or one with the paper's figure alone."""
+    rows = []
+    for source, runs in sources:
+        compared = [category for category in categories if (category, method) in runs]
+        if compared:
+            rows.append(_row(dataset, method, compared, len(categories) > 1, runs, source, preset))
+    return rows or [_row(dataset, method, categories, len(categories) > 1, {}, "", preset)]
+
+
 def _row(
-    dataset: str, name: str, method: str, categories: Sequence[str], runs: Mapping[tuple[str, str], Sequence[Results]],
-    sources: Mapping[tuple[str, str], str], preset: str,
+    dataset: str, method: str, categories: Sequence[str], is_mean: bool, runs: _ByMethod, source: str, preset: str
 ) -> Row:  # fmt: skip
-    """Return the row of a method: our figures and the paper's, over the same categories."""
+    """Return the row of a method and a source: our figures and the paper's, over the same categories."""
+    name = f"mean of {len(categories)}" if is_mean else categories[0]
     printed = [figure for category in categories if (figure := main_table(dataset).get((category, method)))]
     pixels = [figure.p_auroc for figure in printed if figure.p_auroc is not None]
     paper: dict[str, Any] = {
@@ -111,12 +158,14 @@ def _row(
     groups = [runs[category, method] for category in categories if (category, method) in runs]
     if not groups:
         return Row(dataset, name, method, paper_protocol(method), **paper)
-    source = sources[next(category for category in categories if (category, method) in runs), method]
-    return _with_verdict(Row(dataset, name, method, protocol(groups[0][0], preset), source, **_ours(groups), **paper))
+    return _with_verdict(Row(dataset, name, method, protocol_of(groups, preset), source, **_ours(groups), **paper))
 
 
 def ablation_rows(found: Found, preset: str) -> list[Row]:
-    """Return the rows of Table 3: our means over the categories that were run; the paper's are over all 30 of Real-IAD."""
+    """Return the rows of Table 3: our means over the categories that were run; the paper's are over all 30 of Real-IAD.
+
+    Only a mean over these 30 is compared with the paper's.
+    """
     rows = []
     for model, (parts, paper) in ablation_table().items():
         groups = [runs for (_, _, name), runs in found.items() if name == model]
@@ -125,10 +174,12 @@ def ablation_rows(found: Found, preset: str) -> list[Row]:
             continue
         datasets = "+".join(sorted({dataset for dataset, _, name in found if name == model}))
         name = f"mean of {len(groups)} (paper's: 30 of Real-IAD)"
-        rows.append(
-            _with_verdict(Row(datasets, name, parts, protocol(groups[0][0], preset), "trained", **_ours(groups), paper=paper))
-        )
+        row = Row(datasets, name, parts, protocol_of(groups, preset), "trained", **_ours(groups), paper=paper)
+        rows.append(_with_verdict(row) if datasets == "realiad" and len(groups) == _OF_REAL_IAD else row)
     return rows
+
+
+_OF_REAL_IAD = 30
 
 
 @dataclass(frozen=True)
@@ -227,14 +278,31 @@ def arithmetic() -> str:
     )
 
 
+def protocol_of(groups: Sequence[Sequence[Results]], preset: str) -> str:
+    """Return the protocol of a mean over categories in one line, each with its runs; what differs stands beside each other."""
+    conditions = dict.fromkeys(_conditions(runs[0], preset) for runs in groups)
+    train = sorted({runs[0].training_samples for runs in groups if runs[0].training_samples is not None})
+    test = sorted({runs[0].figures.samples for runs in groups})
+    data = [f"{name} {_range(numbers)}" for name, numbers in (("train", train), ("test", test)) if numbers]
+    return f"{' | '.join(conditions)}; {', '.join(data)}"
+
+
 def protocol(result: Results, preset: str) -> str:
-    """Return the protocol of a figure in one line: data, views, input, preset, rule from views to sample, teacher."""
-    samples = result.figures.samples
+    """Return the protocol of a figure in one line: views, input, preset, rule from views to sample, teacher, data."""
+    return protocol_of([[result]], preset)
+
+
+def _conditions(result: Results, preset: str) -> str:
     if result.is_imported:
-        return f"imported maps{' on the scan grid' if result.protocol == SCAN_PROTOCOL else ''}; test {samples}"
-    data = f"train {result.training_samples}, test {samples}"
+        place = " on the scan grid" if result.protocol == SCAN_PROTOCOL else f" of {result.input_name} px"
+        return f"imported maps{place}"
     views = len(result.samples[0].view_scores) if result.samples else 0
-    return f"one model per class; {views} views, {result.input_name} px; preset {preset}; {result.rule}; {result.teacher}; {data}"
+    return f"one model per class; {views} views, {result.input_name} px; preset {preset}; {result.rule}; {result.teacher}"
+
+
+def _range(numbers: Sequence[int]) -> str:
+    """Return the least and the greatest of sorted numbers as text."""
+    return f"{numbers[0]}" if len(numbers) == 1 else f"{numbers[0]} to {numbers[-1]}"
 
 
 def _ours(groups: Sequence[Sequence[Results]]) -> dict[str, Any]:

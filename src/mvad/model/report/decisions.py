@@ -15,6 +15,7 @@ from mvad.model.evaluation.evaluate import file_stem
 from mvad.model.evaluation.pictures import SIDE
 from mvad.model.evaluation.predict import MAPS, Prediction, Predictions
 from mvad.model.report.budget import Budget
+from mvad.model.report.gallery import heads_above, many_views
 from mvad.model.report.templates import filled
 from mvad.words import counted
 
@@ -69,9 +70,13 @@ def _failed(failed: Sequence[tuple[str, str]]) -> str:
 
 def _card(row: Prediction, folder: Path, views: Sequence[str]) -> str:
     """Return the figure of one part: above each view its name and score, then pictures and maps."""
-    path = folder / MAPS / f"{file_stem(row.key)}.jpg"
+    path, strip = folder / MAPS / f"{file_stem(row.key)}.jpg", None
     if path.exists():
-        strip = imagecodecs.jpeg_decode(path.read_bytes())
+        try:
+            strip = imagecodecs.jpeg_decode(path.read_bytes())
+        except RuntimeError:  # of imagecodecs, for every damage
+            strip = None
+    if strip is not None:
         small = bytes(imagecodecs.jpeg_encode(np.concatenate([strip[:SIDE], strip[-SIDE:]]), level=_QUALITY))
         source = base64.b64encode(small).decode()
         picture = (
@@ -79,7 +84,7 @@ def _card(row: Prediction, folder: Path, views: Sequence[str]) -> str:
             f'src="data:image/jpeg;base64,{source}">'
         )
     else:
-        picture = "<p>its picture is missing; predict again</p>"
+        picture = "<p>its picture is missing or damaged; predict again</p>"
     names = views or [f"view {k}" for k in range(len(row.view_scores))]
     heads = "".join(
         f"<span>{escape(name)}<br>{'missing' if score is None else f'{score:.3g}'}</span>"
@@ -95,8 +100,8 @@ def _card(row: Prediction, folder: Path, views: Sequence[str]) -> str:
         )
         lacks = f"<br>without {escape(', '.join(row.missing))}: {promise}"
     return (
-        f'<figure data-label="{int(row.anomalous)}" data-name="{escape(row.key)}" data-score="{row.score:.7g}">'
-        f'<div class="heads" style="grid-template-columns:repeat({len(names)},1fr)">{heads}</div>{picture}'
+        f'<figure{many_views(len(names))} data-label="{int(row.anomalous)}" data-name="{escape(row.key)}" data-score="{row.score:.7g}">'
+        f"{heads_above(heads, len(names))}{picture}"
         f"<figcaption><b>{escape(row.key)}</b>: {row.decision}, {row.score:.4g} {sign} {row.threshold:.4g}"
         f"<small><br>highest in {escape(_cause(row, names))}{lacks}</small></figcaption></figure>"
     )

@@ -22,6 +22,8 @@ from mvad.model.report.clouds import clouds
 from mvad.words import counted
 
 _QUALITY = 72
+_MANY = 8
+"""Number of views up to which figures stand side by side."""
 _ROWS = ("colour", "normals", "ground truth")
 """Rows of a picture of views that have colours and normals; others have one row of a picture."""
 
@@ -45,6 +47,7 @@ def gallery(run: Path, result: Results, number: int, budget: Budget) -> str:
     if result.unmarked_views:
         note += f" {counted(result.unmarked_views, 'view')} with a defect that no mask marks: their pixels are left out of figures on pixels."
     shown, figures = [], []
+    viewer = clouds(run, result, budget)
     for sample in sorted(samples, key=lambda s: s.score - start if s.label else start - s.score):
         figure = _figure(run, sample, result.view_names)
         if budget.take(len(figure)):
@@ -58,7 +61,7 @@ def gallery(run: Path, result: Results, number: int, budget: Budget) -> str:
         f"<p class=dim>{len(shown)} of {counted(len(samples), 'sample')} shown, wrong decisions first. "
         f"One column per view, above it its score; ground truth in red. {escape(note)}</p>"
         f'<div class="controls">'
-        + _slider("sample", "sample is anomalous from", scores.min(), scores.max(), start)
+        + _slider("sample", "sample is anomalous from", float(scores.min()), float(scores.max()), start)
         + _slider("pixel", "outline the map from", low, high, high if pixel is None else pixel)
         + '<label>show <select class="filter">'
         + "".join(f'<option value="{value}">{escape(text)}</option>' for value, text in _filters(samples))
@@ -66,7 +69,7 @@ def gallery(run: Path, result: Results, number: int, budget: Budget) -> str:
         + '<span class="sort" role="group" aria-label="sort">sort by '
         + "".join(f'<button type="button" data-by="{by}">{by}</button>' for by in ("error", "score", "name"))
         + "</span></div>"
-        + f'<p class="counts" aria-live="polite"></p>{_recall(samples)}{clouds(run, result, budget)}'
+        + f'<p class="counts" aria-live="polite"></p>{_recall(samples)}{viewer}'
         + f'<div class="gallery">{"".join(figures)}</div></section>'
     )
 
@@ -75,14 +78,16 @@ def _threshold(run: Path, result: Results, scores: NDArray[np.float64], labels: 
     """Return where the slider of samples starts, and a sentence on where that comes from."""
     pixels = "The outline of maps starts at the best F1 of these pixels, which their ground truth chose."
     if kept := kept_threshold(run, result.model_sha256):
-        return kept.value, f"Samples are anomalous above the threshold of mvad predict: {kept.describe(FALSE_ALARMS)}. {pixels}"
+        return float(
+            np.nextafter(kept.value, np.inf)
+        ), f"Samples are anomalous above the threshold of mvad predict: {kept.describe(FALSE_ALARMS)}. {pixels}"
     if labels.any() and not labels.all():
         best = exact_curve(scores, labels).best_f1()[1]
         start = (
             "No threshold is stored (mvad evaluate takes one from normal validation samples), so samples are anomalous from the"
         )
         return (
-            best,
+            float(best),
             f"{start} best F1 on these test samples, chosen with their labels: it promises nothing for new parts. {pixels}",
         )
     return float(np.median(scores)), f"The threshold of samples starts at their median. {pixels}"
@@ -92,7 +97,7 @@ def _slider(kind: str, text: str, low: float, high: float, at: float) -> str:
     step = max(float(high) - float(low), 1e-9) / 500
     return (
         f'<label>{text} <input type="range" class="{kind}" min="{low - step:.7g}" max="{high + step:.7g}" step="{step:.3g}" '
-        f'value="{at:.7g}"> <output>{at:.4g}</output></label>'
+        f'value="{at!r}"> <output>{at:.4g}</output></label>'
     )
 
 
@@ -110,7 +115,7 @@ def _recall(samples: Sequence[SampleResult]) -> str:
         scores = [s.score for s in samples if s.defect == defect]
         if not scores:
             continue
-        values = " ".join(f"{score:.7g}" for score in scores)
+        values = " ".join(map(repr, scores))
         name = "good (false alarms)" if k < 0 else defect
         rows.append(
             f'<tr data-defect="{k}" data-scores="{values}"><th scope="row">{escape(name)}</th><td>{len(scores)}</td>'
@@ -123,10 +128,16 @@ def _recall(samples: Sequence[SampleResult]) -> str:
 
 
 def _figure(run: Path, sample: SampleResult, names: Sequence[str]) -> str:
-    picture, grey = (files.inside(run, name) for name in (sample.picture, sample.map))
-    if not picture.exists() or not grey.exists():
-        return f"<figure><figcaption>{escape(sample.key)}: its pictures are missing; evaluate again</figcaption></figure>"
-    strip = imagecodecs.jpeg_decode(picture.read_bytes())[:-SIDE]  # the map is drawn by the page
+    contents = [
+        _content(files.inside(run, name), sha256)
+        for name, sha256 in ((sample.picture, sample.picture_sha256), (sample.map, sample.map_sha256))
+    ]
+    if None in contents:
+        return (
+            f"<figure><figcaption>{escape(sample.key)}: its pictures are missing or others; evaluate again</figcaption></figure>"
+        )
+    picture, grey = (content or b"" for content in contents)
+    strip = imagecodecs.jpeg_decode(picture)[:-SIDE]  # the map is drawn by the page
     small = bytes(imagecodecs.jpeg_encode(np.ascontiguousarray(strip), level=_QUALITY))
     low, high = sample.map_range
     heads = "".join(
@@ -138,13 +149,29 @@ def _figure(run: Path, sample: SampleResult, names: Sequence[str]) -> str:
     names = _ROWS if count == len(_ROWS) else ("picture", "ground truth")
     rows = "".join(f'<i style="top:{100 * k / count:.4g}%">{name}</i>' for k, name in enumerate(names))
     return (
-        f'<figure data-score="{sample.score:.7g}" data-label="{int(sample.label)}" '
+        f'<figure{many_views(len(sample.view_scores))} data-score="{sample.score!r}" data-label="{int(sample.label)}" '
         f'data-name="{escape(sample.key)}" data-kind="{escape(sample.defect)}" data-low="{low:.7g}" data-high="{high:.7g}">'
-        f'<div class="heads" style="grid-template-columns:repeat({len(sample.view_scores)},1fr)">{heads}</div>'
+        f"{heads_above(heads, len(sample.view_scores))}"
         f'<div class="rows"><img class="views" loading="lazy" width="{strip.shape[1]}" height="{strip.shape[0]}" alt="views of {escape(sample.key)}" '
-        f'src="{_uri(small, "jpeg")}">{rows}</div><div class="rows"><canvas role="img" aria-label="anomaly map" data-src="{_uri(grey.read_bytes(), "png")}"></canvas><i style="top:0">anomaly map</i></div>'
+        f'src="{_uri(small, "jpeg")}">{rows}</div><div class="rows"><canvas role="img" aria-label="anomaly map" data-src="{_uri(grey, "png")}"></canvas><i style="top:0">anomaly map</i></div>'
         f"<figcaption><b></b> {escape(title)}: {sample.score:.4g}<small>{_pose(sample)}</small></figcaption></figure>"
     )
+
+
+def heads_above(heads: str, views: int) -> str:
+    """Return the row of heads that stand above the columns of a picture of some views."""
+    return f'<div class="heads" style="grid-template-columns:repeat({views},minmax(0,1fr))">{heads}</div>'
+
+
+def many_views(views: int) -> str:
+    """Return the attributes of a figure: one of many views is as wide as the page, and scrolls where that is not enough."""
+    return f' class="many" style="--views:{views}"' if views > _MANY else ""
+
+
+def _content(path: Path, sha256: str) -> bytes | None:
+    """Return a file's content if it is what the results were written with; results of before name no hash."""
+    content = path.read_bytes() if path.exists() else None
+    return content if content is not None and (not sha256 or files.sha256_bytes(content) == sha256) else None
 
 
 def _pose(sample: SampleResult) -> str:

@@ -98,20 +98,20 @@ function sort(section, by) {
 for (const section of document.querySelectorAll("section.run")) {
   for (const kind of ["sample", "pixel"]) {
     const slider = section.querySelector(`input.${kind}`);
-    const moved = () => {
-      section[kind] = Number(slider.value);
+    const moved = at => {
+      section[kind] = at;
       slider.parentElement.querySelector("output").value = section[kind].toPrecision(4);
       if (kind === "sample") return score_maps(section);
       section.querySelectorAll("figure[data-score]").forEach(figure => figure.inView && drawMap(figure, section));
       section.querySelectorAll(".cloud").forEach(cloud => cloud.draw && cloud.draw());
     };
-    slider.addEventListener("input", moved);
+    slider.addEventListener("input", () => moved(Number(slider.value)));
     slider.addEventListener("change", () => section.by === "error" && sort(section, "error"));
     if (kind === "pixel") section.querySelectorAll("figure[data-score]").forEach(figure => {
       figure.image = new Image();
       figure.image.src = figure.querySelector("canvas").dataset.src;
     });
-    moved();
+    moved(Number(slider.getAttribute("value")));  // a slider's own value is the nearest of its steps
   }
   section.querySelector(".filter").addEventListener("change", () => filter(section));
   section.querySelectorAll("[data-by]").forEach(button => button.addEventListener("click", () => sort(section, button.dataset.by)));

@@ -1,0 +1,78 @@
+"""``mvad evaluate`` of all runs of a workspace: which are taken, what one that fails does to the others, options without effect."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from command import mvad
+from training import train
+
+from mvad import files
+from mvad.model.runs import CONFIG
+
+GEAR, PLATE = Path("mvtec3d") / "gear", Path("realiad") / "plate"
+
+
+@pytest.fixture(scope="module")
+def place(workspace: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a workspace with runs of two categories."""
+    root = tmp_path_factory.mktemp("evaluate")
+    (root / "shards").symlink_to(workspace / "shards")
+    for name, category in (("a-gear", GEAR), ("b-gear", GEAR), ("plate", PLATE)):
+        train(root / "runs" / name, workspace / "shards" / category, model="mean_feature")
+    return root
+
+
+def evaluated(done: str) -> list[str]:
+    return [row["run"] for row in json.loads(done)]
+
+
+def test_runs_are_chosen_by_category_and_dataset(place: Path) -> None:
+    words = ["evaluate", "--workspace", str(place), "--json", "-"]
+    done = mvad(*words, "--category", "gear")
+    assert done.returncode == 0, done.stderr
+    assert evaluated(done.stdout) == ["a-gear", "b-gear"]
+    assert evaluated(mvad(*words, "--dataset", "realiad").stdout) == ["plate"]
+    none = mvad(*words, "--dataset", "realiad", "--category", "gear")
+    assert none.returncode == 3
+    assert "no finished run on realiad/gear; run mvad train first" in none.stderr
+
+
+def test_a_run_that_cannot_be_evaluated_does_not_stop_the_others(place: Path, tmp_path: Path) -> None:
+    for name in ("a-gear", "plate"):
+        (tmp_path / "runs" / name).mkdir(parents=True)
+        for path in (place / "runs" / name).iterdir():
+            if path.is_file():
+                (tmp_path / "runs" / name / path.name).write_bytes(path.read_bytes())
+    (tmp_path / "shards").symlink_to(place / "shards")
+    config = tmp_path / "runs" / "a-gear" / CONFIG
+    files.write_sealed_json(config, files.read_sealed_json(config, "", "") | {"shards": {"train-00000.h5": "0" * 64}})
+    done = mvad("evaluate", "--workspace", str(tmp_path), "--json", str(tmp_path / "rows.json"))
+    assert done.returncode == 6
+    assert "failed: a-gear: " in done.stdout + done.stderr
+    assert "is not what a-gear was trained on" in done.stdout + done.stderr
+    assert "1 of 2 runs is not evaluated" in done.stderr
+    assert evaluated((tmp_path / "rows.json").read_text()) == ["plate"]
+    alone = mvad("evaluate", str(tmp_path / "runs" / "a-gear"), "--workspace", str(tmp_path))
+    assert alone.returncode == 3
+
+
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        (["--fuse", "mean"], "--fuse: has no effect on views; add --project-to-scan"),
+        (["--raw", "raw"], "--raw: has no effect on views"),
+        (["--model", "M3DM"], "--model: has no effect on runs"),
+        (["RUN", "--category", "gear"], "--category: has no effect on runs that are named"),
+        (["--maps", "maps", "--missing-views"], "--missing-views: has no effect on the maps of another tool"),
+        (["--maps", "maps", "RUN"], "RUN: has no effect on the maps of another tool"),
+    ],
+)
+def test_an_option_without_effect_is_refused(words: list[str], named: str, place: Path) -> None:
+    done = mvad(
+        "evaluate", *(str(place / "runs" / "a-gear") if word == "RUN" else word for word in words), "--workspace", str(place)
+    )
+    assert done.returncode == 3
+    assert named in done.stderr
