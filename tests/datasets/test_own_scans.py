@@ -232,6 +232,23 @@ def test_scans_beside_folders_of_defects_are_refused(tmp_path: Path) -> None:
         READER.refs(tmp_path, "part", ReadOptions())
 
 
+@pytest.mark.parametrize(
+    ("lost", "told"),
+    [
+        ("tests/dent", "part/tests: holds scans, but is no split; name it train, validation or test, or move it away"),
+        ("anomaly", "part/anomaly: holds scans, but is no split"),
+        ("train/good/day2", "good/day2: holds scans, but is no folder of a defect; move them up"),
+        ("train/good/day2/scans", "good/day2: holds scans, but is no folder of a defect"),
+    ],
+)
+def test_scans_that_would_not_be_found_are_refused(lost: str, told: str, tmp_path: Path) -> None:
+    write_npz(place(tmp_path, "a.npz", "train/good"), flat_scan())
+    assert len(READER.refs(tmp_path, "part", ReadOptions())) == 1
+    write_npz(place(tmp_path, "b.npz", lost), flat_scan())
+    with pytest.raises(BadInput, match=told):
+        READER.refs(tmp_path, "part", ReadOptions())
+
+
 def test_names_licences_and_records() -> None:
     assert own_name("pumps") == "folder-pumps"
     assert find_reader("folder-pumps").name == "folder-pumps"  # type: ignore[union-attr]

@@ -22,7 +22,7 @@ from training import CPU, NOWHERE, load, train
 from mvad import files
 from mvad.datasets.shards.loader import Batch, ShardSet, batch_of
 from mvad.datasets.shards.reader import open_shard
-from mvad.errors import BadInput
+from mvad.errors import BadInput, MissingComponent
 from mvad.model.detector import AnomalyMaps
 from mvad.model.devices import float32_only
 from mvad.model.evaluation.decide import NewSample
@@ -329,6 +329,27 @@ def test_raw_scans_are_not_rendered_by_the_cameras_of_other_shards(place: Path, 
     files.write_sealed_json(other / "config.json", config | {"shards": {"train-00000.h5": "0" * 64}})
     with pytest.raises(BadInput, match="is not what other was trained on"):
         threshold_of(RunFolder(other), load(place / "runs" / "floor"), place / "shards" / GEAR, 0.05, Silent())
+
+
+def test_a_workspace_from_a_machine_with_a_gpu_renders_on_one_without(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("raw", "shards", "runs"):
+        (tmp_path / name).symlink_to(place / name)
+    shutil.copytree(place / "renders" / GEAR, tmp_path / "renders" / GEAR)
+    rig = tmp_path / "renders" / GEAR / "rig.json"
+    cameras = files.read_sealed_json(rig, "cameras", "")
+    files.write_sealed_json(rig, cameras | {"config": cameras["config"] | {"backend": "egl"}})
+
+    def missing(backend: str, **_: Any) -> None:
+        if backend == "egl":
+            raise MissingComponent("libEGL is missing")
+
+    monkeypatch.setattr("mvad.pipeline.predict.rasteriser", missing)
+    run = RunFolder(place / "runs" / "floor")
+    elsewhere, here = (samples_of(place / "raw" / GEAR / "test" / "good", run, Workspace(root)) for root in (tmp_path, place))
+    assert np.array_equal(elsewhere[0].load().sample.rgb, here[0].load().sample.rgb)
+    assert [one.fingerprint() for one in elsewhere] == [one.fingerprint() for one in here]
 
 
 @pytest.mark.thorough(6)

@@ -14,7 +14,7 @@ from mvad.datasets.registry import reader_for
 from mvad.datasets.scan import ReadOptions, Scan
 from mvad.errors import BadInput
 from mvad.render.audit import audit_scan
-from mvad.render.clean import BACKGROUND, clean, support_plane
+from mvad.render.clean import BACKGROUND, clean, has_no_support, support_plane
 from mvad.render.fit_rig import extent_of, fit_rig
 from mvad.render.normals import grid_normals
 from mvad.render.options import CleanOptions, RigOptions
@@ -94,6 +94,50 @@ def test_a_detached_or_low_part_beside_the_object_is_kept(height_mm: float) -> N
     xyz[part, 2] -= height_mm / 1000 / np.cos(np.radians(20))
     cleaned = clean(replace(scan, xyz=xyz, gt=part), OPTIONS)
     assert np.array_equal(cleaned.keep, block | part)
+
+
+def rod_on_a_plane(cuts_mm: list[float], missing: bool) -> tuple[Scan, np.ndarray]:
+    """A rod of 90 x 12 x 8 mm with gaps of 2.5 mm, that show the support or return nothing; returns the scan and where the rod is."""
+    line = (np.arange(200) - 100) / 200 * 0.1
+    x, y = np.meshgrid(line, line)
+    rod = (np.abs(x) < 0.045) & (np.abs(y) < 0.006)
+    gap = np.zeros_like(rod)
+    for cut in cuts_mm:
+        gap |= rod & (np.abs(x - cut / 1000) < 0.00125)
+    rng = np.random.default_rng(0)
+    z = 0.65 - 0.008 * (rod & ~gap) + rng.normal(0, 5e-5, x.shape)
+    xyz = np.stack([x, y, z], axis=2).astype(np.float32)
+    valid = ~gap if missing else np.ones_like(rod)
+    return Scan(np.where(valid[..., None], xyz, np.float32(0)), valid, np.zeros((200, 200, 3), np.uint8)), rod & ~gap
+
+
+@pytest.mark.parametrize("missing", [False, True])
+@pytest.mark.parametrize("cuts_mm", [[0.0], [-15.0, 15.0], [20.0]])
+def test_all_parts_of_a_long_object_with_gaps_are_kept(cuts_mm: list[float], missing: bool) -> None:
+    """Their middles lie farther from each other than any fragment's that belongs to an object."""
+    scan, rod = rod_on_a_plane(cuts_mm, missing)
+    cleaned = clean(scan, OPTIONS)
+    assert cleaned.keep[rod].all()
+    alone = replace(scan, valid=rod, xyz=np.where(rod[..., None], scan.xyz, np.float32(0)))
+    assert clean(alone, OPTIONS).keep[rod].all()
+
+
+def test_a_second_object_is_not_taken_for_a_part() -> None:
+    scan, rod = rod_on_a_plane([0.0], missing=False)
+    moved = np.roll(rod, 70, axis=0)  # 35 mm beside it
+    xyz = scan.xyz.copy()
+    xyz[moved, 2] -= 0.008
+    cleaned = clean(replace(scan, xyz=xyz), OPTIONS)
+    assert cleaned.keep[rod].all() != cleaned.keep[moved].any(), "one of the two"
+
+
+def test_flying_points_in_corners_do_not_hide_the_support() -> None:
+    """A table in the middle of the picture fills its box, with or without stray points beside it."""
+    valid = np.zeros((200, 200), bool)
+    valid[50:150, 50:150] = True
+    assert not has_no_support(valid)
+    valid[2, 2] = valid[197, 197] = True
+    assert not has_no_support(valid)
 
 
 def test_an_uneven_support_is_not_taken_for_a_part() -> None:

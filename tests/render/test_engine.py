@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,11 +16,12 @@ from pathlib import Path
 import pytest
 from conftest import ROOT, small_options
 
+from mvad.datasets.synth.generate import SynthOptions, generate
 from mvad.errors import BadInput, MissingComponent
 from mvad.progress import Silent
 from mvad.render.backends.choose import worker_number
 from mvad.render.engine import Run, Workers, started
-from mvad.render.job import render_category
+from mvad.render.job import render_categories, render_category
 
 
 def work(item: tuple[str, str]) -> str:
@@ -40,6 +42,13 @@ def work(item: tuple[str, str]) -> str:
         if not tried.exists():
             tried.write_text("once")
             raise OSError(5, "the network file system hiccups")
+    if kind == "read":
+        tried = Path(folder) / "read"
+        if not tried.exists():
+            tried.write_text("once")
+            raise BadInput("is damaged; download it again") from OSError(5, "the network file system hiccups")
+    if kind == "gone":
+        raise BadInput("is not there") from FileNotFoundError(2, "no such file")
     return f"{kind} done as worker {worker_number()} by {os.getpid()}"
 
 
@@ -118,8 +127,46 @@ def test_an_item_that_kills_its_workers_is_given_up_and_the_others_finish(local:
 
 
 def test_a_transient_error_is_tried_again_on_workers(local: Run, tmp_path: Path) -> None:
-    results = run(local, ["a", "flaky"], tmp_path)
+    results = run(local, ["a", "flaky", "read", "gone"], tmp_path)
     assert str(results["flaky"]).startswith("flaky done")
+    assert str(results["read"]).startswith("read done"), "a reader's error that comes from the file system, too"
+    assert isinstance(results["gone"], BadInput)
+
+
+def test_workers_are_as_many_as_the_items_ask_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mvad.render.engine.usable_cores", lambda: 16)
+    assert [Workers(0).jobs_for(items) for items in (0, 12, 39, 40, 300)] == [1, 1, 1, 16, 16]
+    assert [Workers(16).jobs_for(items) for items in (1, 12, 300)] == [1, 12, 16]
+    assert Workers(4, scheduler="tcp://127.0.0.1:1").jobs_for(300) == 1
+
+
+def test_workers_are_started_anew_for_a_larger_category(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+
+    @contextlib.contextmanager
+    def here(workers: Workers, items: int) -> Iterator[Run]:
+        asked.append(items)
+        with started(Workers(1), items) as run_all:
+            yield run_all
+
+    monkeypatch.setattr("mvad.render.job.started", here)
+    sizes = {"gear": (2, 1), "plate": (3, 2), "dome": (2, 1)}
+    (tmp_path / "raw").mkdir()
+    for name, (train, good) in sizes.items():
+        options = SynthOptions(train=train, validation=0, good=good, per_defect=0, size=128)
+        generate("mvtec3d", tmp_path / name, [name], options, Silent())
+        shutil.move(tmp_path / name / name, tmp_path / "raw" / name)
+
+    def render(target: str, workers: Workers) -> list[int]:
+        done = render_categories(
+            "mvtec3d", sizes, tmp_path / "raw", tmp_path / target, small_options(), ("train", "test"), workers, False, Silent()
+        )
+        return [one.rendered for one in done]
+
+    assert render("two", Workers(2)) == [3, 5, 3]
+    assert asked == [3], "two workers are enough for all"
+    assert render("four", Workers(4)) == [3, 5, 3]
+    assert asked == [3, 3, 5]
 
 
 def number_in(text: str) -> int:

@@ -22,7 +22,7 @@ from mvad.render.clean import clean
 from mvad.render.frame.fit import fit_frame
 from mvad.render.frame.object_frame import ObjectFrame, ObjectPose
 from mvad.render.frame.points import ScanPoints, scan_points, without_shading
-from mvad.render.frame.template import Template
+from mvad.render.frame.template import Placement, Template, place
 from mvad.render.options import CleanOptions, RenderOptions, RigOptions, SurfaceOptions
 from mvad.render.rig import Rig
 from mvad.render.scan_to_views import measured_scan, views_of_scan
@@ -427,3 +427,31 @@ def test_a_template_of_one_scan_is_that_scan() -> None:
     template: Template = frame.poses[0].template
     surface = build_surface(one.scan, clean(one.scan, CleanOptions()), SurfaceOptions())
     assert np.ptp(in_frame(surface.vertices, frame.pose_of(one.points))[:, 2]) == pytest.approx(template.maps[0].max(), abs=0.003)
+
+
+@pytest.mark.parametrize("order", [2, 3, 4, 6])
+def test_every_part_of_a_full_turn_is_tried(order: int) -> None:
+    """Whatever is the best of those before: a gear with one mark has as many turns that are nearly alike as teeth."""
+    for right in range(order):
+
+        class Stub:
+            center = (0.0, 0.0)
+
+            def of(self, at: Placement) -> Placement:
+                step = round(at.turn * order / (2 * np.pi)) % order
+                return replace(at, energy=1.0 - 0.01 * step if step != right else 0.5)  # noqa: B023  # called in this round
+
+            def candidates(self, scan: object, flip: float, spreads: object) -> list[tuple[float, Placement]]:
+                return [(1.0, Placement(0.0, (0.0, 0.0), flip))]
+
+            def roughly(self, scan: object, at: Placement, spreads: object, turns: bool) -> Placement:
+                return self.of(at)
+
+            def again(self, scan: object, at: Placement, *more: object) -> Placement:
+                return self.of(at)
+
+            refined = again
+
+        spreads = (np.ones(2), np.ones(2))
+        _, found = place(None, [Stub()], [1.0], spreads, [order])  # type: ignore[arg-type, list-item]
+        assert found.energy == 0.5, right

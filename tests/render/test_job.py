@@ -16,15 +16,15 @@ from mvad import files
 from mvad.datasets.registry import reader_for
 from mvad.datasets.renders.coding import decode_normal
 from mvad.datasets.renders.record import read_manifest, read_record, read_sample
-from mvad.datasets.scan import ReadOptions
+from mvad.datasets.scan import ReadOptions, Scan
 from mvad.errors import BadInput, MissingComponent
 from mvad.progress import Silent
 from mvad.render.backends.choose import rasteriser
 from mvad.render.cameras import stand_before
-from mvad.render.clean import clean
+from mvad.render.clean import Cleaned, clean
 from mvad.render.engine import Workers
 from mvad.render.job import Summary, render_category
-from mvad.render.options import RenderOptions, RigOptions
+from mvad.render.options import RenderOptions, RigOptions, SurfaceOptions
 from mvad.render.render_views import render_views
 from mvad.render.rig import Rig
 from mvad.render.surface import build_surface
@@ -180,6 +180,36 @@ def test_one_bad_scan_costs_one_scan(raw: Path, tmp_path: Path) -> None:
     assert len(read_manifest(done.folder)["samples"]) == 13
 
 
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def test_a_killed_overwrite_does_not_mix_configurations(raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    done = render(raw, tmp_path / "out", splits=("train",))
+    removed: list[Path] = []
+
+    def killed(path: Path) -> None:
+        if removed:
+            raise KeyboardInterrupt
+        removed.append(path)
+        remove(path)
+
+    remove = files.remove
+    other = replace(small_options(), samples=1)
+    monkeypatch.setattr("mvad.render.job.files.remove", killed)
+    with pytest.raises(KeyboardInterrupt):
+        render(raw, tmp_path / "out", other, splits=("train",), overwrite=True)
+    monkeypatch.setattr("mvad.render.job.files.remove", remove)
+    assert removed
+    with pytest.raises(BadInput, match=r"was made with samples = 3, this run asks for 1.*--overwrite"):
+        render(raw, tmp_path / "out", other, splits=("train",))
+    cameras = done.folder / "rig.json"
+    recorded = files.read_sealed_json(cameras, "cameras", "")
+    files.write_sealed_json(cameras, recorded | {"config": recorded["config"] | {"samples": 1}})
+    with pytest.raises(BadInput, match="was rendered with samples = 3, this run asks for 1; give --overwrite"):
+        render(raw, tmp_path / "out", other, splits=("train",))
+
+
 @pytest.mark.parametrize(
     ("change", "key"),
     [
@@ -190,9 +220,27 @@ def test_one_bad_scan_costs_one_scan(raw: Path, tmp_path: Path) -> None:
 )
 def test_another_configuration_over_old_output_is_refused_by_name(raw: Path, tmp_path: Path, change, key: str) -> None:  # type: ignore[no-untyped-def]
     render(raw, tmp_path / "out", splits=("train",))
+    before = contents(tmp_path / "out")
     with pytest.raises(BadInput, match=f"{key} = .*--overwrite"):
         render(raw, tmp_path / "out", change(small_options()), splits=("train",))
+    assert contents(tmp_path / "out") == before, "what is refused changes nothing"
     render(raw, tmp_path / "out", change(small_options()), splits=("train",), overwrite=True)
+
+
+@pytest.mark.parametrize(("along_mm", "across_mm"), [(0.05, 0.45), (0.45, 0.05), (0.2, 0.2)])
+def test_a_line_scanners_grid_is_meshed_whole(along_mm: float, across_mm: float) -> None:
+    """Its rows lie nine times as far from each other as its points in a row, or the other way round."""
+    columns, rows = int(40 / along_mm), int(40 / across_mm)
+    x, y = np.meshgrid((np.arange(columns) - columns / 2) * along_mm / 1000, (np.arange(rows) - rows / 2) * across_mm / 1000)
+    inside = np.hypot(x, y) < 0.018
+    z = 0.4 - np.sqrt(np.maximum(0.03**2 - x**2 - y**2, 0))
+    xyz = np.where(inside[..., None], np.stack([x, y, z], axis=2), 0).astype(np.float32)
+    scan = Scan(xyz, inside, np.zeros((*inside.shape, 3), np.uint8))
+    none = np.zeros_like(inside)
+    cleaned = Cleaned(xyz, inside, none, none.astype(np.uint8), np.array([0.0, 0.0, -1.0, 0.4]))
+    surface = build_surface(scan, cleaned, SurfaceOptions())
+    assert surface.spacing_m == pytest.approx(max(along_mm, across_mm) / 1000, rel=0.3)
+    assert surface.bridges < 0.01 * len(surface.faces)
 
 
 def test_the_audit_adds_up(workspace: Path) -> None:

@@ -30,6 +30,8 @@ from mvad.errors import BadInput
 NO_TRUTH = "no ground truth; the defect is marked nowhere"
 NO_NORMALS = "some points have no normals, so all normals are computed from the points"
 _SPLITS = {"train": "train", "validation": "validation", "test": "test"}
+_BESIDE = {*PLACES, "rgb", "gt"}
+"""Names of folders in one of a defect that hold its scans, or what belongs to them."""
 _FARTHEST_M = 10.0
 """Median distance beyond which the unit is another one: structured-light and laser sensors measure 0.1 to 2 m."""
 _LARGEST_M, _SMALLEST_M = 20.0, 1e-4
@@ -63,7 +65,9 @@ class OwnScans:
         if not root.is_dir():
             raise BadInput(f"{root}: not found; --raw must hold <category>/train/good with scans")
         found: list[tuple[str, str, Named, str, Found]] = []
-        for split, named in split_folders(root, _SPLITS).items():
+        splits = split_folders(root, _SPLITS)
+        _refuse_scans_below(root, {named.path for named in splits.values()}, "is no split; name it train, validation or test")
+        for split, named in splits.items():
             if (named.path / "xyz").is_dir() or find_scans(named.path):
                 raise BadInput(
                     f"{named.path}: holds scans beside or without folders of defects; move them to {named.path.name}/good, say"
@@ -74,6 +78,8 @@ class OwnScans:
                     raise BadInput(
                         f"{folder.path}: holds files, but no scan; expected xyz/NAME.tiff, or NAME.npz, .ply, .pcd, .stl, .obj"
                     )
+                beside = {path for path in visible_folders(folder.path) if path.name.lower() in _BESIDE}
+                _refuse_scans_below(folder.path, beside, "is no folder of a defect; move them up")
                 found += [(split, defect, folder, name, scan) for name, scan in scans.items()]
         if not found:
             raise BadInput(
@@ -93,9 +99,7 @@ class OwnScans:
             return [replace(ref, category=category, paths={kind: path for kind, path in ref.paths.items() if kind != "gt"})]
         if folder.name.lower() in PLACES and "rgb" in {path.name.lower() for path in visible_folders(folder.parent)}:
             raise BadInput(f"{folder}: its pictures lie beside it; give {folder.parent}")
-        beside = {*PLACES, "rgb", "gt"}
-        below = (path for path in folder.rglob("*") if path.is_dir() and not is_hidden(path, folder))
-        places = sorted(path for path in below if path.name.lower() not in beside)
+        places = _places(folder)
         found = [(place, name, scan) for place in (folder, *places) for name, scan in find_scans(place).items()]
         if not found:
             return []
@@ -189,6 +193,19 @@ def _load_scan(ref: ScanRef) -> Scan:
         notes.append(NO_COLORS)
     normals, note = _towards_sensor(points, xyz, valid, signs)
     return Scan(xyz, valid, rgb, gt, normals, notes=(*notes, *([note] if note else [])))
+
+
+def _places(folder: Path) -> list[Path]:
+    """Return the folders below a folder that may hold scans, sorted."""
+    below = (path for path in folder.rglob("*") if path.is_dir() and not is_hidden(path, folder))
+    return sorted(path for path in below if path.name.lower() not in _BESIDE)
+
+
+def _refuse_scans_below(root: Path, known: set[Path], what: str) -> None:
+    """Raise BadInput if a folder in another, which is none of the known ones, or one below it, holds scans."""
+    for folder in visible_folders(root):
+        if folder not in known and any(find_scans(place) for place in (folder, *_places(folder))):
+            raise BadInput(f"{folder}: holds scans, but {what}, or move it away")
 
 
 def _check_distances(ref: ScanRef, z: NDArray[np.float32], has_valid: bool) -> None:

@@ -16,7 +16,7 @@ from mvad.datasets.shards.loader import Batch, batch_of
 from mvad.datasets.shards.reader import ShardFile, open_shard, read_manifest
 from mvad.datasets.shards.schema import MANIFEST, PICTURES
 from mvad.datasets.shards.sources import seen_sample
-from mvad.errors import BadInput
+from mvad.errors import BadInput, MissingComponent
 from mvad.files import inside, sha256_bytes, sha256_file
 from mvad.model.detector import Detector
 from mvad.model.evaluation.data import has_training_data
@@ -24,6 +24,7 @@ from mvad.model.evaluation.decide import LoadedSample, NewSample
 from mvad.model.runs import RunFolder
 from mvad.pipeline.photographs import new_parts
 from mvad.pipeline.workspace import Workspace
+from mvad.render.backends.choose import rasteriser
 from mvad.render.job import recorded_cameras
 from mvad.render.options import RenderOptions
 from mvad.render.rig import Rig
@@ -119,7 +120,16 @@ def cameras_of(run: RunFolder, workspace: Workspace, force: bool = False) -> tup
     options, rig = recorded_cameras(renders)
     if not force:
         _check_cameras(open_shard(inside(packed, next(iter(run.record.shards)))), options, rig, renders, run)
-    return options, rig
+    return _that_renders_here(options), rig
+
+
+def _that_renders_here(options: RenderOptions) -> RenderOptions:
+    """Return the options with a backend that this machine has: a workspace may come from one with a GPU."""
+    try:
+        rasteriser(options.backend, device=options.device)
+    except MissingComponent:
+        return replace(options, backend="cpu", device=None)
+    return options
 
 
 def _check_cameras(train: ShardFile, options: RenderOptions, rig: Rig, renders: Path, run: RunFolder) -> None:
@@ -206,7 +216,8 @@ def _of_scans(source: Path, run: RunFolder, workspace: Workspace, light: int | N
 
 def new_scan(ref: ScanRef, options: RenderOptions, rig: Rig) -> NewSample:
     """Return a raw scan to be rendered with some cameras and scored; its fingerprint is that of its files and of the cameras."""
-    cameras = f"{rig.sha256} {json.dumps(options.recorded(), sort_keys=True)}"
+    recorded = {name: value for name, value in options.recorded().items() if name not in _SAME_VIEWS}
+    cameras = f"{rig.sha256} {json.dumps(recorded, sort_keys=True)}"
     return NewSample(
         ref.id,
         sha256_bytes(f"{_hash_of(ref.paths)} {cameras}".encode()),

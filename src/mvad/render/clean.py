@@ -39,6 +39,10 @@ _WIDE_BAND, _EMPTY_BORDER = 0.10, 0.15
 _NARROW_BAND, _FILLED_BORDER, _LEAST_BOX = 0.025, 0.4, 16
 """The same for the box of the points: an object fills a quarter of it (a disc), a whole scan half and more; least side."""
 _EIGHT = np.ones((3, 3), dtype=bool)
+_LEAST_PIECE = 0.01
+"""Size of a piece, as a share of the largest one's, from which it counts in the box of a scan's points."""
+_LONG, _GAP = 0.2, 0.25
+"""Half the diagonal of a part of a broken object, and the gap across which it lies, at least and at most, in radii of the largest piece."""
 _MIN_PLANE_POINTS = 50
 _RANSAC_POINTS = 3000
 _RANSAC_ROUNDS = 300
@@ -124,7 +128,11 @@ def has_no_support(valid: NDArray[np.bool_]) -> bool:
     """
     if not _has_empty_border(valid):
         return False
-    rows, columns = (np.flatnonzero(valid.any(axis=axis)) for axis in (1, 0))
+    labels, count = ndimage.label(valid, _EIGHT)  # single points in a corner would make the box that of the picture
+    sizes = np.bincount(labels.ravel(), minlength=count + 1)
+    sizes[0] = 0
+    pieces = (sizes >= _LEAST_PIECE * sizes.max())[labels]
+    rows, columns = (np.flatnonzero(pieces.any(axis=axis)) for axis in (1, 0))
     box = valid[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
     return min(box.shape) >= _LEAST_BOX and _border_share(box, _NARROW_BAND) < _FILLED_BORDER
 
@@ -234,7 +242,8 @@ def _object_on_plane(scan: Scan, options: CleanOptions) -> tuple[NDArray[np.bool
         return np.zeros_like(above), removed_as, plane
     largest = int(np.argmax(np.where(tall, sizes, 0)))
     centre = boxes[largest].mean(axis=0)
-    reach = options.piece_reach * radius_of(labels, largest, scan.xyz, centre)
+    radius = radius_of(labels, largest, scan.xyz, centre)
+    reach = options.piece_reach * radius
     enough = max(4.0, options.piece_share * sizes[largest])
 
     def belongs(sizes: NDArray[np.float64], centres: NDArray[np.float64]) -> NDArray[np.bool_]:
@@ -242,7 +251,7 @@ def _object_on_plane(scan: Scan, options: CleanOptions) -> tuple[NDArray[np.bool
         away -= np.outer(away @ normal, normal)  # along the support: a low part may lie beside a tall object
         return np.asarray((sizes >= enough) & (np.linalg.norm(away, axis=1) <= reach))
 
-    kept = tall & belongs(sizes, centres)
+    kept = tall & (belongs(sizes, centres) | _parts_of(largest, tall & (sizes >= enough), boxes, radius))
     kept[largest] = True
     object_ = kept[labels]
     # Isolated points inside a hole of the object belong to it, however small the piece they form.
@@ -267,13 +276,44 @@ def _object_alone(scan: Scan, options: CleanOptions) -> tuple[NDArray[np.bool_],
     sizes[0] = 0
     largest = int(np.argmax(sizes))
     centre = boxes[largest].mean(axis=0)
-    reach = options.piece_reach * radius_of(labels, largest, scan.xyz, centre)
-    enough = max(4.0, options.piece_share * sizes[largest])
-    kept = (sizes >= enough) & (np.linalg.norm(centres - centre, axis=1) <= reach)
+    radius = radius_of(labels, largest, scan.xyz, centre)
+    enough = sizes >= max(4.0, options.piece_share * sizes[largest])
+    near = np.linalg.norm(centres - centre, axis=1) <= options.piece_reach * radius
+    kept = enough & (near | _parts_of(largest, enough, boxes, radius))
     kept[0] = False
     object_ = kept[labels]
     removed_as = np.where(scan.valid & ~object_, np.uint8(_FRAGMENTS), np.uint8(0))
     return object_, removed_as, np.array([0.0, 0.0, -1.0, float(depth[object_].max(initial=0))])
+
+
+def _parts_of(largest: int, candidates: NDArray[np.bool_], boxes: NDArray[np.float64], radius: float) -> NDArray[np.bool_]:
+    """Return which pieces (K,) are large parts of a broken object: beside its largest piece across a gap, or beside such a part.
+
+    A part of a long object lies farther from the largest piece's centre than any fragment that belongs to it.
+
+    Parameters
+    ----------
+    largest
+        Number of the largest piece.
+    candidates
+        (K,) bool, pieces that may be such parts.
+    boxes
+        (K, 2, 3) lower and upper corners of the pieces' boxes, metres.
+    radius
+        Radius of the largest piece, metres.
+    """
+    long = candidates & (np.linalg.norm(boxes[:, 1] - boxes[:, 0], axis=1) / 2 >= _LONG * radius)
+    long[0] = False
+    parts = np.zeros(len(boxes), np.bool_)
+    parts[largest] = True
+    waiting = [largest]
+    while waiting:
+        low, high = boxes[waiting.pop()]
+        gaps = np.maximum(np.maximum(boxes[:, 0] - high, low - boxes[:, 1]), 0)
+        beside = long & ~parts & (np.linalg.norm(gaps, axis=1) <= _GAP * radius)
+        parts |= beside
+        waiting += np.flatnonzero(beside).tolist()
+    return parts
 
 
 def _object_in_scene(scan: Scan, options: CleanOptions) -> tuple[NDArray[np.bool_], NDArray[np.uint8], NDArray[np.float64]]:

@@ -7,6 +7,7 @@ forked GL contexts and thread pools crash.
 from __future__ import annotations
 
 import contextlib
+import errno
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ _MIN_ITEMS_FOR_WORKERS = 40
 """Starting worker processes takes seconds; with fewer items than this one process is as fast."""
 
 _WAIT_FOR_WORKERS_S = 60
+_PASSING = (errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EAGAIN, errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.ENETUNREACH)
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,12 @@ class Workers:
     scheduler: str = ""
     recycle: int = 1000
 
+    def jobs_for(self, items: int) -> int:
+        """Return the number of worker processes on this machine for a number of items; 1 is this process."""
+        if self.scheduler:
+            return 1
+        return min(self.jobs or (usable_cores() if items >= _MIN_ITEMS_FOR_WORKERS else 1), max(items, 1))
+
 
 class Run(Protocol):
     """Yield every item with its result or its exception, in the order in which they finish."""
@@ -69,11 +77,11 @@ def started(workers: Workers, items: int) -> Iterator[Run]:
     MissingComponent
         If a function raised it.
     """
-    jobs = workers.jobs or (usable_cores() if items >= _MIN_ITEMS_FOR_WORKERS else 1)
+    jobs = workers.jobs_for(items)
     if workers.scheduler:
         context = _remote_cluster(workers.scheduler)
     elif jobs > 1:
-        context = _local_cluster(workers, min(jobs, max(items, 1)))
+        context = _local_cluster(workers, jobs)
     else:
         context = _this_process(workers.threads)
     with context as run:
@@ -94,9 +102,14 @@ def _outcome(function: Callable[[Any], Any], item: Any) -> Any:
     except Exception as error:
         if _interrupted(error):
             raise KeyboardInterrupt from error
-        if isinstance(error, MvadError):
+        if isinstance(error, MvadError) and not _may_pass(error):
             return error
         raise
+
+
+def _may_pass(error: MvadError) -> bool:
+    """Return whether an error comes from a file system that may answer at the next try, as one over a network does."""
+    return isinstance(error.__cause__, OSError) and error.__cause__.errno in _PASSING
 
 
 def _interrupted(error: BaseException | None) -> bool:
@@ -161,7 +174,7 @@ def _local_cluster(workers: Workers, jobs: int) -> Iterator[Run]:
         dask.config.set(settings),
         LocalCluster(
             n_workers=jobs, threads_per_worker=max(workers.threads, 1), processes=True, dashboard_address="127.0.0.1:0",
-            silence_logs="CRITICAL",
+            silence_logs="CRITICAL", memory_limit=0,  # its default kills a worker for its share of the memory, however large a scan is
         ) as cluster,
         Client(cluster) as client,
     ):  # fmt: skip

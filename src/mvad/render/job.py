@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -108,7 +108,7 @@ def render_categories(
     progress: Progress,
     rig: Rig | None = None,
 ) -> Iterator[Summary]:
-    """Render categories one after the other on the same workers, which are started when first needed; see ``render_category``."""
+    """Render categories one after the other on the same workers, which are started when first needed, and once more for larger ones; see ``render_category``."""
     unknown = [name for name in splits if name not in SPLITS]
     if unknown:
         raise no_such("split", unknown[0], SPLITS)
@@ -117,12 +117,16 @@ def render_categories(
     # Before anything is written, because a missing backend would fail for every scan.
     device = workers.scheduler or _device(options, progress)
     with contextlib.ExitStack() as stack:
-        runs: list[Run] = []
+        runs: list[tuple[int, Run]] = []
 
         def run_for(items: int) -> Run:
+            jobs = workers.jobs_for(items)
+            if runs and runs[-1][0] < jobs:  # a larger category than those before
+                stack.close()
+                runs.clear()
             if not runs:
-                runs.append(stack.enter_context(started(workers, items)))
-            return runs[0]
+                runs.append((jobs, stack.enter_context(started(workers, items))))
+            return runs[0][1]
 
         for category in categories:
             refs = reader_for(dataset).refs(raw.absolute(), category, options.reading)
@@ -192,11 +196,11 @@ def _one_category(
     wanted = [ref for ref in refs if ref.split in splits]
     failures: dict[str, str] = {}
     todo: list[ScanRef] = []
+    rig = _recorded_rig(folder, options, rig)  # what is refused leaves the folder as it is
     try:
-        rig = _recorded_rig(folder, options, rig)
         if rig is None:
             rig = _fit(folder, refs, options, run_for(len(wanted)), failures, progress)
-        todo = [ref for ref in wanted if ref.key not in failures and not _is_done(folder, ref, rig)]
+        todo = [ref for ref in wanted if ref.key not in failures and not _is_done(folder, ref, rig, facts["config"])]
         progress.start(f"render {facts['category']}", len(wanted), len(wanted) - len(todo))
         if todo:
             mark_pending(folder, todo)
@@ -305,7 +309,14 @@ def _sample_folder(folder: Path, ref: ScanRef) -> Path:
     return folder / ref.split / ref.defect / ref.id
 
 
-def _is_done(folder: Path, ref: ScanRef, rig: Rig) -> bool:
+def _is_done(folder: Path, ref: ScanRef, rig: Rig, config: Mapping[str, Any]) -> bool:
+    """Return whether a scan is rendered already, by these cameras.
+
+    Raises
+    ------
+    BadInput
+        If it was rendered by others, or otherwise: by a job with ``--overwrite`` that was killed while it removed what was there.
+    """
     sample = _sample_folder(folder, ref)
     try:
         files.read_sealed_json(sample / RECORD, "a record", AGAIN)
@@ -314,6 +325,12 @@ def _is_done(folder: Path, ref: ScanRef, rig: Rig) -> bool:
     record = read_record(sample)
     if record["rig_sha256"] != rig.sha256:
         raise BadInput(f"{sample} was rendered by another rig; give --overwrite, or another --workspace")
+    different = [key for key, value in config.items() if key in record["config"] and record["config"][key] != value]
+    if different:
+        key = different[0]
+        raise BadInput(
+            f"{sample} was rendered with {key} = {record['config'][key]}, this run asks for {config[key]}; give --overwrite, or another --workspace"
+        )
     return True
 
 
@@ -328,6 +345,7 @@ def _remove_leftovers(folder: Path) -> None:
 
 
 def _clear(folder: Path) -> None:
-    for entry in folder.iterdir():
+    """Remove what a category's folder holds; its cameras last, so that a repetition knows of what is left by which it was made."""
+    for entry in sorted(folder.iterdir(), key=lambda entry: (entry.name == RIG, entry.name)):
         if entry.name != ".lock":
             files.remove(entry)

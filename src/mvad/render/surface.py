@@ -14,6 +14,8 @@ from mvad.render.clean import Cleaned
 from mvad.render.normals import grid_normals
 from mvad.render.options import SurfaceOptions
 
+_SPARSER = 2.0
+"""How many times the distance of points in a row that of rows must be to count instead; square grids of tilted parts are not."""
 _MIN_AXIS_COSINE = 0.9998
 """Cosine of 1 degree: a view tilted less than this against the sensor's axis counts as looking along it."""
 
@@ -117,22 +119,25 @@ def build_surface(scan: Scan, cleaned: Cleaned, options: SurfaceOptions) -> Surf
 
 
 def _spacing(cleaned: Cleaned) -> float:
-    steps = _steps(cleaned.keep, cleaned.xyz)
-    return float(np.median(steps)) if len(steps) else 1e-3
+    """Return the distance of neighbouring points, metres: along rows, but where columns are much sparser, as of a line scanner, theirs."""
+    along, across = _steps(cleaned.keep, cleaned.xyz, 0, 1), _steps(cleaned.keep, cleaned.xyz, 1, 0)
+    spacings = [float(np.median(steps)) if len(steps) else 0.0 for steps in (along, across)]
+    spacing = spacings[1] if spacings[1] > _SPARSER * spacings[0] else spacings[0]
+    return spacing or 1e-3
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
-def _steps(keep, xyz):  # type: ignore[no-untyped-def]  # numba infers the types
-    """Return the distances (K,) float32 of kept points to their right neighbours."""
+def _steps(keep, xyz, down, right):  # type: ignore[no-untyped-def]  # numba infers the types
+    """Return the distances (K,) float32 of kept points to those some rows down and columns to the right."""
     h, w = keep.shape
     steps = np.empty(h * w, dtype=np.float32)
     count = 0
-    for row in range(h):
-        for column in range(w - 1):
-            if keep[row, column] and keep[row, column + 1]:
-                dx = xyz[row, column + 1, 0] - xyz[row, column, 0]
-                dy = xyz[row, column + 1, 1] - xyz[row, column, 1]
-                dz = xyz[row, column + 1, 2] - xyz[row, column, 2]
+    for row in range(h - down):
+        for column in range(w - right):
+            if keep[row, column] and keep[row + down, column + right]:
+                dx = xyz[row + down, column + right, 0] - xyz[row, column, 0]
+                dy = xyz[row + down, column + right, 1] - xyz[row, column, 1]
+                dz = xyz[row + down, column + right, 2] - xyz[row, column, 2]
                 steps[count] = np.sqrt(dx * dx + dy * dy + dz * dz)
                 count += 1
     return steps[:count]

@@ -279,9 +279,9 @@ def place(
     rough = [(templates[n].again(scan, at, spreads[1], _ROUGH_ROUNDS, orders[n] > 0), n) for at, n in rough[:_KEPT]]
     best, number = min(rough, key=lambda item: item[0].energy)
     template, order = templates[number], orders[number]
-    best = template.refined(scan, best, spreads[1], order > 0)
+    start = best = template.refined(scan, best, spreads[1], order > 0)
     for k in range(1, order):
-        other = template.again(scan, best.about(2 * np.pi * k / order, template.center), spreads[1])
+        other = template.again(scan, start.about(2 * np.pi * k / order, template.center), spreads[1])
         if other.energy < best.energy + _CLOSE:
             other = template.refined(scan, other, spreads[1])
             best = other if other.energy < best.energy else best
