@@ -244,6 +244,10 @@ def test_scans_beside_folders_of_defects_are_refused(tmp_path: Path) -> None:
 def test_scans_that_would_not_be_found_are_refused(lost: str, told: str, tmp_path: Path) -> None:
     write_npz(place(tmp_path, "a.npz", "train/good"), flat_scan())
     assert len(READER.refs(tmp_path, "part", ReadOptions())) == 1
+    place(tmp_path, "part.stl", "cad").write_bytes(b"solid part")
+    place(tmp_path, "camera.npy", "calibration").write_bytes(b"")
+    place(tmp_path, "times.mat", "train/good/info").write_bytes(b"")
+    assert len(READER.refs(tmp_path, "part", ReadOptions())) == 1, "what is no scan of this sort may lie beside"
     write_npz(place(tmp_path, "b.npz", lost), flat_scan())
     with pytest.raises(BadInput, match=told):
         READER.refs(tmp_path, "part", ReadOptions())

@@ -381,6 +381,12 @@ def test_samples_whose_views_no_normal_has_are_promised_nothing(many: Path, tmp_
         some = thresholds.of([True, True, False, False, False])
         assert (some.normals, some.promised) == (10, pytest.approx(1 / 11))
     assert kept_threshold(tmp_path / "run", RunFolder(tmp_path / "run").model_sha256).promised is None  # type: ignore[union-attr]
+    stored = files.read_sealed_json(tmp_path / "run" / "threshold.json", "", "")
+    del stored["whole"]  # as an earlier version wrote it
+    files.write_sealed_json(tmp_path / "run" / "threshold.json", stored | {"by_views": {"0-2": stored["scores"]}})
+    thresholds = Thresholds(RunFolder(tmp_path / "run"), load(tmp_path / "run"), shards, 0.1, Silent())
+    assert thresholds.whole.promised is None
+    assert thresholds.of([True, False, True, False, False]).promised is None
 
 
 def test_a_view_that_shows_no_object_is_not_measured_for_the_scale() -> None:

@@ -81,6 +81,9 @@ def test_runs_on_other_shards_of_their_category_are_told_apart(runs: list[Path])
     others = replace(second, test_shards={"test-00000.h5": "0" * 64})
     assert [result.variant for result in named_apart([first, others])] == [first.run, second.run]
     assert len(_by_method(named_apart([first, more]))) == 2
+    again = [replace(one, run=f"again-seed{one.seed}", test_shards={"test-00000.h5": "0" * 64}) for one in (first, second)]
+    named = named_apart([replace(first, run="x-seed0"), replace(second, run="x-seed1"), *again])
+    assert [result.variant for result in named] == ["x", "x", "again", "again"], "seeds on the same shards stay together"
     relabelled = replace(first, samples=[replace(first.samples[0], label=not first.samples[0].label), *first.samples[1:]])
     with pytest.raises(BadInput, match="different samples"):
         scored([first, relabelled])

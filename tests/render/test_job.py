@@ -186,12 +186,11 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 def test_a_killed_overwrite_does_not_mix_configurations(raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     done = render(raw, tmp_path / "out", splits=("train",))
-    removed: list[Path] = []
+    whole = contents(tmp_path / "out")
 
     def killed(path: Path) -> None:
-        if removed:
+        if path.name in ("rig.json", "train"):
             raise KeyboardInterrupt
-        removed.append(path)
         remove(path)
 
     remove = files.remove
@@ -200,14 +199,19 @@ def test_a_killed_overwrite_does_not_mix_configurations(raw: Path, tmp_path: Pat
     with pytest.raises(KeyboardInterrupt):
         render(raw, tmp_path / "out", other, splits=("train",), overwrite=True)
     monkeypatch.setattr("mvad.render.job.files.remove", remove)
-    assert removed
+    left = contents(tmp_path / "out")
+    assert len(left) < len(whole)
+    assert any(name.endswith("rig.json") for name in left), "the cameras go last"
     with pytest.raises(BadInput, match=r"was made with samples = 3, this run asks for 1.*--overwrite"):
         render(raw, tmp_path / "out", other, splits=("train",))
     cameras = done.folder / "rig.json"
     recorded = files.read_sealed_json(cameras, "cameras", "")
-    files.write_sealed_json(cameras, recorded | {"config": recorded["config"] | {"samples": 1}})
-    with pytest.raises(BadInput, match="was rendered with samples = 3, this run asks for 1; give --overwrite"):
-        render(raw, tmp_path / "out", other, splits=("train",))
+    for change in ({"config": recorded["config"] | {"samples": 1}}, None):
+        remove(cameras) if change is None else files.write_sealed_json(cameras, recorded | change)
+        left = contents(tmp_path / "out")
+        with pytest.raises(BadInput, match="was rendered with samples = 3, this run asks for 1; give --overwrite"):
+            render(raw, tmp_path / "out", other, splits=("train",))
+        assert contents(tmp_path / "out") == left, "what is refused changes nothing"
 
 
 @pytest.mark.parametrize(

@@ -103,9 +103,9 @@ def evaluate(  # more than 60 lines: one parameter per option
             chosen = plan.chosen(runs, bars, dataset, category)
             for run in chosen:
                 try:
-                    results.append(plan.evaluate(run, bars))
-                    if missing_views:
-                        missing.append(plan.missing_views(run, bars))
+                    found = plan.evaluate(run, bars)
+                    missing += [plan.missing_views(run, bars)] if missing_views else []
+                    results.append(found)
                 except (BadInput, MissingComponent) as error:
                     if runs or len(chosen) == 1 or getattr(error, "is_general", False):
                         raise

@@ -63,7 +63,7 @@ def reproduce(  # more than 60 lines: one parameter per option
     if table not in TABLES:
         raise no_such("reproduce", table, TABLES)
     chosen, places = TABLES[table], Workspace(workspace)
-    foreign = work.imported(places.runs, chosen, dataset, model)
+    foreign = work.imported(places.runs, chosen, dataset, model, category)
     try:
         packed = [name for name in chosen.datasets if any((places.shards / name).glob("*/manifest.json"))]
         if not dataset and not packed:
@@ -72,7 +72,7 @@ def reproduce(  # more than 60 lines: one parameter per option
             )
         folders = packed_categories(places.shards, dataset or packed, category)
     except BadInput:
-        if not foreign or category or dataset:  # imported maps can be compared with the paper's without any shards
+        if not foreign or category:  # imported maps can be compared with the paper's without any shards
             raise
         folders = []
     plans = work.plan(chosen, folders, model, list(dict.fromkeys(seed or [0])))

@@ -18,7 +18,7 @@ from mvad.datasets.folders import Named, defect_folders, holds_data, is_hidden, 
 from mvad.datasets.images import read_rgb
 from mvad.datasets.masks import check_label, read_mask
 from mvad.datasets.mvtec3d import MAX_DISTANCE_M, MIN_DISTANCE_M
-from mvad.datasets.own.find import PLACES, Found, find_scans, kind_of, one_kind
+from mvad.datasets.own.find import PLACES, Found, Kind, find_scans, kind_of, one_kind
 from mvad.datasets.own.grids import Points, read_points
 from mvad.datasets.own.labels import face_labels
 from mvad.datasets.own.mesh_files import read_mesh
@@ -66,7 +66,7 @@ class OwnScans:
             raise BadInput(f"{root}: not found; --raw must hold <category>/train/good with scans")
         found: list[tuple[str, str, Named, str, Found]] = []
         splits = split_folders(root, _SPLITS)
-        _refuse_scans_below(root, {named.path for named in splits.values()}, "is no split; name it train, validation or test")
+        places = [(root, {named.path for named in splits.values()}, "is no split; name it train, validation or test")]
         for split, named in splits.items():
             if (named.path / "xyz").is_dir() or find_scans(named.path):
                 raise BadInput(
@@ -79,13 +79,15 @@ class OwnScans:
                         f"{folder.path}: holds files, but no scan; expected xyz/NAME.tiff, or NAME.npz, .ply, .pcd, .stl, .obj"
                     )
                 beside = {path for path in visible_folders(folder.path) if path.name.lower() in _BESIDE}
-                _refuse_scans_below(folder.path, beside, "is no folder of a defect; move them up")
+                places.append((folder.path, beside, "is no folder of a defect; move them up"))
                 found += [(split, defect, folder, name, scan) for name, scan in scans.items()]
         if not found:
             raise BadInput(
                 f"{root}: no scan found; expected train/good/NAME.npz, .ply, .pcd, .stl or .obj, or train/good/xyz/NAME.tiff"
             )
         read = _resolved([scan for *_, scan in found], options.own, root)
+        for place, known, what in places:
+            _refuse_scans_below(place, known, {scan.kind for *_, scan in found}, what)
         return sorted(
             ScanRef(self.name, category, split, defect, name, scan.paths, folder.notes, folder.fault or scan.fault, read)
             for split, defect, folder, name, scan in found
@@ -201,10 +203,17 @@ def _places(folder: Path) -> list[Path]:
     return sorted(path for path in below if path.name.lower() not in _BESIDE)
 
 
-def _refuse_scans_below(root: Path, known: set[Path], what: str) -> None:
-    """Raise BadInput if a folder in another, which is none of the known ones, or one below it, holds scans."""
+def _refuse_scans_below(root: Path, known: set[Path], kinds: set[Kind | None], what: str) -> None:
+    """Raise BadInput if a folder in another, which is none of the known ones, or one below it, holds scans of the category's kind."""
+
+    def holds_some(place: Path) -> bool:
+        try:
+            return any(not scan.fault and scan.kind in kinds for scan in find_scans(place).values())
+        except BadInput:  # of names that no scan may have
+            return False
+
     for folder in visible_folders(root):
-        if folder not in known and any(find_scans(place) for place in (folder, *_places(folder))):
+        if folder not in known and any(map(holds_some, (folder, *_places(folder)))):
             raise BadInput(f"{folder}: holds scans, but {what}, or move it away")
 
 

@@ -70,10 +70,13 @@ class EvaluationPlan:
             return list(runs)
         folders, known = [], methods()
         for run in find_runs(self.workspace.runs):
-            record = RunFolder(run).record
-            if (dataset and record.dataset != dataset) or (categories and record.category not in categories):
-                continue
-            lack = self._lack(RunFolder(run), known)
+            try:
+                record = RunFolder(run).record
+                if (dataset and record.dataset != dataset) or (categories and record.category not in categories):
+                    continue
+                lack = self._lack(RunFolder(run), known)
+            except BadInput as error:
+                lack = str(error)
             if lack:
                 progress.say(f"{run.name}: left out, {lack}")
             else:

@@ -88,15 +88,14 @@ def batches_of(source: Path, run: RunFolder, workspace: Workspace, detector: Det
         yield sample.batch(detector.spec)
 
 
-def batch_of_scan(scan: Scan, run: RunFolder, workspace: Workspace) -> Batch:
-    """Render a raw scan with the cameras of a run's category to a batch of one sample.
+def batch_of_scan(scan: Scan, options: RenderOptions, rig: Rig) -> Batch:
+    """Render a raw scan with the cameras of a run's category (``cameras_of``) to a batch of one sample.
 
     Raises
     ------
     BadInput
-        If the workspace has no renders of the category, or the scan shows no object.
+        If the scan shows no object.
     """
-    options, rig = cameras_of(run, workspace)
     loaded = _seen("scan", views_of_scan(scan, options, rig))
     return batch_of(loaded.sample, loaded.coding)
 
@@ -115,7 +114,7 @@ def cameras_of(run: RunFolder, workspace: Workspace, force: bool = False) -> tup
     if not force and renders.exists() and not has_training_data(run, packed):
         raise BadInput(
             f"{packed}: is not what {run.name} was trained on, so the cameras may be others; give the --workspace of then, train "
-            "again, or take these cameras with --force"
+            "again, or take these cameras with mvad predict --force"
         )
     options, rig = recorded_cameras(renders)
     if not force:
@@ -149,7 +148,7 @@ def _check_cameras(train: ShardFile, options: RenderOptions, rig: Rig, renders: 
     what = f"{changed[0]} = {asked[changed[0]]}" if changed else "other cameras"
     raise BadInput(
         f"{renders}: was rendered again, with {what}, since {run.name} was trained; pack it and train again, give the --workspace of then, or "
-        "take these cameras with --force"
+        "take these cameras with mvad predict --force"
     )
 
 

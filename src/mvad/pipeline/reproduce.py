@@ -108,7 +108,8 @@ def rows_of(table: Table, found: Found, foreign: Found, preset: str) -> list[Row
 
 
 def imported(
-    runs: Path, table: Table, datasets: Sequence[str] | None = None, models: Sequence[str] | None = None
+    runs: Path, table: Table, datasets: Sequence[str] | None = None, models: Sequence[str] | None = None,
+    categories: Sequence[str] | None = None,
 ) -> Found:  # fmt: skip
     """Return the results of imported maps of a table's methods by (dataset, category, the paper's name of the method).
 
@@ -118,7 +119,7 @@ def imported(
         Folder of the runs, imported ones among them.
     table
         The table.
-    datasets, models
+    datasets, models, categories
         Which of them, methods by our names; None: all of the table.
 
     Raises
@@ -133,8 +134,14 @@ def imported(
     for path in sorted(runs.glob(f"*/{RESULTS}")):
         results = Results.read(path)
         method = names.get(results.model.lower())
-        wanted = method is not None and (not models or method in map(paper_name, models))
-        if method and wanted and results.is_imported and results.dataset in (datasets or table.datasets):
+        wanted = not categories or results.category in categories
+        if (
+            method
+            and (not models or method in map(paper_name, models))
+            and wanted
+            and results.is_imported
+            and results.dataset in (datasets or table.datasets)
+        ):
             by_method.setdefault((results.dataset, results.category, method), []).append(results)
     for dataset in table.datasets:
         alike_imports(dataset, by_method)

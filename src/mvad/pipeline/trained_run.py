@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import overload
 
@@ -15,9 +16,11 @@ from mvad.model.evaluation.decide import check_fits
 from mvad.model.evaluation.evaluate import evaluate_detector
 from mvad.model.evaluation.results import Results
 from mvad.model.runs import RunFolder, RunRecord
-from mvad.pipeline.predict import batch_of_scan, batches_of
+from mvad.pipeline.predict import batch_of_scan, batches_of, cameras_of
 from mvad.pipeline.workspace import DEFAULT_WORKSPACE, Workspace
 from mvad.progress import Progress, Silent
+from mvad.render.options import RenderOptions
+from mvad.render.rig import Rig
 
 
 def workspace_of(run: Path, packed: Path | None = None) -> Workspace:
@@ -54,6 +57,11 @@ class Run:
 
     def __init__(self, folder: RunFolder, detector: Detector, workspace: Workspace) -> None:
         self._folder, self._workspace, self.detector = folder, workspace, detector
+
+    @cached_property
+    def _cameras(self) -> tuple[RenderOptions, Rig]:
+        """How raw scans are rendered; compared with the training shards once."""
+        return cameras_of(self._folder, self._workspace)
 
     @property
     def path(self) -> Path:
@@ -142,6 +150,6 @@ class Run:
             check_fits(source, self.detector.spec)
             return self.detector.score(source)
         if isinstance(source, Scan):
-            return self.detector.score(batch_of_scan(source, self._folder, self._workspace))
+            return self.detector.score(batch_of_scan(source, *self._cameras))
         found = batches_of(Path(source), self._folder, self._workspace, self.detector)
         return {batch.keys[0]: self.detector.score(batch) for batch in found}

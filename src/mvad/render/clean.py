@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
+from scipy.spatial import cKDTree
 
 from mvad.datasets.scan import Scan
 from mvad.errors import BadInput, MissingComponent
@@ -251,7 +252,7 @@ def _object_on_plane(scan: Scan, options: CleanOptions) -> tuple[NDArray[np.bool
         away -= np.outer(away @ normal, normal)  # along the support: a low part may lie beside a tall object
         return np.asarray((sizes >= enough) & (np.linalg.norm(away, axis=1) <= reach))
 
-    kept = tall & (belongs(sizes, centres) | _parts_of(largest, tall & (sizes >= enough), boxes, radius))
+    kept = tall & (belongs(sizes, centres) | _parts_of(largest, tall & (sizes >= enough), labels, scan.xyz, boxes, radius))
     kept[largest] = True
     object_ = kept[labels]
     # Isolated points inside a hole of the object belong to it, however small the piece they form.
@@ -279,14 +280,17 @@ def _object_alone(scan: Scan, options: CleanOptions) -> tuple[NDArray[np.bool_],
     radius = radius_of(labels, largest, scan.xyz, centre)
     enough = sizes >= max(4.0, options.piece_share * sizes[largest])
     near = np.linalg.norm(centres - centre, axis=1) <= options.piece_reach * radius
-    kept = enough & (near | _parts_of(largest, enough, boxes, radius))
+    kept = enough & (near | _parts_of(largest, enough, labels, scan.xyz, boxes, radius))
     kept[0] = False
     object_ = kept[labels]
     removed_as = np.where(scan.valid & ~object_, np.uint8(_FRAGMENTS), np.uint8(0))
     return object_, removed_as, np.array([0.0, 0.0, -1.0, float(depth[object_].max(initial=0))])
 
 
-def _parts_of(largest: int, candidates: NDArray[np.bool_], boxes: NDArray[np.float64], radius: float) -> NDArray[np.bool_]:
+def _parts_of(
+    largest: int, candidates: NDArray[np.bool_], labels: NDArray[np.integer], xyz: NDArray[np.float32], boxes: NDArray[np.float64],
+    radius: float,
+) -> NDArray[np.bool_]:  # fmt: skip
     """Return which pieces (K,) are large parts of a broken object: beside its largest piece across a gap, or beside such a part.
 
     A part of a long object lies farther from the largest piece's centre than any fragment that belongs to it.
@@ -297,8 +301,8 @@ def _parts_of(largest: int, candidates: NDArray[np.bool_], boxes: NDArray[np.flo
         Number of the largest piece.
     candidates
         (K,) bool, pieces that may be such parts.
-    boxes
-        (K, 2, 3) lower and upper corners of the pieces' boxes, metres.
+    labels, xyz, boxes
+        (H, W) number of each point's piece; (H, W, 3) points, metres; (K, 2, 3) lower and upper corners of the pieces' boxes, metres.
     radius
         Radius of the largest piece, metres.
     """
@@ -308,11 +312,15 @@ def _parts_of(largest: int, candidates: NDArray[np.bool_], boxes: NDArray[np.flo
     parts[largest] = True
     waiting = [largest]
     while waiting:
-        low, high = boxes[waiting.pop()]
+        part = waiting.pop()
+        low, high = boxes[part]
         gaps = np.maximum(np.maximum(boxes[:, 0] - high, low - boxes[:, 1]), 0)
-        beside = long & ~parts & (np.linalg.norm(gaps, axis=1) <= _GAP * radius)
-        parts |= beside
-        waiting += np.flatnonzero(beside).tolist()
+        for piece in np.flatnonzero(long & ~parts & (np.linalg.norm(gaps, axis=1) <= _GAP * radius)).tolist():
+            # Boxes of slanted pieces overlap where the pieces lie far from each other.
+            one, other = (_thinned(xyz[labels == number]) for number in (part, piece))
+            if float(np.min(cKDTree(one).query(other)[0])) <= _GAP * radius:
+                parts[piece] = True
+                waiting.append(piece)
     return parts
 
 

@@ -197,10 +197,11 @@ def _one_category(
     failures: dict[str, str] = {}
     todo: list[ScanRef] = []
     rig = _recorded_rig(folder, options, rig)  # what is refused leaves the folder as it is
+    _check_left_over(folder, wanted, facts["config"])
     try:
         if rig is None:
             rig = _fit(folder, refs, options, run_for(len(wanted)), failures, progress)
-        todo = [ref for ref in wanted if ref.key not in failures and not _is_done(folder, ref, rig, facts["config"])]
+        todo = [ref for ref in wanted if ref.key not in failures and not _is_done(folder, ref, rig)]
         progress.start(f"render {facts['category']}", len(wanted), len(wanted) - len(todo))
         if todo:
             mark_pending(folder, todo)
@@ -309,28 +310,41 @@ def _sample_folder(folder: Path, ref: ScanRef) -> Path:
     return folder / ref.split / ref.defect / ref.id
 
 
-def _is_done(folder: Path, ref: ScanRef, rig: Rig, config: Mapping[str, Any]) -> bool:
-    """Return whether a scan is rendered already, by these cameras.
+def _check_left_over(folder: Path, refs: Sequence[ScanRef], config: Mapping[str, Any]) -> None:
+    """Check that what is rendered already was rendered under this configuration.
 
     Raises
     ------
     BadInput
-        If it was rendered by others, or otherwise: by a job with ``--overwrite`` that was killed while it removed what was there.
+        If some was not, and the folder's cameras do not say so: they were removed, or a job with ``--overwrite`` was killed.
     """
-    sample = _sample_folder(folder, ref)
+    for ref in refs:
+        sample = _sample_folder(folder, ref)
+        recorded = (_record_of(sample) or {}).get("config", {})
+        different = [key for key, value in config.items() if recorded.get(key, value) != value]
+        if different:
+            key = different[0]
+            raise BadInput(
+                f"{sample} was rendered with {key} = {recorded[key]}, this run asks for {config[key]}; give --overwrite, or another --workspace"
+            )
+
+
+def _record_of(sample: Path) -> dict[str, Any] | None:
+    """Return the record of a sample; None where it is missing, or damaged by a power cut: it is rendered again."""
     try:
         files.read_sealed_json(sample / RECORD, "a record", AGAIN)
     except BadInput:
-        return False  # missing, or damaged by a power cut: rendered again
-    record = read_record(sample)
+        return None
+    return read_record(sample)
+
+
+def _is_done(folder: Path, ref: ScanRef, rig: Rig) -> bool:
+    sample = _sample_folder(folder, ref)
+    record = _record_of(sample)
+    if record is None:
+        return False
     if record["rig_sha256"] != rig.sha256:
         raise BadInput(f"{sample} was rendered by another rig; give --overwrite, or another --workspace")
-    different = [key for key, value in config.items() if key in record["config"] and record["config"][key] != value]
-    if different:
-        key = different[0]
-        raise BadInput(
-            f"{sample} was rendered with {key} = {record['config'][key]}, this run asks for {config[key]}; give --overwrite, or another --workspace"
-        )
     return True
 
 

@@ -125,7 +125,7 @@ def threshold_of(
         raise not_trained_on(run, packed)
     made_from, path = {"model_sha256": run.model_sha256, "shards": data.sha256}, (kept_in or run.path) / THRESHOLD
     stored = files.read_sealed_json(path, "a threshold", "delete it") if path.exists() else {}
-    if stored.get("made_from") != made_from:
+    if stored.get("made_from") != made_from or "whole" not in stored:  # an earlier version did not say whether they are whole
         scale = detector.scale if run.scale_facts.get("shards") == data.sha256 else None
         if scale is not None:
             scores = left_out_scores(scale, detector, _normals_with(data, ()) or None)
@@ -208,7 +208,7 @@ class Thresholds:
     def _of_views(self, views: tuple[int, ...]) -> Threshold:
         name = "-".join(map(str, views))
         stored = _stored(self._run.path, self._model)
-        kept = stored.get("by_views", {})
+        kept = stored.get("by_views", {}) if "whole" in stored else {}
         if name not in kept:
             if not has_training_data(self._run, self._packed):
                 return Threshold(self.whole.value, self.whole.normals, None, False)

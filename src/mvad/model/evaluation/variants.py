@@ -61,14 +61,19 @@ def _by_choices(group: Sequence[Results]) -> dict[str, str]:
 
 def _by_data(results: Sequence[Results]) -> list[Results]:
     """Return results with variants that tell runs on other shards of the same category apart."""
-    data: dict[Any, dict[str, str]] = {}
+    data: dict[Any, dict[str, tuple[str, str]]] = {}
     for result in results:
-        data.setdefault(_described(result), {}).setdefault(_shards(result), _sizes(result))
+        names = _sizes(result), re.sub(r"-seed\d+$", "", result.run)
+        data.setdefault(_described(result), {}).setdefault(_shards(result), names)
     found = []
     for result in results:
-        sizes = data[_described(result)]
-        if len(sizes) > 1:
-            told = sizes[_shards(result)] if len(set(sizes.values())) == len(sizes) else result.run
+        sets = data[_described(result)]
+        if len(sets) > 1:
+            own = sets[_shards(result)]
+            apart = (
+                name for name, all_names in zip(own, zip(*sets.values(), strict=True), strict=True) if all_names.count(name) == 1
+            )
+            told = next(apart, result.run)
             result = replace(result, variant=", ".join(filter(None, (result.variant, told))))
         found.append(result)
     return found

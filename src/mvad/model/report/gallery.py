@@ -96,7 +96,7 @@ def _threshold(run: Path, result: Results, scores: NDArray[np.float64], labels: 
 def _slider(kind: str, text: str, low: float, high: float, at: float) -> str:
     step = max(float(high) - float(low), 1e-9) / 500
     return (
-        f'<label>{text} <input type="range" class="{kind}" min="{low - step:.7g}" max="{high + step:.7g}" step="{step:.3g}" '
+        f'<label>{text} <input type="range" autocomplete="off" class="{kind}" min="{low - step:.7g}" max="{high + step:.7g}" step="{step:.3g}" '
         f'value="{at!r}"> <output>{at:.4g}</output></label>'
     )
 
