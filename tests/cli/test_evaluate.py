@@ -10,7 +10,10 @@ from command import mvad
 from training import train
 
 from mvad import files
+from mvad.datasets.synth.generate import SynthOptions, generate
+from mvad.errors import BadInput
 from mvad.model.runs import CONFIG
+from mvad.progress import Silent
 
 GEAR, PLATE = Path("mvtec3d") / "gear", Path("realiad") / "plate"
 
@@ -76,3 +79,45 @@ def test_an_option_without_effect_is_refused(words: list[str], named: str, place
     )
     assert done.returncode == 3
     assert named in done.stderr
+
+
+def test_named_seed_and_method_have_precedence_over_a_file(place: Path, tmp_path: Path) -> None:
+    (tmp_path / "c.toml").write_text('seed = 5\nmodel = "mean_feature"\nteacher = "tiny"\n[input]\nsize = 64\n')
+    words = [
+        "train",
+        "--preset",
+        "small",
+        "--category",
+        "gear",
+        "--config",
+        str(tmp_path / "c.toml"),
+        "--workspace",
+        str(tmp_path),
+    ]
+    (tmp_path / "shards").symlink_to(place / "shards")
+    done = mvad(*words, "--seed", "3", "--seed", "4")
+    assert done.returncode == 0, done.stderr
+    assert sorted(path.name for path in (tmp_path / "runs").iterdir()) == [f"mvtec3d-gear-mean_feature-seed{k}" for k in (3, 4)]
+    assert mvad(*words, "--model", "padim", "--set", "padim.channels=8").returncode == 0
+    config = files.read_sealed_json(tmp_path / "runs" / "mvtec3d-gear-padim-seed5" / CONFIG, "", "")["config"]
+    assert (config["model"], config["seed"]) == ("padim", 5)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--set", "samples=4"], ["--set", "rig.views=0"], ["--set", "rig.size=-5"], ["--set", "rig.margin=0"],
+        ["--rig", "rig.toml", "--set", "rig.size=512"],
+    ],
+)  # fmt: skip
+def test_options_of_rendering_are_checked_before_anything_is_written(words: list[str], workspace: Path, tmp_path: Path) -> None:
+    done = mvad("render", "mvtec3d", "--raw", str(workspace / "raw" / "mvtec3d"), *words, cwd=tmp_path)
+    assert done.returncode in (2, 3)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_refused_synth_leaves_no_mark(tmp_path: Path) -> None:
+    assert mvad("synth", "mvtec3d", "--train", "0", "--raw", str(tmp_path / "raw")).returncode == 2
+    with pytest.raises(BadInput):
+        generate("mvtec3d", tmp_path / "raw", ["gear"], SynthOptions(train=0), Silent())
+    assert not (tmp_path / "raw").exists()

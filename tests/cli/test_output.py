@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.table import Table
 from training import NOWHERE, train
 
+from mvad import files
 from mvad.cli.console import print_table
 from mvad.errors import CannotWrite
 from mvad.model.evaluation.evaluate import evaluate_run
@@ -95,6 +96,13 @@ def test_status_tells_renders_shards_and_the_state_of_each_run(place: Path, tmp_
     assert states == {"floor": "evaluated", "other": "trained", "stopped": "unfinished"}
     assert {row["run"] for row in found["runs"] if row["s_auroc"] is not None} == {"floor"}
     assert "holds nothing yet" in said("status", cwd=tmp_path).stdout
+    stopped = tmp_path / "renders" / GEAR
+    stopped.mkdir(parents=True)
+    manifest = files.read_sealed_json(place / "renders" / GEAR / "manifest.json", "", "")
+    pending = [{"key": sample["key"], "reason": "x", "why": "pending"} for sample in manifest["samples"][3:]]
+    files.write_sealed_json(stopped / "manifest.json", manifest | {"samples": manifest["samples"][:3], "missing": pending})
+    (row,) = status_of(Workspace(tmp_path))["renders"]
+    assert (row["state"], row["missing"], sum(row["samples"].values())) == ("unfinished", len(pending), 3)
 
 
 def test_piped_tables_have_their_full_width(place: Path, tmp_path: Path) -> None:

@@ -20,6 +20,9 @@ from mvad.model.evaluation.missing_views import evaluate_missing_views
 from mvad.model.evaluation.scan_maps import ScanEvaluator
 from mvad.model.runs import RunFolder
 from mvad.progress import Silent
+from mvad.render.engine import Workers
+from mvad.render.job import render_category
+from mvad.render.options import RenderOptions, RigOptions
 
 
 @pytest.fixture
@@ -87,6 +90,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str, int]] = {
     "the audit": (lambda ws: flip(one(ws / "renders", "audit.json")), "audit.json", 0),
     "the audit is missing": (lambda ws: one(ws / "renders", "audit.json").unlink(), "audit.json", 0),
     "the rig": (lambda ws: flip(one(ws / "renders", "rig.json")), "rig.json", 0),
+    "the rig is missing": (lambda ws: one(ws / "renders", "rig.json").unlink(), "rig.json", 0),
     "a shard": (lambda ws: flip(one(ws / "shards", "test-*.h5")), "test-00000.h5", 1),
     "a shard is missing": (lambda ws: one(ws / "shards", "train-*.h5").unlink(), "train-00000.h5", 1),
     "the card": (lambda ws: flip(one(ws / "shards", "README.md")), "README.md", 0),
@@ -124,6 +128,88 @@ def test_without_raw_scans_nothing_is_removed_and_the_remedy_is_given(ws: Path, 
     assert "not repaired" in said
     assert state(ws) == before
     assert verify(capsys, "--workspace", ws, "--repair", "--raw", ws.parent / "elsewhere")[0] == 0
+
+
+def rendered_otherwise(ws: Path) -> None:
+    """Render the category again, with other cameras."""
+    options = RenderOptions(backend="cpu", rig=RigOptions(size=64, tilt_deg=20.0))
+    splits = ("train", "validation", "test")
+    render_category("mvtec3d", "gear", ws / "raw" / "mvtec3d", ws / "renders", options, splits, Workers(), True, Silent())
+
+
+def rendered_in_part(ws: Path) -> None:
+    """Leave what a job leaves that was stopped after it rendered anew the validation scans alone."""
+    options = RenderOptions(backend="cpu", rig=RigOptions(size=64))
+    render_category(
+        "mvtec3d", "gear", ws / "raw" / "mvtec3d", ws / "renders", options, ("validation",), Workers(), True, Silent()
+    )
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (rendered_otherwise, "the renders are not those that were packed: rig.tilt_deg = 20.0, it was 30.0"),
+        (rendered_in_part, "the renders are not those that were packed: gear/"),
+    ],
+)
+def test_intact_shards_are_not_replaced_by_other_renders(
+    change: Callable[[Path], None], told: str, ws: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    change(ws)
+    flip(one(ws / "shards", "validation-*.h5"))
+    before = state(ws / "shards")
+    code, said = verify(capsys, "--workspace", ws, "--repair")
+    assert code == 3
+    assert told in said
+    assert state(ws / "shards") == before
+
+
+def test_a_folder_of_another_workspace_is_not_made_from_this_one(
+    ws: Path, workspace: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flip(one(ws / "shards", "test-*.h5"))
+    before = state(ws)
+    code, said = verify(capsys, ws, "--workspace", workspace, "--repair")
+    assert code == 3
+    assert f"it is not in the workspace {workspace}, from which it would be made again; give its --workspace" in said
+    assert state(ws) == before
+    assert verify(capsys, ws, "--workspace", ws, "--repair")[0] == 0
+
+
+def test_linked_folders_are_checked(ws: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shutil.move(ws / "shards", tmp_path / "bigdisk")
+    (ws / "shards").symlink_to(tmp_path / "bigdisk")
+    (tmp_path / "bigdisk" / "back").symlink_to(tmp_path / "bigdisk")
+    assert verify(capsys, "--workspace", ws)[0] == 0
+    flip(one(tmp_path / "bigdisk" / "mvtec3d", "test-*.h5"))
+    code, said = verify(capsys, "--workspace", ws)
+    assert code == 3
+    assert "test-00000.h5" in said
+    assert verify(capsys, "--workspace", ws, "--repair")[0] == 0
+
+
+def test_folders_may_be_named_from_within(ws: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    gear = ws / "renders" / "mvtec3d" / "gear"
+    monkeypatch.chdir(gear / "test")
+    assert verify(capsys, "good")[0] == 0
+    flip(one(gear / "test" / "good", "normal_1.png"))
+    assert verify(capsys, "good", "--workspace", ws, "--repair")[0] == 0
+    monkeypatch.chdir(ws / "shards" / "mvtec3d" / "gear")
+    flip(Path("test-00000.h5"))
+    assert verify(capsys, ".")[0] == 3
+    assert verify(capsys, ".", "--workspace", ws, "--repair")[0] == 0
+
+
+def test_raw_data_that_are_not_there_are_no_agreement(ws: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert verify(capsys, "--workspace", ws, "--raw", ws / "raw" / "mvtec3d")[0] == 0, "the folder of one dataset is taken, too"
+    code, said = verify(capsys, "--workspace", ws, "--raw", tmp_path)
+    assert code == 3
+    assert "holds no raw data of what" in said
+    one(ws / "renders", "record.json").unlink()
+    code, said = verify(capsys, "--workspace", ws, "--raw", ws / "raw")
+    assert code == 3
+    assert "1 fault" in said, "a damaged record is a fault, and the others are compared"
+    assert verify(capsys, "--workspace", ws, "--raw", ws / "raw", "--repair")[0] == 0
 
 
 def test_a_changed_scan_is_reported_with_raw(ws: Path, capsys: pytest.CaptureFixture[str]) -> None:

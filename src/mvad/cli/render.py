@@ -79,9 +79,12 @@ def render(  # more than 60 lines: one parameter per option
         "rig.views": views, "rig.size": size, "rig.tilt_deg": tilt, "rig.frame": frame, "rig.center": center, "light": light, "backend": backend,
         "device": device, "read.unit": unit, "read.grid": grid, "read.axes": axes, "read.licence": licence,
     }  # fmt: skip
-    options, _ = resolve(RenderOptions, layers_of(config, named, sets))
-    if rig is not None and (views, size, tilt) != (None, None, None):
-        raise BadInput("--rig defines views, size and tilt; leave out --views, --size and --tilt")
+    layers = layers_of(config, named, sets)
+    options, _ = resolve(RenderOptions, layers)
+    if rig is not None and any({"rig.views", "rig.size", "rig.tilt_deg"} & keys.keys() for _, keys in layers):
+        raise BadInput(
+            "--rig defines views, size and tilt; leave out --views, --size and --tilt, and the keys rig.views, ... of --set and --config"
+        )
     if rig is not None and frame == "object":
         raise BadInput("--rig defines cameras in the sensor's frame; leave out --frame object")
     cameras = Rig.from_toml(rig) if rig is not None else None

@@ -31,10 +31,10 @@ def synth(
     ] = None,
     workspace: WorkspaceFolder = DEFAULT_WORKSPACE,
     seed: Annotated[int, typer.Option(help="Seed of the dataset.")] = 0,
-    train: Annotated[int, typer.Option(help="Training samples per category.")] = 24,
-    validation: Annotated[int, typer.Option(help="Validation samples per category.")] = 10,
-    good: Annotated[int, typer.Option(help="Good test samples per category.")] = 12,
-    per_defect: Annotated[int, typer.Option(help="Test samples per defect.")] = 3,
+    train: Annotated[int, typer.Option(min=1, help="Training samples per category.")] = 24,
+    validation: Annotated[int, typer.Option(min=0, help="Validation samples per category.")] = 10,
+    good: Annotated[int, typer.Option(min=0, help="Good test samples per category.")] = 12,
+    per_defect: Annotated[int, typer.Option(min=0, help="Test samples per defect.")] = 3,
     size: Annotated[int, typer.Option(min=64, max=1024, help="Side of a scan or photograph in pixels.")] = 256,
 ) -> None:
     """Generate a small dataset (categories gear, plate, dome) in the original file format.

@@ -324,12 +324,20 @@ def status_tables(found: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[Tabl
     for name in ("renders", "shards"):
         splits = [split for split in SPLITS if any(split in row["samples"] for row in found[name])]
         table = plain_table(f"{name.capitalize()}, samples by split", "dataset", "category", "state", "views")
-        for heading in (*splits, "failed" if name == "renders" else "MB"):
+        for heading in (*splits, "missing", *(["failed"] if name == "renders" else ["MB"])):
             table.add_column(heading, justify="right", no_wrap=True)
         for row in found[name]:
             last = str(row["failed"]) if name == "renders" else f"{row.get('bytes', 0) / 1e6:.1f}"
             counts = [str(row["samples"].get(split, 0)) for split in splits]
-            table.add_row(row["dataset"], Text(row["category"]), row["state"], str(row.get("views", "")), *counts, last)
+            table.add_row(
+                row["dataset"],
+                Text(row["category"]),
+                row["state"],
+                str(row.get("views", "")),
+                *counts,
+                str(row.get("missing", "")),
+                last,
+            )
         tables.append(table)
     runs = plain_table("Runs; S-AUROC in percent, with its 95 % interval", "run", "category", "model", "seed", "state")
     runs.add_column("S-AUROC", justify="right", no_wrap=True)

@@ -74,15 +74,19 @@ def train(
 
     places = Workspace(workspace)
     folders = packed_categories(places.shards, dataset, category)
-    plans = [(folder, method, number) for folder in folders for method in model or ["idif"] for number in seed or [0]]
+    named = {"teacher": teacher, "pseudo.textures": textures, "input.modalities": modalities, "train.holdout": holdout}
+    layers = layers_of(config, named, sets)
+    given = {key: value for _, keys in layers for key, value in keys.items()}
+    methods_wanted = model or [str(given.get("model", "idif"))]
+    plans = [
+        (folder, method, number) for folder in folders for method in methods_wanted for number in seed or [given.get("seed", 0)]
+    ]
     if name is not None and not is_name(name):
         raise BadInput(f"--name {name}: must be the name of one folder, such as {folder_name(name)}")
     if name and len(plans) > 1:
         raise BadInput(
             f"--name {name} is the name of one run, but {len(plans)} are requested; leave it out, or give one category"
         )
-    named = {"teacher": teacher, "pseudo.textures": textures, "input.modalities": modalities, "train.holdout": holdout}
-    layers = layers_of(config, named, sets)
     weights = WeightsSource(teacher_weights, places.weights, offline)
     ranks = join_process_group()
     chosen = resolve_device(device)

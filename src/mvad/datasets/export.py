@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import csv
 import io
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -76,6 +77,7 @@ def source_of(folder: Path) -> ExportSource:
     BadInput
         If the folder is not a packed or rendered category, or is damaged.
     """
+    folder = Path(os.path.abspath(folder))
     if (folder / RIG).exists():
         category = rendered_category(folder.parents[1], folder.parent.name, folder.name)
 

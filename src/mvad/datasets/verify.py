@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import os
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -177,7 +178,8 @@ def verify_tree(
     for root in paths:
         if not root.exists():
             raise BadInput(f"{root}: not found; give a folder of renders, shards or runs")
-        candidates = [root] if root.is_file() else [path for path in visible(root.rglob("*"), root) if path.is_file()]
+        root = Path(os.path.abspath(root))
+        candidates = [root] if root.is_file() else visible(_files_below(root), root)
         candidates = [path for path in candidates if ".part-" not in str(path.relative_to(root.parent))]
         matched += [(path, pattern) for path in candidates if (pattern := check.pattern_of(path)) is not None]
     progress.start("verify", len(matched))
@@ -198,6 +200,18 @@ def verify_tree(
     return len(check.seen), check.faults
 
 
+def _files_below(root: Path) -> Iterator[Path]:
+    """Yield the files below a folder, those of linked folders, too, each folder once."""
+    visited: set[str] = set()
+    for folder, folders, names in os.walk(root, followlinks=True):
+        place = os.path.realpath(folder)
+        if place in visited:
+            folders.clear()
+            continue
+        visited.add(place)
+        yield from (path for name in names if (path := Path(folder) / name).is_file())
+
+
 def _manifest(check: Check, path: Path) -> None:
     manifest = check.manifest_of(path.parent)
     if "shards" in manifest:
@@ -209,7 +223,7 @@ def _manifest(check: Check, path: Path) -> None:
         check.compare(record, sample["record_sha256"], "run the same mvad render again")
     for name in (RIG, AUDIT) if manifest.get("rig") else ():
         if not (path.parent / name).exists():
-            check.fault(path, f"{path.parent / name}: is missing; run the same mvad render again")
+            check.fault(path.parent / name, f"{path.parent / name}: is missing; run the same mvad render again")
     for shard in manifest.get("shards", []):
         target = files.inside(path.parent, shard["file"])
         if not target.exists():
@@ -271,6 +285,8 @@ def _repair_of(path: Path) -> tuple[Kind, Path] | None:
     """Return the repair of a file by its name and folder."""
     if path.name in (FAILED, TIMINGS):
         return "other", path
+    if path.name in (RIG, AUDIT):
+        return "renders", path.parent
     for folder in path.parents:
         if (folder / RECORD).exists() or (path.name == RECORD and folder == path.parent):
             return "render", folder

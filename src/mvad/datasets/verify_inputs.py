@@ -34,15 +34,25 @@ def verify_inputs(renders: Path, shards: Path, raw: Path, progress: Progress) ->
     renders, shards
         Folders of a workspace.
     raw
-        Folder with one folder of raw data per dataset; categories without raw data are skipped.
+        Folder with one folder of raw data per dataset, or the folder of one dataset; categories without raw data are skipped, and so
+        are records that are damaged, which ``verify_tree`` tells of.
 
     Returns
     -------
     tuple
         Number of files or photographed samples compared, and the faults.
+
+    Raises
+    ------
+    BadInput
+        If there is nothing to compare.
     """
     rendered, render_faults = _rendered_inputs(renders, raw, progress)
     packed, pack_faults = _photographs(shards, raw, progress)
+    if not rendered + packed and not render_faults + pack_faults:
+        raise BadInput(
+            f"{raw}: holds no raw data of what {renders.parent} has; --raw is the folder of DATASET/CATEGORY, --workspace that of renders and shards"
+        )
     return rendered + packed, render_faults + pack_faults
 
 
@@ -50,30 +60,43 @@ def _rendered_inputs(renders: Path, raw: Path, progress: Progress) -> tuple[int,
     """Compare the files of raw scans with the records of their renders."""
     compared, faults = 0, []
     for path in visible(renders.glob(f"*/*/{MANIFEST}"), renders):
-        manifest = read_renders_manifest(path.parent)
+        try:
+            manifest = read_renders_manifest(path.parent)
+        except BadInput:
+            continue
         dataset, category, light = manifest["dataset"], manifest["category"], int(manifest["config"]["light"])
-        if not (raw / dataset / category).is_dir():
+        root = _root_of(raw, dataset, category)
+        if not (root / category).is_dir():
             continue
         reader = find_reader(dataset)
         if reader is None:
             progress.say(f"{path.parent}: its raw data are not compared, no reader of {dataset} is registered here")
             continue
         options = ReadOptions(light, recorded_options(manifest["config"]))
-        refs = {ref.key: ref for ref in reader.refs(raw / dataset, category, options)}
+        refs = {ref.key: ref for ref in reader.refs(root, category, options)}
         progress.start(f"inputs of {category}", len(manifest["samples"]))
         for sample in manifest["samples"]:
             folder = files.below(path.parent, sample["split"], sample["defect"], sample["id"])
             ref = refs.get(sample["key"])
-            for kind, listed in read_record(folder)["inputs"].items():
+            try:
+                inputs = read_record(folder)["inputs"]
+            except BadInput:
+                inputs = {}
+            for kind, listed in inputs.items():
                 compared += 1
                 raw_file = ref.paths.get(kind) if ref else None
                 difference = _difference(raw_file, listed["sha256"])
                 if difference:
-                    shown = raw_file or raw / dataset / sample["key"]
+                    shown = raw_file or root / sample["key"]
                     text = f"{shown}: {difference} it was rendered; restore it, or render again with --overwrite"
                     faults.append(Fault(text, shown, "other", folder))
             progress.advance()
     return compared, faults
+
+
+def _root_of(raw: Path, dataset: str, category: str) -> Path:
+    """Return the folder of a dataset's categories: ``raw/DATASET``, or ``raw`` where that alone has the category."""
+    return raw if (raw / category).is_dir() and not (raw / dataset / category).is_dir() else raw / dataset
 
 
 def _photographs(shards: Path, raw: Path, progress: Progress) -> tuple[int, list[Fault]]:
@@ -86,7 +109,8 @@ def _photographs(shards: Path, raw: Path, progress: Progress) -> tuple[int, list
             except BadInput as error:
                 faults.append(Fault(str(error), path, "shards", path.parent))
                 continue
-            root, category = raw / dataset, str(manifest["category"])
+            category = str(manifest["category"])
+            root = _root_of(raw, dataset, category)
             if dataset == realiad.NAME:
                 found = _of_realiad(root, category, manifest)
             else:
@@ -138,8 +162,12 @@ def _compared(
     compared, faults = 0, []
     progress.start(f"inputs of {manifest['category']}", sum(entry["samples"] for entry in manifest["shards"]))
     for entry in manifest["shards"]:
-        shard = ShardFile(files.inside(path.parent, entry["file"]), entry["sha256"])
-        for key, listed in zip(shard.texts("key"), shard.texts("made_from"), strict=True):
+        try:
+            shard = ShardFile(files.inside(path.parent, entry["file"]), entry["sha256"])
+            listed_keys = list(zip(shard.texts("key"), shard.texts("made_from"), strict=True))
+        except BadInput:
+            continue
+        for key, listed in listed_keys:
             compared += 1
             try:
                 same = key in sources and sources[key]() == listed

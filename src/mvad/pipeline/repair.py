@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from mvad import files
 from mvad.datasets import realiad
 from mvad.datasets.photographs.published import pack_set
 from mvad.datasets.photographs.sets.registry import photograph_sets
 from mvad.datasets.registry import reader_for
-from mvad.datasets.renders.layout import AUDIT, MANIFEST, RIG
+from mvad.datasets.renders.layout import AUDIT, MANIFEST, RIG, category_folder
+from mvad.datasets.renders.record import missing_of
+from mvad.datasets.renders.record import read_manifest as read_renders
 from mvad.datasets.scan import SPLITS
 from mvad.datasets.shards.loader import ShardSet
 from mvad.datasets.shards.pack import PackOptions, pack_realiad, pack_renders
-from mvad.datasets.shards.reader import held_out_share, recorded_packing, recorded_source
+from mvad.datasets.shards.reader import held_out_share, open_shard, recorded_packing, recorded_source
 from mvad.datasets.shards.schema import PICTURES
 from mvad.datasets.verify import Fault
 from mvad.errors import BadInput, MvadError
@@ -61,9 +66,9 @@ def repair(faults: Sequence[Fault], raw: Path, workspace: Workspace, weights: We
     rendered = {place.parents[2] for kind, place in targets if kind == "render"} | {p for kind, p in targets if kind == "renders"}
     for category in sorted(rendered):
         damaged = sorted(place for kind, place in targets if kind == "render" and place.parents[2] == category)
-        _try(category, progress, partial(_render, category, damaged, raw, progress))
+        _try(category, progress, partial(_check_place, category, workspace), partial(_render, category, damaged, raw, progress))
     for place in sorted(place for kind, place in targets if kind == "shards"):
-        _try(place, progress, partial(_pack, place, workspace.renders, raw, progress))
+        _try(place, progress, partial(_check_place, place, workspace), partial(_pack, place, workspace.renders, raw, progress))
     for place in sorted(place for kind, place in targets if kind == "run"):
         damaged_files = [fault.path for fault in faults if fault.place == place]
         _try(place, progress, partial(_run, RunFolder(place), damaged_files, raw, workspace, weights, progress))
@@ -72,11 +77,28 @@ def repair(faults: Sequence[Fault], raw: Path, workspace: Workspace, weights: We
             progress.say(f"not repaired: {fault.text}")
 
 
-def _try(place: Path, progress: Progress, action: Callable[[], None]) -> None:
+def _try(place: Path, progress: Progress, *actions: Callable[[], None]) -> None:
     try:
-        action()
+        for action in actions:
+            action()
     except MvadError as error:
         progress.say(f"{place}: not repaired: {error}")
+
+
+def _check_place(folder: Path, workspace: Workspace) -> None:
+    """Check that a folder is one of the workspace whose renders and raw data it would be made from again.
+
+    Raises
+    ------
+    BadInput
+        If it is not.
+    """
+    if not Path(os.path.realpath(folder)).is_relative_to(os.path.realpath(workspace.root)):
+        roots = [os.path.realpath(place) for place in (workspace.renders, workspace.shards)]
+        if not any(Path(os.path.realpath(folder)).is_relative_to(root) for root in roots):
+            raise BadInput(
+                f"it is not in the workspace {workspace.root}, from which it would be made again; give its --workspace"
+            )
 
 
 def _render(category: Path, damaged: Sequence[Path], raw: Path, progress: Progress) -> None:
@@ -107,6 +129,7 @@ def _pack(folder: Path, renders: Path, raw: Path, progress: Progress) -> None:
     dataset, category = folder.parent.name, folder.name
     packing = recorded_packing(folder)
     options = PackOptions(**(packing | {"fields": tuple(packing["fields"])}))
+    lacks = bool(missing_of(_first_readable(folder / MANIFEST, empty=True) or {}))
     if dataset == realiad.NAME:
         config = recorded_source(folder)
         splits, validation = config.get("splits"), held_out_share(config)
@@ -116,13 +139,52 @@ def _pack(folder: Path, renders: Path, raw: Path, progress: Progress) -> None:
     elif dataset in photograph_sets():
         validation = held_out_share(recorded_source(folder))
         pack_set(
-            raw / dataset, dataset, category, folder.parents[1], options, progress, 1, True, partial=True, validation=validation
+            raw / dataset, dataset, category, folder.parents[1], options, progress, 1, True, partial=lacks, validation=validation
         )
     elif PICTURES in recorded_source(folder):
         raise BadInput("own photographs, whose folder is not recorded; run the same mvad pack folder again with --overwrite")
     else:
-        pack_renders(renders, dataset, category, folder.parents[1], options, progress, overwrite=True, partial=True)
+        _check_renders(category_folder(renders, dataset, category), folder)
+        pack_renders(renders, dataset, category, folder.parents[1], options, progress, overwrite=True, partial=lacks)
     progress.say(f"{folder}: packed again")
+
+
+def _check_renders(renders: Path, packed: Path) -> None:
+    """Check that the renders are those that a category was packed from, before they take the place of shards that are in order.
+
+    Raises
+    ------
+    BadInput
+        If they were made otherwise, or do not hold all samples that were packed.
+    """
+    again = "the renders are not those that were packed"
+    rendered = read_renders(renders)
+    config = recorded_source(packed)
+    changed = [
+        name
+        for name, value in rendered["config"].items()
+        if name not in ("backend", "device") and config.get(name, value) != value
+    ]
+    if changed:
+        raise BadInput(
+            f"{again}: {changed[0]} = {rendered['config'][changed[0]]}, it was {config[changed[0]]}; pack with --overwrite"
+        )
+    keys = {str(sample["key"]) for sample in rendered["samples"]}
+    manifest = _first_readable(packed / MANIFEST, empty=True) or {}
+    number = sum(int(entry["samples"]) for entry in manifest.get("shards", []))
+    for path in sorted(packed.glob("*.h5")):
+        try:
+            shard = open_shard(path)
+            poses = shard.read("rig/poses") if "rig/poses" in shard.layout.fields else None
+            lost = set(shard.texts("key")) - keys
+        except BadInput:  # it is the one to be made again
+            continue
+        if lost:
+            raise BadInput(f"{again}: {min(lost)} is not there; render it again, or pack with --overwrite")
+        if poses is not None and rendered["rig"] and not np.array_equal(poses, Rig.from_json(rendered["rig"]).poses):
+            raise BadInput(f"{again}: their cameras are others; pack with --overwrite")
+    if len(keys) < number:
+        raise BadInput(f"{again}: they are {len(keys)} of {number} samples; render them again, or pack with --overwrite")
 
 
 def _run(

@@ -12,6 +12,7 @@ from mvad.datasets import realiad
 from mvad.datasets.photographs.sets.registry import photograph_sets
 from mvad.datasets.registry import SCAN_READERS
 from mvad.datasets.renders import layout
+from mvad.datasets.renders.record import missing_of
 from mvad.datasets.renders.record import read_manifest as read_renders
 from mvad.datasets.shards.reader import read_manifest as read_shards
 from mvad.datasets.shards.schema import MANIFEST
@@ -64,10 +65,12 @@ def _render(folder: Path) -> dict[str, Any]:
     except BadInput:
         return about | {"state": DAMAGED}
     views = len(manifest["rig"]["poses"]) if manifest["rig"] else 0
+    missing = missing_of(manifest)
     return about | {
         "samples": dict(Counter(sample["split"] for sample in manifest["samples"])),
         "views": views,
-        "state": "rendered",
+        "missing": len(missing),
+        "state": UNFINISHED if any(entry["why"] == "pending" for entry in missing) else "rendered",
     }
 
 
@@ -83,7 +86,9 @@ def _shards(folder: Path) -> dict[str, Any]:
     for entry in manifest["shards"]:
         samples[entry["split"]] += entry["samples"]
     size = sum(path.stat().st_size for path in folder.glob("*.h5"))
-    return about | {"samples": dict(samples), "views": len(manifest["views"]), "bytes": size, "state": "packed"}
+    return about | {
+        "samples": dict(samples), "views": len(manifest["views"]), "bytes": size, "missing": len(missing_of(manifest)), "state": "packed",
+    }  # fmt: skip
 
 
 def _run(path: Path) -> dict[str, Any]:

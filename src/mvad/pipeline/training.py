@@ -83,7 +83,7 @@ class Recipe:
         BadInput, MissingComponent
             See ``prepare`` and ``fit_run``.
         """
-        layers = [("table", keys or {}), ("option", {"seed": seed}), *self.layers]
+        layers = [("table", keys or {}), *self.layers, ("option", {"seed": seed, "model": model})]
         config, origins = configure(self.preset, model, layers)
         inputs = default_modalities(data.dataset, self.preset in PAPER_PRESETS)
         if not set(inputs) <= set(data.stored):

@@ -59,14 +59,16 @@ class SurfaceOptions:
     """Options of meshing: which neighbouring points are joined."""
 
     max_edge: float = key(
-        8.0, "A triangle with an edge longer than this many times the scan's point spacing bridges a discontinuity."
+        8.0, "A triangle with an edge longer than this many times the scan's point spacing bridges a discontinuity.", least=1
     )
     min_cosine: float = key(
         0.05,
         "A triangle bridges a discontinuity if the cosine between its normal and the sensor's ray is below this (87 degrees).",
+        least=0,
+        most=1,
     )
     normal_rounds: int = key(
-        2, "Rounds of averaging face normals over their vertices; sensor noise is 0.05 mm at 0.27 mm spacing."
+        2, "Rounds of averaging face normals over their vertices; sensor noise is 0.05 mm at 0.27 mm spacing.", least=0
     )
 
 
@@ -74,11 +76,14 @@ class SurfaceOptions:
 class RigOptions:
     """Options of the cameras."""
 
-    views: int = key(5, "Number of views V: one along the sensor's axis, the others around it, as in Real-IAD.")
+    views: int = key(5, "Number of views V: one along the sensor's axis, the others around it, as in Real-IAD.", least=1, most=36)
     tilt_deg: float = key(
-        30.0, "Tilt of views 1 to V - 1 in degrees. At larger angles a scan taken from one side shows mostly holes."
+        30.0,
+        "Tilt of views 1 to V - 1 in degrees. At larger angles a scan taken from one side shows mostly holes.",
+        least=0,
+        most=89,
     )
-    size: int = key(256, "Side of a view in pixels.")
+    size: int = key(256, "Side of a view in pixels.", least=8, most=4096)
     frame: Literal["object", "sensor"] = key(
         "object",
         "Where the cameras stand. object: around the object as it lies, turned with it, so that every part is seen in the same "
@@ -107,8 +112,10 @@ class RigOptions:
         0.98,
         "In the sensor's frame: quantile, over the training scans, of the object's extent from a view's centre; the field of view "
         "fits it. In the object's frame it fits all that lie in a stable pose.",
+        least=0,
+        most=1,
     )
-    margin: float = key(1.06, "Factor by which the field of view is larger than that extent.")
+    margin: float = key(1.06, "Factor by which the field of view is larger than that extent.", least=1)
 
 
 @dataclass(frozen=True)
@@ -121,12 +128,17 @@ class RenderOptions:
         "Number of the EGL device. None uses that of the variable EGL_DEVICE_ID, else the first hardware device; local workers then "
         "take turns over the cards of its model. Not recorded, because it does not change the output.",
     )
-    light: int = key(4, "Eyecandies: number of the image (one per light) that gives the colours; published methods use 4.")
+    light: int = key(
+        4, "Eyecandies: number of the image (one per light) that gives the colours; published methods use 4.", least=0
+    )
     samples: int = key(
         3,
         "Samples per side of a pixel over which colour is averaged; 1 gives each pixel the colour of its scan point. Odd, so "
         "that the middle sample is the pixel's centre. "
         "Compared with 4 x 4 samples, 3 reach 54 dB PSNR on real scans, 1 reaches 34.",
+        least=1,
+        most=15,
+        odd=True,
     )
     clean: CleanOptions = field(default_factory=CleanOptions)
     surface: SurfaceOptions = field(default_factory=SurfaceOptions)
