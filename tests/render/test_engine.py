@@ -174,8 +174,12 @@ def number_in(text: str) -> int:
 
 
 def test_local_workers_are_numbered_from_0_on(local: Run, tmp_path: Path) -> None:
-    texts = [str(result) for _, result in local(work, [("slow", str(tmp_path))] * 4)]
-    assert {number_in(text) for text in texts} == {0, 1}
+    found: set[int] = set()
+    for _ in range(20):  # one that another test has killed may still be starting
+        found |= {number_in(str(result)) for _, result in local(work, [("slow", str(tmp_path))] * 4)}
+        if len(found) > 1:
+            break
+    assert found == {0, 1}
     assert worker_number() == 0
 
 
