@@ -62,6 +62,7 @@ def test_a_run_that_cannot_be_evaluated_does_not_stop_the_others(place: Path, tm
     assert alone.returncode == 3
 
 
+@pytest.mark.thorough(4)
 @pytest.mark.parametrize(
     ("words", "named"),
     [
@@ -81,6 +82,7 @@ def test_an_option_without_effect_is_refused(words: list[str], named: str, place
     assert named in done.stderr
 
 
+@pytest.mark.thorough(4)
 def test_named_seed_and_method_have_precedence_over_a_file(place: Path, tmp_path: Path) -> None:
     (tmp_path / "c.toml").write_text('seed = 5\nmodel = "mean_feature"\nteacher = "tiny"\n[input]\nsize = 64\n')
     words = [
@@ -103,6 +105,7 @@ def test_named_seed_and_method_have_precedence_over_a_file(place: Path, tmp_path
     assert (config["model"], config["seed"]) == ("padim", 5)
 
 
+@pytest.mark.thorough(4)
 @pytest.mark.parametrize(
     "words",
     [

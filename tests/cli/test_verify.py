@@ -145,6 +145,7 @@ def rendered_in_part(ws: Path) -> None:
     )
 
 
+@pytest.mark.thorough(3)
 @pytest.mark.parametrize(
     ("change", "told"),
     [
@@ -176,6 +177,7 @@ def test_a_folder_of_another_workspace_is_not_made_from_this_one(
     assert verify(capsys, ws, "--workspace", ws, "--repair")[0] == 0
 
 
+@pytest.mark.thorough(3)
 def test_linked_folders_are_checked(ws: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     shutil.move(ws / "shards", tmp_path / "bigdisk")
     (ws / "shards").symlink_to(tmp_path / "bigdisk")
@@ -188,6 +190,7 @@ def test_linked_folders_are_checked(ws: Path, tmp_path: Path, capsys: pytest.Cap
     assert verify(capsys, "--workspace", ws, "--repair")[0] == 0
 
 
+@pytest.mark.thorough(3)
 def test_folders_may_be_named_from_within(ws: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     gear = ws / "renders" / "mvtec3d" / "gear"
     monkeypatch.chdir(gear / "test")
@@ -200,6 +203,7 @@ def test_folders_may_be_named_from_within(ws: Path, capsys: pytest.CaptureFixtur
     assert verify(capsys, ".", "--workspace", ws, "--repair")[0] == 0
 
 
+@pytest.mark.thorough(3)
 def test_raw_data_that_are_not_there_are_no_agreement(ws: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert verify(capsys, "--workspace", ws, "--raw", ws / "raw" / "mvtec3d")[0] == 0, "the folder of one dataset is taken, too"
     code, said = verify(capsys, "--workspace", ws, "--raw", tmp_path)

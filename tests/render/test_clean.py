@@ -111,6 +111,7 @@ def rod_on_a_plane(cuts_mm: list[float], missing: bool) -> tuple[Scan, np.ndarra
     return Scan(np.where(valid[..., None], xyz, np.float32(0)), valid, np.zeros((200, 200, 3), np.uint8)), rod & ~gap
 
 
+@pytest.mark.thorough(3)
 @pytest.mark.parametrize("missing", [False, True])
 @pytest.mark.parametrize("cuts_mm", [[0.0], [-15.0, 15.0], [20.0]])
 def test_all_parts_of_a_long_object_with_gaps_are_kept(cuts_mm: list[float], missing: bool) -> None:

@@ -140,6 +140,7 @@ def test_workers_are_as_many_as_the_items_ask_for(monkeypatch: pytest.MonkeyPatc
     assert Workers(4, scheduler="tcp://127.0.0.1:1").jobs_for(300) == 1
 
 
+@pytest.mark.thorough(4)
 def test_workers_are_started_anew_for_a_larger_category(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[int] = []
 
