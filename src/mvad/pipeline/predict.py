@@ -26,12 +26,9 @@ from mvad.pipeline.photographs import new_parts
 from mvad.pipeline.workspace import Workspace
 from mvad.render.backends.choose import rasteriser
 from mvad.render.job import recorded_cameras
-from mvad.render.options import RenderOptions
+from mvad.render.options import SAME_VIEWS, RenderOptions, changed_option
 from mvad.render.rig import Rig
 from mvad.render.scan_to_views import RenderedScan, views_of, views_of_scan
-
-_SAME_VIEWS = ("backend", "device")
-"""Options of rendering that change no more than roundings."""
 
 
 def samples_of(
@@ -141,11 +138,11 @@ def _check_cameras(train: ShardFile, options: RenderOptions, rig: Rig, renders: 
     """
     recorded = json.loads(train.layout.attributes["config"])
     asked = json.loads(json.dumps(options.recorded()))
-    changed = [name for name, value in asked.items() if name not in _SAME_VIEWS and recorded.get(name, value) != value]
+    changed = changed_option(recorded, asked, SAME_VIEWS)
     cameras = {"rig/poses": rig.poses, "rig/intrinsics": rig.intrinsics}
     if not changed and all(np.array_equal(train.read(name), values) for name, values in cameras.items()):
         return
-    what = f"{changed[0]} = {asked[changed[0]]}" if changed else "other cameras"
+    what = f"{changed} = {asked[changed]}" if changed else "other cameras"
     raise BadInput(
         f"{renders}: was rendered again, with {what}, since {run.name} was trained; pack it and train again, give the --workspace of then, or "
         "take these cameras with mvad predict --force"
@@ -215,7 +212,7 @@ def _of_scans(source: Path, run: RunFolder, workspace: Workspace, light: int | N
 
 def new_scan(ref: ScanRef, options: RenderOptions, rig: Rig) -> NewSample:
     """Return a raw scan to be rendered with some cameras and scored; its fingerprint is that of its files and of the cameras."""
-    recorded = {name: value for name, value in options.recorded().items() if name not in _SAME_VIEWS}
+    recorded = {name: value for name, value in options.recorded().items() if name not in SAME_VIEWS}
     cameras = f"{rig.sha256} {json.dumps(recorded, sort_keys=True)}"
     return NewSample(
         ref.id,

@@ -39,7 +39,7 @@ from mvad.pipeline.workspace import Workspace
 from mvad.progress import Progress
 from mvad.render.engine import Workers
 from mvad.render.job import render_category
-from mvad.render.options import RenderOptions
+from mvad.render.options import SAME_VIEWS, RenderOptions, changed_option
 from mvad.render.rig import Rig
 from mvad.settings import RECORDED, resolve
 
@@ -160,16 +160,11 @@ def _check_renders(renders: Path, packed: Path) -> None:
     again = "the renders are not those that were packed"
     rendered = read_renders(renders)
     config = recorded_source(packed)
-    changed = [
-        name
-        for name, value in rendered["config"].items()
-        if name not in ("backend", "device") and config.get(name, value) != value
-    ]
+    changed = changed_option(config, rendered["config"], SAME_VIEWS)
     if changed:
-        raise BadInput(
-            f"{again}: {changed[0]} = {rendered['config'][changed[0]]}, it was {config[changed[0]]}; pack with --overwrite"
-        )
+        raise BadInput(f"{again}: {changed} = {rendered['config'][changed]}, it was {config[changed]}; pack with --overwrite")
     keys = {str(sample["key"]) for sample in rendered["samples"]}
+    rig = Rig.from_json(rendered["rig"]) if rendered["rig"] else None
     manifest = _first_readable(packed / MANIFEST, empty=True) or {}
     number = sum(int(entry["samples"]) for entry in manifest.get("shards", []))
     for path in sorted(packed.glob("*.h5")):
@@ -181,7 +176,7 @@ def _check_renders(renders: Path, packed: Path) -> None:
             continue
         if lost:
             raise BadInput(f"{again}: {min(lost)} is not there; render it again, or pack with --overwrite")
-        if poses is not None and rendered["rig"] and not np.array_equal(poses, Rig.from_json(rendered["rig"]).poses):
+        if poses is not None and rig is not None and not np.array_equal(poses, rig.poses):
             raise BadInput(f"{again}: their cameras are others; pack with --overwrite")
     if len(keys) < number:
         raise BadInput(f"{again}: they are {len(keys)} of {number} samples; render them again, or pack with --overwrite")

@@ -134,14 +134,9 @@ def imported(
     for path in sorted(runs.glob(f"*/{RESULTS}")):
         results = Results.read(path)
         method = names.get(results.model.lower())
-        wanted = not categories or results.category in categories
-        if (
-            method
-            and (not models or method in map(paper_name, models))
-            and wanted
-            and results.is_imported
-            and results.dataset in (datasets or table.datasets)
-        ):
+        if method is None or not results.is_imported or results.dataset not in (datasets or table.datasets):
+            continue
+        if (not models or method in map(paper_name, models)) and (not categories or results.category in categories):
             by_method.setdefault((results.dataset, results.category, method), []).append(results)
     for dataset in table.datasets:
         alike_imports(dataset, by_method)

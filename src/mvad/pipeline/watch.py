@@ -311,9 +311,8 @@ class Watch:
         self.decided.add(candidate.key)
         self._waiting.pop(candidate.key, None)
         self.say(describe(line))
-        for what in (
-            set(WHATS) - self._listeners().keys()
-        ):  # who is told from a later start on is not told of what was decided before
+        # Who is told from a later start on is not told of what was decided before.
+        for what in set(WHATS) - self._listeners().keys():
             self._note(line, what)
         self._tell(teller, line)
         return str(line["decision"])

@@ -20,7 +20,7 @@ from mvad.render.backends.choose import rasteriser, resolve_backend
 from mvad.render.cameras import fit_cameras
 from mvad.render.engine import Run, Workers, started
 from mvad.render.manifest import AGAIN, UNREAD, chosen_training_scans, mark_pending, write_manifest
-from mvad.render.options import RenderOptions, RigOptions
+from mvad.render.options import RenderOptions, RigOptions, changed_option
 from mvad.render.rig import Rig
 from mvad.render.scan_to_views import ScanJob, measure_scan, render_scan
 from mvad.settings import flatten, resolve
@@ -108,7 +108,10 @@ def render_categories(
     progress: Progress,
     rig: Rig | None = None,
 ) -> Iterator[Summary]:
-    """Render categories one after the other on the same workers, which are started when first needed, and once more for larger ones; see ``render_category``."""
+    """Render categories one after the other; see ``render_category``.
+
+    They share workers, which are started when first needed, and once more for a larger category.
+    """
     unknown = [name for name in splits if name not in SPLITS]
     if unknown:
         raise no_such("split", unknown[0], SPLITS)
@@ -197,11 +200,15 @@ def _one_category(
     failures: dict[str, str] = {}
     todo: list[ScanRef] = []
     rig = _recorded_rig(folder, options, rig)  # what is refused leaves the folder as it is
-    _check_left_over(folder, wanted, facts["config"])
+    records = _records_of(folder, wanted, facts["config"])
     try:
         if rig is None:
             rig = _fit(folder, refs, options, run_for(len(wanted)), failures, progress)
-        todo = [ref for ref in wanted if ref.key not in failures and not _is_done(folder, ref, rig)]
+        todo = [
+            ref
+            for ref in wanted
+            if ref.key not in failures and not _is_done(_sample_folder(folder, ref), records.get(ref.key), rig)
+        ]
         progress.start(f"render {facts['category']}", len(wanted), len(wanted) - len(todo))
         if todo:
             mark_pending(folder, todo)
@@ -310,23 +317,28 @@ def _sample_folder(folder: Path, ref: ScanRef) -> Path:
     return folder / ref.split / ref.defect / ref.id
 
 
-def _check_left_over(folder: Path, refs: Sequence[ScanRef], config: Mapping[str, Any]) -> None:
-    """Check that what is rendered already was rendered under this configuration.
+def _records_of(folder: Path, refs: Sequence[ScanRef], config: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Return the records of the scans that are rendered already, by key, after checking that it was under this configuration.
 
     Raises
     ------
     BadInput
         If some was not, and the folder's cameras do not say so: they were removed, or a job with ``--overwrite`` was killed.
     """
+    records = {}
     for ref in refs:
         sample = _sample_folder(folder, ref)
-        recorded = (_record_of(sample) or {}).get("config", {})
-        different = [key for key, value in config.items() if recorded.get(key, value) != value]
-        if different:
-            key = different[0]
+        record = _record_of(sample)
+        if record is None:
+            continue
+        changed = changed_option(record["config"], config)
+        if changed:
             raise BadInput(
-                f"{sample} was rendered with {key} = {recorded[key]}, this run asks for {config[key]}; give --overwrite, or another --workspace"
+                f"{sample} was rendered with {changed} = {record['config'][changed]}, this run asks for {config[changed]}; give --overwrite, "
+                "or another --workspace"
             )
+        records[ref.key] = record
+    return records
 
 
 def _record_of(sample: Path) -> dict[str, Any] | None:
@@ -338,9 +350,7 @@ def _record_of(sample: Path) -> dict[str, Any] | None:
     return read_record(sample)
 
 
-def _is_done(folder: Path, ref: ScanRef, rig: Rig) -> bool:
-    sample = _sample_folder(folder, ref)
-    record = _record_of(sample)
+def _is_done(sample: Path, record: Mapping[str, Any] | None, rig: Rig) -> bool:
     if record is None:
         return False
     if record["rig_sha256"] != rig.sha256:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -157,3 +158,12 @@ class RenderOptions:
     def reading(self) -> ReadOptions:
         """How raw scans are read."""
         return ReadOptions(self.light, self.read)
+
+
+SAME_VIEWS = ("backend", "device")
+"""Options of rendering that change no more than roundings."""
+
+
+def changed_option(recorded: Mapping[str, Any], asked: Mapping[str, Any], ignored: Sequence[str] = ()) -> str | None:
+    """Return the first option whose value differs from the recorded one, or None; one that was not recorded does not differ."""
+    return next((name for name, value in asked.items() if name not in ignored and recorded.get(name, value) != value), None)

@@ -191,7 +191,7 @@ class _Evaluation:
             )
         counted = present
         if self.leaves_out_unmarked:
-            unmarked = present & batch.view_label[0].numpy() & ~batch.mask[0].flatten(1).any(1).numpy()
+            unmarked = unmarked_views(batch)
             self.unmarked_views += int(unmarked.sum())
             counted = present & ~unmarked
         if counted.any():
@@ -306,6 +306,12 @@ def at_pixels(batch: Batch, found: AnomalyMaps) -> tuple[NDArray[np.float32], ND
     maps = functional.interpolate(found.maps.cpu(), size=PIXELS, mode="bilinear", align_corners=False)[0].numpy()
     masks = functional.interpolate(batch.mask.float(), size=PIXELS, mode="nearest")[0].numpy() > 0
     return maps, masks
+
+
+def unmarked_views(batch: Batch) -> NDArray[np.bool_]:
+    """Return which views (V,) of a sample show a defect, as far as is known, that no mask marks."""
+    unmarked = batch.present[0] & batch.view_label[0] & ~batch.mask[0].flatten(1).any(1)
+    return np.asarray(unmarked.numpy())
 
 
 def shown_at_pixels(pictures: Mapping[str, Any] | None) -> Shown:

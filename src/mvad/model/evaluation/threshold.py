@@ -127,11 +127,12 @@ def threshold_of(
     stored = files.read_sealed_json(path, "a threshold", "delete it") if path.exists() else {}
     if stored.get("made_from") != made_from or "whole" not in stored:  # an earlier version did not say whether they are whole
         scale = detector.scale if run.scale_facts.get("shards") == data.sha256 else None
+        whole = _normals_with(data, ())
         if scale is not None:
-            scores = left_out_scores(scale, detector, _normals_with(data, ()) or None)
+            scores = left_out_scores(scale, detector, whole or None)
         else:
             scores = _scores(detector, data, f"threshold of {run.name}", progress)
-        stored = {"made_from": made_from, "scores": scores, "whole": bool(_normals_with(data, ()))}
+        stored = {"made_from": made_from, "scores": scores, "whole": bool(whole)}
         with contextlib.suppress(CannotWrite):  # it is only kept for the next time
             files.write_sealed_json(path, stored)
     return _of_stored(stored, false_alarms)

@@ -19,7 +19,7 @@ from mvad import files
 from mvad.datasets.shards.loader import Batch
 from mvad.errors import BadInput
 from mvad.model.detector import AnomalyMaps
-from mvad.model.evaluation.evaluate import Shown, at_pixels, file_stem, shown_place
+from mvad.model.evaluation.evaluate import Shown, at_pixels, file_stem, shown_place, unmarked_views
 from mvad.words import counted
 
 ANOMAPS = "anomaps.pkl"
@@ -54,7 +54,7 @@ class AdevalWriter:
 
     def on_sample(self, batch: Batch, found: AnomalyMaps) -> None:
         """Collect the maps of one sample, and write its masks."""
-        if self._say is not None and bool((batch.present[0] & batch.view_label[0] & ~batch.mask[0].flatten(1).any(1)).any()):
+        if self._say is not None and unmarked_views(batch).any():
             self._unmarked.append(batch.keys[0])
             return
         maps, masks = at_pixels(batch, found)

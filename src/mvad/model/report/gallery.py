@@ -78,9 +78,8 @@ def _threshold(run: Path, result: Results, scores: NDArray[np.float64], labels: 
     """Return where the slider of samples starts, and a sentence on where that comes from."""
     pixels = "The outline of maps starts at the best F1 of these pixels, which their ground truth chose."
     if kept := kept_threshold(run, result.model_sha256):
-        return float(
-            np.nextafter(kept.value, np.inf)
-        ), f"Samples are anomalous above the threshold of mvad predict: {kept.describe(FALSE_ALARMS)}. {pixels}"
+        least = float(np.nextafter(kept.value, np.inf))  # the page counts from a score on, predict above a threshold
+        return least, f"Samples are anomalous above the threshold of mvad predict: {kept.describe(FALSE_ALARMS)}. {pixels}"
     if labels.any() and not labels.all():
         best = exact_curve(scores, labels).best_f1()[1]
         start = (
