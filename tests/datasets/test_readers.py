@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections import Counter
 from pathlib import Path
@@ -14,7 +13,6 @@ import tifffile
 from conftest import CATEGORY, SMALL
 from PIL import Image
 
-from mvad.cores import usable_cores
 from mvad.datasets import realiad
 from mvad.datasets.eyecandies import points_from_depth
 from mvad.datasets.registry import SCAN_READERS, find_categories, licence_of, reader_for
@@ -318,9 +316,3 @@ def test_an_unknown_dataset_is_one_line_everywhere(tmp_path: Path) -> None:
     for ask in (lambda: licence_of("mvtec2d", tmp_path), lambda: reader_for("mvtec2d")):
         with pytest.raises(BadInput, match=r"mvtec2d: did you mean mvtec3d\? choose from mvtec3d, eyecandies"):
             ask()
-
-
-def test_cores_are_counted_where_the_system_does_not_tell_which_may_be_used(monkeypatch: pytest.MonkeyPatch) -> None:
-    """MacOS has no sched_getaffinity."""
-    monkeypatch.delattr(os, "sched_getaffinity")
-    assert usable_cores() == os.cpu_count()

@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from mvad.cores import usable_cores
 from mvad.errors import BadInput, MissingComponent
 from mvad.model.config import ONE_ORDER
 
@@ -21,6 +22,9 @@ _float32_only: ContextVar[bool] = ContextVar("float32_only", default=False)
 
 def resolve_device(name: str | torch.device = "auto") -> torch.device:
     """Return a torch device: ``auto`` is the current CUDA device where there is one, else the CPU.
+
+    Torch counts the machine's cores. Where this process may use fewer (a container's share), it gets as many threads, unless
+    ``OMP_NUM_THREADS`` says how many: threads that wait for their share of time are many times slower than few.
 
     Parameters
     ----------
@@ -39,6 +43,8 @@ def resolve_device(name: str | torch.device = "auto") -> torch.device:
     >>> resolve_device("cpu")
     device(type='cpu')
     """
+    if "OMP_NUM_THREADS" not in os.environ and torch.get_num_threads() > usable_cores():
+        torch.set_num_threads(usable_cores())
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
