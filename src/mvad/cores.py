@@ -39,7 +39,7 @@ def _groups(cgroups: Path, membership: Path) -> list[Path]:
         return []
     folders: list[Path] = []
     for line in lines:
-        _, controllers, group = (line.split(":", 2) + ["", ""])[:3]
+        _, controllers, group = [*line.split(":", 2), "", ""][:3]
         if controllers and "cpu" not in controllers.split(","):
             continue
         root = cgroups / controllers if controllers else cgroups

@@ -87,6 +87,11 @@ def resolve(
     return config, {key: origin for key, (origin, _) in values.items()}
 
 
+def unused(layers: Iterable[tuple[str, Mapping[str, Any]]], known: Collection[str]) -> list[str]:
+    """Return the keys of layers that a configuration with these keys has not, each with its layer, such as ``--set head.width``."""
+    return [f"{origin} {name}" for origin, layer in layers for name in layer if RENAMED.get(name, name) not in known]
+
+
 def _current_name(origin: str, name: str) -> str:
     """Return the current name of a key; warn about an old name unless it was read from a record."""
     if name not in RENAMED:

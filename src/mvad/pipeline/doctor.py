@@ -122,20 +122,33 @@ def _data(workspace: Workspace) -> list[Check]:
 
 
 def _teachers(workspace: Workspace, teacher_weights: Path | None, offline: bool) -> list[Check]:
+    from mvad.model.backbones import weights
     from mvad.model.backbones.efficientnet_lite import PACKAGES
-    from mvad.model.backbones.weights import RESNET18_FILE, WeightsSource, find_lite0, find_resnet18
 
-    resnet18 = find_resnet18(WeightsSource(teacher_weights, workspace.weights, offline), may_download=False)
-    lite = find_lite0()
-    missing = f"no weights; put {RESNET18_FILE} into {workspace.weights}, or name it with --teacher-weights"
-    return [
-        Check("teacher resnet18", "ok" if resnet18 else "note", str(resnet18) if resnet18 else missing),
-        Check(
-            "teacher efficientnet_lite0",
-            "ok" if lite else "missing" if not resnet18 else "note",
-            "its package is installed" if lite else PACKAGES,
-        ),
-    ]
+    source = weights.WeightsSource(teacher_weights, workspace.weights, offline)
+    files = {
+        "resnet18": (weights.find_resnet18(source, may_download=False), weights.RESNET18_SHA256),
+        "efficientnet_lite0": (weights.find_lite0(), weights.LITE0_SHA256),
+    }
+    missing = {
+        "resnet18": f"no weights; put {weights.RESNET18_FILE} into {workspace.weights}, or name it with --teacher-weights",
+        "efficientnet_lite0": PACKAGES,
+    }
+    some = any(path is not None for path, _ in files.values())
+    checks = []
+    for name, (path, sha256) in files.items():
+        if path is None:
+            checks.append(Check(f"teacher {name}", "note" if some or name == "resnet18" else "missing", missing[name]))
+            continue
+        try:
+            weights.check_pinned(path, sha256)
+        except MvadError as error:
+            checks.append(Check(f"teacher {name}", "missing", str(error)))  # a training would take it, and stop there
+        else:
+            checks.append(
+                Check(f"teacher {name}", "ok", "its package is installed" if name == "efficientnet_lite0" else str(path))
+            )
+    return checks
 
 
 def _textures(workspace: Workspace) -> Check:

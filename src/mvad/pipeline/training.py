@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from mvad.model.registry import configure, method_named
 from mvad.model.runs import RunFolder, run_name
 from mvad.model.training.parallel import ProcessGroup
 from mvad.progress import Progress
+from mvad.settings import unused
 
 _SHORT_MINUTES = 5
 """Training time of which nothing is said."""
@@ -85,6 +86,7 @@ class Recipe:
         """
         layers = [("table", keys or {}), *self.layers, ("option", {"seed": seed, "model": model})]
         config, origins = configure(self.preset, model, layers)
+        self._say_once(progress, *self._without_effect(config.model, origins))
         inputs = default_modalities(data.dataset, self.preset in PAPER_PRESETS)
         if not set(inputs) <= set(data.stored):
             inputs = default_modalities(data.dataset)
@@ -95,9 +97,7 @@ class Recipe:
             origins["input.modalities"] = f"dataset {data.dataset}"
         run = runs / (name or run_name(data.dataset, data.category, config.model, config.seed))
         prepared = prepare(data, config, self.textures, self.weights, self.device)
-        if prepared.notice not in self._notices:
-            progress.say(prepared.notice)
-            self._notices.add(prepared.notice)
+        self._say_once(progress, prepared.notice)
         if not RunFolder(run).is_trained and self.ranks.rank == 0:
             parts = parts_of(data, prepared.config.train.holdout)
             samples = len(parts.fitted)
@@ -111,3 +111,15 @@ class Recipe:
                 f"{run.name}: preset {self.preset}, {samples} samples{beside}, about {minutes:.1f} minutes on this machine{again}"
             )
         return run, fit_run(run, data, prepared, origins, progress, self.ranks)
+
+    def _without_effect(self, model: str, known: Collection[str]) -> list[str]:
+        """Return a line if keys were given for this training that only other methods have; files serve several methods."""
+        given = [(origin, keys) for origin, keys in self.layers if origin in ("--set", "argument")]
+        names = unused(given, known)
+        return [f"{', '.join(names)}: {model} has no such key; it is trained without"] if names else []
+
+    def _say_once(self, progress: Progress, *lines: str) -> None:
+        for line in lines:
+            if line not in self._notices:
+                progress.say(line)
+                self._notices.add(line)

@@ -82,8 +82,21 @@ def load_pinned(path: Path, sha256: str) -> dict[str, Tensor]:
 
     Raises
     ------
+    BadInput, MissingComponent
+        See ``check_pinned``.
+    """
+    check_pinned(path, sha256)
+    state = torch.load(path, map_location="cpu", weights_only=True)
+    return dict(state)
+
+
+def check_pinned(path: Path, sha256: str) -> None:
+    """Check that a file is the one with this SHA-256.
+
+    Raises
+    ------
     BadInput
-        If the file is not the pinned one.
+        If the file is another one.
     MissingComponent
         If the file does not exist.
     """
@@ -92,5 +105,3 @@ def load_pinned(path: Path, sha256: str) -> dict[str, Tensor]:
     actual = files.sha256_file(path)
     if actual != sha256:
         raise BadInput(f"{path}: SHA-256 is {actual[:16]}..., expected {sha256[:16]}...; not loaded, get the file again")
-    state = torch.load(path, map_location="cpu", weights_only=True)
-    return dict(state)
