@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 import sys
 from collections.abc import Callable
@@ -15,14 +16,17 @@ from training import NOWHERE, train
 from mvad import files
 from mvad.cli import main
 from mvad.datasets.registry import RawScans
+from mvad.errors import BadInput
 from mvad.model.evaluation.evaluate import evaluate_run
 from mvad.model.evaluation.missing_views import evaluate_missing_views
 from mvad.model.evaluation.scan_maps import ScanEvaluator
 from mvad.model.runs import RunFolder
+from mvad.pipeline.repair import _check_renders
 from mvad.progress import Silent
 from mvad.render.engine import Workers
 from mvad.render.job import render_category
 from mvad.render.options import RenderOptions, RigOptions
+from mvad.render.rig import Rig
 
 
 @pytest.fixture
@@ -163,6 +167,18 @@ def test_intact_shards_are_not_replaced_by_other_renders(
     assert code == 3
     assert told in said
     assert state(ws / "shards") == before
+
+
+def test_renders_with_another_focal_length_are_others(ws: Path) -> None:
+    """As after more training scans, of which one is larger, at the same poses and options."""
+    renders, packed = ws / "renders" / "mvtec3d" / "gear", ws / "shards" / "mvtec3d" / "gear"
+    _check_renders(renders, packed)
+    manifest = files.read_sealed_json(renders / "manifest.json", "", "")
+    rig = Rig.from_json(manifest["rig"])
+    wider = dataclasses.replace(rig, intrinsics=rig.intrinsics * np.array([[0.9, 1, 1], [1, 0.9, 1], [1, 1, 1]]))
+    files.write_sealed_json(renders / "manifest.json", manifest | {"rig": wider.to_json()})
+    with pytest.raises(BadInput, match="the renders are not those that were packed: their cameras are others"):
+        _check_renders(renders, packed)
 
 
 def test_a_folder_of_another_workspace_is_not_made_from_this_one(

@@ -165,18 +165,21 @@ def _check_renders(renders: Path, packed: Path) -> None:
         raise BadInput(f"{again}: {changed} = {rendered['config'][changed]}, it was {config[changed]}; pack with --overwrite")
     keys = {str(sample["key"]) for sample in rendered["samples"]}
     rig = Rig.from_json(rendered["rig"]) if rendered["rig"] else None
+    cameras = {} if rig is None else {"rig/poses": rig.poses, "rig/intrinsics": rig.intrinsics}
     manifest = _first_readable(packed / MANIFEST, empty=True) or {}
     number = sum(int(entry["samples"]) for entry in manifest.get("shards", []))
     for path in sorted(packed.glob("*.h5")):
         try:
             shard = open_shard(path)
-            poses = shard.read("rig/poses") if "rig/poses" in shard.layout.fields else None
+            others = [
+                name for name in shard.layout.fields if name in cameras and not np.array_equal(shard.read(name), cameras[name])
+            ]
             lost = set(shard.texts("key")) - keys
         except BadInput:  # it is the one to be made again
             continue
         if lost:
             raise BadInput(f"{again}: {min(lost)} is not there; render it again, or pack with --overwrite")
-        if poses is not None and rig is not None and not np.array_equal(poses, rig.poses):
+        if others:
             raise BadInput(f"{again}: their cameras are others; pack with --overwrite")
     if len(keys) < number:
         raise BadInput(f"{again}: they are {len(keys)} of {number} samples; render them again, or pack with --overwrite")
