@@ -1,6 +1,6 @@
-"""DeSTSeg (Zhang et al., CVPR 2023) as published, for one view: an independent implementation from the paper and its code.
+"""DeSTSeg (Zhang et al., CVPR 2023) as published, for one view: an independent implementation of what its code does.
 
-The benchmarks use it as the reference for time, so it computes all that the published steps compute, unused parts included;
+That is apple/ml-destseg, commit 25b7eef: ``model/destseg.py``, ``model/model_utils.py``, ``train.py``. The benchmarks use it as the reference for time, so it computes all that the published steps compute, unused parts included;
 the tests compare it with our network at one view without multi-view modules.
 """
 
@@ -48,14 +48,26 @@ class Encoder(nn.Module):
         return (one, two, three, self.layer4(three)) if hasattr(self, "layer4") else (one, two, three)
 
 
+def fan_out(module):
+    """Draw convolutions as published: normal, by the number of outputs."""
+    for part in module.modules():
+        if isinstance(part, nn.Conv2d):
+            nn.init.kaiming_normal_(part.weight, mode="fan_out", nonlinearity="relu")
+    return module
+
+
 class StudentNet(nn.Module):
     def __init__(self):
         super().__init__()
-        self.encoder = Encoder(deep=True)
+        self.encoder = fan_out(Encoder(deep=True))
+        for block in (part for part in self.encoder.modules() if isinstance(part, Block)):
+            nn.init.zeros_(block.bn2.weight)  # as timm, which makes it
         self.decoder4 = nn.Sequential(Block(512, 512), Block(512, 512))
         self.decoder3 = nn.Sequential(Block(512, 256), Block(256, 256))
         self.decoder2 = nn.Sequential(Block(256, 128), Block(128, 128))
         self.decoder1 = nn.Sequential(Block(128, 64), Block(64, 64))
+        for decoder in (self.decoder4, self.decoder3, self.decoder2, self.decoder1):
+            fan_out(decoder)
 
     def forward(self, x):
         up = lambda y: F.interpolate(y, scale_factor=2, mode="bilinear", align_corners=False)  # noqa: E731
@@ -72,15 +84,15 @@ def cbr(i, o, k, d=1):
 class SegmentationNet(nn.Module):
     def __init__(self, width=256):
         super().__init__()
-        self.residual = nn.Sequential(Block(448, width), Block(width, width))
-        self.rates = nn.ModuleList([cbr(width, width, 1), *(cbr(width, width, 3, r) for r in (6, 12, 18))])
-        self.pool = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Conv2d(width, width, 1), nn.ReLU())
-        self.project, self.refine = cbr(5 * width, width, 1), cbr(width, width, 3)
+        self.residual = fan_out(nn.Sequential(Block(448, width), Block(width, width)))
+        self.rates = nn.ModuleList([cbr(width, width, 3, r) for r in (6, 12, 18)])
+        self.pool = nn.Sequential(nn.AdaptiveAvgPool2d(1), *cbr(width, width, 1))
+        self.project, self.refine = cbr(4 * width, width, 3), cbr(width, width, 3)
         self.out = nn.Conv2d(width, 1, 1)
 
     def forward(self, x):
         x = self.residual(x)
-        pooled = self.pool(x).expand(-1, -1, *x.shape[-2:])
+        pooled = F.interpolate(self.pool(x), size=x.shape[-2:], mode="bilinear", align_corners=False)
         x = self.project(torch.cat([*(rate(x) for rate in self.rates), pooled], 1))
         return torch.sigmoid(self.out(self.refine(x)))
 
@@ -110,7 +122,8 @@ def distill(student, clean):
 
 def segmentation(probability, mask):
     """Return the means of focal loss (gamma 4) and L1 on the mask resized to 64 x 64."""
-    target = (F.interpolate(mask, size=probability.shape[-2:], mode="bilinear", align_corners=False) > 0.5).float()
+    covered = F.interpolate(mask, size=probability.shape[-2:], mode="bilinear", align_corners=False)
+    target = torch.where(covered < 0.5, 0.0, 1.0)
     p = torch.where(target > 0, probability, 1 - probability)
     return ((1 - p) ** 4 * -torch.log(p)).mean() + (probability - target).abs().mean()
 

@@ -119,3 +119,11 @@ def test_the_teachers_targets_are_those_of_the_turned_views(
     with pytest.raises(KeyboardInterrupt):
         train(tmp_path / "run", gear, StopAfter(12), **changes)
     assert len(seen) > len(ShardSet(gear, "train").keys), "both turns of some samples"
+
+
+def test_the_heads_window_holds_objects_at_every_turn_that_is_drawn() -> None:
+    """A square is as wide as before at half a turn, and widest between."""
+    seen = torch.zeros(1, SIZE, SIZE, dtype=torch.bool)
+    seen[:, 8:24, 8:24] = True
+    for degrees in (90.0, 180.0):
+        assert fitted(turned_outlines(seen, AugmentConfig(degrees, 9)), SIZE).side >= 24

@@ -22,6 +22,7 @@ from mvad.model.idif.view_dropout import draw_present
 from mvad.model.idif.voxel_fusion import Attention, VoxelFusion
 from mvad.model.input_spec import InputSpec
 from mvad.model.registry import configure
+from mvad.model.training.weights import UncountedBatchNorm2d, count_no_batches
 
 VIEWS = 3
 TINY: dict[str, Any] = {
@@ -268,6 +269,34 @@ def test_the_head_loss_is_focal_plus_l1() -> None:
     of_truth = torch.where(mask > 0, p, 1 - p)
     expected = ((1 - of_truth) ** 4 * -torch.log(of_truth) + (p - mask).abs()).mean()
     assert float(head_loss(logits, mask, torch.ones(1, 2, 2), 4.0)) == pytest.approx(float(expected), rel=1e-5)
+
+
+def test_a_cell_that_a_defect_half_covers_is_one_of_the_defect_in_destseg_alone() -> None:
+    """A quarter of the size is the mean of the four pixels in the middle of a cell."""
+    mask = torch.zeros(1, 8, 8)
+    mask[:, :2] = 1  # half of the upper cells
+    logits, everywhere = torch.full((1, 2, 2), 3.0), torch.ones(1, 8, 8)
+    losses = [float(head_loss(logits, mask, everywhere, 4.0, half_counts=half)) for half in (True, False)]
+    upper = torch.zeros(1, 2, 2)
+    upper[:, 0] = 1
+    p = torch.sigmoid(logits)
+    of_truth = torch.where(upper > 0, p, 1 - p)
+    expected = ((1 - of_truth) ** 4 * -torch.log(of_truth) + (p - upper).abs()).mean()
+    assert losses[0] == pytest.approx(float(expected), rel=1e-5)
+    assert losses[1] > 1.5 * losses[0], "light: all four are normal"
+
+
+def test_one_row_has_no_deviation_that_a_head_could_be_normalised_by() -> None:
+    """The mean over a view is one value a channel: with one row it is normalised by running statistics, and they stay."""
+    head = SegmentationHead(28, 8).train()
+    count_no_batches(head)
+    norm = head.aspp.pooled[2]
+    assert isinstance(norm, UncountedBatchNorm2d)
+    before = {name: tensor.clone() for name, tensor in norm.state_dict().items()}
+    assert torch.isfinite(head(torch.randn(1, 28, 8, 8))).all()
+    assert all(torch.equal(before[name], tensor) for name, tensor in norm.state_dict().items())
+    head(torch.randn(2, 28, 8, 8))
+    assert not torch.equal(before["running_mean"], norm.running_mean)  # type: ignore[arg-type]
 
 
 def test_view_dropout_draws_one_mask_per_batch_and_never_drops_all_views() -> None:

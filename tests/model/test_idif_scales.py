@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import re
 from dataclasses import replace
 from typing import Any
 
@@ -11,19 +13,23 @@ import torch
 from scipy import ndimage
 from training import untrained_teacher
 
+from mvad.errors import BadInput
 from mvad.model.backbones.protocol import Teacher
 from mvad.model.idif.bottleneck import ConsistencyBottleneck
-from mvad.model.idif.config import BottleneckConfig, DecoderConfig, IdifConfig
+from mvad.model.idif.config import BottleneckConfig, DecoderConfig, IdifConfig, SpatialTransformerConfig, VoxelConfig
 from mvad.model.idif.decoder import Decoders, ViewDecoder
 from mvad.model.idif.detector import Idif
 from mvad.model.idif.network import VoxelRoute
 from mvad.model.idif.optimizers import head_optimizers, student_optimizers
+from mvad.model.idif.spatial_transformer import SpatialTransformer, euler_to_matrix
 from mvad.model.images import ViewImages
 from mvad.model.input_spec import InputSpec
-from mvad.model.registry import configure
+from mvad.model.paper.tables import TABLES
+from mvad.model.registry import configure, make_detector
 from mvad.model.scoring import smooth
 from mvad.model.synthesis.paste import Corrupted, corrupt, corrupt_by_plan
 from mvad.model.synthesis.textures import ProceduralTextures
+from mvad.model.training.optimizers import Optimizers, groups
 
 VIEWS, BATCH, SIZE = 3, 2, 64
 TINY: dict[str, Any] = {
@@ -290,3 +296,95 @@ def test_compact_masks_have_the_size_of_real_defects(shared: bool) -> None:
     counts = [ndimage.label(one.numpy(), np.ones((3, 3)))[1] for one in mask.flatten(0, 1)]
     assert float(np.median(counts)) <= 3
     assert float(np.mean([count <= 4 for count in counts])) > 0.9
+
+
+def test_one_angle_turns_about_the_axis_of_the_first_rotation() -> None:
+    """stn.transform = single: whatever the angle, what lies on the axis stays."""
+    angles = torch.tensor([[0.5, 0.5, 0.2], [0.0, 0.0, 0.0], [0.0, 0.7, 0.0]])
+    config = SpatialTransformerConfig(transform="single")
+    made = SpatialTransformer(angles, VoxelConfig(channels=2, size=4), config, 3, 4)
+    assert torch.allclose(made.matrices(), euler_to_matrix(angles), atol=1e-6), "it begins as the rig says"
+    axes = made.axes.clone()
+    with torch.no_grad():
+        made.angles += torch.tensor([[1.1], [0.4], [-0.3]])
+        turned = made.matrices()
+    assert torch.allclose((turned @ axes[:, :, None])[:, :, 0], axes, atol=1e-6)
+    assert torch.allclose(turned @ turned.transpose(1, 2), torch.eye(3).expand(3, 3, 3), atol=1e-6)
+    assert not torch.allclose(turned, euler_to_matrix(angles), atol=0.1)
+
+
+@pytest.mark.parametrize("transform", ["euler", "single", "affine"])
+def test_every_transform_knows_what_its_angles_were(transform: str) -> None:
+    made = SpatialTransformer(
+        torch.full((2, 3), 0.3),
+        VoxelConfig(channels=2, size=4),
+        SpatialTransformerConfig(transform=transform),
+        3,
+        4,  # type: ignore[arg-type]
+    )
+    assert torch.equal(made.initial, made.angles.detach())
+    assert "initial" not in made.state_dict()
+
+
+def test_missing_views_do_not_enter_the_statistics_of_decoders_of_one_view_each(teacher: Teacher) -> None:
+    """One DeSTSeg per view, of which a sample lacks one: its decoder sees the others only."""
+    keys = TINY | {"encoder.channels": 0, "decoder.project": False, "decoder.widths": ()}
+    config, _ = configure("paper", "destseg", [("test", keys)])
+    ours = Idif(config, InputSpec(VIEWS, ("rgb",), torch.zeros(VIEWS, 3), None), teacher, torch.device("cpu"))
+    given = torch.tensor([[True, True, True], [True, False, True], [True, True, True]])
+    images = torch.rand(3, VIEWS, 3, SIZE, SIZE) * 255
+    state = {name: tensor.clone() for name, tensor in ours.network.state_dict().items()}
+    with torch.no_grad():
+        levels = ours.network.train()(images, given).levels
+    found = {
+        name: tensor.clone() for name, tensor in ours.network.state_dict().items() if name.startswith("decoders.per_input.1")
+    }
+    assert not levels[0][1, 1].any()
+    ours.network.load_state_dict(state)
+    with torch.no_grad():
+        whole = ours.network.train()(images[[0, 2]], given[[0, 2]]).levels
+    for name, tensor in found.items():
+        assert torch.allclose(tensor.float(), ours.network.state_dict()[name].float(), atol=1e-5), name
+    assert torch.allclose(levels[0][[0, 2], 1], whole[0][:, 1], atol=1e-4)
+
+
+@pytest.mark.parametrize("clip", [1.0, math.inf])
+def test_a_gradient_that_is_not_finite_changes_no_weight(clip: float) -> None:
+    weight = torch.nn.Parameter(torch.ones(2))
+    optimizers = Optimizers([(torch.optim.SGD(groups([([weight], 0.1)])), lambda k: 1.0)], clip)
+    weight.grad = torch.tensor([1.0, math.inf])
+    assert math.isnan(float(optimizers.apply(torch.tensor(1.0), 0))), "it is reported as a loss that is not finite"
+    assert weight.tolist() == [1, 1]
+    weight.grad = torch.tensor([1.0, 1.0])
+    assert float(optimizers.apply(torch.tensor(1.0), 1)) == 1
+    assert bool((weight < 1).all())
+
+
+@pytest.mark.parametrize(
+    ("model", "keys", "told"),
+    [
+        ("idif", {"decoder.widths": (64, 32)}, "decoder.widths = 64, 32 must be three: at strides 16, 8 and 4"),
+        ("reconstruct", {"reconstruct.width": 30}, "reconstruct.width = 30 must be a multiple of 4"),
+        ("retrieve", {"companion.kind": "padim"}, "companion.kind = padim: idif alone has a companion; leave it out"),
+    ],
+)
+def test_keys_that_cannot_be_built_are_one_line(model: str, keys: dict[str, Any], told: str, teacher: Teacher) -> None:
+    config, _ = configure("paper", model, [("test", TINY | keys)])
+    with pytest.raises(BadInput, match=re.escape(told)):
+        make_detector(config, InputSpec(VIEWS, ("rgb",), torch.zeros(VIEWS, 3), None), teacher, torch.device("cpu"))
+
+
+def test_a_preset_makes_no_other_method_of_one() -> None:
+    for model in ("idif", "ivc", "reconstruct"):
+        with pytest.raises(BadInput, match=f"--preset destseg: makes destseg of {model}; take --model destseg"):
+            configure("destseg", model, [])
+    assert configure("destseg", "destseg", [])[0].model == "destseg"
+    assert configure("destseg", "padim", [])[0].model == "padim"
+
+
+def test_a_table_compares_methods_without_a_companion() -> None:
+    """Preset best adds PaDiM's scores to IDIF's, and to those of no other method."""
+    for table in TABLES.values():
+        for model in table.models:
+            config, _ = configure("best", model, [("table", table.keys)])
+            assert getattr(getattr(config, "companion", None), "kind", "none") == "none"

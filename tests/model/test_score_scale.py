@@ -397,7 +397,7 @@ def test_a_view_that_shows_no_object_is_not_measured_for_the_scale() -> None:
     found = finish_maps(maps, views, ScoreConfig())
     assert found.image_scores is not None
     assert found.image_scores[0, :, 0].tolist() == [5, -torch.inf, -torch.inf]
-    assert found.view_scores[0].tolist() == [5, 5, -torch.inf], "it scores lowest, and finite"
+    assert found.view_scores[0].tolist() == [5, -torch.inf, -torch.inf], "nor does it count in new samples"
 
 
 def test_a_method_without_image_scores_is_compared_as_it_is(workspace: Path, tmp_path: Path) -> None:
@@ -456,3 +456,18 @@ def test_held_out_normals_serve_for_the_scale_where_the_validation_split_has_too
     config = prepared(data, "mean_feature", **{"score.folds": 2})[0].config
     counts = [fold_count(config, method_named("mean_feature"), parts.fitted, held) for held in (None, parts.held_out)]
     assert counts == [2, 0]
+
+
+def test_a_view_in_which_nothing_counts_has_no_score() -> None:
+    """A method's own score of a view without an object, such as the distance of no feature at all, decides nothing."""
+    views = views_of([True, True])
+    views.seen[0, 1] = False
+    scores = torch.tensor([[[0.1], [9.0]]])
+    found = finish_maps(scores[..., None, None].expand(1, 2, 1, 4, 4), views, ScoreConfig(sample="max"), scores)
+    assert found.view_scores[0].tolist() == pytest.approx([0.1, -torch.inf])
+    assert found.sample_scores.tolist() == pytest.approx([0.1])
+    everywhere = finish_maps(scores[..., None, None].expand(1, 2, 1, 4, 4), views, ScoreConfig(region="image"), scores)
+    assert everywhere.view_scores[0].tolist() == pytest.approx([0.1, 9.0])
+    views.seen[:] = False
+    nothing = finish_maps(scores[..., None, None].expand(1, 2, 1, 4, 4), views, ScoreConfig(), scores)
+    assert bool(nothing.view_scores.isfinite().all()), "a sample has a score"

@@ -196,9 +196,12 @@ def test_decoders(level: int) -> None:
     learns(module, torch.cat([x.flatten() for x in levels]))
 
 
-@pytest.mark.parametrize(("share", "separable"), [("shared", False), ("view", False), ("shared", True)])
-def test_heads(share: str, separable: bool) -> None:
-    module = Heads(K, C, HeadConfig(width=6, share=share, separable=separable)).train()  # type: ignore[arg-type]
+@pytest.mark.parametrize(
+    ("share", "separable", "kind"),
+    [("shared", False, "destseg"), ("view", False, "destseg"), ("shared", True, "destseg"), ("shared", True, "light")],
+)
+def test_heads(share: str, separable: bool, kind: str) -> None:
+    module = Heads(K, C, HeadConfig(width=6, share=share, separable=separable, kind=kind)).train()  # type: ignore[arg-type]
     learns(module, run_heads(module, torch.randn(6, C, 16, 16), Presence(torch.ones(2, K).bool(), torch.device("cpu"))))
 
 

@@ -173,3 +173,15 @@ def test_a_consistent_patch_lies_on_the_scan(workspace: Path) -> None:
     assert np.mean(agree) == 1, "views agree at the same point of the scan"
     independent = corrupt(views, spec, ProceduralTextures(), PseudoConfig(), generator(0))
     assert not torch.equal(independent.mask[:, 0], independent.mask[:, 1])
+
+
+@pytest.mark.parametrize("modalities", [("rgb", "normal"), ("depth", "normal"), ("normal",), ("rgb", "depth", "normal")])
+def test_every_view_gets_a_pseudo_anomaly_in_some_modality(modalities: tuple[str, ...]) -> None:
+    """RGB alone, geometry alone, or both; without RGB there is nothing to alternate with."""
+    views = views_of(24, len(modalities))
+    spec = InputSpec(views.seen.shape[1], modalities, torch.zeros(views.seen.shape[1], 3), (0.6, 0.03))
+    config = PseudoConfig(region="image", compact=1.0)
+    masks = corrupt(views, spec, ProceduralTextures(), config, generator(5)).mask.flatten(3).any(dim=3)
+    assert float(masks.any(dim=2).float().mean()) > 0.95
+    alone = masks.sum(dim=2) < len(modalities)
+    assert bool(alone.any()) == ("rgb" in modalities and len(modalities) > 1)

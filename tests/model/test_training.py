@@ -321,6 +321,10 @@ def test_shared_batch_norm_in_one_process_equals_batch_norm(monkeypatch: pytest.
     assert torch.allclose(inputs[0].grad, inputs[1].grad, atol=1e-3, rtol=1e-3)
     assert torch.allclose(plain.running_var, shared.running_var, atol=1e-5)
     assert type(shared).__name__ == "SharedBatchNorm2d"
+    before = shared.running_var.clone()
+    one = torch.full((1, 4, 1, 1), 7.0)  # no deviation: by running statistics, as in one process
+    assert torch.allclose(holder(one), plain.eval()(one), atol=1e-4)
+    assert torch.equal(shared.running_var, before)
 
 
 def test_a_group_on_cuda_can_sum_tensors_of_the_processor(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +14,10 @@ if TYPE_CHECKING:
 
     DetectorFactory = Callable[..., Detector]
     """Returns an unfitted detector for (config, spec, teacher, device)."""
+
+
+OWN_SCORES = ("score.map", "score.pool_px", "score.top_k", "score.calibrate")
+"""Keys without effect in a method that computes maps and scores as its own paper does."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +47,8 @@ class Method:
         Whether several processes can train it together (torchrun).
     paper_name
         Name in the tables of the IDIF paper; empty if it is not in them.
+    ignores
+        Keys of its configuration that change nothing in it, such as ``score.top_k`` where it computes its own scores.
 
     Examples
     --------
@@ -63,6 +69,7 @@ class Method:
     one_pass: bool = False
     shares_batches: bool = False
     paper_name: str = ""
+    ignores: Collection[str] = ()
 
     @property
     def needs_textures(self) -> bool:

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 PLUGINS = "MVAD_PLUGINS"
 """Environment variable with the modules, separated by commas, that the commands import first, since they register something."""
 
-_EARLIER = {"score.scale": "none", "score.modalities": "max"}
+_EARLIER = {"score.scale": "none", "score.modalities": "max", "head.kind": "light"}
 """What runs did that do not record these keys."""
 
 _registered: dict[str, Method] = {}
@@ -125,7 +125,7 @@ def configure(preset: str, model: str, layers: Iterable[tuple[str, Mapping[str, 
     Raises
     ------
     BadInput
-        If the preset, the method or a key is unknown, or a value has the wrong type.
+        If the preset, the method or a key is unknown, or a value has the wrong type, or the preset would make another method of it.
     """
     if preset not in PRESETS:
         raise no_such("--preset", preset, PRESETS)
@@ -133,6 +133,8 @@ def configure(preset: str, model: str, layers: Iterable[tuple[str, Mapping[str, 
     for _, keys in layers:
         model = str(keys.get("model", model))
     method = method_named(model)
+    if preset in methods() and preset != model and preset in method.presets:
+        raise BadInput(f"--preset {preset}: makes {preset} of {model}; take --model {preset}, or another --preset")
     fixed = {**method.keys, "model": model}
     base_layers = [(f"preset {preset}", method.preset(preset)), (f"model {model}", fixed)]
     return resolve(method.config, [*base_layers, *layers], all_keys())

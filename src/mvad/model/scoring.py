@@ -30,7 +30,8 @@ def finish_maps(
     Scores and maps are brought to one scale (``score.scale``), the modalities of a view are added or compared
     (``score.modalities``), and a sample's score combines its present views (``score.sample``). Pixels that do not count (off the
     object, unless ``score.region`` is ``image``; missing views) get the lowest value of their sample, whatever the method's
-    scale: a constant added to all maps and scores changes no figure.
+    scale: a constant added to all maps and scores changes no figure. A view in which no pixel counts has no score, as a missing one,
+    unless no view of the sample has any.
 
     Parameters
     ----------
@@ -58,11 +59,13 @@ def finish_maps(
     if scores is None:
         scores = counted_scores(maps, counts, config)
     present = views.present_on_device()
-    raw = scores.masked_fill(~(present & counts.flatten(2).any(dim=2))[:, :, None], -torch.inf)
+    shown = present & counts.flatten(2).any(dim=2)
+    raw = scores.masked_fill(~shown[:, :, None], -torch.inf)
+    shown = torch.where(shown.any(dim=1, keepdim=True), shown, present)
     if scale is not None:
         maps, scores = scale.of_maps(maps), scale.of_scores(scores)
     combined = fill_uncounted(over_modalities(maps, config, scale, groups)[:, :, None], counts)[:, :, 0]
-    view_scores = over_modalities(scores, config, scale, groups).masked_fill(~present, -torch.inf)
+    view_scores = over_modalities(scores, config, scale, groups).masked_fill(~shown, -torch.inf)
     return AnomalyMaps(*fetched([combined, view_scores, sample_scores(view_scores, config), raw]))
 
 

@@ -84,7 +84,7 @@ def reproduce(table: Table, plans: Sequence[Plan], runs: Path, shards: Path, rec
     """
     evaluated: dict[tuple[str, str, str], list[Results]] = {}
     missing: dict[str, list[tuple[Results, MissingViews]]] = {}
-    suffix = "" if table.keys else "-dropped"
+    suffix = "-dropped" if table.name == "missing-views" else ""
     for number, planned in enumerate(plans):
         data = ShardSet(planned.folder, "train")
         name = f"paper-{data.dataset}-{data.category}-{planned.model}{suffix}-seed{planned.seed}"

@@ -86,7 +86,7 @@ class Recipe:
         """
         layers = [("table", keys or {}), *self.layers, ("option", {"seed": seed, "model": model})]
         config, origins = configure(self.preset, model, layers)
-        self._say_once(progress, *self._without_effect(config.model, origins))
+        self._say_once(progress, *self._without_effect(config.model, set(origins) - set(method_named(config.model).ignores)))
         inputs = default_modalities(data.dataset, self.preset in PAPER_PRESETS)
         if not set(inputs) <= set(data.stored):
             inputs = default_modalities(data.dataset)
@@ -113,10 +113,10 @@ class Recipe:
         return run, fit_run(run, data, prepared, origins, progress, self.ranks)
 
     def _without_effect(self, model: str, known: Collection[str]) -> list[str]:
-        """Return a line if keys were given for this training that only other methods have; files serve several methods."""
+        """Return a line if keys were given for this training that only other methods use; files serve several methods."""
         given = [(origin, keys) for origin, keys in self.layers if origin in ("--set", "argument")]
         names = unused(given, known)
-        return [f"{', '.join(names)}: {model} has no such key; it is trained without"] if names else []
+        return [f"{', '.join(names)}: not used by {model}, whose results do not depend on that"] if names else []
 
     def _say_once(self, progress: Progress, *lines: str) -> None:
         for line in lines:

@@ -46,10 +46,10 @@ class ResNet18(Backbone):
         self.layer3 = nn.Sequential(BasicBlock(128, 256, 2), BasicBlock(256, 256))
         self.register_buffer("mean", torch.tensor(self.fill).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor((58.395, 57.12, 57.375)).view(3, 1, 1), persistent=False)
-        _initialise(self)
+        kaiming_convolutions(self)
         if deep:  # last, so that a seed gives the other layers the same weights
             self.layer4 = nn.Sequential(BasicBlock(256, 512, 2), BasicBlock(512, 512))
-            _initialise(self.layer4)
+            kaiming_convolutions(self.layer4)
 
     def early(self) -> list[nn.Module]:
         """See ``Backbone.early``."""
@@ -77,7 +77,8 @@ class ResNet18(Backbone):
         self.load_state_dict({name: state[name] for name in self.state_dict()}, strict=True)
 
 
-def _initialise(module: nn.Module) -> None:
+def kaiming_convolutions(module: nn.Module) -> None:
+    """Draw the weights of all convolutions of one group anew: He et al. 2015, by outputs, as torchvision, timm and DeSTSeg do."""
     for part in module.modules():
-        if isinstance(part, nn.Conv2d):
+        if isinstance(part, nn.Conv2d) and part.groups == 1:
             nn.init.kaiming_normal_(part.weight, mode="fan_out", nonlinearity="relu")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -187,8 +188,7 @@ def scored_new(read: Read, found: AnomalyMaps, seconds: float) -> Scored:
     if not bool(found.sample_scores.isfinite().all()):
         raise BadInput(f"{new.key}: its score is not finite; train again, or mend the method")
     maps = functional.interpolate(found.maps.cpu(), size=batch.size, mode="bilinear", align_corners=False)[0].numpy()
-    present = batch.present[0].tolist()
-    views = [score if there else None for score, there in zip(found.view_scores[0].tolist(), present, strict=True)]
+    views = [score if math.isfinite(score) else None for score in found.view_scores[0].tolist()]
     view = max((k for k, score in enumerate(views) if score is not None), key=lambda k: float(views[k] or 0))
     row, column = (int(place) for place in np.unravel_index(int(maps[view].argmax()), maps[view].shape))
     facts = {

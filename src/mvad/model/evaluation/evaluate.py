@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -205,12 +206,12 @@ class _Evaluation:
         written = write_pictures(self.run, self.maps, batch.keys[0], picture, drawn)
         present_views = batch.present[0].tolist()
         scores, labels = found.view_scores[0].tolist(), batch.view_label[0].tolist()
+        view_scores = [score if math.isfinite(score) else None for score in scores]  # not of a view without an object
         self.samples.append(
             SampleResult(
                 key=batch.keys[0], defect=batch.defects[0], label=bool(batch.label[0]), score=float(found.sample_scores[0]),
                 view_labels=[bool(label) if is_present else None for label, is_present in zip(labels, present_views, strict=True)],
-                view_scores=[float(score) if is_present else None for score, is_present in zip(scores, present_views, strict=True)],
-                map_range=[low, high], **written, **pose,
+                view_scores=view_scores, map_range=[low, high], **written, **pose,
             )
         )  # fmt: skip
 

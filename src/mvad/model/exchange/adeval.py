@@ -6,6 +6,7 @@ Pickles are written but never read, since loading one can run code. Maps of othe
 
 from __future__ import annotations
 
+import math
 import pickle
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -58,6 +59,7 @@ class AdevalWriter:
             self._unmarked.append(batch.keys[0])
             return
         maps, masks = at_pixels(batch, found)
+        lowest = float(found.view_scores[found.view_scores.isfinite()].min())  # a view without an object has no score
         for view in np.flatnonzero(batch.present[0].numpy()):
             name = f"{file_stem(batch.keys[0])}_C{view + 1}"
             path = None
@@ -67,7 +69,8 @@ class AdevalWriter:
                 target = self.folder / "masks" / f"{name}.png"
                 files.write_bytes(target, bytes(imagecodecs.png_encode(mask.astype(np.uint8) * 255)))
                 path = str(target)
-            self._maps[name] = (maps[place].copy(), float(found.view_scores[0, view]), path)
+            score = float(found.view_scores[0, view])
+            self._maps[name] = (maps[place].copy(), score if math.isfinite(score) else lowest, path)
 
     def results(self) -> dict[str, Any]:
         """Write the pickle; return no fields."""

@@ -27,11 +27,11 @@ def draw_turns(samples: int, config: AugmentConfig, generator: torch.Generator, 
 
 
 def turned_outlines(seen: Tensor, config: AugmentConfig) -> list[Tensor]:
-    """Return the outlines (V, S, S) bool as they are, and turned by the angles that ``augment.*`` draws at most."""
+    """Return the outlines (V, S, S) bool as they are, and turned by each angle that ``augment.*`` draws, quarter turns apart."""
     if config.turn_deg == 0:
         return [seen]  # quarter turns change no square window
-    both = torch.tensor([-config.turn_deg, config.turn_deg])
-    return [seen, *_turned_outlines(seen.expand(2, -1, -1, -1), _places(both.deg2rad(), seen.shape[-1]))]
+    angles = torch.linspace(-config.turn_deg, config.turn_deg, config.turns)
+    return [seen, *_turned_outlines(seen.expand(config.turns, -1, -1, -1), _places(angles.deg2rad(), seen.shape[-1]))]
 
 
 def turned(views: ViewImages, modalities: tuple[str, ...], degrees: Tensor, fill: tuple[float, float, float]) -> ViewImages:

@@ -213,6 +213,12 @@ class DecoderConfig:
 class HeadConfig:
     """Segmentation head: DeSTSeg's, on the products -t * s of all three levels."""
 
+    kind: Literal["destseg", "light"] = key(
+        "destseg",
+        "destseg: as in its published code, where the ASPP joins three rates and the mean over the view by a 3x3 convolution, and a cell of which a defect covers half is one of the defect; light: one 1x1 branch more, joined by a 1x1 convolution, three quarters of the operations, and such a cell is normal.",
+        paper='"a segmentation head"; DeSTSeg',
+        alternatives="light in small, best and demo",
+    )
     width: int = key(256, "Channels of all its layers.", paper="silent; DeSTSeg 256", alternatives="48 in small", least=1)
     share: Literal["shared", "view"] = key(
         "shared",

@@ -8,8 +8,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from mvad.errors import BadInput
 from mvad.model.backbones.resnet18 import BasicBlock
 from mvad.model.idif.config import DecoderConfig
+from mvad.model.presence import Presence
 
 _EMBEDDING = 0.5
 """Standard deviation of a new view embedding; planes have about 1, and beside them a decoder must be able to tell views apart."""
@@ -24,6 +26,8 @@ class ViewDecoder(nn.Module):
 
     def __init__(self, inputs: int, level: int, outputs: tuple[int, int, int], config: DecoderConfig) -> None:
         super().__init__()
+        if len(config.widths) not in (0, 3):
+            raise BadInput(f"decoder.widths = {', '.join(map(str, config.widths))} must be three: at strides 16, 8 and 4")
         at16, at8, at4 = config.widths or tuple(reversed(outputs))
         self.level = level
         self.stage32 = nn.Sequential(BasicBlock(inputs, inputs), BasicBlock(inputs, inputs)) if level == 32 else nn.Identity()
@@ -62,7 +66,9 @@ class Decoders(nn.Module):
         self.per_input = nn.ModuleList(ViewDecoder(channels, level, outputs, config) for _ in range(count))
         self.view_embedding = nn.Parameter(_EMBEDDING * torch.randn(inputs, channels)) if config.share == "shared" else None
 
-    def forward(self, planes: Tensor, fine: Sequence[Tensor], shown: Sequence[int]) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(
+        self, planes: Tensor, fine: Sequence[Tensor], shown: Sequence[int], alone: Presence | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Decode the planes of some inputs.
 
         Parameters
@@ -73,6 +79,9 @@ class Decoders(nn.Module):
             Features of the encoder at strides 4 and 8, (B, K, C_l, h_l, w_l), for skips.
         shown
             Inputs to decode. The others are 0 and do not enter batch statistics.
+        alone
+            Where no fusion gives a plane to views that are missing: what is there. The rest does not enter batch statistics of
+            decoders of one input each.
 
         Returns
         -------
@@ -83,6 +92,17 @@ class Decoders(nn.Module):
             planes = planes + self.view_embedding[None, :, :, None, None]
         b, inputs = planes.shape[:2]
         chosen = list(shown)
+        if alone is not None and not alone.everything and len(self.per_input) > 1 and set(alone.used) <= set(chosen):
+            rows, finer_rows = alone.take(planes), [alone.take(level) for level in fine]
+            of_plane, of_fine = alone.by_input(rows), [alone.by_input(level) for level in finer_rows]
+            parts = {
+                k: self.per_input[k](
+                    of_plane.get(k, rows[:0]), [own.get(k, every[:0]) for own, every in zip(of_fine, finer_rows, strict=True)]
+                )
+                for k in chosen
+            }
+            first, second, third = (alone.spread(alone.joined({k: levels[n] for k, levels in parts.items()})) for n in range(3))
+            return first, second, third
         if len(self.per_input) == 1:
             flat = self.per_input[0](_taken(planes, chosen), [_taken(level, chosen) for level in fine])
             decoded = [list(level.view(b, len(chosen), *level.shape[1:]).unbind(1)) for level in flat]

@@ -44,14 +44,14 @@ def module_effects(detector: Idif, normals: ShardSet, progress: Progress, batch:
         ``as trained``; ``f_c = 0``; ``f_c of another sample``; ``P_n = P_0``; ``P_n of another sample``; ``f_s of the other views
         of another sample`` (each view keeps its own f_s, which also passes through the voxel: this one alone tells what views
         give one another through it); ``view conditions shuffled`` (embeddings and planes of the next view); ``angles reset`` (to
-        the rig's); and ``angles moved``, the largest change in radians. ``rises`` returns what each costs.
+        those before training); and ``angles moved``, the largest change, in radians or of an entry of a matrix. ``rises`` returns what each costs.
     """
     network = detector.network
     bottleneck, route = network.bottleneck, network.fusion
     assert bottleneck is not None
     assert isinstance(route, VoxelRoute)
     fusion, transformer = route.voxel_fusion, route.spatial_transformer
-    start = detector.spec.angles.repeat_interleave(len(detector.spec.modalities), dim=0).to(transformer.angles)
+    start, modalities = transformer.initial, len(detector.spec.modalities)
 
     def no_common(module: nn.Module, inputs: Any, out: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         return torch.zeros_like(out[0]), *out[1:]
@@ -63,11 +63,11 @@ def module_effects(detector: Idif, normals: ShardSet, progress: Progress, batch:
         return fusion.prototype.expand_as(out)
 
     def next_plane(module: nn.Module, inputs: Any, out: Tensor) -> Tensor:
-        return out.roll(1, 1)
+        return out.roll(modalities, 1)
 
     def others_specific(module: nn.Module, inputs: Any, out: Tensor) -> Tensor:
         specific, present = inputs
-        rolled, planes, modalities = specific.roll(1, 0), [], len(detector.spec.modalities)
+        rolled, planes = specific.roll(1, 0), []
         for first in range(0, specific.shape[1], modalities):
             own = slice(first, first + modalities)
             mixed = torch.cat([rolled[:, :first], specific[:, own], rolled[:, own.stop :]], dim=1)
@@ -81,7 +81,7 @@ def module_effects(detector: Idif, normals: ShardSet, progress: Progress, batch:
         "P_n = P_0": _hooked(fusion, prototype),
         "P_n of another sample": _hooked(fusion, _of_another_sample),
         "f_s of the other views of another sample": _hooked(route, others_specific),
-        "view conditions shuffled": _shuffled(fusion.view_embedding, transformer, next_plane),
+        "view conditions shuffled": _shuffled(fusion.view_embedding, transformer, next_plane, modalities),
         "angles reset": _replaced(transformer.angles, start),
     }
     rows = normal_rows(normals)
@@ -195,6 +195,6 @@ def _replaced(parameter: nn.Parameter, value: Tensor) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _shuffled(embedding: nn.Parameter, transformer: SpatialTransformer, hook: Hook) -> Iterator[None]:
-    with _replaced(embedding, embedding.detach().roll(1, 0)), _hooked(transformer, hook):
+def _shuffled(embedding: nn.Parameter, transformer: SpatialTransformer, hook: Hook, modalities: int) -> Iterator[None]:
+    with _replaced(embedding, embedding.detach().roll(modalities, 0)), _hooked(transformer, hook):
         yield

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from mvad.model.backbones.protocol import Backbone, Teacher
+from mvad.model.backbones.resnet18 import BasicBlock, kaiming_convolutions
 from mvad.model.idif.config import EncoderConfig
 from mvad.model.presence import Presence
 
@@ -117,4 +118,7 @@ def _backbone(teacher: Teacher, config: EncoderConfig) -> Backbone:
         for module in backbone.modules():
             if hasattr(module, "reset_parameters"):
                 module.reset_parameters()  # type: ignore[operator]  # a method wherever it exists
+            if isinstance(module, BasicBlock):
+                nn.init.zeros_(module.bn2.weight)  # each block begins as its shortcut, as in timm, which DeSTSeg uses
+        kaiming_convolutions(backbone)
     return backbone

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from mvad.model.backbones.resnet18 import BasicBlock
+from mvad.model.backbones.resnet18 import BasicBlock, kaiming_convolutions
 from mvad.model.idif.config import HeadConfig
 from mvad.model.idif.window import Window
 from mvad.model.presence import Presence
@@ -52,14 +52,19 @@ def _conv(inputs: int, outputs: int, kernel: int, dilation: int = 1, separable: 
 
 
 class ASPP(nn.Module):
-    """Atrous spatial pyramid pooling (Chen et al. 2017), rates 6, 12, 18."""
+    """Atrous spatial pyramid pooling, rates 6, 12, 18: as in DeSTSeg's published code, or light, as Chen et al. 2017 join them.
 
-    def __init__(self, inputs: int, outputs: int, separable: bool = False) -> None:
+    DeSTSeg has no 1x1 branch, normalises the mean over the view, and joins all by a 3x3 convolution, half of its operations.
+    """
+
+    def __init__(self, inputs: int, outputs: int, separable: bool = False, kind: str = "destseg") -> None:
         super().__init__()
-        rates = (_conv(inputs, outputs, 3, rate, separable) for rate in (6, 12, 18))
-        self.branches = nn.ModuleList([_conv(inputs, outputs, 1), *rates])
-        self.pooled = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Conv2d(inputs, outputs, 1), nn.ReLU())
-        self.project = _conv(5 * outputs, outputs, 1)
+        light = kind == "light"
+        first = [_conv(inputs, outputs, 1)] if light else []
+        self.branches = nn.ModuleList([*first, *(_conv(inputs, outputs, 3, rate, separable) for rate in (6, 12, 18))])
+        mean = [nn.Conv2d(inputs, outputs, 1), nn.ReLU()] if light else list(_conv(inputs, outputs, 1))
+        self.pooled = nn.Sequential(nn.AdaptiveAvgPool2d(1), *mean)
+        self.project = _conv((len(self.branches) + 1) * outputs, outputs, 1 if light else 3, separable=separable)
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, inputs, h, w) to (N, outputs, h, w)."""
@@ -71,10 +76,12 @@ class ASPP(nn.Module):
 class SegmentationHead(nn.Module):
     """Network from ``head_input`` to logits at stride 4."""
 
-    def __init__(self, channels: int, width: int, separable: bool = False) -> None:
+    def __init__(self, channels: int, width: int, separable: bool = False, kind: str = "destseg") -> None:
         super().__init__()
         self.residual = nn.Sequential(BasicBlock(channels, width), BasicBlock(width, width))
-        self.aspp = ASPP(width, width, separable)
+        if kind == "destseg":
+            kaiming_convolutions(self.residual)
+        self.aspp = ASPP(width, width, separable, kind)
         self.refine = _conv(width, width, 3, separable=separable)
         self.out = nn.Conv2d(width, 1, 1)
 
@@ -90,7 +97,9 @@ class Heads(nn.Module):
     def __init__(self, inputs: int, channels: int, config: HeadConfig) -> None:
         super().__init__()
         count = inputs if config.share == "view" else 1
-        self.per_input = nn.ModuleList(SegmentationHead(channels, config.width, config.separable) for _ in range(count))
+        self.per_input = nn.ModuleList(
+            SegmentationHead(channels, config.width, config.separable, config.kind) for _ in range(count)
+        )
 
     def forward(self, products: Tensor, present: Presence, shown: Sequence[int] | None = None) -> Tensor:
         """Return logits (N, h, w).

@@ -93,7 +93,9 @@ def summed_distillation_loss(maps: Sequence[Tensor], weight: Tensor) -> Tensor:
     return loss
 
 
-def head_loss(logits: Tensor, mask: Tensor, weight: Tensor, gamma: float, total: Total = total_of_one_rank) -> Tensor:
+def head_loss(
+    logits: Tensor, mask: Tensor, weight: Tensor, gamma: float, total: Total = total_of_one_rank, half_counts: bool = True
+) -> Tensor:
     """Return the focal loss (no alpha) plus the L1 loss, both the weighted mean over pixels.
 
     Parameters
@@ -103,13 +105,17 @@ def head_loss(logits: Tensor, mask: Tensor, weight: Tensor, gamma: float, total:
     mask, weight
         (N, S, S) float32, 1 on the defect, and 1 where a pixel is included; the mask is resized bilinearly and thresholded at
         0.5, as DeSTSeg does.
+    half_counts
+        Whether a cell of exactly 0.5 is one of the defect, as in DeSTSeg's code: one in six of its cells. A quarter of the size is
+        the mean of four pixels.
     gamma
         Exponent of the focal loss.
     total
         Sums counts over ranks; see ``distillation_loss``.
     """
     size = logits.shape[-2:]
-    target = (functional.interpolate(mask[:, None], size=size, mode="bilinear", align_corners=False)[:, 0] > 0.5).float()
+    covered = functional.interpolate(mask[:, None], size=size, mode="bilinear", align_corners=False)[:, 0]
+    target = (covered >= 0.5 if half_counts else covered > 0.5).float()
     counts = shrink(weight[:, None], logits)[:, 0]
     logits = logits.float()
     probability = torch.sigmoid(logits)

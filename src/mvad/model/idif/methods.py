@@ -10,7 +10,7 @@ from mvad.model.method import Method
 
 _NARROW: dict[str, Any] = {
     "encoder.channels": 128, "encoder.freeze_early": True, "bottleneck.channels": 16, "voxel.channels": 32, "voxel.size": 8,
-    "voxel.patch": 1, "voxel.width": 128, "fusion.heads": 4, "decoder.widths": (96, 64, 32), "head.width": 48,
+    "voxel.patch": 1, "voxel.width": 128, "fusion.heads": 4, "decoder.widths": (96, 64, 32), "head.width": 48, "head.kind": "light",
     "optimizer.kind": "adamw", "optimizer.student_lr": 2e-3, "optimizer.head_lr": 2e-3, "optimizer.clip_norm": 1.0,
 }  # fmt: skip
 

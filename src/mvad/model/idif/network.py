@@ -125,7 +125,8 @@ class Network(nn.Module):
             planes = planes + kept[:, None]
         if torch.is_autocast_enabled(planes.device.type):  # once, and not in each decoder's first convolutions
             planes = planes.to(torch.get_autocast_dtype(planes.device.type))
-        return Student(self.decoders(planes, encoded.fine, shown if taught is None else taught), loss)
+        alone = present if self.fusion is None and self.bottleneck is None else None
+        return Student(self.decoders(planes, encoded.fine, shown if taught is None else taught, alone), loss)
 
 
 def _has_bottleneck(config: IdifConfig) -> bool:

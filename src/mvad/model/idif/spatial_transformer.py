@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import lru_cache
 
 import torch
+from scipy.spatial.transform import Rotation
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -46,6 +47,14 @@ def rotate_voxel(voxel: Tensor, rotation: Tensor) -> Tensor:
     return functional.grid_sample(voxel, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
 
 
+def _about(axes: Tensor, angles: Tensor) -> Tensor:
+    """Return the rotations (K, 3, 3) about unit axes (K, 3) by angles (K, 1), radians (Rodrigues)."""
+    cross = torch.linalg.cross(axes[:, :, None].expand(-1, 3, 3), torch.eye(3, device=axes.device).expand(len(axes), 3, 3), dim=1)
+    sine, cosine = torch.sin(angles)[:, :, None], torch.cos(angles)[:, :, None]
+    rotation: Tensor = cosine * torch.eye(3, device=axes.device) + sine * cross + (1 - cosine) * axes[:, :, None] * axes[:, None]
+    return rotation
+
+
 class SpatialTransformer(nn.Module):
     """From P_n to f_p of each view: rotate by alpha, reduce depth to a plane (``stn.depth_reduction``), 1x1 convolution to C.
 
@@ -53,6 +62,8 @@ class SpatialTransformer(nn.Module):
     """
 
     axes: Tensor
+    initial: Tensor
+    """``angles`` before training."""
 
     def __init__(self, angles: Tensor, voxel: VoxelConfig, config: SpatialTransformerConfig, channels: int, plane: int) -> None:
         super().__init__()
@@ -62,11 +73,13 @@ class SpatialTransformer(nn.Module):
             start = torch.zeros_like(start)
         elif config.init == "random":
             start = (torch.rand(start.shape) - 0.5) * torch.pi
-        size = start.norm(dim=1, keepdim=True)
+        turned = torch.from_numpy(Rotation.from_matrix(euler_to_matrix(start).numpy()).as_rotvec()).float()
+        size = turned.norm(dim=1, keepdim=True)
         # A rotation needs an axis: that of a view without initial rotation is the vertical.
-        self.register_buffer("axes", torch.where(size > 1e-6, start / size.clamp(min=1e-6), torch.tensor([0.0, 1.0, 0.0])))
+        self.register_buffer("axes", torch.where(size > 1e-6, turned / size.clamp(min=1e-6), torch.tensor([0.0, 1.0, 0.0])))
         initial = {"euler": start, "single": size, "affine": euler_to_matrix(start).flatten(1)}[config.transform]
         self.angles = nn.Parameter(initial)
+        self.register_buffer("initial", initial.clone(), persistent=False)
         folded = voxel.channels * (voxel.size if config.depth_reduction == "fold" else 1)
         self.density = nn.Conv3d(voxel.channels, 1, 1) if config.depth_reduction == "composite" else None
         self.depth_reduction = nn.Conv2d(folded, channels, 1)
@@ -75,7 +88,7 @@ class SpatialTransformer(nn.Module):
         """Return the matrices alpha (K, 3, 3)."""
         if self.config.transform == "affine":
             return self.angles.view(-1, 3, 3)
-        return euler_to_matrix(self.angles if self.config.transform == "euler" else self.angles * self.axes)
+        return euler_to_matrix(self.angles) if self.config.transform == "euler" else _about(self.axes, self.angles)
 
     def forward(self, voxel: Tensor) -> Tensor:
         """Return f_p (B, K, C, h, w) of P_n (B, Cv, D, D, D)."""

@@ -223,7 +223,8 @@ class TrainingSteps:
             with self.autocast(), self._cast_weights():
                 logits = self._logits(teacher, student, given["seen"], present)
             mask, weight = present.take(given["mask"]), present.take(given["weight"])
-            loss = head_loss(logits, mask, weight, self.config.loss.focal_gamma, self.ranks.total)
+            half_counts = self.config.head.kind == "destseg"
+            loss = head_loss(logits, mask, weight, self.config.loss.focal_gamma, self.ranks.total, half_counts)
             self._backward(loss)
             return (loss.detach(),)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from mvad.datasets.shards.loader import Batch
+from mvad.errors import BadInput
 from mvad.model.backbones.protocol import Teacher
 from mvad.model.detector import AnomalyMaps
 from mvad.model.idif.config import IdifConfig
@@ -22,6 +23,8 @@ class FilledDetector(ExtendedIdif):
     """IDIF on views that a filler completed. Only present views are scored, since a substitute is no evidence of an anomaly."""
 
     def __init__(self, base: Idif, filler: Filler) -> None:
+        if base.config.companion.kind != "none":
+            raise BadInput(f"companion.kind = {base.config.companion.kind}: idif alone has a companion; leave it out")
         super().__init__(base, filler, "filler")
         self.filler = filler
 

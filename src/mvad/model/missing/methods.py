@@ -18,7 +18,7 @@ class ReconstructKeys:
 
     steps: int = key(1500, "Training steps of the U-Net.", paper=_UNNAMED, least=1)
     lr: float = key(1e-3, "Peak learning rate of Adam.", paper=_UNNAMED, least=0)
-    width: int = key(32, "Channels of the U-Net's first level.", paper=_UNNAMED, least=1)
+    width: int = key(32, "Channels of the U-Net's first level, a multiple of 4.", paper=_UNNAMED, least=4)
 
 
 @dataclass(frozen=True)

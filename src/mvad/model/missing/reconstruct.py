@@ -15,11 +15,12 @@ from torch.nn import functional
 
 from mvad.datasets.shards.batches import Batches
 from mvad.datasets.shards.loader import ShardSet
+from mvad.errors import BadInput
 from mvad.model.backbones.protocol import Teacher
 from mvad.model.devices import constant, moved
 from mvad.model.features import ViewFeatures
 from mvad.model.idif.losses import cosine_maps
-from mvad.model.images import ViewImages
+from mvad.model.images import ViewImages, background_fill
 from mvad.model.input_spec import InputSpec
 from mvad.model.missing.filler import completed
 from mvad.model.missing.methods import ReconstructConfig
@@ -37,6 +38,8 @@ class ViewPainter(nn.Module):
 
     def __init__(self, channels: int, views: int, width: int) -> None:
         super().__init__()
+        if width % 4:
+            raise BadInput(f"reconstruct.width = {width} must be a multiple of 4")
         widths = [width * 2 ** min(level, 3) for level in range(_LEVELS)]
         self.down = nn.ModuleList(
             _block(channels if k == 0 else widths[k - 1], w, 1 if k == 0 else 2) for k, w in enumerate(widths)
@@ -118,7 +121,7 @@ class Reconstruct:
         """See ``Filler.fill``."""
         self.painter.eval()
         images, seen = views.images.clone(), views.seen.clone()
-        fill = constant(self.features.teacher.fill, images.device).view(3, 1, 1)
+        fill = constant(background_fill(self.config.input, self.features.teacher), images.device).view(3, 1, 1)
         with torch.no_grad():
             for view in range(self.spec.views):
                 missing = (~views.present[:, view]).nonzero()[:, 0]

@@ -192,10 +192,11 @@ def _corrupt(
     mask &= (chance[:, :, 0, 0] < config.probability)[:, :, None, None]
     if config.region == "object":
         mask &= views.seen
+    alternates = "rgb" in spec.modalities and m > 1
     kind, sign = chance[:, :, 0, 1], torch.where(chance[:, :, 0, 3] < 0.5, -1.0, 1.0)[:, :, None, None]
     for number, modality in enumerate(spec.modalities):
         part = masks[:, :, number].copy_(mask)
-        if m > 1:
+        if alternates:
             active = (kind < 2 / 3) if modality == "rgb" else (kind > 1 / 3)
             part *= active[:, :, None, None]
         plane, numbers = views.images[:, :, number], chance[:, :, number, :, None, None]

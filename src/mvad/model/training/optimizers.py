@@ -64,8 +64,8 @@ class Optimizers:
     def apply(self, loss: Tensor, k: int, ranks: ProcessGroup = ProcessGroup()) -> Tensor:  # frozen
         """Perform step ``k`` by the gradients that the parameters have; return the loss (0-d), on the device.
 
-        If the loss is not finite, no parameter is changed. On a GPU the device itself leaves them, also where a gradient is not
-        finite, so that nothing waits for the loss.
+        If the loss or a gradient is not finite, no parameter is changed, and nan is returned for the latter. On a GPU the device
+        itself leaves them, so that nothing waits for the loss.
         """
         on_device = loss.device.type != "cpu"
         if not on_device and not bool(torch.isfinite(loss)):
@@ -79,9 +79,12 @@ class Optimizers:
             used.append([p for p in parameters if p.grad is not None])
         if on_device:
             loss = self._guarded(used, loss)
-        elif math.isfinite(self.clip_norm):
-            for parameters in used:
-                nn.utils.clip_grad_norm_(parameters, self.clip_norm)
+        else:
+            norms = [nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None]) for parameters in used]
+            if not all(bool(torch.isfinite(norm)) for norm in norms):
+                return loss.new_full((), math.nan)
+            for parameters, norm in zip(used, norms, strict=True) if math.isfinite(self.clip_norm) else ():
+                nn.utils.clip_grads_with_norm_(parameters, self.clip_norm, norm)
         for optimizer, _ in self.parts:
             optimizer.step()
         return loss

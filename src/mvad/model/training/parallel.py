@@ -86,7 +86,7 @@ def leave_process_group() -> None:
 
 
 class SharedBatchNorm2d(nn.BatchNorm2d):
-    """Batch norm whose statistics in training are taken over the images of all ranks."""
+    """Batch norm whose statistics in training are taken over the images of all ranks, or running ones for one value per channel."""
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, h, w) to the same shape and dtype."""
@@ -103,8 +103,11 @@ class SharedBatchNorm2d(nn.BatchNorm2d):
             assert self.running_mean is not None
             assert self.running_var is not None
             momentum = 0.1 if self.momentum is None else self.momentum
-            self.running_mean.lerp_(mean.detach(), momentum)
-            self.running_var.lerp_(variance.detach() * n / (n - 1), momentum)
+            known = (self.running_mean.clone(), self.running_var.clone())
+            several = n > 1
+            self.running_mean.lerp_(torch.where(several, mean.detach(), known[0]), momentum)
+            self.running_var.lerp_(torch.where(several, variance.detach() * n / (n - 1), known[1]), momentum)
+        mean, variance = torch.where(several, mean, known[0]), torch.where(several, variance, known[1])
         scale = torch.rsqrt(variance + self.eps)
         if self.affine:
             scale = self.weight * scale

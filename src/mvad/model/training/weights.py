@@ -14,13 +14,17 @@ WEIGHTED = (nn.Conv2d, nn.Conv3d, nn.ConvTranspose3d, nn.Linear)
 
 
 class UncountedBatchNorm2d(nn.BatchNorm2d):
-    """Batch norm that does not count its batches: the running means have a fixed momentum, and nothing reads the count."""
+    """Batch norm that does not count its batches: the running means have a fixed momentum, and nothing reads the count.
+
+    One value per channel has no deviation; it is normalised by the running statistics.
+    """
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, h, w) to the same shape and dtype."""
         assert self.momentum is not None
+        by_batch = self.training and x.numel() != x.shape[1]
         return functional.batch_norm(
-            x, self.running_mean, self.running_var, self.weight, self.bias, self.training, self.momentum, self.eps
+            x, self.running_mean, self.running_var, self.weight, self.bias, by_batch, self.momentum, self.eps
         )  # fmt: skip
 
 

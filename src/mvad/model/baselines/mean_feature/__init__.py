@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from mvad.model.config import ModelConfig
-from mvad.model.method import Method
+from mvad.model.method import OWN_SCORES, Method
 
 METHOD = Method(
     name="mean_feature",
@@ -14,4 +14,5 @@ METHOD = Method(
     config=ModelConfig,
     detector="mvad.model.baselines.mean_feature.detector:MeanFeature",
     one_pass=True,
+    ignores=OWN_SCORES,
 )

@@ -31,9 +31,9 @@ class MeanFeature(Detector):
         total = torch.zeros_like(self.mean)
         count = torch.zeros(self.mean.shape[:2], device=self.device)
         for views in self.features.each_sample(train):
-            present = views.present_on_device()[0]
-            total += self.features.pooled(views)[0] * present[:, None, None]
-            count += present[:, None]
+            shown = views.present_on_device()[0] & views.seen[0].flatten(1).any(dim=1)
+            total += self.features.pooled(views)[0] * shown[:, None, None]
+            count += shown[:, None]
             context.progress.advance()
         self.mean = total / count.clamp(min=1)[..., None]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from mvad.model.config import ModelConfig, smoothing_sigma
-from mvad.model.method import Method
+from mvad.model.method import OWN_SCORES, Method
 from mvad.settings import key
 
 
@@ -40,4 +40,5 @@ METHOD = Method(
     config=PaDiMConfig,
     detector="mvad.model.baselines.padim.detector:PaDiM",
     one_pass=True,
+    ignores=OWN_SCORES,
 )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from mvad.model.config import OURS, ModelConfig, smoothing_sigma
-from mvad.model.method import Method
+from mvad.model.method import OWN_SCORES, Method
 from mvad.settings import key
 
 
@@ -59,5 +59,6 @@ METHOD = Method(
     config=PatchCoreConfig,
     detector="mvad.model.baselines.patchcore.detector:PatchCore",
     one_pass=True,
+    ignores=OWN_SCORES,
     presets={"small": {"patchcore.min_patches": 12_000}},
 )

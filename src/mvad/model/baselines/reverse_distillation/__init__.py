@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from mvad.model.config import ModelConfig, smoothing_sigma
-from mvad.model.method import Method
+from mvad.model.method import OWN_SCORES, Method
 from mvad.settings import key
 
 
@@ -36,4 +36,5 @@ METHOD = Method(
     config=ReverseDistillationConfig,
     detector="mvad.model.baselines.reverse_distillation.detector:ReverseDistillation",
     one_pass=False,
+    ignores=OWN_SCORES,
 )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from mvad.model.config import ModelConfig
-from mvad.model.method import Method
+from mvad.model.method import OWN_SCORES, Method
 from mvad.settings import key
 
 
@@ -50,4 +50,5 @@ METHOD = Method(
     config=UniADConfig,
     detector="mvad.model.baselines.uniad.detector:UniAD",
     one_pass=False,
+    ignores=OWN_SCORES,
 )
