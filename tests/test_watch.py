@@ -120,3 +120,36 @@ def test_an_error_of_the_device_decides_nothing(watched: Callable[..., Watch], t
     assert watched(source).run().decided == 1
     assert watched(parts(tmp_path / "in", "p3"), ValueError("odd picture")).run().failed == 1
     assert json.loads((tmp_path / "out" / DECISIONS).read_text().splitlines()[-1])["reason"] == "ValueError: odd picture"
+
+
+def test_a_part_that_is_being_written_when_its_time_is_out_is_decided_when_it_rests(
+    watched: Callable[..., Watch], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A slow copy over the network: "failed" is final, so it must not be said of half a file."""
+    now, source = [0.0], parts(tmp_path / "in", "p1")
+    monkeypatch.setattr(module.time, "monotonic", lambda: now[0])
+    watch = watched(source)
+    watch.options = WatchOptions(timeout_s=30, settle_s=2, once=True)
+    for second in range(0, 100, 1):
+        now[0] = float(second)
+        if second < 60:
+            (source / "p1").write_text("x" * second)
+        _, ready = watch._look()
+        if ready:
+            break
+    assert second in (61, 62), "two seconds after the last write"
+
+
+def test_a_file_that_is_written_for_ever_is_decided_some_time(
+    watched: Callable[..., Watch], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now, source = [0.0], parts(tmp_path / "in", "p1")
+    monkeypatch.setattr(module.time, "monotonic", lambda: now[0])
+    watch = watched(source)
+    watch.options = WatchOptions(timeout_s=30, settle_s=2, once=True)
+    for second in range(0, 400, 1):
+        now[0] = float(second)
+        (source / "p1").write_text("x" * second)
+        if watch._look()[1]:
+            break
+    assert second == 300

@@ -46,11 +46,14 @@ def sha256_file(path: Path) -> str:
 
 
 def flush(path: Path) -> None:
-    """Flush a file, or the entries of a folder, to the disk (fsync)."""
+    """Flush a file, or the entries of a folder, to the disk (fsync); some shared file systems cannot flush a folder."""
     step_hook(f"flush {path.name}")
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.EBADF) or not path.is_dir():
+            raise
     finally:
         os.close(handle)
 

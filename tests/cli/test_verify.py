@@ -399,3 +399,16 @@ def test_a_shard_without_manifest_and_an_unlisted_shard_are_checked(
     assert code == 3
     assert "mask is a link" in said
     assert verify(capsys, tmp_path / "nowhere")[0] == 3
+
+
+def test_a_raw_category_that_cannot_be_read_hides_no_other_fault(ws: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Two folders of one split, and a damaged shard: both are listed, and the shard is mended."""
+    (ws / "raw" / "mvtec3d" / "gear" / "training").mkdir()
+    flip(one(ws / "shards", "test-*.h5"))
+    code, said = verify(capsys, "--workspace", ws, "--raw", ws / "raw")
+    assert code == 3
+    assert "are both the split train" in said
+    assert "test-" in said
+    (ws / "raw" / "mvtec3d" / "gear" / "training").rmdir()
+    flip(one(ws / "renders", "test/*/*/normal_3.png"))
+    assert verify(capsys, "--workspace", ws, "--raw", ws / "raw" / "mvtec3d", "--repair")[0] == 0, "--raw of one dataset"

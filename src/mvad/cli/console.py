@@ -119,12 +119,12 @@ class Bars:
 
 def console_on_stdout() -> Console:
     """Return the console for results."""
-    return Console(highlight=False, width=_width(sys.stdout.isatty()))
+    return Console(highlight=False, emoji=False, width=_width(sys.stdout.isatty()))
 
 
 def console_on_stderr() -> Console:
     """Return the console for progress and notices."""
-    return Console(stderr=True, highlight=False, width=_width(sys.stderr.isatty()))
+    return Console(stderr=True, highlight=False, emoji=False, width=_width(sys.stderr.isatty()))
 
 
 def _width(is_terminal: bool) -> int | None:

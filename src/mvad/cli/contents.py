@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 
 def plain_table(title: str, *columns: str) -> Table:
     """Return an empty table of some columns."""
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table = Table(title=Text(title), title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for name in columns:
-        table.add_column(name, overflow="fold", no_wrap=name in ("category", "n"))
+        table.add_column(Text(name), overflow="fold", no_wrap=name in ("category", "n"))
     return table
 
 
@@ -28,10 +28,12 @@ def contents_table(rows: Sequence[SplitCounts]) -> Table:
     table = plain_table("To pack; bad: samples with a defect" + (", then views that show it" if views else ""), "category")
     table.add_column("split", no_wrap=True)
     for name in ("n", "images", "bad", *views):
-        table.add_column(name, justify="right", no_wrap=True)
+        table.add_column(Text(name), justify="right", no_wrap=True)
     for row in rows:
         counts = [str(row.anomalous_views.get(view, "")) for view in views]
-        table.add_row(f"{row.dataset}/{row.category}", row.split, str(row.samples), str(row.images), str(row.anomalous), *counts)
+        table.add_row(
+            Text(f"{row.dataset}/{row.category}"), row.split, str(row.samples), str(row.images), str(row.anomalous), *counts
+        )
     return table
 
 
@@ -43,7 +45,7 @@ def parts_table(category: str, samples: Sequence[SampleRef]) -> Table:
     views = view_names(samples)
     table = plain_table(f"{category}: parts, pictures of each view, masks", "split", "defect")
     for name in ("parts", *views, "masks"):
-        table.add_column(name, justify="right")
+        table.add_column(Text(name), justify="right")
     groups: dict[tuple[int, str, str], list[SampleRef]] = {}
     for sample in samples:
         groups.setdefault((SPLITS.index(sample.split), sample.split, sample.defect), []).append(sample)

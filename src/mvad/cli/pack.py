@@ -80,7 +80,7 @@ def pack(  # more than 60 lines: one parameter per option
     from mvad.datasets.photographs.sets.registry import photograph_sets, set_tasks
     from mvad.datasets.shards.contents import tasks
     from mvad.datasets.shards.pack import PackOptions
-    from mvad.errors import BadInput, PartlyDone
+    from mvad.errors import BadInput, PartlyDone, UnknownName
     from mvad.words import share
 
     places = Workspace(workspace)
@@ -110,7 +110,7 @@ def pack(  # more than 60 lines: one parameter per option
                 missing += pack_folder.tell_of_shards(made.parent, bars)
                 tell_of_validation(made, bars)
             except BadInput as error:
-                if len(chosen) == 1 or getattr(error, "is_general", False):
+                if len(chosen) == 1 or isinstance(error, UnknownName) or getattr(error, "is_general", False):
                     raise
                 failed += 1
                 bars.say(f"failed: {dataset_name}/{name}: {error}")

@@ -90,8 +90,8 @@ def folder(  # more than 60 lines: one parameter per option
     from mvad.datasets.photographs.sets.registry import photograph_sets
     from mvad.datasets.registry import GENERATED, GENERATED_LICENCE, find_reader
     from mvad.datasets.shards.pack import PackOptions, pack_category
-    from mvad.errors import BadInput, PartlyDone
-    from mvad.words import counted, folder_name
+    from mvad.errors import BadInput, PartlyDone, UnknownName
+    from mvad.words import counted, folder_name, share
 
     if folder_name(name) != name:
         raise BadInput(f"--name {name}: cannot be the name of a folder; choose another")
@@ -104,7 +104,7 @@ def folder(  # more than 60 lines: one parameter per option
         licence = GENERATED_LICENCE
     layout = Layout(pattern, _grid(montage), group)
     options = FolderOptions(name, category, layout, table, validation, test, crop, unit, licence, size, parallel)
-    places, missing = Workspace(workspace), 0
+    places, missing, failed = Workspace(workspace), 0, 0
     with Bars() as bars:
         found = find(source, options)
         for each in found:
@@ -126,11 +126,19 @@ def folder(  # more than 60 lines: one parameter per option
                     f"{source}: {counted(wrong, 'problem')}, as listed above; mend them, or leave what they name out by --partial"
                 )
             return
+        packing = PackOptions(filter_name, level or (1 if filter_name == "zstd" else None), size=size, shard_mb=shard_mb)
         for each in found:
-            packing = PackOptions(filter_name, level or (1 if filter_name == "zstd" else None), size=size, shard_mb=shard_mb)
-            made = pack_category(category_source(each, options), places.shards, packing, bars, parallel, overwrite, partial)
-            bars.tell(f"packed {made}")
-            missing += tell_of_shards(made.parent, bars)
+            try:
+                made = pack_category(category_source(each, options), places.shards, packing, bars, parallel, overwrite, partial)
+                bars.tell(f"packed {made}")
+                missing += tell_of_shards(made.parent, bars)
+            except BadInput as error:
+                if len(found) == 1 or isinstance(error, UnknownName) or getattr(error, "is_general", False):
+                    raise
+                failed += 1
+                bars.say(f"failed: {name}/{each.name}: {error}")
+    if failed:
+        raise PartlyDone(f"{share(failed, len(found), 'category')} not packed; see the messages above")
     if missing and not partial:
         what = "part is" if missing == 1 else "parts are"
         raise PartlyDone(f"{missing} {what} missing from the shards, as listed above; --partial accepts that")

@@ -214,7 +214,7 @@ def audit_tables(audits: Mapping[str, Mapping[str, Any]]) -> list[Table]:
         removed.add_column(name, justify="right", no_wrap=True)
     for category, points in backgrounds.items():
         held = [points[name] / max(points["grid"], 1) for name in shown]
-        removed.add_row(category, str(points["scans"]), *_percent(held))
+        removed.add_row(Text(category), str(points["scans"]), *_percent(held))
     with_defects = {category: audit for category, audit in audits.items() if audit["samples_with_defect"]}
     views = max((len(audit["views"]) for audit in with_defects.values()), default=0)
     seen = plain_table("What became of the ground truth, percent of its pixels", "category", "n")
@@ -222,7 +222,7 @@ def audit_tables(audits: Mapping[str, Mapping[str, Any]]) -> list[Table]:
         seen.add_column(name, justify="right", no_wrap=True)
     for category, audit in with_defects.items():
         shares = [audit[name] / audit["total"] for name, _ in _SHARES] + [view["seen"] for view in audit["views"]]
-        seen.add_row(category, str(audit["samples_with_defect"]), *_percent(shares))
+        seen.add_row(Text(category), str(audit["samples_with_defect"]), *_percent(shares))
     return [table for table in (removed, seen) if table.row_count]
 
 
@@ -257,7 +257,7 @@ def pose_table(categories: Mapping[str, Mapping[str, Any]]) -> list[Table]:
             spread = "" if pose["spread_deg"] is None else f"{pose['spread_deg']:.2f}°"
             fit = ["", ""] if summary["fit"] is None else [f"{100 * summary['fit'][1]:.1f}", f"{100 * summary['fit'][0]:.1f}"]
             template = f"{pose['training_scans']} scans" if pose["training_scans"] else "none"
-            table.add_row(category, f"{pose['number']}{mirrored}", str(pose["samples"]), template, turn, spread, *fit)
+            table.add_row(Text(category), f"{pose['number']}{mirrored}", str(pose["samples"]), template, turn, spread, *fit)
     return [table] if table.row_count else []
 
 

@@ -17,7 +17,15 @@ import numpy as np
 import yaml
 from numpy.typing import NDArray
 
-from mvad.datasets.folders import Files, check_name, is_hidden, refuse_other_folders, split_folders, visible, visible_folders
+from mvad.datasets.folders import (
+    Files,
+    below,
+    category_folders,
+    check_name,
+    refuse_other_folders,
+    split_folders,
+    visible,
+)
 from mvad.datasets.images import placeholder, read_gray16, read_rgb
 from mvad.datasets.masks import NO_MASK, check_label, read_mask
 from mvad.datasets.scan import GOOD, NEW, UNKNOWN, ReadOptions, Scan, ScanRef, new_id
@@ -59,7 +67,7 @@ class Eyecandies:
         """Return the names of folders that hold a folder ``train/data``, sorted."""
         return [
             folder.name
-            for folder in visible_folders(raw)
+            for folder in category_folders(raw)
             if any((split.path / "data").is_dir() for split in split_folders(folder, {"train": "train"}).values())
         ]
 
@@ -95,9 +103,7 @@ class Eyecandies:
     def new_refs(self, folder: Path, category: str, options: ReadOptions) -> list[ScanRef]:
         """See ``ScanReader.new_refs``: every ``NAME_depth.png`` with its image, normals, range and pose beside it."""
         found = []
-        for place in sorted({path.parent for path in folder.rglob("*") if _FILE.fullmatch(path.name)}):
-            if is_hidden(place, folder):
-                continue
+        for place in sorted({path.parent for path in below(folder) if _FILE.fullmatch(path.name)}):
             for number, files in _by_number(visible(place.iterdir()), options).items():
                 paths = {kind: path for kind, path in files.paths.items() if kind not in ("mask", "metadata")}
                 name = new_id(place.relative_to(folder), number)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -71,9 +72,26 @@ def check_name(path: Path) -> None:
         raise BadInput(f"{path.parent}: the name {path.name!a} cannot be that of a scan; rename it, without .part- and the like")
 
 
+def below(folder: Path, _above: frozenset[Path] = frozenset()) -> Iterator[Path]:
+    """Yield the files and folders below a folder that may be data (``is_hidden``), sorted; links are followed, but not back up.
+
+    ``Path.rglob`` does not enter linked folders before Python 3.13, so that data on another disk would be missing without a word.
+    """
+    above = _above | {folder.resolve()}
+    for path in visible(folder.iterdir()):
+        yield path
+        if path.is_dir() and (not path.is_symlink() or path.resolve() not in above):
+            yield from below(path, above)
+
+
 def visible_folders(folder: Path) -> list[Path]:
     """Return the folders in a folder that may hold data, sorted; none where there is no such folder."""
     return [path for path in visible(folder.iterdir()) if path.is_dir()] if folder.is_dir() else []
+
+
+def category_folders(raw: Path) -> list[Path]:
+    """Return the folders in a folder that may be categories, sorted: without those that may not be read, as a disk's lost+found."""
+    return [folder for folder in visible_folders(raw) if os.access(folder, os.R_OK | os.X_OK)]
 
 
 @dataclass(frozen=True)
@@ -134,7 +152,7 @@ def refuse_other_folders(root: Path, splits: Mapping[str, Named], pattern: str) 
 
 def holds_data(folder: Path) -> bool:
     """Return whether a folder, or one in it, holds a file that is meant as data by its ending."""
-    return any(path.suffix[1:].lower() in _UNREADABLE and not is_hidden(path, folder) for path in folder.rglob("*"))
+    return any(path.suffix[1:].lower() in _UNREADABLE for path in below(folder))
 
 
 def means_good(name: str) -> bool:

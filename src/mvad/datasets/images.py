@@ -22,6 +22,8 @@ logging.getLogger("tifffile").addHandler(logging.NullHandler())
 MAX_SIDE = 8192
 """Greatest side of an image in pixels. No dataset of this field has larger ones; more is a decompression bomb or a wrong file."""
 
+_TRANSPARENT = "{path}: has transparent pixels, {lack}; save it without an alpha channel"
+
 
 def read_rgb(path: Path, shape: tuple[int, int] | None = None, data: bytes | None = None) -> NDArray[np.uint8]:
     """Read a colour image as (H, W, 3) uint8; ``shape`` is the (H, W) that it must have.
@@ -55,7 +57,10 @@ def read_levels(path: Path, data: bytes | None = None) -> tuple[NDArray[np.int64
     image, is_jpeg, is_16_bit = _decode(path, ("1", "L", "LA", "P", "RGB", "RGBA", "I", "I;16", "I;16B"), None, data)
     if is_16_bit:
         values = np.asarray(imagecodecs.png_decode(path.read_bytes() if data is None else data))
-        return values[..., :3].max(axis=2).astype(np.int64), False
+        colours = 3 if values.shape[2] >= 3 else 1
+        if (values[..., colours:] != 65535).any():
+            raise BadInput(_TRANSPARENT.format(path=path, lack="so what it marks is a guess"))
+        return values[..., :colours].max(axis=2).astype(np.int64), False
     image = _opaque(path, image, "so what it marks is a guess")
     if image.mode in ("1", "P", "RGBA", "LA"):
         image = image.convert("L" if image.mode == "1" else "RGB")
@@ -73,7 +78,7 @@ def _opaque(path: Path, image: Image.Image, lack: str) -> Image.Image:
     if image.mode in ("LA", "RGBA") or "transparency" in image.info:
         image = image.convert("RGBA")
         if image.getchannel("A").getextrema() != (255, 255):
-            raise BadInput(f"{path}: has transparent pixels, {lack}; save it without an alpha channel")
+            raise BadInput(_TRANSPARENT.format(path=path, lack=lack))
     return image
 
 

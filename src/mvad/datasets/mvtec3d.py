@@ -8,6 +8,7 @@ Coordinates are metres in the sensor's frame; (0, 0, 0) where nothing was measur
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,13 +17,13 @@ from numpy.typing import NDArray
 
 from mvad.datasets.folders import (
     Named,
+    below,
     by_stem,
+    category_folders,
     defect_folders,
     holds_data,
-    is_hidden,
     refuse_other_folders,
     split_folders,
-    visible_folders,
 )
 from mvad.datasets.images import read_rgb, read_xyz
 from mvad.datasets.masks import NO_MASK, check_label, read_mask
@@ -69,7 +70,7 @@ class MVTec3D:
 
     def categories(self, raw: Path) -> list[str]:
         """Return the names of folders that hold a folder ``train``, sorted."""
-        return [folder.name for folder in visible_folders(raw) if "train" in split_folders(folder, {"train": "train"})]
+        return [folder.name for folder in category_folders(raw) if "train" in split_folders(folder, {"train": "train"})]
 
     def refs(self, raw: Path, category: str, options: ReadOptions) -> list[ScanRef]:
         """Return all scans of a category, sorted: each name that any of its folders holds; ``load`` reports what is missing.
@@ -104,7 +105,7 @@ class MVTec3D:
     def new_refs(self, folder: Path, category: str, options: ReadOptions) -> list[ScanRef]:
         """See ``ScanReader.new_refs``: every ``xyz/NAME.tiff`` with ``rgb/NAME.png`` beside it."""
         found = []
-        places = {path.parent for kind in ("xyz", "rgb") for path in folder.rglob(kind) if not is_hidden(path, folder)}
+        places = {path.parent for path in below(folder) if path.name in ("xyz", "rgb")}
         for place in sorted(places):
             for ref in self.scans_in(category, NEW, UNKNOWN, Named(place)):
                 paths = {kind: path for kind, path in ref.paths.items() if kind != "gt"}
@@ -151,6 +152,7 @@ class MVTec3D:
 
 def ref_beside(xyz: Path) -> ScanRef:
     """Return the scan of one ``xyz/NAME.tiff`` with ``rgb/NAME.png`` and, where there is one, ``gt/NAME.png`` beside it."""
+    xyz = Path(os.path.abspath(xyz))  # a name alone has no folders above it
     scans = _scans(MVTec3D.name, _Group("", NEW, UNKNOWN, Named(xyz.parent.parent)))
     paths = {"xyz": xyz, "rgb": xyz.parent.parent / "rgb" / f"{xyz.stem}.png"}
     return next((ref for ref in scans if ref.paths["xyz"] == xyz), ScanRef(MVTec3D.name, "", NEW, UNKNOWN, xyz.stem, paths))

@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from mvad.datasets.folders import Named, defect_folders, holds_data, is_hidden, split_folders, visible_folders
+from mvad.datasets.folders import Named, below, category_folders, defect_folders, holds_data, split_folders, visible_folders
 from mvad.datasets.images import read_rgb
 from mvad.datasets.masks import check_label, read_mask
 from mvad.datasets.mvtec3d import MAX_DISTANCE_M, MIN_DISTANCE_M
@@ -50,7 +51,7 @@ class OwnScans:
 
     def categories(self, raw: Path) -> list[str]:
         """Return the names of folders that hold a folder ``train``, sorted."""
-        return [folder.name for folder in visible_folders(raw) if "train" in split_folders(folder, {"train": "train"})]
+        return [folder.name for folder in category_folders(raw) if "train" in split_folders(folder, {"train": "train"})]
 
     def refs(self, raw: Path, category: str, options: ReadOptions) -> list[ScanRef]:
         """Return all scans of a category, sorted; ``read`` of each says what they are and how they are read.
@@ -99,6 +100,7 @@ class OwnScans:
         if folder.is_file():
             ref = self.ref_of(folder, options.own)
             return [replace(ref, category=category, paths={kind: path for kind, path in ref.paths.items() if kind != "gt"})]
+        folder = Path(os.path.abspath(folder))
         if folder.name.lower() in PLACES and "rgb" in {path.name.lower() for path in visible_folders(folder.parent)}:
             raise BadInput(f"{folder}: its pictures lie beside it; give {folder.parent}")
         places = _places(folder)
@@ -123,6 +125,7 @@ class OwnScans:
             If the file is none, or of another kind than the options say.
         """
         own.check()
+        path = Path(os.path.abspath(path))  # a name alone has no folders above it
         place = path.parent.parent if path.parent.name.lower() in PLACES else path.parent
         scan = next((scan for scan in find_scans(place).values() if scan.paths.get("xyz") == path), None)
         if scan is None:
@@ -199,8 +202,7 @@ def _load_scan(ref: ScanRef) -> Scan:
 
 def _places(folder: Path) -> list[Path]:
     """Return the folders below a folder that may hold scans, sorted."""
-    below = (path for path in folder.rglob("*") if path.is_dir() and not is_hidden(path, folder))
-    return sorted(path for path in below if path.name.lower() not in _BESIDE)
+    return sorted(path for path in below(folder) if path.is_dir() and path.name.lower() not in _BESIDE)
 
 
 def _refuse_scans_below(root: Path, known: set[Path], kinds: set[Kind | None], what: str) -> None:

@@ -11,6 +11,7 @@ Labels are per view: a view of a defective sample that does not show the defect 
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -85,22 +86,34 @@ def categories(raw: Path, splits: str = JSON_FOLDERS[0]) -> list[str]:
     return names
 
 
-def image_root(raw: Path) -> Path | None:
-    """Return the folder with the smallest size of images that was downloaded, or None where there is none."""
-    return next((raw / name for name in IMAGE_FOLDERS if (raw / name).is_dir()), None)
+def image_root(raw: Path, category: str, size: int = 0) -> Path | None:
+    """Return the folder of images to take for views of ``size`` pixels, or None where none was downloaded.
+
+    That is the smallest that is at least as large, else the largest, of those that hold the category.
+    """
+    there = [raw / name for name in IMAGE_FOLDERS if (raw / name).is_dir()]
+    holding = [folder for folder in there if (folder / category).is_dir()] or there
+    large_enough = [folder for folder in holding if _side_of(folder) >= size]
+    return next(iter(large_enough), holding[-1] if holding else None)
 
 
-def refs(raw: Path, category: str, splits: str = JSON_FOLDERS[0]) -> list[SampleRef]:
+def _side_of(folder: Path) -> float:
+    """Return the side in pixels that a folder of images is named after; infinite for the pictures as taken."""
+    side = folder.name.rpartition("_")[2]
+    return int(side) if side.isdecimal() else math.inf
+
+
+def refs(raw: Path, category: str, splits: str = JSON_FOLDERS[0], size: int = 0) -> list[SampleRef]:
     """Return all samples of a category from its JSON file, sorted; no image is opened.
 
-    Paths lie in ``image_root(raw)``, or in ``raw`` where no images were downloaded.
+    Paths lie in ``image_root(raw, category, size)``, or in ``raw`` where no images were downloaded.
 
     Raises
     ------
     BadInput
         If the file is no Real-IAD split, lists a path twice, or a name points outside of the folder.
     """
-    root = image_root(raw) or raw
+    root = image_root(raw, category, size) or raw
     return listed(raw / splits / f"{category}.json", NAME, category, lambda prefix: _below(root, prefix))
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from mvad.datasets.folders import Named, by_stem, check_name, is_hidden, visible, visible_folders
+from mvad.datasets.folders import Named, below, by_stem, check_name, visible, visible_folders
 from mvad.datasets.images import read_rgb
 from mvad.datasets.masks import NO_MASK
 from mvad.datasets.mvtec3d import MVTec3D
@@ -75,7 +75,7 @@ class RealIADD3(MVTec3D):
     def new_refs(self, folder: Path, category: str, options: ReadOptions) -> list[ScanRef]:
         """See ``ScanReader.new_refs``: every ``xyz/NAME.tiff`` with a photograph in ``rgb/NAME`` beside it."""
         found = []
-        for place in sorted({path.parent for path in folder.rglob("xyz") if not is_hidden(path, folder)}):
+        for place in sorted({path.parent for path in below(folder) if path.name == "xyz"}):
             for ref in self.scans_in(category, NEW, UNKNOWN, Named(place)):
                 name = new_id(place.relative_to(folder), ref.id)
                 found.append(ScanRef(self.name, category, NEW, UNKNOWN, name, ref.paths, (), ref.fault))

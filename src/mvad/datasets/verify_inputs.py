@@ -65,7 +65,7 @@ def _rendered_inputs(renders: Path, raw: Path, progress: Progress) -> tuple[int,
         except BadInput:
             continue
         dataset, category, light = manifest["dataset"], manifest["category"], int(manifest["config"]["light"])
-        root = _root_of(raw, dataset, category)
+        root = root_of(raw, dataset, category)
         if not (root / category).is_dir():
             continue
         reader = find_reader(dataset)
@@ -73,7 +73,11 @@ def _rendered_inputs(renders: Path, raw: Path, progress: Progress) -> tuple[int,
             progress.say(f"{path.parent}: its raw data are not compared, no reader of {dataset} is registered here")
             continue
         options = ReadOptions(light, recorded_options(manifest["config"]))
-        refs = {ref.key: ref for ref in reader.refs(root, category, options)}
+        try:
+            refs = {ref.key: ref for ref in reader.refs(root, category, options)}
+        except BadInput as error:
+            faults.append(Fault(str(error), path, "other", path))
+            continue
         progress.start(f"inputs of {category}", len(manifest["samples"]))
         for sample in manifest["samples"]:
             folder = files.below(path.parent, sample["split"], sample["defect"], sample["id"])
@@ -94,7 +98,7 @@ def _rendered_inputs(renders: Path, raw: Path, progress: Progress) -> tuple[int,
     return compared, faults
 
 
-def _root_of(raw: Path, dataset: str, category: str) -> Path:
+def root_of(raw: Path, dataset: str, category: str) -> Path:
     """Return the folder of a dataset's categories: ``raw/DATASET``, or ``raw`` where that alone has the category."""
     return raw if (raw / category).is_dir() and not (raw / dataset / category).is_dir() else raw / dataset
 
@@ -110,7 +114,7 @@ def _photographs(shards: Path, raw: Path, progress: Progress) -> tuple[int, list
                 faults.append(Fault(str(error), path, "shards", path.parent))
                 continue
             category = str(manifest["category"])
-            root = _root_of(raw, dataset, category)
+            root = root_of(raw, dataset, category)
             if dataset == realiad.NAME:
                 found = _of_realiad(root, category, manifest)
             else:
@@ -132,11 +136,16 @@ Sources = dict[str, Callable[[], str]]
 def _of_realiad(root: Path, category: str, manifest: Mapping[str, Any]) -> tuple[Sources, list[str]] | None:
     """Return the samples of a category of Real-IAD and what is wrong with its split file; None where its data are not there."""
     splits = str(manifest["config"].get("splits", realiad.JSON_FOLDERS[0]))
-    split = files.below(root, splits) / f"{category}.json"
-    if realiad.image_root(root) is None or not split.exists():
+    if not files.is_name(splits):
+        return {}, [f"{category}: its manifest names the split files {splits!r}, which is no folder; pack again with --overwrite"]
+    split = root / splits / f"{category}.json"
+    if realiad.image_root(root, category) is None or not split.exists():
         return None
     held_out = held_out_share(manifest["config"])
-    raw_category = photographed_category(root, category, int(manifest["packing"]["size"]), splits, held_out)
+    try:
+        raw_category = photographed_category(root, category, int(manifest["packing"]["size"]), splits, held_out)
+    except BadInput as error:
+        return {}, [str(error)]
     texts = []
     if raw_category.config["split_file_sha256"] != manifest["config"]["split_file_sha256"]:
         texts.append(f"{split}: is not what it was when it was packed; restore it, or pack again with --overwrite")

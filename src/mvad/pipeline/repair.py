@@ -24,6 +24,7 @@ from mvad.datasets.shards.pack import PackOptions, pack_realiad, pack_renders
 from mvad.datasets.shards.reader import held_out_share, open_shard, recorded_packing, recorded_source
 from mvad.datasets.shards.schema import PICTURES
 from mvad.datasets.verify import Fault
+from mvad.datasets.verify_inputs import root_of
 from mvad.errors import BadInput, MvadError
 from mvad.model.backbones.weights import WeightsSource
 from mvad.model.devices import resolve_device
@@ -106,11 +107,12 @@ def _render(category: Path, damaged: Sequence[Path], raw: Path, progress: Progre
     dataset = category.parent.name
     facts = _first_readable(category / RIG, category / MANIFEST)
     options, _ = resolve(RenderOptions, [(RECORDED, facts["config"])])
-    refs = reader_for(dataset).refs(raw / dataset, category.name, options.reading)
+    raw = root_of(raw, dataset, category.name)
+    refs = reader_for(dataset).refs(raw, category.name, options.reading)
     folders = {category / ref.split / ref.defect / ref.id for ref in refs}
     without_scan = [folder for folder in damaged if folder not in folders]
     if without_scan:
-        raise BadInput(f"{without_scan[0]}: its scan is not in {raw / dataset}; give --raw")
+        raise BadInput(f"{without_scan[0]}: its scan is not in {raw}; give --raw")
     rig = None if facts.get("training_scans", facts.get("rig_from_scans")) else Rig.from_json(facts["rig"])
     splits = [split for split in SPLITS if (category / split).exists()]
     for folder in damaged:
@@ -118,9 +120,7 @@ def _render(category: Path, damaged: Sequence[Path], raw: Path, progress: Progre
     for name in (RIG, AUDIT, MANIFEST):
         if (category / name).exists() and _first_readable(category / name, empty=True) is None:
             files.remove(category / name)
-    done = render_category(
-        dataset, category.name, raw / dataset, category.parents[1], options, splits, Workers(), False, progress, rig
-    )
+    done = render_category(dataset, category.name, raw, category.parents[1], options, splits, Workers(), False, progress, rig)
     progress.say(f"{category}: {done.rendered} rendered again")
 
 
@@ -134,12 +134,28 @@ def _pack(folder: Path, renders: Path, raw: Path, progress: Progress) -> None:
         config = recorded_source(folder)
         splits, validation = config.get("splits"), held_out_share(config)
         pack_realiad(
-            raw / dataset, category, folder.parents[1], options, progress, overwrite=True, splits=splits, validation=validation
+            root_of(raw, dataset, category),
+            category,
+            folder.parents[1],
+            options,
+            progress,
+            overwrite=True,
+            splits=splits,
+            validation=validation,
         )
     elif dataset in photograph_sets():
         validation = held_out_share(recorded_source(folder))
         pack_set(
-            raw / dataset, dataset, category, folder.parents[1], options, progress, 1, True, partial=lacks, validation=validation
+            root_of(raw, dataset, category),
+            dataset,
+            category,
+            folder.parents[1],
+            options,
+            progress,
+            1,
+            True,
+            partial=lacks,
+            validation=validation,
         )
     elif PICTURES in recorded_source(folder):
         raise BadInput("own photographs, whose folder is not recorded; run the same mvad pack folder again with --overwrite")
@@ -231,7 +247,11 @@ def _scan_evaluator(run: RunFolder, raw: Path, workspace: Workspace) -> ScanEval
     if results is not None and results.scan is not None:
         names = (results.scan.rule, *sorted(set(results.scan.figures) - {results.scan.rule}))
         rules = [rule for name in names for rule in RULES if rule == name]
-    return ScanEvaluator(run.path, raw_scans(record.dataset, raw / record.dataset, record.category, workspace.renders), rules)
+    return ScanEvaluator(
+        run.path,
+        raw_scans(record.dataset, root_of(raw, record.dataset, record.category), record.category, workspace.renders),
+        rules,
+    )
 
 
 def _first_readable(*paths: Path, empty: bool = False) -> Any:

@@ -25,6 +25,7 @@ from mvad.render.rig import Rig
 
 def workspace_of(run: Path, packed: Path | None = None) -> Workspace:
     """Return the workspace that a run lies in, else that of a packed category, else ``MVAD_WORKSPACE`` or the default one."""
+    run = Path(os.path.abspath(run))  # a name alone has no folders above it
     around = Workspace(run.parent.parent)
     others = (around.shards, around.renders, around.raw(""), around.weights)
     if run.parent == around.runs and any(folder.exists() for folder in others):

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from mvad.datasets.verify import DATA_RULES, Fault, verify_tree
 from mvad.datasets.verify_inputs import verify_inputs
+from mvad.errors import BadInput
 from mvad.model.verification import RUN_RULES
 from mvad.pipeline.workspace import Workspace
 from mvad.progress import Progress
@@ -37,6 +38,11 @@ def verify_workspace(
     """
     checked, faults = verify_tree(paths, progress, trusted, (DATA_RULES, RUN_RULES))
     if raw is not None and workspace is not None:
-        compared, changed = verify_inputs(workspace.renders, workspace.shards, raw, progress)
+        try:
+            compared, changed = verify_inputs(workspace.renders, workspace.shards, raw, progress)
+        except BadInput as error:
+            if not faults:
+                raise
+            compared, changed = 0, [Fault(str(error), raw, "other", raw)]  # with what was found before
         checked, faults = checked + compared, faults + changed
     return checked, faults

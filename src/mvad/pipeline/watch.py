@@ -44,6 +44,8 @@ FAILED = "failed"
 """Decision on a part that could not be read; a person has to look."""
 _NOT_THE_PARTS = (MemoryError, torch.OutOfMemoryError, torch.AcceleratorError)
 """Errors that say nothing about the part that is decided on: the next start decides on it."""
+_WRITTEN_FOR = 10
+"""Timeouts for which a part's files may still be written."""
 _TRIES = 3
 _CALL_SECONDS = 60.0
 _WEBHOOK_SECONDS = 10.0
@@ -284,7 +286,9 @@ class Watch:
             if state != waiting.state:
                 waiting.state, waiting.changed = state, now
             rests = bool(state) and now - waiting.changed >= max(self.options.settle_s, candidate.rest_s)
-            if (rests and candidate.complete) or now - waiting.since >= self.options.timeout_s:
+            waited = (now - waiting.since) / max(self.options.timeout_s, 1e-9)
+            is_written = bool(state) and not rests  # what is being copied has time, unless it never ends
+            if (rests and candidate.complete) or waited >= (_WRITTEN_FOR if is_written else 1):
                 ready.append(candidate)
         for gone in set(self._waiting) - seen:
             del self._waiting[gone]

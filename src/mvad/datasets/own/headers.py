@@ -131,7 +131,9 @@ def ply_header(path: Path) -> Header:
     if least - 1 > size_of(path) - found.end():
         raise BadInput(f"{path}: is shorter than its header says; it was cut off, copy or export it again")
     faces = counts.get("face", 0)
-    return Header(counts["vertex"], faces, _shape_in(path, remarks, counts["vertex"]), tuple(names), has_texture)
+    return Header(
+        counts["vertex"], faces, None if faces else _shape_in(path, remarks, counts["vertex"]), tuple(names), has_texture
+    )
 
 
 def _property_bytes(path: Path, words: list[str]) -> int:

@@ -23,7 +23,7 @@ from mvad.datasets.photographs.pattern import find_by_pattern
 from mvad.datasets.photographs.sample import coding_of, read_part
 from mvad.datasets.photographs.splits import divide
 from mvad.datasets.photographs.table import find_in_table
-from mvad.datasets.photographs.tree import find_categories, find_tree
+from mvad.datasets.photographs.tree import find_categories, find_tree, folders_beside
 from mvad.datasets.scan import UNKNOWN, SampleRef
 from mvad.datasets.shards.schema import PICTURES, Sample
 from mvad.datasets.shards.sources import CategorySource, Source
@@ -120,7 +120,8 @@ def find(root: Path, options: FolderOptions) -> list[FolderCategory]:
                 places = {options.category: places[options.category]}
             else:
                 places = {options.category: next(iter(places.values()))}
-    found = []
+    found = list[FolderCategory]()
+    strangers = [] if options.category or root in places.values() else folders_beside(root, places)
     for category, folder in places.items():
         if options.table is not None:
             listing = find_in_table(options.table, folder, options.name, category, options.layout)
@@ -133,6 +134,8 @@ def find(root: Path, options: FolderOptions) -> list[FolderCategory]:
         listing = divide(listing, options.validation, options.test)
         listing.problems += _wrong_parts(listing)
         listing.problems += _problems_of(folder, listing.samples)
+        if not found:
+            listing.problems += strangers
         found.append(FolderCategory(category, listing))
     return found
 
@@ -153,7 +156,12 @@ def _wrong_parts(listing: Listing) -> list[str]:
         else:
             names.add(sample.key)
             kept.append(sample)
-    listing.samples = kept
+    known = {view.camera for sample in kept if sample.split == "train" for view in sample.views}
+    strange = {sample.key: view for sample in kept for view in sample.views if known and view.camera not in known}
+    problems += [
+        f"{view.image}: the view {view.camera} is in no training part; add it there, or remove it" for view in strange.values()
+    ]
+    listing.samples = [sample for sample in kept if sample.key not in strange]
     return problems
 
 

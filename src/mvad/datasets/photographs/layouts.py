@@ -37,6 +37,10 @@ def natural(name: str) -> tuple[tuple[int, int, str], ...]:
     return (*ordered, (2, 0, name))
 
 
+_UNREAD = {"heic", "heif", "avif", "gif", "jp2", "jfif", "tga", "pgm", "ppm", "pnm", "cr2", "cr3", "nef", "arw", "dng"}
+"""Endings of photographs of kinds that are not read."""
+
+
 @dataclass(frozen=True)
 class Layout:
     """How photographs are named.
@@ -91,6 +95,27 @@ def is_picture(path: Path, root: Path) -> bool:
     return path.suffix[1:].lower() in ENDINGS and not is_hidden(path, root)
 
 
+def is_unread_picture(path: Path) -> bool:
+    """Return whether a file is a photograph of a kind that is not read, by its ending; such are told, not ignored."""
+    return path.suffix[1:].lower() in _UNREAD and not is_hidden(path)
+
+
+def unread_pictures(folder: Path) -> list[str]:
+    """Return a line for each photograph in a folder that is of a kind that is not read, where no other kind lies beside it."""
+    there = visible(folder.iterdir())
+    stems = {path.stem.lower() for path in there if is_picture(path, folder)}
+    return [
+        f"{path}: pictures of this kind are not read; save it as PNG or JPEG"
+        for path in there
+        if is_unread_picture(path) and path.is_file() and path.stem.lower() not in stems
+    ]
+
+
+def pictures_by_stem(folder: Path) -> dict[str, Path]:
+    """Return the pictures of a folder by stem, of any ending in any case; none where there is no such folder."""
+    return {path.stem: path for path in visible(folder.iterdir()) if is_picture(path, folder)} if folder.is_dir() else {}
+
+
 @dataclass(frozen=True)
 class View:
     """A picture with the maps beside it."""
@@ -112,7 +137,7 @@ def pictures_in(folder: Path) -> tuple[list[View], list[str]]:
     """
     views: dict[str, Path] = {}
     beside: dict[str, dict[str, Path]] = {}
-    problems = []
+    problems = unread_pictures(folder)
     for path in visible(folder.iterdir()):
         if path.is_dir() or not is_picture(path, folder):
             continue

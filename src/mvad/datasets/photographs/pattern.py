@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from mvad.datasets.folders import means_good
-from mvad.datasets.photographs.layouts import SPLIT_OF, Layout, Listing, View, is_picture, natural, pictures_in
+from mvad.datasets.folders import below, means_good
+from mvad.datasets.photographs.layouts import SPLIT_OF, Layout, Listing, View, is_picture, is_unread_picture, natural, pictures_in
 from mvad.datasets.scan import GOOD, NEW, UNKNOWN, SampleRef
 from mvad.errors import BadInput
 
@@ -70,7 +70,9 @@ def find_by_pattern(root: Path, dataset: str, category: str, layout: Layout, new
     groups: dict[tuple[str, str, str], str] = {}
     faults: dict[tuple[str, str, str], str] = {}
     unmatched, matched = list[Path](), list[tuple[View, dict[str, str], list[str]]]()
-    for folder in sorted({path.parent for path in root.rglob("*") if path.is_file() and is_picture(path, root)}):
+    for folder in sorted(
+        {path.parent for path in below(root) if path.is_file() and (is_picture(path, root) or is_unread_picture(path))}
+    ):
         views, wrong = pictures_in(folder)
         listing.problems += wrong
         for view in views:
@@ -82,7 +84,7 @@ def find_by_pattern(root: Path, dataset: str, category: str, layout: Layout, new
                 unmatched.append(view.image)
             else:
                 names = {name: value for name, value in match.groupdict().items() if value is not None}
-                matched.append((view, names, list(relative.parts[:-1])))
+                matched.append((view, names, _free_folders(match, relative)))
     labelled = any(means_good(name) for _, _, folders in matched for name in folders)
     for view, names, folders in matched:
         split, defect, fault = (NEW, UNKNOWN, "") if new else _labels(names, folders, labelled)
@@ -111,6 +113,20 @@ def find_by_pattern(root: Path, dataset: str, category: str, layout: Layout, new
         refs = [view.ref(defect) for view in sorted(views_of.values(), key=lambda view: natural(view.name))]
         listing.samples.append(SampleRef(dataset, category, split, defect, name, refs, groups[split, defect, name], fault=fault))
     return listing
+
+
+def _free_folders(match: re.Match[str], relative: Path) -> list[str]:
+    """Return the folders of a path that the pattern does not name: those of a sample, view, split or group are no defect."""
+    if match.string != relative.as_posix():
+        return list(relative.parts[:-1])
+    named = [match.span(name) for name, value in match.groupdict().items() if value and name != "defect" and "/" not in value]
+    free, start = [], 0
+    for folder in relative.parts[:-1]:
+        end = start + len(folder)
+        if not any(first < end and start < last for first, last in named):
+            free.append(folder)
+        start = end + 1
+    return free
 
 
 def _labels(names: Mapping[str, str], folders: list[str], labelled: bool) -> tuple[str, str, str]:

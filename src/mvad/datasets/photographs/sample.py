@@ -155,10 +155,10 @@ def _add(
         planes.mask[k] |= placed.marks(tile_of(marked, view.tile))
     if planes.depth is not None:
         depth = _map(view, view.depth, read_depth, picture.shape, decoded)
-        notes += _fill(planes.depth, k, placed, tile_of(depth, view.tile) * np.float32(framing.unit_m), inside)
+        notes += _fill(planes.depth, k, placed, tile_of(depth, view.tile) * np.float32(framing.unit_m), inside, view.depth)
     if planes.normal is not None:
         normal = _map(view, view.normal, read_normals, picture.shape, decoded)
-        notes += _fill(planes.normal, k, placed, tile_of(normal, view.tile), inside)
+        notes += _fill(planes.normal, k, placed, tile_of(normal, view.tile), inside, view.normal)
     return placed, notes
 
 
@@ -177,7 +177,7 @@ def _map(view: ImageRef, path: Path | None, read: Any, shape: tuple[int, int], d
 
 
 def _fill(
-    planes: NDArray[np.float32], k: int, placed: Placed, values: NDArray[np.float32], inside: NDArray[np.bool_]
+    planes: NDArray[np.float32], k: int, placed: Placed, values: NDArray[np.float32], inside: NDArray[np.bool_], path: Path | None
 ) -> list[str]:
     """Put a map into its plane, without holes where the picture is seen; return what is to be told."""
     shown = placed.nearest(values)
@@ -185,7 +185,7 @@ def _fill(
     holes = inside & ~some
     if holes.any():
         if not some.any():
-            raise BadInput("a depth or normal map holds nothing; leave the view out")
+            raise BadInput(f"{path}: the map holds nothing where the picture is; leave the view out")
         shown = filled(shown, ~some)
     shown[~inside] = 0
     planes[k] = shown

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 
-from mvad.datasets.folders import means_good, visible, visible_folders
+from mvad.datasets.folders import below, category_folders, means_good, visible, visible_folders
 from mvad.datasets.photographs.layouts import (
     ONE_VIEW,
     SPLIT_OF,
@@ -13,7 +13,9 @@ from mvad.datasets.photographs.layouts import (
     Listing,
     View,
     is_picture,
+    is_unread_picture,
     montage_of,
+    pictures_by_stem,
     pictures_in,
 )
 from mvad.datasets.scan import GOOD, SampleRef
@@ -98,8 +100,9 @@ def _add_parts(
         return
     listing.problems += wrong
     montage = layout.montage != (1, 1)
+    masks = _ground_truth(root, folder)
     for view in single:
-        mask = None if "mask" in view.beside else _ground_truth(root, folder, view.image.stem)
+        mask = None if "mask" in view.beside else masks.get(view.image.stem)
         views = [View(ONE_VIEW, view.image, view.beside).ref(defect, mask)]
         listing.samples.append(
             SampleRef(dataset, category, split, defect, view.image.stem, montage_of(views, layout) if montage else views)
@@ -119,19 +122,17 @@ def _add_parts(
             )
 
 
-def _ground_truth(root: Path, folder: Path, stem: str) -> Path | None:
-    """Return MVTec's mask of a picture of one view, where there is one."""
-    for base in (root / "ground_truth", folder.parent / "ground_truth"):
-        for name in (f"{stem}_mask", stem):
-            for ending in ("png", "bmp", "tif", "tiff", "jpg"):
-                path = base / folder.name / f"{name}.{ending}"
-                if path.is_file():
-                    return path
-    return None
+def _ground_truth(root: Path, folder: Path) -> dict[str, Path]:
+    """Return MVTec's masks of the pictures in a folder, by their stems: ``NAME_mask`` or ``NAME``, beside the folder or the splits."""
+    found: dict[str, Path] = {}
+    for base in (folder.parent / "ground_truth", root / "ground_truth"):
+        masks = pictures_by_stem(base / folder.name)
+        found |= masks | {stem.removesuffix("_mask"): path for stem, path in masks.items() if stem.endswith("_mask")}
+    return found
 
 
 def _holds_pictures(folder: Path) -> bool:
-    return any(is_picture(path, folder) for path in folder.rglob("*"))
+    return any(is_picture(path, folder) or is_unread_picture(path) for path in below(folder))
 
 
 def find_categories(root: Path) -> dict[str, Path]:
@@ -146,8 +147,18 @@ def find_categories(root: Path) -> dict[str, Path]:
         raise BadInput(f"{root}: not found; give the folder of the photographs")
     if any(_is_category(root)):
         return {root.resolve().name: root}
-    inner = {folder.name: folder for folder in visible_folders(root) if any(_is_category(folder))}
+    inner = {folder.name: folder for folder in category_folders(root) if any(_is_category(folder))}
     return inner or {root.resolve().name: root}
+
+
+def folders_beside(root: Path, categories: Mapping[str, Path]) -> list[str]:
+    """Return a line for each folder beside categories that holds pictures, and would not be packed."""
+    return [
+        f"{folder}: holds pictures, but neither train nor good beside the categories {', '.join(list(categories)[:3])}; name its folders so, "
+        "or move it away"
+        for folder in category_folders(root)
+        if folder.name not in categories and _holds_pictures(folder)
+    ]
 
 
 def _is_category(folder: Path) -> Iterable[bool]:

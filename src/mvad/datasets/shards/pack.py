@@ -22,7 +22,18 @@ from mvad.datasets.shards.card import card
 from mvad.datasets.shards.chunks import check_filter
 from mvad.datasets.shards.missing import all_missing, check_complete, members, merged_notes
 from mvad.datasets.shards.reader import ShardFile, read_manifest
-from mvad.datasets.shards.schema import CARD, MANIFEST, MODALITIES, SCHEMA, SCHEMA_VERSION, WRITTEN, Sample, contradiction
+from mvad.datasets.shards.schema import (
+    CARD,
+    MANIFEST,
+    MAX_CHUNK_BYTES,
+    MAX_SAMPLES,
+    MODALITIES,
+    SCHEMA,
+    SCHEMA_VERSION,
+    WRITTEN,
+    Sample,
+    contradiction,
+)
 from mvad.datasets.shards.sources import CategorySource, Source, photographed_category, rendered_category
 from mvad.errors import BadInput
 from mvad.progress import Progress
@@ -181,8 +192,15 @@ def _parts(category: CategorySource, options: PackOptions) -> list[_Part]:
     bytes_per_pixel = (
         1 + (category.rig is not None or "seen" in stored) + sum(pixel[name] for name in options.fields if name in stored)
     )
-    bytes_per_sample = category.size**2 * len(category.views) * bytes_per_pixel
-    per_file = max(1, int(options.shard_mb * 1e6 / bytes_per_sample))
+    pixels = category.size**2 * len(category.views)
+    largest = max((pixel[name] for name in options.fields if name in stored), default=1)
+    if pixels * largest > MAX_CHUNK_BYTES:  # a sample's values of a field are one chunk
+        raise BadInput(
+            f"{category.dataset}/{category.category}: {len(category.views)} views of {category.size} pixels are more than a shard can hold; "
+            "give a smaller --size"
+        )
+    bytes_per_sample = pixels * bytes_per_pixel
+    per_file = min(MAX_SAMPLES, max(1, int(options.shard_mb * 1e6 / bytes_per_sample)))
     parts = []
     for split in sorted({source.split for source in category.sources}):
         of_split = [source for source in category.sources if source.split == split]

@@ -132,11 +132,10 @@ def photographed_category(
     BadInput
         If its JSON is not a split file, or there are no images.
     """
-    root = realiad.image_root(raw)
-    if root is None:
+    if realiad.image_root(raw, category) is None:
         raise BadInput(f"{raw}: no images; download realiad_256 (or _512, _1024) there, or give --dry-run")
     folder = realiad.find_splits(raw, splits) or realiad.JSON_FOLDERS[0]
-    refs, held_out = with_validation(realiad.refs(raw, category, folder), validation)
+    refs, held_out = with_validation(realiad.refs(raw, category, folder, size), validation)
     cameras = sorted({view.camera for ref in refs for view in ref.views}, key=realiad.camera_number)
     sources = [
         Source(ref.key, ref.split, partial(sample_hash, ref, remedy=_AGAIN), partial(_photographed, ref, cameras, size))

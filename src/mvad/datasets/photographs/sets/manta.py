@@ -16,7 +16,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from mvad.datasets.photographs.layouts import Layout
+from mvad.datasets.photographs.layouts import Layout, pictures_by_stem
 from mvad.datasets.photographs.sets.mantatiny import MANTATiny
 from mvad.datasets.scan import GOOD, SampleRef
 
@@ -33,7 +33,7 @@ class MANTA(MANTATiny):
         folder = root / "ground_truth" / sample.defect / sample.id
         if sample.defect == GOOD or not folder.is_dir():
             return sample
-        masks = {path.stem: path for path in sorted(folder.glob("*.png"))}
+        masks = pictures_by_stem(folder)
         return replace(sample, views=[replace(view, mask=masks.get(view.image.stem, view.mask)) for view in sample.views])
 
 

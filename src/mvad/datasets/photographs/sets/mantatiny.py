@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from mvad.datasets.folders import visible_folders
+from mvad.datasets.folders import category_folders, visible_folders
 from mvad.datasets.photographs.layouts import Layout
 from mvad.datasets.photographs.sets.protocol import TreeSet
 
@@ -52,7 +52,7 @@ class MANTATiny(TreeSet):
         """Return the names of folders two levels below that hold a folder ``train``, sorted."""
         return sorted(
             f"{domain.name}{SEPARATOR}{folder.name}"
-            for domain in visible_folders(raw)
+            for domain in category_folders(raw)
             if SEPARATOR not in domain.name
             for folder in visible_folders(domain)
             if (folder / "train").is_dir()

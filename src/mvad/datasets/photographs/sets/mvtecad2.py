@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from mvad.datasets.folders import visible
+from mvad.datasets.folders import below
 from mvad.datasets.photographs.layouts import ONE_VIEW, Listing, is_picture
 from mvad.datasets.photographs.sets.mvtecad import MVTEC_LICENCE
 from mvad.datasets.photographs.sets.protocol import TreeSet
@@ -38,7 +38,7 @@ class MVTecAD2(TreeSet):
         count = 0
         for name, prefix in _PRIVATE.items():
             folder = root / name
-            for path in visible(folder.rglob("*"), folder) if folder.is_dir() else ():
+            for path in sorted(below(folder)) if folder.is_dir() else ():
                 if is_picture(path, folder):
                     views = [ImageRef(ONE_VIEW, path, None, UNKNOWN)]
                     part = f"{prefix}{path.relative_to(folder).with_suffix('').as_posix().replace('/', '_')}"

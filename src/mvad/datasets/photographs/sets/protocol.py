@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
-from mvad.datasets.folders import visible, visible_folders
+from mvad.datasets.folders import category_folders, visible
 from mvad.datasets.own.options import NOT_STATED
 from mvad.datasets.photographs.layouts import Layout, Listing
 from mvad.datasets.photographs.tree import find_tree
@@ -82,7 +82,7 @@ class TreeSet:
 
     def categories(self, raw: Path) -> list[str]:
         """Return the names of folders that hold a folder ``train``, sorted."""
-        return [folder.name for folder in visible_folders(raw) if (folder / "train").is_dir()]
+        return [folder.name for folder in category_folders(raw) if (folder / "train").is_dir()]
 
     def folder(self, raw: Path, category: str) -> Path:
         """Return the folder of a category."""
