@@ -117,6 +117,7 @@ def test_a_view_is_judged_by_its_own_positions_when_others_are_missing(run: Path
     assert not torch.equal(detector.score(with_views(data.batch([0]), [1, 3])).view_scores, before)
 
 
+@pytest.mark.thorough(2)
 def test_an_interruption_while_positions_are_learnt_changes_nothing(run: Path, workspace: Path, tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         train(tmp_path / "run", workspace / "shards" / GEAR, StopAfter(4 + 3 + 2), **BY_POSITION)
@@ -145,6 +146,7 @@ def test_a_view_that_no_training_sample_shows_is_refused(workspace: Path, tmp_pa
         fit_run(tmp_path / "run", data, ready, origins, Silent())
 
 
+@pytest.mark.thorough(2)
 def test_without_the_key_the_head_gives_probabilities(workspace: Path, tmp_path: Path) -> None:
     train(tmp_path / "run", workspace / "shards" / GEAR, **BY_POSITION | {"head.by_position": False, "score.folds": 1})
     assert "positions" not in safetensors.torch.load_file(tmp_path / "run" / "model.safetensors")

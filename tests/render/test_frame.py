@@ -145,6 +145,7 @@ def test_a_disc_has_no_turn() -> None:
     assert {pose.number for pose in poses} == {0}
 
 
+@pytest.mark.thorough(3)
 def test_the_centre_does_not_move_with_the_outline() -> None:
     """A scan whose object's tip is gone lies where it lay: the template holds it, not the bounding box."""
     train, test = category("hook")
@@ -189,6 +190,7 @@ def test_mirror_images_are_one_pose_drawn_mirrored() -> None:
     assert (len(apart.poses), apart.mirrored) == (2, False)
 
 
+@pytest.mark.thorough(3)
 def test_a_part_that_is_its_own_mirror_image_is_not_drawn_mirrored() -> None:
     train, _ = category("boss")
     mixed = [shown(scan.planned, mirrored) if number % 2 else scan for number, scan in enumerate(train)]
@@ -238,6 +240,7 @@ def test_objects_too_narrow_for_normals_are_placed_all_the_same() -> None:
     assert (done.views.source[0] >= 0).any()
 
 
+@pytest.mark.thorough(3)
 def test_a_crumb_fits_no_pose() -> None:
     frame = frame_of(category("hook")[0])
     crumb = bar(4)
@@ -245,6 +248,7 @@ def test_a_crumb_fits_no_pose() -> None:
     assert frame.pose_of(scan_points(crumb, clean(crumb, CleanOptions()))).number == NO_POSE
 
 
+@pytest.mark.thorough(3)
 def test_noise_makes_no_crash_and_no_turn() -> None:
     train, _ = category("disc")
     frame = frame_of([shown(scan.planned, noisy) for scan in train[:8]])

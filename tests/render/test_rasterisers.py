@@ -52,6 +52,7 @@ def test_depth_agrees_with_an_independent_ray_caster(backend: Rasteriser) -> Non
     assert_like_embree(*view(wavy_scan(), backend))
 
 
+@pytest.mark.thorough(2)
 def test_a_small_scene_equals_its_plain_twin_sample_by_sample(backend: Rasteriser) -> None:
     surface, rig = surface_and_rig(wavy_scan(20), size=24)
     drawn: dict[int, np.ndarray] = {}
@@ -174,6 +175,7 @@ def test_threads_change_nothing(name: str) -> None:
     assert_same(render_views(surface, scan.gt, rig, single), render_views(surface, scan.gt, rig, many))
 
 
+@pytest.mark.thorough(2)
 def test_colour_is_antialiased_to_35_db(backend: Rasteriser) -> None:
     rng = np.random.default_rng(5)
     scan = wavy_scan(160)
@@ -286,6 +288,7 @@ def test_devices_are_listed_and_a_closed_rasteriser_leaves_the_others_alone() ->
     assert_same(before, render_views(surface, None, rig, first))
 
 
+@pytest.mark.thorough(2)
 def test_a_thousand_views_are_all_the_same_and_memory_stays(backend: Rasteriser) -> None:
     """The benchmark draws 20,000; Open3D's offscreen renderer goes blank after 131,042 (its issue 6912)."""
     surface, rig = surface_and_rig(wavy_scan(30), size=32)

@@ -61,7 +61,7 @@ def finish_maps(
     present = views.present_on_device()
     shown = present & counts.flatten(2).any(dim=2)
     raw = scores.masked_fill(~shown[:, :, None], -torch.inf)
-    shown = torch.where(shown.any(dim=1, keepdim=True), shown, present)
+    shown = shown | (present & ~shown.any(dim=1, keepdim=True))
     if scale is not None:
         maps, scores = scale.of_maps(maps), scale.of_scores(scores)
     combined = fill_uncounted(over_modalities(maps, config, scale, groups)[:, :, None], counts)[:, :, 0]
