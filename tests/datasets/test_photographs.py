@@ -257,3 +257,22 @@ def test_shards_of_another_size_are_not_mixed_with_failures(raw: Path, tmp_path:
     manifest = files.read_json(made)
     assert [entry["split"] for entry in manifest["shards"]] == ["test"] * len(manifest["shards"])
     assert len(manifest["missing"]) == 4
+
+
+def test_larger_pictures_are_taken_where_they_are_asked_for_and_known_later(raw: Path, tmp_path: Path) -> None:
+    """What was packed from the smallest folder stays what it is when a larger one is downloaded."""
+    small = pack(raw, tmp_path / "small")[0]
+    assert "images" not in small["config"]
+    shutil.copytree(raw / "realiad_256", raw / "realiad_512")
+    for path in (raw / "realiad_512").rglob("*.jpg"):
+        Image.new("RGB", (96, 96), (10, 200, 30)).save(path)
+    for path in (raw / "realiad_512").rglob("*.png"):
+        Image.fromarray(np.ones((96, 96), np.uint8) * 255).save(path)
+    (tmp_path / "renders").mkdir()
+    assert verify_inputs(tmp_path / "renders", tmp_path / "small", raw, Silent())[1] == [], "its pictures are as they were"
+    options = PackOptions(size=300)
+    made = files.read_json(pack_realiad(raw, "c", tmp_path / "large", options, Silent(), 2))
+    assert made["config"]["images"] == "realiad_512"
+    assert verify_inputs(tmp_path / "renders", tmp_path / "large", raw, Silent())[1] == []
+    shutil.copytree(raw / "realiad_512", raw / "realiad_1024")
+    assert verify_inputs(tmp_path / "renders", tmp_path / "large", raw, Silent())[1] == []

@@ -26,6 +26,7 @@ from mvad.datasets.scan import ReadOptions
 from mvad.datasets.shards.pack import PackOptions, pack_category
 from mvad.datasets.shards.sources import CategorySource
 from mvad.errors import BadInput
+from mvad.pipeline.photographs import place_of
 from mvad.pipeline.trained_run import workspace_of
 from mvad.progress import Silent
 
@@ -51,8 +52,32 @@ def test_links_are_entered_and_links_back_are_not(tmp_path: Path) -> None:
     (tmp_path / "root/linked").symlink_to(tmp_path / "store")
     (tmp_path / "root/again").symlink_to(tmp_path / "store")
     (tmp_path / "store/s1/back").symlink_to(tmp_path / "store")
+    (tmp_path / "root/lot").mkdir()
+    (tmp_path / "root/lot/c.png").touch()
+    (tmp_path / "root/latest").symlink_to(tmp_path / "root/lot")
+    (tmp_path / "root/up").symlink_to(tmp_path)
     names = [path.relative_to(tmp_path / "root").as_posix() for path in below(tmp_path / "root")]
-    assert names == [f"{link}{rest}" for link in ("again", "linked") for rest in ("", "/s1", "/s1/a.png", "/s1/back")]
+    entered = ["again/s1", "again/s1/a.png", "again/s1/back"]
+    assert names == ["again", "latest", "linked", "lot", "lot/c.png", "up", *entered], (
+        "once, and not through what holds the folder"
+    )
+    assert list(below(tmp_path / "root/lot/c.png")) == []
+
+
+def test_a_folder_that_may_not_be_read_hides_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """lost+found beside lots that are watched; root may read everything, so that the answer is that of another user."""
+    for name in ("lot/a.png", "lost+found/b.png"):
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).touch()
+    scan = os.scandir
+
+    def scandir(folder: str) -> object:
+        if "lost" in str(folder):
+            raise PermissionError(13, "Permission denied")
+        return scan(folder)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    assert sorted(path.name for path in below(tmp_path)) == ["a.png", "lost+found", "lot"]
 
 
 @pytest.mark.parametrize("reader", ["mvtec3d", "eyecandies", "realiadd3", "folder"])
@@ -91,7 +116,7 @@ def test_linked_parts_are_packed(tmp_path: Path) -> None:
     ("word", "defect"),
     [
         ("no_defect", "good"), ("No Defect", "good"), ("defect-free", "good"), ("non-anomalous", "good"), ("0.0", "good"), ("0", "good"),
-        ("1.0", "defect"), ("true", "defect"), ("dent", "dent"), ("10", "10"),
+        ("1.0", "defect"), ("不OK", "不OK"), ("true", "defect"), ("dent", "dent"), ("10", "10"),
     ],
 )  # fmt: skip
 def test_words_for_good_in_a_table_are_those_of_folders(word: str, defect: str, tmp_path: Path) -> None:
@@ -175,6 +200,8 @@ def test_pictures_of_kinds_that_are_not_read_are_told(tmp_path: Path) -> None:
     assert sorted(new) == ["p1", "p2", "p3", "p4"]
     assert "p3/left.HEIC: pictures of this kind are not read; save it as PNG or JPEG" in new["p3"]
     assert new["p1"] == new["p4"] == ""
+    listed = find_new(tmp_path / "train/good", "c", "folder", Layout(), ["left", "top"]).samples
+    assert place_of(next(ref for ref in listed if ref.id == "p3")) == tmp_path / "train/good/p3"
 
 
 def test_a_mask_of_sixteen_bits_with_an_alpha_channel_marks_what_is_grey(tmp_path: Path) -> None:
@@ -226,10 +253,11 @@ def test_folders_with_pictures_beside_categories_are_told(tmp_path: Path) -> Non
     save(tmp_path / "cats/clips/1.png")
     (tmp_path / "cats/empty").mkdir()
     (found,) = found_in(tmp_path / "cats")
-    assert [line.split(":")[0] for line in found.listing.problems] == [
-        str(tmp_path / "cats" / name) for name in ("clips", "nuts")
-    ]
-    assert found_in(tmp_path / "cats", category="bolts")[0].listing.problems == []
+    assert [line.split(":")[0] for line in found.problems] == [str(tmp_path / "cats" / name) for name in ("clips", "nuts")]
+    assert found.listing.problems == [], "nothing of the category itself is missing"
+    with pytest.raises(BadInput, match="holds pictures, but neither train nor good"):
+        check_sound(found)
+    assert found_in(tmp_path / "cats", category="bolts")[0].problems == []
 
 
 @pytest.mark.skipif(os.name != "posix", reason="users and their rights are those of POSIX")

@@ -304,7 +304,7 @@ def test_one_angle_turns_about_the_axis_of_the_first_rotation() -> None:
     config = SpatialTransformerConfig(transform="single")
     made = SpatialTransformer(angles, VoxelConfig(channels=2, size=4), config, 3, 4)
     assert torch.allclose(made.matrices(), euler_to_matrix(angles), atol=1e-6), "it begins as the rig says"
-    axes = made.axes.clone()
+    axes = made.turn_axes.clone()
     with torch.no_grad():
         made.angles += torch.tensor([[1.1], [0.4], [-0.3]])
         turned = made.matrices()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from mvad.errors import BadInput
 from mvad.model.evaluation.compare import scored
 from mvad.model.evaluation.evaluate import evaluate_run
 from mvad.model.evaluation.results import RESULTS, Results
-from mvad.model.evaluation.variants import named_apart
+from mvad.model.evaluation.variants import choices_of, named_apart
 from mvad.model.report.page import build_page
 from mvad.model.report.tables import _by_method
 from mvad.progress import Silent
@@ -49,8 +50,6 @@ def test_runs_are_named_by_the_keys_that_differ(runs: list[Path]) -> None:
 
 
 def test_many_differing_keys_are_replaced_by_the_name(runs: list[Path]) -> None:
-    from dataclasses import replace
-
     first = Results.read(runs[0] / RESULTS)
     more = {name: "x" for name in ("padim.channels", "padim.sigma", "padim.regulariser", "score.top_k")}
     other = replace(first, run="mine-seed3", config={**first.config, **more})
@@ -58,8 +57,6 @@ def test_many_differing_keys_are_replaced_by_the_name(runs: list[Path]) -> None:
 
 
 def test_keys_of_checkpoints_do_not_tell_runs_apart(runs: list[Path]) -> None:
-    from dataclasses import replace
-
     first, second = (Results.read(run / RESULTS) for run in runs[:2])
     before = {name: value for name, value in first.config.items() if name != "train.checkpoint_seconds"}
     earlier = replace(first, config=before | {"train.checkpoint_every": 100, "train.keep_checkpoints": 9})
@@ -71,8 +68,6 @@ def test_keys_of_checkpoints_do_not_tell_runs_apart(runs: list[Path]) -> None:
 
 def test_runs_on_other_shards_of_their_category_are_told_apart(runs: list[Path]) -> None:
     """It was rendered or packed again between two seeds: they are no seeds of one method."""
-    from dataclasses import replace
-
     first, second = (Results.read(run / RESULTS) for run in runs[:2])
     more = replace(second, training_samples=104, train_shards={"train-00000.h5": "0" * 64})
     sizes = f"{first.training_samples} train, {len(first.samples)} test", f"104 train, {len(first.samples)} test"
@@ -102,3 +97,13 @@ def test_tables_comparisons_and_charts_tell_them_apart(runs: list[Path]) -> None
     assert text.count("padim.channels=12") == 3, "two runs and their mean"
     assert text.count("padim.channels=5") == 1
     assert text.count("mean of") == 1, "no mean over runs of other keys"
+
+
+def test_keys_that_runs_of_before_do_not_record_have_the_values_of_then(runs: list[Path]) -> None:
+    first = Results.read(runs[0] / RESULTS)
+    old = replace(first, config={**first.config, "head.width": 48})
+    new = replace(first, seed=1, config={**old.config, "head.kind": "light"})
+    assert [result.variant for result in named_apart([old, new])] == ["", ""]
+    assert choices_of(old) == choices_of(new)
+    other = replace(new, config={**new.config, "head.kind": "destseg"})
+    assert [result.variant for result in named_apart([old, other])] == ["head.kind=light", "head.kind=destseg"]

@@ -109,10 +109,10 @@ def folder(  # more than 60 lines: one parameter per option
         found = find(source, options)
         for each in found:
             each.listing.problems += header_problems(each.listing.samples, parallel) if dry_run else []
-            for line in each.listing.problems[:_SHOWN]:
+            for line in each.problems[:_SHOWN]:
                 bars.say(f"problem: {line}")
-            if len(each.listing.problems) > _SHOWN:
-                bars.say(f"and {counted(len(each.listing.problems) - _SHOWN, 'problem')} more")
+            if len(each.problems) > _SHOWN:
+                bars.say(f"and {counted(len(each.problems) - _SHOWN, 'problem')} more")
             if dry_run:
                 bars.show(parts_table(each.name, each.samples))
                 for note in each.listing.notes:
@@ -120,7 +120,7 @@ def folder(  # more than 60 lines: one parameter per option
         for each in found:
             check_sound(each, partial or dry_run)
         if dry_run:
-            wrong = sum(len(each.listing.problems) for each in found)
+            wrong = sum(len(each.problems) for each in found)
             if wrong and not partial:
                 raise BadInput(
                     f"{source}: {counted(wrong, 'problem')}, as listed above; mend them, or leave what they name out by --partial"

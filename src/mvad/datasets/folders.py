@@ -72,16 +72,39 @@ def check_name(path: Path) -> None:
         raise BadInput(f"{path.parent}: the name {path.name!a} cannot be that of a scan; rename it, without .part- and the like")
 
 
-def below(folder: Path, _above: frozenset[Path] = frozenset()) -> Iterator[Path]:
-    """Yield the files and folders below a folder that may be data (``is_hidden``), sorted; links are followed, but not back up.
+def below(folder: Path) -> Iterator[Path]:
+    """Yield the files and folders below a folder that may be data (``is_hidden``), those in linked folders last.
 
     ``Path.rglob`` does not enter linked folders before Python 3.13, so that data on another disk would be missing without a word.
+    What was met already is not met again through a link, nor is what holds the folder. A folder that may not be read, as a disk's
+    lost+found, is not entered; of a file nothing is below it.
     """
-    above = _above | {folder.resolve()}
-    for path in visible(folder.iterdir()):
+    waiting, entered = [folder] if folder.is_dir() else [], list[Path]()
+    while waiting:
+        top = waiting.pop(0)
+        real = top.resolve()
+        if any(real.is_relative_to(other) or other.is_relative_to(real) for other in entered):
+            continue
+        entered.append(real)
+        yield from _not_through_links(str(top), waiting)
+
+
+def _not_through_links(folder: str, links: list[Path]) -> Iterator[Path]:
+    """Yield what is below a folder, sorted, and add the linked folders to ``links``; plain files are not asked about."""
+    try:
+        with os.scandir(folder) as found:
+            entries = sorted(found, key=lambda entry: entry.name)
+    except PermissionError:
+        return
+    for entry in entries:
+        if entry.name.startswith("."):
+            continue
+        path = Path(entry.path)
         yield path
-        if path.is_dir() and (not path.is_symlink() or path.resolve() not in above):
-            yield from below(path, above)
+        if entry.is_symlink():
+            links += [path] if entry.is_dir() else []
+        elif entry.is_dir():
+            yield from _not_through_links(entry.path, links)
 
 
 def visible_folders(folder: Path) -> list[Path]:
@@ -157,7 +180,7 @@ def holds_data(folder: Path) -> bool:
 
 def means_good(name: str) -> bool:
     """Return whether a folder's name is one of those of good parts."""
-    return re.sub(r"[^a-z]", "", name.lower()) in GOOD_NAMES
+    return re.sub(r"[\W\d_]+", "", name.lower()) in GOOD_NAMES
 
 
 def defect_folders(split: Named, only_good: bool) -> list[tuple[str, Named]]:

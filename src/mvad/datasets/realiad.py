@@ -103,17 +103,17 @@ def _side_of(folder: Path) -> float:
     return int(side) if side.isdecimal() else math.inf
 
 
-def refs(raw: Path, category: str, splits: str = JSON_FOLDERS[0], size: int = 0) -> list[SampleRef]:
+def refs(raw: Path, category: str, splits: str = JSON_FOLDERS[0], images: Path | None = None) -> list[SampleRef]:
     """Return all samples of a category from its JSON file, sorted; no image is opened.
 
-    Paths lie in ``image_root(raw, category, size)``, or in ``raw`` where no images were downloaded.
+    Paths lie in ``images``, else in ``image_root(raw, category)``, or in ``raw`` where no images were downloaded.
 
     Raises
     ------
     BadInput
         If the file is no Real-IAD split, lists a path twice, or a name points outside of the folder.
     """
-    root = image_root(raw, category, size) or raw
+    root = images or image_root(raw, category) or raw
     return listed(raw / splits / f"{category}.json", NAME, category, lambda prefix: _below(root, prefix))
 
 

@@ -99,8 +99,10 @@ def _rendered_inputs(renders: Path, raw: Path, progress: Progress) -> tuple[int,
 
 
 def root_of(raw: Path, dataset: str, category: str) -> Path:
-    """Return the folder of a dataset's categories: ``raw/DATASET``, or ``raw`` where that alone has the category."""
-    return raw if (raw / category).is_dir() and not (raw / dataset / category).is_dir() else raw / dataset
+    """Return the folder of a dataset: ``raw/DATASET``, or ``raw`` where that alone has the category, or is not of several."""
+    if (raw / category).is_dir() and not (raw / dataset / category).is_dir():
+        return raw
+    return raw / dataset if (raw / dataset).is_dir() or not raw.is_dir() else raw
 
 
 def _photographs(shards: Path, raw: Path, progress: Progress) -> tuple[int, list[Fault]]:
@@ -124,6 +126,8 @@ def _photographs(shards: Path, raw: Path, progress: Progress) -> tuple[int, list
             sources, texts = found
             compared += dataset == realiad.NAME
             faults += [Fault(text, root, "other", path) for text in texts]
+            if not sources:  # it cannot be read, which says nothing of each photograph
+                continue
             number, wrong = _compared(path, manifest, sources, root, progress)
             compared, faults = compared + number, faults + wrong
     return compared, faults
@@ -143,7 +147,12 @@ def _of_realiad(root: Path, category: str, manifest: Mapping[str, Any]) -> tuple
         return None
     held_out = held_out_share(manifest["config"])
     try:
-        raw_category = photographed_category(root, category, int(manifest["packing"]["size"]), splits, held_out)
+        images = str(manifest["config"].get("images", ""))
+        if images and not files.is_name(images):
+            raise BadInput(
+                f"{category}: its manifest names the images {images!r}, which is no folder; pack again with --overwrite"
+            )
+        raw_category = photographed_category(root, category, int(manifest["packing"]["size"]), splits, held_out, images)
     except BadInput as error:
         return {}, [str(error)]
     texts = []

@@ -271,6 +271,9 @@ class TexturedConfig(ModelConfig):
 _PAPER_SCORES = {"score.scale": "none", "score.modalities": "max", "score.sample": "max"}
 """The maximum over views and modalities of raw scores. It needs no held-out samples, so no fold is fitted."""
 
+EARLIER = {"score.scale": "none", "score.modalities": "max", "head.kind": "light"}
+"""What runs did that do not record these keys."""
+
 PAPER_PRESETS = ("paper", "destseg")
 """Presets that keep the paper's inputs."""
 

@@ -40,12 +40,12 @@ class AnomalyMaps:
     maps
         (B, V, S, S) float32, higher is more anomalous; pixels that do not count have the lowest value of their sample.
     view_scores
-        (B, V) float32; -inf where the view is missing.
+        (B, V) float32; -inf where the view is missing, or none of its pixels counts.
     sample_scores
         (B,) float32, by ``score.sample`` over the views that are present.
     image_scores
         (B, V, M) float32, the method's own score of each view and modality (``Detector.scored``) before they are brought to one
-        scale; -inf where the view is missing. None where a method does not give them: its scores cannot be standardised then.
+        scale; -inf likewise. None where a method does not give them: its scores cannot be standardised then.
     """
 
     maps: Tensor

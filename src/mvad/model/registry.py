@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from mvad.errors import BadInput
 from mvad.model import baselines
-from mvad.model.config import PRESETS, ModelConfig
+from mvad.model.config import EARLIER, PRESETS, ModelConfig
 from mvad.model.idif.methods import METHODS as IDIF_METHODS
 from mvad.model.method import Method
 from mvad.model.missing.methods import METHODS as MISSING_VIEW_METHODS
@@ -29,9 +29,6 @@ if TYPE_CHECKING:
 
 PLUGINS = "MVAD_PLUGINS"
 """Environment variable with the modules, separated by commas, that the commands import first, since they register something."""
-
-_EARLIER = {"score.scale": "none", "score.modalities": "max", "head.kind": "light"}
-"""What runs did that do not record these keys."""
 
 _registered: dict[str, Method] = {}
 
@@ -154,7 +151,7 @@ def recorded_config(recorded: Mapping[str, Any]) -> ModelConfig:
             f"the method {name} is not known here; import the module that registers it ({PLUGINS}=MODULE for the commands)"
         )
     method = method_named(name)
-    return resolve(method.config, [(RECORDED, _EARLIER), (RECORDED, recorded)], all_keys())[0]
+    return resolve(method.config, [(RECORDED, EARLIER), (RECORDED, recorded)], all_keys())[0]
 
 
 def make_detector(config: ModelConfig, spec: InputSpec, teacher: Teacher, device: torch.device) -> Detector:

@@ -78,6 +78,8 @@ def new_part(
 
 def place_of(ref: SampleRef) -> Path:
     """Return the folder of a part, or its one picture."""
+    if not ref.views:  # of a part without a picture that is read its fault names one
+        return Path(ref.fault.partition(": ")[0]).parent
     first = ref.views[0].image
     return first if len({view.image for view in ref.views}) == 1 else first.parent
 

@@ -132,7 +132,7 @@ def _pack(folder: Path, renders: Path, raw: Path, progress: Progress) -> None:
     lacks = bool(missing_of(_first_readable(folder / MANIFEST, empty=True) or {}))
     if dataset == realiad.NAME:
         config = recorded_source(folder)
-        splits, validation = config.get("splits"), held_out_share(config)
+        splits, validation, images = config.get("splits"), held_out_share(config), str(config.get("images", ""))
         pack_realiad(
             root_of(raw, dataset, category),
             category,
@@ -142,6 +142,7 @@ def _pack(folder: Path, renders: Path, raw: Path, progress: Progress) -> None:
             overwrite=True,
             splits=splits,
             validation=validation,
+            images=images,
         )
     elif dataset in photograph_sets():
         validation = held_out_share(recorded_source(folder))

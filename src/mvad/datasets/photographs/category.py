@@ -86,10 +86,18 @@ class FolderCategory:
         The category.
     listing
         Its parts, and what is wrong.
+    beside
+        What is wrong beside it, one line each: folders of its folder that hold pictures and would not be packed.
     """
 
     name: str
     listing: Listing
+    beside: Sequence[str] = ()
+
+    @property
+    def problems(self) -> list[str]:
+        """What is wrong in it and beside it, one line each."""
+        return [*self.listing.problems, *self.beside]
 
     @property
     def samples(self) -> list[SampleRef]:
@@ -134,9 +142,7 @@ def find(root: Path, options: FolderOptions) -> list[FolderCategory]:
         listing = divide(listing, options.validation, options.test)
         listing.problems += _wrong_parts(listing)
         listing.problems += _problems_of(folder, listing.samples)
-        if not found:
-            listing.problems += strangers
-        found.append(FolderCategory(category, listing))
+        found.append(FolderCategory(category, listing, () if found else strangers))
     return found
 
 
@@ -187,9 +193,9 @@ def check_sound(found: FolderCategory, partial_accepted: bool = False) -> None:
     Raises
     ------
     BadInput
-        If something is; ``found.listing.problems`` has all of it.
+        If something is; ``found.problems`` has all of it.
     """
-    problems = found.listing.problems
+    problems = found.problems
     trained = any(sample.split == "train" for sample in found.samples)
     enough = trained and len(view_names(found.samples)) <= MAX_VIEWS
     if not problems or (partial_accepted and enough):

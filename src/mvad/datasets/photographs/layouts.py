@@ -112,8 +112,9 @@ def unread_pictures(folder: Path) -> list[str]:
 
 
 def pictures_by_stem(folder: Path) -> dict[str, Path]:
-    """Return the pictures of a folder by stem, of any ending in any case; none where there is no such folder."""
-    return {path.stem: path for path in visible(folder.iterdir()) if is_picture(path, folder)} if folder.is_dir() else {}
+    """Return the pictures of a folder by stem, of any ending in any case, PNG first; none where there is no such folder."""
+    there = [path for path in visible(folder.iterdir()) if is_picture(path, folder)] if folder.is_dir() else []
+    return {path.stem: path for path in sorted(there, key=lambda path: path.suffix.lower() == ".png")}
 
 
 @dataclass(frozen=True)

@@ -71,7 +71,7 @@ def find_by_pattern(root: Path, dataset: str, category: str, layout: Layout, new
     faults: dict[tuple[str, str, str], str] = {}
     unmatched, matched = list[Path](), list[tuple[View, dict[str, str], list[str]]]()
     for folder in sorted(
-        {path.parent for path in below(root) if path.is_file() and (is_picture(path, root) or is_unread_picture(path))}
+        {path.parent for path in below(root) if (is_picture(path, root) or is_unread_picture(path)) and path.is_file()}
     ):
         views, wrong = pictures_in(folder)
         listing.problems += wrong

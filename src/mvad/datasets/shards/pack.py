@@ -89,15 +89,15 @@ def pack_renders(
 
 def pack_realiad(
     raw: Path, category: str, shards: Path, options: PackOptions, progress: Progress, jobs: int = 1, overwrite: bool = False,
-    splits: str | None = None, validation: float = 0.0,
+    splits: str | None = None, validation: float = 0.0, images: str | None = None,
 ) -> Path:  # fmt: skip
     """Pack a Real-IAD category from its JSON and images, and return the path of its manifest; see ``pack_category``.
 
     ``splits`` names the folder of split files, see ``realiad.find_splits``; ``validation`` is the share of the good training
-    samples to hold out, see ``sources.photographed_category``. A sample of which a picture cannot be read is left
+    samples to hold out, and ``images`` the folder of images, see ``sources.photographed_category``. A sample of which a picture cannot be read is left
     out; the manifest lists it.
     """
-    category_source = photographed_category(raw, category, options.size, splits, validation)
+    category_source = photographed_category(raw, category, options.size, splits, validation, images)
     return pack_category(category_source, shards, options, progress, jobs, overwrite)
 
 

@@ -113,7 +113,7 @@ def rendered_category(renders: Path, dataset: str, category: str) -> CategorySou
 
 
 def photographed_category(
-    raw: Path, category: str, size: int, splits: str | None = None, validation: float = 0.0
+    raw: Path, category: str, size: int, splits: str | None = None, validation: float = 0.0, images: str | None = None
 ) -> CategorySource:  # fmt: skip
     """Return a Real-IAD category as a source of shards, its images to be resized to ``size`` x ``size`` pixels.
 
@@ -126,16 +126,22 @@ def photographed_category(
     validation
         Share of the good training samples to hold out for validation (``photographs.splits.divide``), so that runs get a
         threshold. 0: none; the paper's protocol trains on all of them. Recorded in the configuration where it is not 0.
+    images
+        Name of the folder of images, "" for the smallest that holds the category; None: by ``size`` (``realiad.image_root``),
+        recorded in the configuration (``images``) where it is not the smallest.
 
     Raises
     ------
     BadInput
         If its JSON is not a split file, or there are no images.
     """
-    if realiad.image_root(raw, category) is None:
+    smallest = realiad.image_root(raw, category)
+    if smallest is None:
         raise BadInput(f"{raw}: no images; download realiad_256 (or _512, _1024) there, or give --dry-run")
     folder = realiad.find_splits(raw, splits) or realiad.JSON_FOLDERS[0]
-    refs, held_out = with_validation(realiad.refs(raw, category, folder, size), validation)
+    root = realiad.image_root(raw, category, size) if images is None else raw / images if images else smallest
+    assert root is not None, "where there is a smallest, there is one for each size"
+    refs, held_out = with_validation(realiad.refs(raw, category, folder, root), validation)
     cameras = sorted({view.camera for ref in refs for view in ref.views}, key=realiad.camera_number)
     sources = [
         Source(ref.key, ref.split, partial(sample_hash, ref, remedy=_AGAIN), partial(_photographed, ref, cameras, size))
@@ -149,6 +155,8 @@ def photographed_category(
         config["splits"] = folder
     if validation:
         config["validation"] = validation
+    if root != smallest:
+        config["images"] = root.name
     notes = summarised({ref.key: (DEFECTIVE_TRAINING,) for ref in refs if ref.split == "train" and ref.defect != GOOD})
     notes += [{"note": text, "samples": 0, "first": category} for text in held_out]
     return CategorySource(realiad.NAME, category, licence_of(realiad.NAME, raw), config, cameras, size, sources, notes=notes)

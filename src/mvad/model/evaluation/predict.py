@@ -53,7 +53,7 @@ class Prediction:
     score, anomalous
         Score of the sample, and whether it is above the threshold.
     view_scores
-        Score of each view; None where it is missing.
+        Score of each view; None where it is missing, or shows no object.
     load_seconds, score_seconds
         Seconds for reading (and rendering), and for scoring.
     pose, fit
@@ -143,10 +143,10 @@ class Predictions:
         return {"unfit": unfit, "cut": {row.key: list(row.cut) for row in sorted(self.rows, key=lambda r: r.key) if row.cut}}
 
     def incomplete_lines(self, most: int = 8) -> list[str]:
-        """Return one line for each of the first samples that lack views."""
-        lacking = [row for row in self.rows if row.missing]
+        """Return one line for each of the first samples that lack views, or have no threshold with a promise for those that show them."""
+        lacking = [row for row in self.rows if row.missing or (row.promised is None and None in row.view_scores)]
         lines = [
-            f"notice: {row.key} has not the view {', '.join(row.missing)}; "
+            f"notice: {row.key} has {'not the view ' + ', '.join(row.missing) if row.missing else 'a view without a score'}; "
             + ("nothing is promised of its threshold" if row.promised is None else "its threshold is that of such parts")
             for row in lacking[:most]
         ]

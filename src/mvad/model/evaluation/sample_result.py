@@ -18,7 +18,7 @@ class SampleResult:
     score
         Score of the sample; higher is more anomalous.
     view_labels, view_scores
-        Label and score of each view; None where it is missing.
+        Label and score of each view; None where it is missing, and no score where it shows no object.
     picture, map
         Names of files in the run's folder: a JPEG of the views, a PNG of the maps.
     picture_sha256, map_sha256

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from mvad.model.config import CHECKPOINT_KEYS
+from mvad.model.config import CHECKPOINT_KEYS, EARLIER
 from mvad.model.evaluation.results import Results
 
 _SHOWN_ANYWAY = ("model", "seed", "input.modalities", "input.size")
@@ -43,19 +43,19 @@ def named_apart(results: Sequence[Results]) -> list[Results]:
 def choices_of(result: Results) -> str:
     """Return the keys by which a run differs from others, as text: all but the seed and those without influence on the result."""
     unchosen = {"seed", *CHECKPOINT_KEYS}
-    return json.dumps({key: value for key, value in result.config.items() if key not in unchosen}, sort_keys=True)
+    return json.dumps({key: value for key, value in _whole(result).items() if key not in unchosen}, sort_keys=True)
 
 
 def _by_choices(group: Sequence[Results]) -> dict[str, str]:
     """Return the variant of each configuration of runs that look alike."""
-    keys = sorted({key for result in group for key in result.config} - {*_SHOWN_ANYWAY, *CHECKPOINT_KEYS})
-    differing = [key for key in keys if len({json.dumps(result.config.get(key, _ABSENT)) for result in group}) > 1]
+    keys = sorted({key for result in group for key in _whole(result)} - {*_SHOWN_ANYWAY, *CHECKPOINT_KEYS})
+    differing = [key for key in keys if len({json.dumps(_whole(result).get(key, _ABSENT)) for result in group}) > 1]
     found: dict[str, str] = {}
     for result in group:
         if len(differing) > _MOST_KEYS:
             found.setdefault(choices_of(result), re.sub(r"-seed\d+$", "", result.run))
         else:
-            found[choices_of(result)] = ", ".join(f"{key}={_shown(result.config, key)}" for key in differing)
+            found[choices_of(result)] = ", ".join(f"{key}={_shown(_whole(result), key)}" for key in differing)
     return found
 
 
@@ -91,6 +91,12 @@ def _shards(result: Results) -> str:
 def _sizes(result: Results) -> str:
     trained = "" if result.training_samples is None else f"{result.training_samples} train, "
     return f"{trained}{len(result.samples)} test"
+
+
+def _whole(result: Results) -> dict[str, Any]:
+    """Return a run's configuration with what runs of its method did before they recorded it."""
+    parts = {key.partition(".")[0] for key in result.config}
+    return {key: value for key, value in EARLIER.items() if key.partition(".")[0] in parts} | dict(result.config)
 
 
 def _shown(config: Mapping[str, Any], key: str) -> str:

@@ -78,7 +78,7 @@ def export_onnx(run: Path, shards: Path, target: Path, weights: WeightsSource, p
 
     Inputs are one sample with all views as in the shards: ``rgb`` and ``normal`` (1, V, H, W, 3) uint8, ``depth``
     (1, V, H, W) int32 codes, ``seen`` (1, V, H, W) bool. Outputs are ``maps`` (1, V, S, S), ``view_scores`` (1, V),
-    ``sample_scores`` (1,), and for a detector with a window ``fits`` (1,) bool: false where the object is larger than any in
+    -inf where no pixel of a view counts, ``sample_scores`` (1,), and for a detector with a window ``fits`` (1,) bool: false where the object is larger than any in
     training, so that only a part of it is scored. The graph computes in float32 whatever the training's precision was.
 
     Raises
@@ -203,8 +203,12 @@ def _compare(
                 continue  # torch scores the whole image then
             compared += 1
             for actual, reference in zip(exported[:3], expected[:3], strict=True):
-                scale = max(float(np.abs(reference).max()), removed, 1e-6)
-                worst = max(worst, float(np.abs(actual - reference).max()) / scale)
+                known = np.isfinite(reference)  # a view without an object has the score -inf
+                if not np.array_equal(known, np.isfinite(actual)):
+                    worst = np.inf
+                    continue
+                scale = max(float(np.abs(reference[known]).max(initial=0)), removed, 1e-6)
+                worst = max(worst, float(np.abs(actual[known] - reference[known]).max(initial=0)) / scale)
     except Exception as error:  # onnxruntime raises many kinds
         raise BadInput(f"--format onnx: {method} cannot be run by onnxruntime ({_short(error)})") from error
     if not compared:

@@ -61,7 +61,7 @@ class SpatialTransformer(nn.Module):
     ``angles`` is alpha: (K, 3) Euler angles xyz in radians, (K, 1) angles about fixed axes, or (K, 9) matrices.
     """
 
-    axes: Tensor
+    turn_axes: Tensor
     initial: Tensor
     """``angles`` before training."""
 
@@ -76,7 +76,9 @@ class SpatialTransformer(nn.Module):
         turned = torch.from_numpy(Rotation.from_matrix(euler_to_matrix(start).numpy()).as_rotvec()).float()
         size = turned.norm(dim=1, keepdim=True)
         # A rotation needs an axis: that of a view without initial rotation is the vertical.
-        self.register_buffer("axes", torch.where(size > 1e-6, turned / size.clamp(min=1e-6), torch.tensor([0.0, 1.0, 0.0])))
+        axes = torch.where(size > 1e-6, turned / size.clamp(min=1e-6), torch.tensor([0.0, 1.0, 0.0]))
+        # Stored where it is used, under a name of its own: what models of before have as axes was read as Euler angles.
+        self.register_buffer("turn_axes" if config.transform == "single" else "axes", axes)
         initial = {"euler": start, "single": size, "affine": euler_to_matrix(start).flatten(1)}[config.transform]
         self.angles = nn.Parameter(initial)
         self.register_buffer("initial", initial.clone(), persistent=False)
@@ -88,7 +90,7 @@ class SpatialTransformer(nn.Module):
         """Return the matrices alpha (K, 3, 3)."""
         if self.config.transform == "affine":
             return self.angles.view(-1, 3, 3)
-        return euler_to_matrix(self.angles) if self.config.transform == "euler" else _about(self.axes, self.angles)
+        return euler_to_matrix(self.angles) if self.config.transform == "euler" else _about(self.turn_axes, self.angles)
 
     def forward(self, voxel: Tensor) -> Tensor:
         """Return f_p (B, K, C, h, w) of P_n (B, Cv, D, D, D)."""

@@ -87,7 +87,7 @@ def _card(row: Prediction, folder: Path, views: Sequence[str]) -> str:
         picture = "<p>its picture is missing or damaged; predict again</p>"
     names = views or [f"view {k}" for k in range(len(row.view_scores))]
     heads = "".join(
-        f"<span>{escape(name)}<br>{'missing' if score is None else f'{score:.3g}'}</span>"
+        f"<span>{escape(name)}<br>{f'{score:.3g}' if score is not None else 'missing' if name in row.missing else 'no score'}</span>"
         for name, score in zip(names, row.view_scores, strict=True)
     )
     sign = "&gt;" if row.anomalous else "&le;"

@@ -140,7 +140,7 @@ def _figure(run: Path, sample: SampleResult, names: Sequence[str]) -> str:
     small = bytes(imagecodecs.jpeg_encode(np.ascontiguousarray(strip), level=_QUALITY))
     low, high = sample.map_range
     heads = "".join(
-        f"<span>{escape(names[k]) if names else f'view {k}'}<br>{'missing' if score is None else f'{score:.3g}'}</span>"
+        f"<span>{escape(names[k]) if names else f'view {k}'}<br>{_scored(score, sample.view_labels[k])}</span>"
         for k, score in enumerate(sample.view_scores)
     )
     title = f"{sample.key.rpartition('/')[2]} ({sample.defect})" if names else sample.key
@@ -155,6 +155,11 @@ def _figure(run: Path, sample: SampleResult, names: Sequence[str]) -> str:
         f'src="{_uri(small, "jpeg")}">{rows}</div><div class="rows"><canvas role="img" aria-label="anomaly map" data-src="{_uri(grey, "png")}"></canvas><i style="top:0">anomaly map</i></div>'
         f"<figcaption><b></b> {escape(title)}: {sample.score:.4g}<small>{_pose(sample)}</small></figcaption></figure>"
     )
+
+
+def _scored(score: float | None, label: bool | None) -> str:
+    """Return what stands for a view's score; a view that is there and has none shows no object."""
+    return f"{score:.3g}" if score is not None else "missing" if label is None else "no object"
 
 
 def heads_above(heads: str, views: int) -> str:

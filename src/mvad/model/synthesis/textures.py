@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
-from mvad.datasets.folders import visible
+from mvad.datasets.folders import below
 from mvad.errors import BadInput, MissingComponent
 from mvad.model.synthesis.perlin import PerlinNumbers, draw_perlin, make_perlin
 
@@ -51,7 +51,7 @@ class FolderTextures:
     """
 
     def __init__(self, folder: Path) -> None:
-        paths = [path for path in visible(folder.rglob("*"), folder) if path.suffix.lower() in {".jpg", ".jpeg", ".png"}]
+        paths = [path for path in sorted(below(folder)) if path.suffix.lower() in {".jpg", ".jpeg", ".png"}]
         if not paths:
             raise BadInput(f"{folder}: holds no JPEG or PNG image; give --textures the folder dtd/images")
         self.name = f"{folder.parent.name}/{folder.name}, {len(paths)} pictures"
