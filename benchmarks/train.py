@@ -29,8 +29,9 @@ from harness import QUICK, ROUNDS, THREADS, child, drive, in_turn, peak_mb, run,
 
 BATCH, SIZE, VIEWS = (4 if QUICK else 8), 256, 5
 GIVEN_BACK = "idif small, freed memory given back"
-HALF = "idif paper, head half as wide"
-OURS = ("idif paper", HALF, "idif paper, head on the whole image", "idif small", GIVEN_BACK)
+HALF = "idif paper, light head half as wide"
+LIGHT = "idif paper, light head"
+OURS = ("idif paper", LIGHT, HALF, "idif paper, head on the whole image", "idif small", GIVEN_BACK)
 PEER = "five DeSTSeg, as published"
 
 
@@ -76,8 +77,10 @@ def ours(name: str, shards: str, textures: str, modalities: str = "rgb", **keys:
     named = {"input.modalities": modalities, "teacher": teacher, "pseudo.textures": textures, "train.batch": BATCH}
     if "whole image" in name:
         named["head.window"] = "image"
+    if name == LIGHT:
+        named["head.kind"] = "light"
     if name == HALF:
-        named["head.width"] = 128
+        named |= {"head.kind": "light", "head.width": 128}
     config, _ = configure(preset, "idif", [("benchmark", named | keys)])
     weights = WeightsSource(None, Path("nowhere"), offline=True)
     detector: Any = prepare(data, config, Path("nowhere"), weights, resolve_device()).detector
