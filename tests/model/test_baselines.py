@@ -8,18 +8,20 @@ import numpy as np
 import pytest
 import torch
 from torch.nn import functional
-from training import StopAfter, load, train
+from training import CPU, StopAfter, load, train, untrained_teacher
 
 from mvad.datasets.shards.loader import ShardSet
 from mvad.model.baselines.padim.detector import PaDiM
 from mvad.model.baselines.patchcore import PatchCoreKeys
-from mvad.model.baselines.patchcore.detector import PatchCore, furthest_points
-from mvad.model.baselines.reverse_distillation.detector import ReverseDistillation
+from mvad.model.baselines.patchcore.detector import PatchCore, distances, furthest_points
+from mvad.model.baselines.reverse_distillation.detector import Decoder, ReverseDistillation
 from mvad.model.baselines.simplenet.detector import SimpleNet
 from mvad.model.baselines.uniad import UniADKeys
-from mvad.model.baselines.uniad.detector import Reconstructor, neighbour_mask
+from mvad.model.baselines.uniad.detector import Reconstructor, neighbour_mask, seeded
 from mvad.model.features import concatenated, smooth_upsample
 from mvad.model.idif.window import Window, extent, fitted
+from mvad.model.input_spec import InputSpec
+from mvad.model.registry import configure
 
 
 @pytest.fixture
@@ -176,8 +178,10 @@ def test_levels_are_concatenated_at_one_size() -> None:
     levels = [torch.randn(2, 3, 16, 16), torch.randn(2, 4, 8, 8), torch.randn(2, 5, 4, 4)]
     joined = concatenated(levels, 8)
     assert joined.shape == (2, 12, 8, 8)
-    assert torch.allclose(joined[:, :3], functional.avg_pool2d(levels[0], 2))
-    assert torch.equal(joined[:, 3:7], levels[1])
+    for finer, coarse in ((levels[0], joined[:, :3]), (levels[2], joined[:, 7:])):
+        corners = slice(None, None, 7), slice(None, None, finer.shape[-1] - 1)
+        assert torch.allclose(coarse[:, :, corners[0], corners[0]], finer[:, :, corners[1], corners[1]], atol=1e-6)
+    assert torch.allclose(joined[:, 3:7], levels[1], atol=1e-6)
 
 
 def test_smoothing_keeps_constants_and_spreads_a_spot() -> None:
@@ -234,3 +238,62 @@ def test_an_object_larger_than_any_in_training_gets_the_whole_image(gear: Path, 
     _, part = detector.training_steps.present_maps(replace(views, seen=small))
     assert (part[:, 0] < 1e-6).all(), "outside of the window nothing is anomalous"
     assert part.max() > 1e-3
+
+
+def test_without_neighbours_patchcores_score_is_the_largest_distance() -> None:
+    """As in the authors' code; eq. 7 with one neighbour would weigh every image by 0."""
+    config, _ = configure("paper", "patchcore", [("test", {"patchcore.neighbours": 1, "input.size": 64})])
+    detector = PatchCore(config, InputSpec(1, ("rgb",), torch.zeros(1, 3), None), untrained_teacher(), CPU)  # type: ignore[arg-type]
+    bank, patches = torch.tensor([[0.0, 0.0], [4.0, 0.0]]), torch.tensor([[[0.0, 3.0], [4.0, 1.0]]])
+    planes, scores = detector._reweighted(distances(patches[0], bank)[None], torch.ones(1, 2, dtype=torch.bool), bank)
+    assert planes[0].tolist() == pytest.approx([3, 1])
+    assert scores.tolist() == pytest.approx([3])
+
+
+def test_reverse_distillations_decoder_is_that_of_its_code() -> None:
+    """Up-blocks are residual, the fused levels enter the embedding as they are, and nothing follows the last ReLU."""
+    levels = [torch.randn(2, c, s, s) for c, s in ((64, 16), (128, 8), (256, 4))]
+    plain, projected = Decoder((64, 128, 256), False), Decoder((64, 128, 256), True)
+    assert all(bool((level >= 0).all()) for level in plain(levels))
+    assert any(bool((level < 0).any()) for level in projected(levels))
+    # Of de_resnet18 in blocks: transposed 2x2 on both ways, 3x3, and a plain block; of the embedding: 3C to 2C, and 2C.
+    up = [2 * (2 * c * c * 4) + c * c * 9 + 2 * c * c * 9 + 2 * 5 * c for c in (256, 128, 64)]
+    embed = 768 * 512 * 9 + 3 * 512 * 512 * 9 + 768 * 512 + 2 * 5 * 512
+    down = 64 * 128 * 9 + 2 * 128 * 256 * 9 + 2 * (128 + 256 + 256)
+    assert sum(p.numel() for p in plain.parameters()) == sum(up) + embed + down
+
+
+def test_uniads_dropout_is_of_training_alone_and_leaves_other_numbers_alone() -> None:
+    torch.manual_seed(0)
+    network, tokens = Reconstructor(6, 8, UniADKeys(width=8, layers=1, heads=2, dropout=0.5)), torch.randn(2, 64, 6)
+    before = torch.get_rng_state()
+    with torch.no_grad():
+        drawn = []
+        for seed in (1, 1, 2):
+            with seeded(seed, CPU):
+                drawn.append(network(tokens))
+        assert torch.equal(drawn[0], drawn[1]), "a step that is done again draws the same"
+        assert not torch.allclose(drawn[0], drawn[2])
+        assert torch.equal(network.eval()(tokens), network(tokens))
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_uniad_begins_as_its_code_does() -> None:
+    torch.manual_seed(0)
+    network = Reconstructor(152, 16, UniADKeys()).requires_grad_(False)
+    assert float(network.decoder[0].query.std()) == pytest.approx(1, abs=0.02)  # type: ignore[union-attr]
+    position = network.position.view(16, 16, 256)
+    assert torch.equal(position[3, 5, :128], network.columns[5])
+    assert torch.equal(position[3, 5, 128:], network.rows[3])
+    assert 0 <= float(position.min()) < 0.01
+    assert 0.99 < float(position.max()) <= 1
+    bound = float(network.encoder[0].attention.query.weight.abs().max())  # type: ignore[union-attr]
+    assert bound == pytest.approx((6 / (4 * 256)) ** 0.5, rel=0.01)
+    assert float(network.leave.bias.abs().max()) == 0
+
+
+def test_simplenets_discriminator_narrows_by_two_thirds() -> None:
+    config, _ = configure("paper", "simplenet", [("test", {"input.size": 64})])
+    detector = SimpleNet(config, InputSpec(1, ("rgb",), torch.zeros(1, 3), None), untrained_teacher(), CPU)  # type: ignore[arg-type]
+    assert (detector.discriminator[0].in_features, detector.discriminator[0].out_features) == (384, 256)
+    assert float(detector.adaptor.weight.detach().std()) == pytest.approx((2 / (384 + 384)) ** 0.5, rel=0.02), "Xavier, normal"

@@ -119,14 +119,5 @@ def averaged(planes: Tensor, side: int) -> Tensor:
 
 
 def concatenated(levels: Sequence[Tensor], side: int) -> Tensor:
-    """Return levels (N, C_l, h_l, w_l) concatenated at one size: (N, C, side, side).
-
-    Finer levels are averaged down, coarser ones are resized bilinearly.
-    """
-    resized = [
-        averaged(level, side)
-        if level.shape[-1] >= side
-        else functional.interpolate(level, size=side, mode="bilinear", align_corners=False)
-        for level in levels
-    ]
-    return torch.cat(resized, dim=1)
+    """Return levels (N, C_l, h_l, w_l) concatenated at one size: (N, C, side, side), bilinearly with corners on corners, as in UniAD's code."""
+    return torch.cat([functional.interpolate(level, size=side, mode="bilinear", align_corners=True) for level in levels], dim=1)

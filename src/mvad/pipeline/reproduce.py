@@ -14,7 +14,7 @@ from mvad.model.evaluation.evaluate import evaluate_run
 from mvad.model.evaluation.missing_views import MissingViews, evaluate_missing_views, read_missing_views
 from mvad.model.evaluation.results import RESULTS, Results
 from mvad.model.paper.rows import Found, Row, ablation_rows, alike_imports, main_rows
-from mvad.model.paper.tables import MEAN, PROTOCOL, SOURCE, Table, main_table, paper_name
+from mvad.model.paper.tables import BTF, MEAN, PROTOCOL, SOURCE, Table, main_table, paper_name
 from mvad.model.runs import RunFolder
 from mvad.pipeline.training import Recipe
 from mvad.progress import Progress
@@ -131,6 +131,7 @@ def imported(
     if not table.by_category:
         return by_method
     names = {method.lower(): method for dataset in table.datasets for _, method in main_table(dataset)}
+    names |= {paper_name(model).lower(): paper_name(model) for model in table.models} | {"btf": BTF}
     for path in sorted(runs.glob(f"*/{RESULTS}")):
         results = Results.read(path)
         method = names.get(results.model.lower())

@@ -123,7 +123,7 @@ def clean(scan: Scan, options: CleanOptions) -> Cleaned:
 def has_no_support(valid: NDArray[np.bool_]) -> bool:
     """Return whether a scan's support was removed already, from where its points (H, W) bool are.
 
-    Tools of the field (BTF's and M3DM's ``preprocess_mvtec.py``) set the support's points to zero, pad the scan to a square and
+    Tools of the field (BTF's and M3DM's ``utils/preprocessing.py``) set the support's points to zero, pad the scan to a square and
     resize it: hardly any point is left in a band along the image's border, and none of the points' bounding box is filled along
     its sides, as that of a whole scan with an empty margin is.
     """

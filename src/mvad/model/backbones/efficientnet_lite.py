@@ -28,6 +28,7 @@ class EfficientNetLite0(Backbone):
 
     channels = (24, 40, 112)
     deep_channels = 320
+    signed = True
     fill = (127.0, 127.0, 127.0)
 
     def __init__(self, deep: bool = False) -> None:

@@ -20,11 +20,14 @@ class Backbone(nn.Module):
         Channels at stride 32, which only a deep backbone has.
     fill
         (3,) colour in 0..255 that the normalisation maps to zero; pixels of a view that show no object are filled with it.
+    signed
+        Whether features can be negative; those of a ReLU cannot.
     """
 
     channels: tuple[int, int, int]
     deep_channels: int
     fill: tuple[float, float, float]
+    signed: bool = False
 
     def early(self) -> list[nn.Module]:
         """Return the modules of ``first``, whose features (edges, colours) do not depend on the kind of image."""

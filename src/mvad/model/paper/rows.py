@@ -81,12 +81,14 @@ def main_rows(table: Table, found: Found, foreign: Found, preset: str) -> list[R
     rows: list[Row] = []
     for dataset in table.datasets:
         paper = main_table(dataset)
-        methods = list(dict.fromkeys(method for _, method in paper))
         ours = {(category, paper_name(model)): runs for (name, category, model), runs in found.items() if name == dataset}
         sources = [("trained", ours), *(("imported", alike) for alike in _imports(dataset, foreign))]
         categories_run = sorted({category for _, runs in sources for category, _ in runs})
         if not categories_run:
             continue
+        methods = list(
+            dict.fromkeys([*(method for _, method in paper), *sorted({method for _, runs in sources for _, method in runs})])
+        )
         for category in categories_run:
             for method in methods:
                 rows += _rows(dataset, method, [category], sources, preset)
@@ -141,7 +143,9 @@ def _rows(
         compared = [category for category in categories if (category, method) in runs]
         if compared:
             rows.append(_row(dataset, method, compared, len(categories) > 1, runs, source, preset))
-    return rows or [_row(dataset, method, categories, len(categories) > 1, {}, "", preset)]
+    if rows or not any(name == method for _, name in main_table(dataset)):
+        return rows
+    return [_row(dataset, method, categories, len(categories) > 1, {}, "", preset)]
 
 
 def _row(

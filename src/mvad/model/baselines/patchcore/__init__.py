@@ -31,7 +31,10 @@ class PatchCoreKeys:
         128, "Dimensions of the random projection in which the coreset is searched.", paper="Roth et al. 2022: 128", least=1
     )
     neighbours: int = key(
-        9, "Number of neighbours of the reweighting (eq. 7).", paper="Roth et al. 2022: b nearest; their code 9", least=1
+        9,
+        "Number of neighbours of the reweighting (eq. 7); 1: an image's score is its largest distance, without reweighting.",
+        paper="Roth et al. 2022: b nearest; their code does not reweight (1 here), anomalib takes 9",
+        least=1,
     )
     sigma: float = smoothing_sigma("Roth et al. 2022: 4")
     max_patches: int = key(

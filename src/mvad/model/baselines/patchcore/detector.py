@@ -147,6 +147,8 @@ class PatchCore(Detector):
         around = distances(nearest, bank).topk(min(self.config.patchcore.neighbours, len(bank)), largest=False).indices
         far = table.gather(1, worst[:, :, None].expand(-1, -1, len(bank)))[:, 0].gather(1, around)
         furthest = distance.gather(1, worst)[:, 0]
+        if around.shape[1] == 1:
+            return distance, furthest
         # eq. 7, shifted by the largest exponent so that it cannot overflow
         return distance, (1 - torch.exp(furthest - torch.logsumexp(far, dim=1))) * furthest
 

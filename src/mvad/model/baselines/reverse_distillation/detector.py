@@ -1,8 +1,10 @@
 """Reverse distillation (Deng and Li, CVPR 2022): a decoder reconstructs the teacher's features from a narrow embedding.
 
 Multi-scale fusion and one-class embedding to stride 32, a mirrored decoder, 1 - cosine over flattened maps, Adam 0.005
-(0.5, 0.999); map: sum of the upsampled 1 - cos of three levels, sigma 4; image: its maximum. Backbone: the chosen teacher
-(paper: WideResNet-50). One network for all views and modalities.
+(0.5, 0.999); map: sum of the upsampled 1 - cos of three levels, sigma 4; image: its maximum. Layers and their first weights are those of
+the authors' code (hq-deng/RD4AD, 6554076), in which the fused levels enter the embedding without the 1x1 convolution of the paper's
+text. Ours: a 1x1 convolution after each stage where the teacher's features can be negative (EfficientNet-Lite0), which a ReLU cannot give.
+Backbone: the chosen teacher (paper: WideResNet-50). One network for all views and modalities.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ from torch.nn import functional
 
 from mvad.datasets.shards.loader import Batch, ShardSet
 from mvad.model.backbones.protocol import Teacher
-from mvad.model.backbones.resnet18 import BasicBlock
+from mvad.model.backbones.resnet18 import BasicBlock, kaiming_convolutions
 from mvad.model.baselines.reverse_distillation import ReverseDistillationConfig
 from mvad.model.detector import AnomalyMaps, Detector
 from mvad.model.features import ViewFeatures, smooth_upsample
@@ -30,35 +32,54 @@ def _down(inputs: int, outputs: int) -> nn.Sequential:
     return nn.Sequential(nn.Conv2d(inputs, outputs, 3, 2, 1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU())
 
 
-class _Stage(nn.Module):
-    """Transposed convolution to twice the side and two residual blocks; a 1x1 convolution gives the teacher's channels."""
+def _up(inputs: int, outputs: int) -> nn.Sequential:
+    return nn.Sequential(nn.ConvTranspose2d(inputs, outputs, 2, 2, bias=False), nn.BatchNorm2d(outputs))
+
+
+class _UpBlock(nn.Module):
+    """Residual block to twice the side: a transposed and a 3x3 convolution beside a transposed one."""
 
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__()
-        self.up = nn.Sequential(nn.ConvTranspose2d(inputs, outputs, 2, 2, bias=False), nn.BatchNorm2d(outputs), nn.ReLU())
-        self.blocks = nn.Sequential(BasicBlock(outputs, outputs), BasicBlock(outputs, outputs))
-        self.out = nn.Conv2d(outputs, outputs, 1)
+        self.main = nn.Sequential(
+            *_up(inputs, outputs), nn.ReLU(), nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False), nn.BatchNorm2d(outputs)
+        )
+        self.shortcut = _up(inputs, outputs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, inputs, h, w) to (N, outputs, 2 h, 2 w)."""
+        return torch.relu(self.main(x) + self.shortcut(x))
+
+
+class _Stage(nn.Module):
+    """Residual block to twice the side and another one; ``project``: a 1x1 convolution gives features of either sign."""
+
+    def __init__(self, inputs: int, outputs: int, project: bool) -> None:
+        super().__init__()
+        self.blocks = nn.Sequential(_UpBlock(inputs, outputs), BasicBlock(outputs, outputs))
+        self.out = nn.Conv2d(outputs, outputs, 1) if project else nn.Identity()
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """(N, inputs, h, w) to the input of the next stage and the reconstructed features, both (N, outputs, 2 h, 2 w)."""
-        x = self.blocks(self.up(x))
+        x = self.blocks(x)
         return x, self.out(x)
 
 
 class Decoder(nn.Module):
-    """One-class bottleneck embedding and mirrored decoder."""
+    """One-class bottleneck embedding and mirrored decoder; ``project`` where the teacher's features can be negative."""
 
-    def __init__(self, channels: tuple[int, int, int]) -> None:
+    def __init__(self, channels: tuple[int, int, int], project: bool) -> None:
         super().__init__()
         at4, at8, at16 = channels
         self.from4, self.from8 = nn.Sequential(_down(at4, at8), _down(at8, at16)), _down(at8, at16)
-        self.fuse = nn.Sequential(nn.Conv2d(3 * at16, at16, 1, bias=False), nn.BatchNorm2d(at16), nn.ReLU())
-        self.embed = nn.Sequential(BasicBlock(at16, 2 * at16, 2), BasicBlock(2 * at16, 2 * at16))
-        self.stage16, self.stage8, self.stage4 = _Stage(2 * at16, at16), _Stage(at16, at8), _Stage(at8, at4)
+        self.embed = nn.Sequential(BasicBlock(3 * at16, 2 * at16, 2), BasicBlock(2 * at16, 2 * at16))
+        widths = ((2 * at16, at16), (at16, at8), (at8, at4))
+        self.stage16, self.stage8, self.stage4 = (_Stage(inputs, outputs, project) for inputs, outputs in widths)
+        kaiming_convolutions(self)
 
     def forward(self, levels: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
         """Teacher's levels (N, C_l, h_l, w_l) at strides 4, 8, 16 to their reconstructions of the same shapes."""
-        fused = self.fuse(torch.cat([self.from4(levels[0]), self.from8(levels[1]), levels[2]], dim=1))
+        fused = torch.cat([self.from4(levels[0]), self.from8(levels[1]), levels[2]], dim=1)
         x, third = self.stage16(self.embed(fused))
         x, second = self.stage8(x)
         _, first = self.stage4(x)
@@ -75,7 +96,7 @@ class ReverseDistillation(Detector):
         self.features = ViewFeatures(config, spec, teacher, device)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
-            self.decoder = Decoder(teacher.channels).to(device)
+            self.decoder = Decoder(teacher.channels, teacher.backbone.signed).to(device)
 
     def fit(self, train: ShardSet, context: FitContext) -> None:
         """See ``Detector.fit``."""

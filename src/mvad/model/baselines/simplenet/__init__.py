@@ -24,7 +24,10 @@ class SimpleNetKeys:
     )
     margin: float = key(0.5, "Margin of the truncated L1 loss.", paper="Liu et al. 2023: 0.5")
     adaptor_lr: float = key(
-        0.0001, "Learning rate of the adaptor (Adam, weight decay 1e-5).", paper="Liu et al. 2023: 1e-4", least=0
+        0.0001,
+        "Learning rate of the adaptor (Adam, weight decay 1e-5).",
+        paper="Liu et al. 2023: 1e-4; their code AdamW, 0.01",
+        least=0,
     )
     discriminator_lr: float = key(
         0.0002, "Learning rate of the discriminator (Adam, weight decay 1e-5).", paper="Liu et al. 2023: 2e-4", least=0

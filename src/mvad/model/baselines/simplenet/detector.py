@@ -1,7 +1,9 @@
 """SimpleNet (Liu et al., CVPR 2023): a discriminator learns to separate normal adapted features from noisy ones.
 
 Levels 2 and 3, 3x3 neighbourhoods, one linear adaptor, Gaussian noise of deviation 0.015, a two-layer discriminator,
-truncated L1 at 0.5, Adam 1e-4 and 2e-4 with weight decay 1e-5; map: the negative output, sigma 4; image: its maximum.
+truncated L1 at 0.5, Adam 1e-4 and 2e-4 with weight decay 1e-5 (the paper's; its code has AdamW with 0.01 for the adaptor); first weights
+and the share of hidden units are those of the authors' code (DonaldRR/SimpleNet, 351a2b8), which pools patches to 1,536 channels; here
+they keep the teacher's. Map: the negative output, sigma 4; image: its maximum.
 Backbone: the chosen teacher (paper: WideResNet-50). One network for all views and modalities; patches of the background
 are left out (``score.region``).
 """
@@ -39,10 +41,13 @@ class SimpleNet(Detector):
         channels = teacher.channels[1] + teacher.channels[2]
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
-            self.adaptor = nn.Linear(channels, channels)
+            self.adaptor, hidden = nn.Linear(channels, channels), int(channels // 1.5)
             self.discriminator = nn.Sequential(
-                nn.Linear(channels, channels), nn.BatchNorm1d(channels), nn.LeakyReLU(0.2), nn.Linear(channels, 1, bias=False)
+                nn.Linear(channels, hidden), nn.BatchNorm1d(hidden), nn.LeakyReLU(0.2), nn.Linear(hidden, 1, bias=False)
             )
+            for part in (self.adaptor, *self.discriminator):
+                if isinstance(part, nn.Linear):
+                    nn.init.xavier_normal_(part.weight)
         for module in self._parts().values():
             module.to(device)
 

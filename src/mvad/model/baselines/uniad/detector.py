@@ -1,19 +1,23 @@
 """UniAD (You et al., NeurIPS 2022): a transformer reconstructs normal features; masking keeps it from copying its input.
 
 Features of all levels at stride 16, 4 + 4 layers of width 256, neighbour-masked attention (7 x 7), a learned query in each
-decoder layer, feature jitter of scale 20, MSE, AdamW 1e-4; map: norm of the difference; image: maximum of the map averaged
-over 16 x 16 pixels. Backbone: the chosen teacher (paper: EfficientNet-B4). One network for all views and modalities.
+decoder layer, feature jitter of scale 20, MSE, AdamW 1e-4, gradients clipped at 0.1; map: norm of the difference; image: maximum of the map
+averaged over 16 x 16 pixels, of which only those on the object count. Positions, dropout and first weights are those of the authors' code
+(zhiyuanyou/UniAD, a5b9d9d). Backbone: the chosen teacher at strides 4, 8 and 16 (paper: EfficientNet-B4 at 2 to 16). One network for all
+views and modalities.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from mvad.datasets.shards.loader import Batch, ShardSet
+from mvad.errors import BadInput
 from mvad.model.backbones.protocol import Teacher
 from mvad.model.baselines.uniad import UniADConfig, UniADKeys
 from mvad.model.detector import AnomalyMaps, Detector
@@ -26,6 +30,14 @@ from mvad.model.training.optimizers import Optimizers, groups
 from mvad.settings import check_multiple
 
 _POOL = 16
+
+
+@contextlib.contextmanager
+def seeded(seed: int, device: torch.device) -> Iterator[None]:
+    """Have torch draw the numbers of a seed, on a device, too; what it draws afterwards does not depend on it."""
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        yield
 
 
 def neighbour_mask(side: int, reach: int) -> Tensor:
@@ -43,9 +55,9 @@ def neighbour_mask(side: int, reach: int) -> Tensor:
 
 
 class _Attention(nn.Module):
-    def __init__(self, width: int, heads: int) -> None:
+    def __init__(self, width: int, heads: int, dropout: float) -> None:
         super().__init__()
-        self.heads = heads
+        self.heads, self.dropout = heads, dropout
         self.query, self.key, self.value, self.out = (nn.Linear(width, width) for _ in range(4))
 
     def forward(self, query: Tensor, key: Tensor, value: Tensor, allowed: Tensor) -> Tensor:
@@ -53,24 +65,27 @@ class _Attention(nn.Module):
             return x.view(*x.shape[:2], self.heads, -1).transpose(1, 2)
 
         q, k, v = split(self.query(query)), split(self.key(key)), split(self.value(value))
-        seen = functional.scaled_dot_product_attention(q, k, v, attn_mask=allowed)
+        dropout = self.dropout if self.training else 0.0
+        seen = functional.scaled_dot_product_attention(q, k, v, attn_mask=allowed, dropout_p=dropout)
         out: Tensor = self.out(seen.transpose(1, 2).flatten(2))
         return out
 
 
-def _feed(width: int) -> nn.Sequential:
-    return nn.Sequential(nn.Linear(width, 4 * width), nn.ReLU(), nn.Linear(4 * width, width))
+def _feed(config: UniADKeys) -> nn.Sequential:
+    width = config.width
+    return nn.Sequential(nn.Linear(width, 4 * width), nn.ReLU(), nn.Dropout(config.dropout), nn.Linear(4 * width, width))
 
 
 class _EncoderLayer(nn.Module):
     def __init__(self, config: UniADKeys) -> None:
         super().__init__()
-        self.attention, self.feed = _Attention(config.width, config.heads), _feed(config.width)
+        self.attention, self.feed = _Attention(config.width, config.heads, config.dropout), _feed(config)
         self.norms = nn.ModuleList(nn.LayerNorm(config.width) for _ in range(2))
+        self.drop = nn.Dropout(config.dropout)
 
     def forward(self, x: Tensor, position: Tensor, allowed: Tensor) -> Tensor:
-        x = self.norms[0](x + self.attention(x + position, x + position, x, allowed))
-        out: Tensor = self.norms[1](x + self.feed(x))
+        x = self.norms[0](x + self.drop(self.attention(x + position, x + position, x, allowed)))
+        out: Tensor = self.norms[1](x + self.drop(self.feed(x)))
         return out
 
 
@@ -79,16 +94,17 @@ class _DecoderLayer(nn.Module):
 
     def __init__(self, config: UniADKeys, tokens: int) -> None:
         super().__init__()
-        self.query = nn.Parameter(torch.randn(tokens, config.width) * 0.02)
-        self.first, self.second = _Attention(config.width, config.heads), _Attention(config.width, config.heads)
-        self.feed = _feed(config.width)
+        self.query = nn.Parameter(torch.randn(tokens, config.width))
+        self.first, self.second = (_Attention(config.width, config.heads, config.dropout) for _ in range(2))
+        self.feed = _feed(config)
         self.norms = nn.ModuleList(nn.LayerNorm(config.width) for _ in range(3))
+        self.drop = nn.Dropout(config.dropout)
 
     def forward(self, x: Tensor, memory: Tensor, position: Tensor, allowed: Tensor) -> Tensor:
         query = self.query.expand(len(memory), -1, -1)
-        query = self.norms[0](query + self.first(query + position, memory + position, memory, allowed))
-        query = self.norms[1](query + self.second(query + position, x + position, x, allowed))
-        out: Tensor = self.norms[2](query + self.feed(query))
+        query = self.norms[0](query + self.drop(self.first(query + position, memory + position, memory, allowed)))
+        query = self.norms[1](query + self.drop(self.second(query + position, x + position, x, allowed)))
+        out: Tensor = self.norms[2](query + self.drop(self.feed(query)))
         return out
 
 
@@ -100,20 +116,36 @@ class Reconstructor(nn.Module):
     def __init__(self, channels: int, side: int, config: UniADKeys) -> None:
         super().__init__()
         self.enter, self.leave = nn.Linear(channels, config.width), nn.Linear(config.width, channels)
-        self.position = nn.Parameter(torch.randn(side * side, config.width) * 0.02)
+        self.columns, self.rows = (nn.Parameter(torch.rand(side, config.width // 2)) for _ in range(2))
         self.encoder = nn.ModuleList(_EncoderLayer(config) for _ in range(config.layers))
         self.decoder = nn.ModuleList(_DecoderLayer(config, side * side) for _ in range(config.layers))
+        self.norm = nn.LayerNorm(config.width)
         self.register_buffer("allowed", neighbour_mask(side, config.neighbours), persistent=False)
+        for part in self.modules():
+            if isinstance(part, nn.Linear):
+                nn.init.xavier_uniform_(part.weight)
+                nn.init.zeros_(part.bias)
+        for part in self.modules():
+            if isinstance(part, _Attention):  # torch's attention draws the three as one matrix of three times the outputs
+                for projection in (part.query, part.key, part.value):
+                    nn.init.xavier_uniform_(projection.weight, gain=0.5**0.5)
+
+    @property
+    def position(self) -> Tensor:
+        """Position of each token (T, width): the embedding of its column, then that of its row."""
+        side = len(self.rows)
+        columns, rows = self.columns[None].expand(side, -1, -1), self.rows[:, None].expand(-1, side, -1)
+        return torch.cat([columns, rows], dim=2).flatten(0, 1)
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Tokens (N, T, C) to their reconstruction of the same shape."""
-        x = self.enter(tokens)
+        x, position = self.enter(tokens), self.position
         for layer in self.encoder:
-            x = layer(x, self.position, self.allowed)
+            x = layer(x, position, self.allowed)
         memory = x
         for layer in self.decoder:
-            x = layer(x, memory, self.position, self.allowed)
-        out: Tensor = self.leave(x)
+            x = layer(x, memory, position, self.allowed)
+        out: Tensor = self.leave(self.norm(x))
         return out
 
 
@@ -124,6 +156,8 @@ class UniAD(Detector):
 
     def __init__(self, config: UniADConfig, spec: InputSpec, teacher: Teacher, device: torch.device) -> None:
         check_multiple(config, "uniad.width", "uniad.heads")
+        if config.uniad.width % 2:
+            raise BadInput(f"uniad.width = {config.uniad.width} must be even: half of it are columns, half rows")
         self.config, self.spec, self.device = config, spec, device
         self.features = ViewFeatures(config, spec, teacher, device)
         self.side = config.input.size // 16
@@ -145,9 +179,11 @@ class UniAD(Detector):
                 size = tokens.norm(dim=-1, keepdim=True) / tokens.shape[-1] * config.jitter
                 hit = torch.rand(len(tokens), 1, 1, generator=generator).to(tokens) < config.jitter_probability
                 jittered = tokens + noise * size * hit
-            return functional.mse_loss(self.network(jittered), tokens)
+            seed = int(torch.randint(2**62, (1,), generator=generator))
+            with seeded(seed, self.device):  # dropout, the same where a training is continued
+                return functional.mse_loss(self.network(jittered), tokens)
 
-        optimizers = Optimizers([(adamw, lambda k: 0.1 if k >= 0.8 * steps else 1.0)])
+        optimizers = Optimizers([(adamw, lambda k: 0.1 if k >= 0.8 * steps else 1.0)], config.clip_norm)
         train_on_images(self.features, {"network": self.network}, optimizers, train, context, steps, config.batch, loss_of)
 
     def score(self, batch: Batch) -> AnomalyMaps:
@@ -159,10 +195,11 @@ class UniAD(Detector):
         with torch.no_grad():
             tokens = self._tokens(images)
             distance = (self.network(tokens) - tokens).norm(dim=-1).view(-1, 1, self.side, self.side)
-        maps = functional.interpolate(distance, size=size, mode="bilinear", align_corners=False)[:, 0]
-        inside = seen if self.config.score.region == "object" else torch.ones_like(seen)
+        maps = functional.interpolate(distance, size=size, mode="bilinear", align_corners=True)[:, 0]
+        inside = (seen if self.config.score.region == "object" else torch.ones_like(seen)).to(maps)[:, None]
         pool = max(1, _POOL * size // 256)
-        scores = functional.avg_pool2d((maps * inside)[:, None], pool, 1).amax(dim=(1, 2, 3))
+        total, share = (functional.avg_pool2d(plane, pool, 1) for plane in (maps[:, None] * inside, inside))
+        scores = (total / share.clamp(min=1 / pool**2)).amax(dim=(1, 2, 3))
         return finish_maps(spread(maps, views), views, self.config.score, spread(scores, views), scale=self.scale)
 
     def state(self) -> dict[str, Tensor]:
