@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from mvad.datasets.masks import CLASSES, MOSTLY, SOFT, check_label, marked, read_mask
+from mvad.datasets.masks import CLASSES, MOSTLY, SOFT, any_overlap, check_label, marked, nearest, read_mask
 from mvad.errors import BadInput
 
 SIDE = 64
@@ -159,3 +159,25 @@ def test_label_and_mask_must_agree() -> None:
     assert len(check_label(path, ~TRUE & TRUE, good=False)) == 1
     with pytest.raises(BadInput, match=r"gt/000.png: marks 608 pixels of a scan that is labelled good"):
         check_label(path, TRUE, good=True)
+
+
+@pytest.mark.parametrize("radius", [8, 20, 60])
+def test_masks_of_smaller_views_have_the_area_of_the_mask(radius: int) -> None:
+    """Marking every pixel that is touched widens a disc of 16 pixels by a half when 1024 pixels become 256."""
+    shares, touched = [], []
+    for at in np.random.default_rng(0).uniform(100, 900, (20, 2)):
+        row, column = np.mgrid[:1024, :1024]
+        mask = (row - at[0]) ** 2 + (column - at[1]) ** 2 <= radius**2
+        shares.append(nearest(mask, (256, 256)).sum() * 16 / mask.sum())
+        touched.append(any_overlap(mask, (256, 256)).sum() * 16 / mask.sum())
+    assert np.mean(shares) == pytest.approx(1, abs=0.03)
+    assert np.mean(touched) > 1.05
+
+
+def test_a_mask_does_not_vanish_in_a_smaller_view() -> None:
+    mask = np.zeros((64, 64), bool)
+    mask[5, 9] = True
+    assert nearest(mask, (16, 16)).sum() == 1
+    assert nearest(mask, (16, 16))[1, 2] == 1
+    assert nearest(np.zeros((64, 64), bool), (16, 16)).sum() == 0
+    assert np.array_equal(nearest(mask, (64, 64)), mask)

@@ -276,3 +276,21 @@ def test_larger_pictures_are_taken_where_they_are_asked_for_and_known_later(raw:
     assert verify_inputs(tmp_path / "renders", tmp_path / "large", raw, Silent())[1] == []
     shutil.copytree(raw / "realiad_512", raw / "realiad_1024")
     assert verify_inputs(tmp_path / "renders", tmp_path / "large", raw, Silent())[1] == []
+
+
+def test_archives_may_be_unpacked_into_folders_of_theirs(raw: Path, tmp_path: Path) -> None:
+    """As anomalib and others have them: realiad_jsons/realiad_jsons/c.json, realiad_256/c/c/..."""
+    before = pack(raw, tmp_path / "flat")
+    write_split(raw, read_split(raw), "realiad_jsons_sv")
+    (raw / "inner").mkdir()
+    for name in ("realiad_jsons", "realiad_jsons_sv"):
+        shutil.move(raw / name, raw / "inner" / name)
+    (raw / "inner").rename(raw / "realiad_jsons")
+    shutil.move(raw / "realiad_256/c", raw / "inner")
+    (raw / "realiad_256/c").mkdir()
+    (raw / "inner").rename(raw / "realiad_256/c/c")
+    after = pack(raw, tmp_path / "nested")
+    assert after[1] == before[1], "the same shards"
+    assert pack(raw, tmp_path / "sv", "sv")[0]["config"]["splits"] == "realiad_jsons_sv"
+    (tmp_path / "renders").mkdir()
+    assert verify_inputs(tmp_path / "renders", tmp_path / "nested", raw, Silent())[1] == []

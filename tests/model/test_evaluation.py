@@ -32,7 +32,7 @@ from mvad.model.evaluation.ply import read_ply
 from mvad.model.evaluation.results import NOT_OURS, Results
 from mvad.model.evaluation.scan_maps import RULES, ScanEvaluator, fuse
 from mvad.model.exchange.adeval import ANOMAPS, SAMPLE_PATTERN, AdevalWriter
-from mvad.model.exchange.imported_maps import evaluate_scan_maps
+from mvad.model.exchange.imported_maps import _resized, evaluate_scan_maps
 from mvad.model.paper.rows import ablation_rows, arithmetic, main_rows, missing_rows
 from mvad.model.paper.tables import BTF, TABLES, ablation_table, main_table, missing_table
 from mvad.model.runs import RunFolder, RunRecord
@@ -557,3 +557,11 @@ def test_two_samples_whose_files_would_have_one_name_are_refused(workspace: Path
     with pytest.raises(BadInput, match=r"gear/test/scratch_deep/1: .* those of gear/test/scratch/deep_1; rename"):
         evaluate_split(tmp_path, data, maps_from_masks, facts(), TrainedOn(), Silent())
     assert not (tmp_path / "maps").exists()
+
+
+def test_maps_of_scans_that_were_padded_to_squares_are_refused() -> None:
+    """Stretched to a scan of 900 x 400 points, a perfect map has P-AUROC 51."""
+    assert _resized(np.ones((224, 224), np.float32), (800, 800), "x").shape == (800, 800)
+    assert _resized(np.ones((100, 225), np.float32), (400, 900), "x").shape == (400, 900)
+    with pytest.raises(BadInput, match=r"the map of tire/0 has 224 x 224 pixels, the scan 900 x 400; cut off the margin"):
+        _resized(np.ones((224, 224), np.float32), (400, 900), "the map of tire/0")

@@ -15,7 +15,8 @@ RULE = (
     "A mask of two values, one of them 0, and a mask of class numbers mark what is over 0. Class numbers are at most 15 "
     "everywhere, or at most 16 values of a PNG each of which fills a 3 x 3 block. Any other mask has soft edges (it was resized, or is JPEG): "
     "of each connected region over a 16th of the greatest value (JPEG: a 4th) that is marked which is over half of the region's own greatest "
-    "value. A mask of another size, but the same proportions, marks each pixel of which it marks a part"
+    "value. A mask of another size, but the same proportions, marks each pixel of which it marks a part. A pixel of a view of another size is "
+    "marked if its centre is; where nothing would be left, each pixel of which a part is marked"
 )
 """The rule in words; recorded with photographs, and part of ``docs/formats.md``."""
 
@@ -114,6 +115,18 @@ def check_label(path: Path, mask: NDArray[np.bool_], good: bool) -> tuple[str, .
             f"{path}: marks {int(mask.sum())} pixels of a scan that is labelled good; move the scan to its defect, or empty the mask"
         )
     return () if good or mask.any() else (UNMARKED,)
+
+
+def nearest(mask: NDArray[np.bool_], shape: tuple[int, int]) -> NDArray[np.uint8]:
+    """Resize (H, W) bool to ``shape`` uint8: 1 where the pixel's centre was true, as the field does; ``any_overlap`` where none was.
+
+    Marking whatever is touched widens a defect: a disc of 16 pixels by a half when 1024 pixels become 256.
+    """
+    rows, columns = (
+        ((np.arange(size) + 0.5) * length / size).astype(int) for size, length in zip(shape, mask.shape, strict=True)
+    )
+    small = mask[rows[:, None], columns[None]]
+    return small.astype(np.uint8) if small.any() or not mask.any() else any_overlap(mask, shape)
 
 
 def any_overlap(mask: NDArray[np.bool_], shape: tuple[int, int]) -> NDArray[np.uint8]:

@@ -43,6 +43,12 @@ MAX_ENTRIES = 1_000_000
 _CAMERA = re.compile(r"_(C\d+)_\d+\.(?:jpg|jpeg|png)$", re.IGNORECASE)
 
 
+def splits_root(raw: Path) -> Path:
+    """Return the folder that holds the folders of split files: Real-IAD's, or ``realiad_jsons`` in it where the archive was unpacked there."""
+    inner = raw / JSON_PREFIX
+    return inner if any(path.is_dir() for path in inner.glob(f"{JSON_PREFIX}*")) else raw
+
+
 def find_splits(raw: Path, wanted: str | None = None) -> str | None:
     """Return the name of the folder of split files, or None where none was downloaded and none is wanted.
 
@@ -58,7 +64,7 @@ def find_splits(raw: Path, wanted: str | None = None) -> str | None:
     BadInput
         If the wanted folder is not there, or several are and none is wanted.
     """
-    there = [path.name for path in visible(raw.glob(f"{JSON_PREFIX}*")) if path.is_dir()]
+    there = [path.name for path in visible(splits_root(raw).glob(f"{JSON_PREFIX}*")) if path.is_dir()]
     if wanted is not None:
         if wanted in there:
             return wanted
@@ -80,7 +86,7 @@ def categories(raw: Path, splits: str = JSON_FOLDERS[0]) -> list[str]:
     BadInput
         If the folder of split files is missing or empty.
     """
-    names = [path.stem for path in visible((raw / splits).glob("*.json"))]
+    names = [path.stem for path in visible((splits_root(raw) / splits).glob("*.json"))]
     if not names:
         raise BadInput(f"{raw / splits}: no split file; --raw must hold {splits}/<category>.json")
     return names
@@ -114,7 +120,14 @@ def refs(raw: Path, category: str, splits: str = JSON_FOLDERS[0], images: Path |
         If the file is no Real-IAD split, lists a path twice, or a name points outside of the folder.
     """
     root = images or image_root(raw, category) or raw
-    return listed(raw / splits / f"{category}.json", NAME, category, lambda prefix: _below(root, prefix))
+    return listed(
+        splits_root(raw) / splits / f"{category}.json", NAME, category, lambda prefix: _unpacked(_below(root, prefix), category)
+    )
+
+
+def _unpacked(folder: Path, category: str) -> Path:
+    """Return the folder of a category's pictures, or that in it of the same name: archives may be unpacked into a folder of theirs."""
+    return folder / category if (folder / category).is_dir() else folder
 
 
 def listed(

@@ -142,7 +142,7 @@ def _of_realiad(root: Path, category: str, manifest: Mapping[str, Any]) -> tuple
     splits = str(manifest["config"].get("splits", realiad.JSON_FOLDERS[0]))
     if not files.is_name(splits):
         return {}, [f"{category}: its manifest names the split files {splits!r}, which is no folder; pack again with --overwrite"]
-    split = root / splits / f"{category}.json"
+    split = realiad.splits_root(root) / splits / f"{category}.json"
     if realiad.image_root(root, category) is None or not split.exists():
         return None
     held_out = held_out_share(manifest["config"])

@@ -123,8 +123,9 @@ class EvaluationPlan:
             )
         if self.adeval:
             target = self.adeval / run.name
-            progress.say(f'ADEval: python -m adeval {target / ANOMAPS} --evaluate_size 256 --sample_key_pat "{SAMPLE_PATTERN}"')
             pictures = RunFolder(run).record.pictures
+            size = " --evaluate_size 256" if pictures is None else ""  # photographs are written without what pads them to squares
+            progress.say(f'ADEval: python -m adeval {target / ANOMAPS}{size} --nstrips 20000 --sample_key_pat "{SAMPLE_PATTERN}"')
             callbacks.append(AdevalWriter(target, shown_at_pixels(pictures), None if pictures is None else progress.say))
         return callbacks
 

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from mvad.datasets.masks import any_overlap
+from mvad.datasets.masks import nearest
 from mvad.datasets.photographs.crop import Box
 from mvad.datasets.photographs.pictures import Header
 from mvad.datasets.scan import Tile
@@ -117,12 +117,12 @@ class Placed:
         return out
 
     def marks(self, mask: NDArray[np.bool_]) -> NDArray[np.uint8]:
-        """Return a mask (H, W) bool as (size, size) uint8: 1 where any part of the pixel was marked."""
+        """Return a mask (H, W) bool as (size, size) uint8, by ``masks.nearest``."""
         left, top, right, bottom = self.box
         x0, y0, x1, y1 = self.target
         part = mask[int(top) : max(int(np.ceil(bottom)), int(top) + 1), int(left) : max(int(np.ceil(right)), int(left) + 1)]
         out = np.zeros((self.size, self.size), np.uint8)
-        out[y0:y1, x0:x1] = any_overlap(part, (y1 - y0, x1 - x0))
+        out[y0:y1, x0:x1] = nearest(part, (y1 - y0, x1 - x0))
         return out
 
     def inside(self) -> NDArray[np.bool_]:

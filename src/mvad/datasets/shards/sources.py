@@ -15,7 +15,7 @@ from PIL import Image
 from mvad import files
 from mvad.datasets import realiad
 from mvad.datasets.images import read_rgb
-from mvad.datasets.masks import RULE, UNMARKED, any_overlap, read_mask
+from mvad.datasets.masks import RULE, UNMARKED, nearest, read_mask
 from mvad.datasets.photographs.contents import contents_of, hash_of_files, sample_hash
 from mvad.datasets.photographs.layouts import Listing
 from mvad.datasets.photographs.splits import divide
@@ -147,7 +147,7 @@ def photographed_category(
         Source(ref.key, ref.split, partial(sample_hash, ref, remedy=_AGAIN), partial(_photographed, ref, cameras, size))
         for ref in refs
     ]
-    split_file = raw / folder / f"{category}.json"
+    split_file = realiad.splits_root(raw) / folder / f"{category}.json"
     config = {
         "size": size, "resize": "area (box)", "mask_rule": RULE, "split_file_sha256": files.sha256_file(split_file),
     }  # fmt: skip
@@ -265,6 +265,6 @@ def _photographed(ref: SampleRef, cameras: Sequence[str], size: int) -> tuple[Sa
             view_label[k] = 1
             marked, decided = read_mask(view.mask, image.shape[:2], contents[view.mask])
             notes += [*decided, *(() if marked.any() else (UNMARKED,))]
-            mask[k] = any_overlap(marked, (size, size))
+            mask[k] = nearest(marked, (size, size))
     sample = Sample(ref.key, ref.defect, int(view_label.any()), mask, present, view_label, rgb=rgb)
     return sample, hash_of_files(contents), tuple(dict.fromkeys(notes))

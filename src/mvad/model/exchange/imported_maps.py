@@ -101,7 +101,7 @@ def evaluate_scan_maps(run: Path, name: str, maps: Path, scans: ScanSource, prog
     Raises
     ------
     BadInput
-        If a map is missing or unusable.
+        If a map is missing or unusable, or has other proportions than its scan.
     """
     refuse_pickle(maps)
     refs = scans.of_split("test")
@@ -117,7 +117,7 @@ def evaluate_scan_maps(run: Path, name: str, maps: Path, scans: ScanSource, prog
         for ref in refs:
             scan, label = scans.load(ref.key), ref.defect != GOOD
             stored_map = read_map(*((root, ref.key) if root else (maps, _inner(ref.key, scans.category))), named=False)
-            values = _resized(stored_map, scan.valid.shape)
+            values = _resized(stored_map, scan.valid.shape, f"{root or maps}: the map of {ref.key}")
             truth = np.zeros(values.shape, bool) if scan.gt is None else scan.gt
             pixels.add(ref.key, [values], [truth])
             score = float(values.max()) if score_by_key is None else score_by_key[ref.key]
@@ -155,9 +155,21 @@ def keep_pictures(
     )
 
 
-def _resized(values: NDArray[np.float32], shape: tuple[int, ...]) -> NDArray[np.float32]:
+def _resized(values: NDArray[np.float32], shape: tuple[int, ...], what: str) -> NDArray[np.float32]:
+    """Return a map in the size of its scan.
+
+    Raises
+    ------
+    BadInput
+        If it has other proportions, as that of a scan which a tool padded to a square: it would be stretched.
+    """
     if values.shape == shape:
         return values
+    h, w = values.shape
+    if abs(h * shape[1] - w * shape[0]) > max(shape) / 2 + max(h, w) / 2:
+        raise BadInput(
+            f"{what} has {w} x {h} pixels, the scan {shape[1]} x {shape[0]}; cut off the margin that was added to the scan"
+        )
     large = functional.interpolate(torch.from_numpy(values)[None, None], size=shape, mode="bilinear", align_corners=False)
     return np.asarray(large[0, 0].numpy())
 

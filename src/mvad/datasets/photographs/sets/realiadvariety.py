@@ -5,7 +5,9 @@
     realiadvariety_raw/<category>/...                  or realiadvariety_raw/<category>/<category>/..., as the archives unpack
 
 The JSON has Real-IAD's form; its names are relative to the category's folder. Pictures may have any size and need not be square.
-A picture of a defective class without a mask shows a view in which the defect is not to be seen. It has no validation split.
+A picture of a defective class without a mask shows a view in which the defect is not to be seen, if another of its part has one. A part of a
+defective class without any mask is anomalous in all views, and packing says so; published loaders take it as normal. It has no validation
+split.
 """
 
 from __future__ import annotations
