@@ -121,6 +121,7 @@ def test_preset_best_has_a_companion_and_ablations_stand_alone() -> None:
         assert configure("best", name, [])[0].companion.kind == "none"  # type: ignore[attr-defined]
 
 
+@pytest.mark.thorough(2)
 def test_without_a_companion_the_detector_is_idif_itself(gear: Path, tmp_path: Path) -> None:
     train(tmp_path / "run", gear)
     assert isinstance(load(tmp_path / "run"), Idif)

@@ -504,6 +504,7 @@ def test_the_papers_tables_are_complete() -> None:
             assert np.mean(each) == pytest.approx(table["mean", method].s_auroc, abs=slack), f"{dataset} {method}"
 
 
+@pytest.mark.thorough(2)
 def test_reproduction_trains_missing_runs_only(workspace: Path, tmp_path: Path) -> None:
     shutil.copytree(workspace / "shards", tmp_path / "ws" / "shards")
     words = [

@@ -75,6 +75,7 @@ def test_explain_lists_presets_methods_and_allowed_values() -> None:
         explain("bottleneck.kin")
 
 
+@pytest.mark.thorough(2)
 def test_the_command_explains_keys_and_rejects_unknown_ones() -> None:
     def run(*words: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run([sys.executable, "-m", "mvad.cli", "explain", *words], capture_output=True, text=True)

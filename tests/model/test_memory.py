@@ -50,6 +50,7 @@ print(plain, kept, still, inside - before, resident_mb() - before)
 """
 
 
+@pytest.mark.thorough(2)
 @glibc
 def test_a_freed_tensors_memory_is_used_again_and_given_back_at_the_end() -> None:
     proof = PROOF.format(tests=str(Path(__file__).parent))

@@ -97,6 +97,7 @@ def test_figures_of_many_views_are_as_wide_as_the_page(runs: list[Path]) -> None
     assert "repeat(36,minmax(0,1fr))" in heads_above("", 36)
 
 
+@pytest.mark.thorough(2)
 def test_a_page_on_many_pictures_stays_below_15_mb(runs: list[Path], tmp_path: Path) -> None:
     """With 400 samples whose pictures cannot be compressed."""
     run = tmp_path / "large"

@@ -256,6 +256,7 @@ def test_noise_makes_no_crash_and_no_turn() -> None:
     assert all(np.isfinite(frame.pose_of(scan.points).matrix).all() for scan in train[:2])
 
 
+@pytest.mark.thorough(3)
 def test_frames_survive_json_and_do_not_depend_on_chance() -> None:
     train, test = category("hook")
     frame, again = frame_of(train), frame_of(train)
@@ -297,6 +298,7 @@ def test_no_training_object_is_cut_and_view_0_is_filled(name: str, tell: Callabl
     assert len({tuple(intrinsics[[0, 1], [2, 2]]) for intrinsics in rig.intrinsics}) > 1, "each view has its own principal point"
 
 
+@pytest.mark.thorough(3)
 def test_stray_pieces_do_not_widen_the_views() -> None:
     train, _ = category("hook")
     torn = []
@@ -320,6 +322,7 @@ def test_an_object_that_reaches_beyond_a_view_is_named() -> None:
     assert done.cut == [2]
 
 
+@pytest.mark.thorough(3)
 def test_view_0_looks_along_the_support_and_along_the_sensor_where_they_agree(monkeypatch: pytest.MonkeyPatch) -> None:
     train, _ = category("hook")
     slanted = rig_of(train)
