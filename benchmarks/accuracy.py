@@ -31,7 +31,7 @@ from scans import with_more
 from mvad import files
 from mvad.datasets.shards.loader import ShardSet
 from mvad.model.backbones.weights import WeightsSource
-from mvad.model.config import CHECKPOINT_KEYS
+from mvad.model.config import CHECKPOINT_KEYS, EARLIER
 from mvad.model.devices import resolve_device
 from mvad.model.evaluation.compare import difference
 from mvad.model.evaluation.missing_views import (
@@ -141,8 +141,9 @@ class Run:
 
 
 def hash_of(config: Mapping[str, Any]) -> str:
-    """Return the hash of a configuration without what is found on the machine or changes no result."""
+    """Return the hash of a configuration without what is found on the machine or changes no result, or what runs did before it was a key."""
     without = {"teacher", "pseudo.textures", "train.threads", "train.graphs", *CHECKPOINT_KEYS}
+    without |= {name for name, value in EARLIER.items() if config.get(name) == value}
     return config_hash({name: value for name, value in config.items() if name not in without})
 
 
