@@ -280,21 +280,21 @@ def _run(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     return _mapped(lambda x: Emulated(x) if isinstance(x, torch.Tensor) and not isinstance(x, Emulated) else x, out)
 
 
-def _scaled_dot_product(query: Any, key: Any, value: Any, attn_mask: Any = None) -> Any:
+def _scaled_dot_product(query: Any, key: Any, value: Any, attn_mask: Any = None, dropout_p: float = 0.0) -> Any:
     """Return attention by the memory-efficient kernel, which a CUDA build takes, and a build for processors would not."""
     if not isinstance(query, Emulated):
-        return _ON_PROCESSOR(query, key, value, attn_mask)
+        return _ON_PROCESSOR(query, key, value, attn_mask, dropout_p)
     bias = attn_mask
     if bias is not None and bias.dtype == torch.bool:
         bias = torch.zeros_like(bias, dtype=query.dtype).masked_fill_(~bias, -torch.inf)
-    return torch.ops.aten._scaled_dot_product_efficient_attention(query, key, value, bias, True)[0]
+    return torch.ops.aten._scaled_dot_product_efficient_attention(query, key, value, bias, True, dropout_p)[0]
 
 
 _ON_PROCESSOR = torch.nn.functional.scaled_dot_product_attention
 
 
 def _attention(query: Any, key: Any, value: Any, bias: Any, *rest: Any, **named: Any) -> Any:
-    """Return the output and the sums of the memory-efficient kernel, which processors lack."""
+    """Return the output and the sums of the memory-efficient kernel, which processors lack; what it drops is not emulated."""
     out = _by_tokens(torch.ops.aten._scaled_dot_product_attention_math(query, key, value, bias)[0])
     empty = torch.zeros((), dtype=torch.int64)
     return out, torch.zeros(query.shape[:3]), empty, empty

@@ -270,7 +270,7 @@ def test_uniads_dropout_is_of_training_alone_and_leaves_other_numbers_alone() ->
     with torch.no_grad():
         drawn = []
         for seed in (1, 1, 2):
-            with seeded(seed, CPU):
+            with seeded(seed):
                 drawn.append(network(tokens))
         assert torch.equal(drawn[0], drawn[1]), "a step that is done again draws the same"
         assert not torch.allclose(drawn[0], drawn[2])

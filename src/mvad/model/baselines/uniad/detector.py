@@ -33,9 +33,9 @@ _POOL = 16
 
 
 @contextlib.contextmanager
-def seeded(seed: int, device: torch.device) -> Iterator[None]:
-    """Have torch draw the numbers of a seed, on a device, too; what it draws afterwards does not depend on it."""
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+def seeded(seed: int) -> Iterator[None]:
+    """Have torch draw the numbers of a seed, on every device; on the host, what it draws afterwards does not depend on it."""
+    with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         yield
 
@@ -180,7 +180,7 @@ class UniAD(Detector):
                 hit = torch.rand(len(tokens), 1, 1, generator=generator).to(tokens) < config.jitter_probability
                 jittered = tokens + noise * size * hit
             seed = int(torch.randint(2**62, (1,), generator=generator))
-            with seeded(seed, self.device):  # dropout, the same where a training is continued
+            with seeded(seed):  # dropout, the same where a training is continued
                 return functional.mse_loss(self.network(jittered), tokens)
 
         optimizers = Optimizers([(adamw, lambda k: 0.1 if k >= 0.8 * steps else 1.0)], config.clip_norm)
