@@ -122,34 +122,30 @@ def test_an_error_of_the_device_decides_nothing(watched: Callable[..., Watch], t
     assert json.loads((tmp_path / "out" / DECISIONS).read_text().splitlines()[-1])["reason"] == "ValueError: odd picture"
 
 
+def decided_at(watch: Watch, part: Path, written_for: int, monkeypatch: pytest.MonkeyPatch) -> int:
+    """Return the second at which a part is decided that is written, once a second, for so many; 30 seconds are its time."""
+    now = [0.0]
+    monkeypatch.setattr(module.time, "monotonic", lambda: now[0])
+    watch.options = WatchOptions(timeout_s=30, settle_s=2, once=True)
+    for second in range(400):
+        now[0] = float(second)
+        if second < written_for:
+            part.write_text("x" * second)
+        if watch._look()[1]:
+            return second
+    raise AssertionError("it is not decided")
+
+
 def test_a_part_that_is_being_written_when_its_time_is_out_is_decided_when_it_rests(
     watched: Callable[..., Watch], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A slow copy over the network: "failed" is final, so it must not be said of half a file."""
-    now, source = [0.0], parts(tmp_path / "in", "p1")
-    monkeypatch.setattr(module.time, "monotonic", lambda: now[0])
-    watch = watched(source)
-    watch.options = WatchOptions(timeout_s=30, settle_s=2, once=True)
-    for second in range(0, 100, 1):
-        now[0] = float(second)
-        if second < 60:
-            (source / "p1").write_text("x" * second)
-        _, ready = watch._look()
-        if ready:
-            break
-    assert second in (61, 62), "two seconds after the last write"
+    source = parts(tmp_path / "in", "p1")
+    assert decided_at(watched(source), source / "p1", 60, monkeypatch) in (61, 62), "two seconds after the last write"
 
 
 def test_a_file_that_is_written_for_ever_is_decided_some_time(
     watched: Callable[..., Watch], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    now, source = [0.0], parts(tmp_path / "in", "p1")
-    monkeypatch.setattr(module.time, "monotonic", lambda: now[0])
-    watch = watched(source)
-    watch.options = WatchOptions(timeout_s=30, settle_s=2, once=True)
-    for second in range(0, 400, 1):
-        now[0] = float(second)
-        (source / "p1").write_text("x" * second)
-        if watch._look()[1]:
-            break
-    assert second == 300
+    source = parts(tmp_path / "in", "p1")
+    assert decided_at(watched(source), source / "p1", 400, monkeypatch) == 300

@@ -17,7 +17,8 @@ from mvad.model.baselines.patchcore.detector import PatchCore, distances, furthe
 from mvad.model.baselines.reverse_distillation.detector import Decoder, ReverseDistillation
 from mvad.model.baselines.simplenet.detector import SimpleNet
 from mvad.model.baselines.uniad import UniADKeys
-from mvad.model.baselines.uniad.detector import Reconstructor, neighbour_mask, seeded
+from mvad.model.baselines.uniad.detector import Reconstructor, neighbour_mask
+from mvad.model.devices import seeded
 from mvad.model.features import concatenated, smooth_upsample
 from mvad.model.idif.window import Window, extent, fitted
 from mvad.model.input_spec import InputSpec

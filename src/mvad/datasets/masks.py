@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -91,7 +92,7 @@ def mask_of(
     notes = [note] if note else []
     if mask.shape != shape:
         h, w = mask.shape
-        if abs(h * shape[1] - w * shape[0]) > max(shape) / 2 + max(h, w) / 2:
+        if not same_proportions(mask.shape, shape):
             raise BadInput(
                 f"{path}: expected {shape[1]} x {shape[0]} pixels, found {w} x {h}; the files of this scan do not belong together"
             )
@@ -115,6 +116,11 @@ def check_label(path: Path, mask: NDArray[np.bool_], good: bool) -> tuple[str, .
             f"{path}: marks {int(mask.sum())} pixels of a scan that is labelled good; move the scan to its defect, or empty the mask"
         )
     return () if good or mask.any() else (UNMARKED,)
+
+
+def same_proportions(one: Sequence[int], other: Sequence[int]) -> bool:
+    """Return whether two sizes (H, W) are of one picture, but for rounding to whole pixels."""
+    return abs(one[0] * other[1] - one[1] * other[0]) <= max(other) / 2 + max(one) / 2
 
 
 def nearest(mask: NDArray[np.bool_], shape: tuple[int, int]) -> NDArray[np.uint8]:

@@ -140,18 +140,15 @@ Sources = dict[str, Callable[[], str]]
 def _of_realiad(root: Path, category: str, manifest: Mapping[str, Any]) -> tuple[Sources, list[str]] | None:
     """Return the samples of a category of Real-IAD and what is wrong with its split file; None where its data are not there."""
     splits = str(manifest["config"].get("splits", realiad.JSON_FOLDERS[0]))
-    if not files.is_name(splits):
-        return {}, [f"{category}: its manifest names the split files {splits!r}, which is no folder; pack again with --overwrite"]
+    images = str(manifest["config"].get("images", ""))
+    for what, name in (("split files", splits), *([("images", images)] if images else [])):
+        if not files.is_name(name):
+            return {}, [f"{category}: its manifest names the {what} {name!r}, which is no folder; pack again with --overwrite"]
     split = realiad.splits_root(root) / splits / f"{category}.json"
     if realiad.image_root(root, category) is None or not split.exists():
         return None
     held_out = held_out_share(manifest["config"])
     try:
-        images = str(manifest["config"].get("images", ""))
-        if images and not files.is_name(images):
-            raise BadInput(
-                f"{category}: its manifest names the images {images!r}, which is no folder; pack again with --overwrite"
-            )
         raw_category = photographed_category(root, category, int(manifest["packing"]["size"]), splits, held_out, images)
     except BadInput as error:
         return {}, [str(error)]

@@ -64,6 +64,14 @@ def synchronise(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
+@contextlib.contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Have torch draw the numbers of a seed, on every device; on the host, what it draws afterwards does not depend on it."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        yield
+
+
 _ALIGNMENT = 16
 """Every tensor of a joint copy starts at a multiple of this many bytes."""
 

@@ -6,6 +6,7 @@ import os
 from collections.abc import Container, Iterable, Iterator
 from pathlib import Path
 
+from mvad.datasets.folders import visible
 from mvad.datasets.photographs.layouts import ONE_VIEW, Layout, Listing, View, is_plain, montage_of, pictures_in, unread_pictures
 from mvad.datasets.photographs.pattern import find_by_pattern
 from mvad.datasets.scan import NEW, UNKNOWN, SampleRef
@@ -42,7 +43,7 @@ def find_new(
             name, fault = ascii(name), f"{str(place.parent)!a}: the name {name!a} cannot be that of a part; rename it"
         if not single:
             refs = [view.ref(UNKNOWN) for view in found]
-            if refs or (fault and unread_pictures(place)):
+            if refs or (fault and unread_pictures(visible(place.iterdir()))):
                 listing.samples.append(SampleRef(dataset, category, NEW, UNKNOWN, name, refs, fault=fault))
             continue
         for view in found:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -100,10 +100,9 @@ def is_unread_picture(path: Path) -> bool:
     return path.suffix[1:].lower() in _UNREAD and not is_hidden(path)
 
 
-def unread_pictures(folder: Path) -> list[str]:
-    """Return a line for each photograph in a folder that is of a kind that is not read, where no other kind lies beside it."""
-    there = visible(folder.iterdir())
-    stems = {path.stem.lower() for path in there if is_picture(path, folder)}
+def unread_pictures(there: Sequence[Path]) -> list[str]:
+    """Return a line for each photograph among a folder's paths that is of a kind that is not read, where no other kind lies beside it."""
+    stems = {path.stem.lower() for path in there if is_picture(path, path.parent)}
     return [
         f"{path}: pictures of this kind are not read; save it as PNG or JPEG"
         for path in there
@@ -138,8 +137,9 @@ def pictures_in(folder: Path) -> tuple[list[View], list[str]]:
     """
     views: dict[str, Path] = {}
     beside: dict[str, dict[str, Path]] = {}
-    problems = unread_pictures(folder)
-    for path in visible(folder.iterdir()):
+    there = visible(folder.iterdir())
+    problems = unread_pictures(there)
+    for path in there:
         if path.is_dir() or not is_picture(path, folder):
             continue
         role = _ROLE.match(path.stem)

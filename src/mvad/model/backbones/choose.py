@@ -6,8 +6,6 @@ import hashlib
 from collections.abc import Callable
 from pathlib import Path
 
-import torch
-
 from mvad.errors import BadInput, MissingComponent
 from mvad.model.backbones.efficientnet_lite import PACKAGES, EfficientNetLite0
 from mvad.model.backbones.protocol import Backbone, Teacher, frozen
@@ -22,6 +20,7 @@ from mvad.model.backbones.weights import (
     find_resnet18,
     load_pinned,
 )
+from mvad.model.devices import seeded
 from mvad.words import no_such
 
 TEACHERS = ("auto", "resnet18", "efficientnet_lite0", "random", "tiny")
@@ -89,8 +88,7 @@ def teacher_by_hash(name: str, sha256: str, source: WeightsSource) -> Teacher:
 
 def _untrained(name: str, seed: int, architecture: Callable[[bool], Backbone]) -> Teacher:
     def fresh(deep: bool) -> Backbone:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(int.from_bytes(hashlib.sha256(f"teacher {seed}".encode()).digest()[:6], "little"))
+        with seeded(int.from_bytes(hashlib.sha256(f"teacher {seed}".encode()).digest()[:6], "little")):
             return architecture(deep)
 
     return frozen(name, f"seed-{seed}", fresh)

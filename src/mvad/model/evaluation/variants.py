@@ -48,14 +48,15 @@ def choices_of(result: Results) -> str:
 
 def _by_choices(group: Sequence[Results]) -> dict[str, str]:
     """Return the variant of each configuration of runs that look alike."""
-    keys = sorted({key for result in group for key in _whole(result)} - {*_SHOWN_ANYWAY, *CHECKPOINT_KEYS})
-    differing = [key for key in keys if len({json.dumps(_whole(result).get(key, _ABSENT)) for result in group}) > 1]
+    configs = [_whole(result) for result in group]
+    keys = sorted({key for config in configs for key in config} - {*_SHOWN_ANYWAY, *CHECKPOINT_KEYS})
+    differing = [key for key in keys if len({json.dumps(config.get(key, _ABSENT)) for config in configs}) > 1]
     found: dict[str, str] = {}
-    for result in group:
+    for result, config in zip(group, configs, strict=True):
         if len(differing) > _MOST_KEYS:
             found.setdefault(choices_of(result), re.sub(r"-seed\d+$", "", result.run))
         else:
-            found[choices_of(result)] = ", ".join(f"{key}={_shown(_whole(result), key)}" for key in differing)
+            found[choices_of(result)] = ", ".join(f"{key}={_shown(config, key)}" for key in differing)
     return found
 
 

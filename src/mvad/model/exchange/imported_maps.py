@@ -20,6 +20,7 @@ from torch.nn import functional
 
 from mvad import files
 from mvad.datasets.exported import read_export, read_table
+from mvad.datasets.masks import same_proportions
 from mvad.datasets.scan import GOOD, ScanSource
 from mvad.datasets.shards.loader import Batch, ShardSet
 from mvad.errors import BadInput
@@ -165,8 +166,8 @@ def _resized(values: NDArray[np.float32], shape: tuple[int, ...], what: str) -> 
     """
     if values.shape == shape:
         return values
-    h, w = values.shape
-    if abs(h * shape[1] - w * shape[0]) > max(shape) / 2 + max(h, w) / 2:
+    if not same_proportions(values.shape, shape):
+        h, w = values.shape
         raise BadInput(
             f"{what} has {w} x {h} pixels, the scan {shape[1]} x {shape[0]}; cut off the margin that was added to the scan"
         )

@@ -13,7 +13,7 @@ from mvad.datasets.shards.loader import Batch, ShardSet
 from mvad.errors import BadInput
 from mvad.model.backbones.protocol import Teacher
 from mvad.model.detector import AnomalyMaps, Detector
-from mvad.model.devices import moved
+from mvad.model.devices import moved, seeded
 from mvad.model.features import not_shown
 from mvad.model.idif.augment import turned, turned_outlines
 from mvad.model.idif.config import IdifConfig
@@ -60,8 +60,7 @@ class Idif(Detector):
         check_multiple(config, "voxel.width", "fusion.heads")
         check_multiple(config, "voxel.size", "voxel.patch")
         inputs = spec.views * len(spec.modalities)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(config.seed)
+        with seeded(config.seed):
             self.network = Network(config, spec, teacher)
             self.heads = Heads(inputs, sum(teacher.channels), config.head)
         self.config, self.spec, self.teacher, self.device = config, spec, teacher, device

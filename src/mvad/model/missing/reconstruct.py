@@ -17,7 +17,7 @@ from mvad.datasets.shards.batches import Batches
 from mvad.datasets.shards.loader import ShardSet
 from mvad.errors import BadInput
 from mvad.model.backbones.protocol import Teacher
-from mvad.model.devices import constant, moved
+from mvad.model.devices import constant, moved, seeded
 from mvad.model.features import ViewFeatures
 from mvad.model.idif.losses import cosine_maps
 from mvad.model.images import ViewImages, background_fill
@@ -85,8 +85,7 @@ class Reconstruct:
     def __init__(self, config: ReconstructConfig, spec: InputSpec, teacher: Teacher, device: torch.device) -> None:
         self.config, self.spec = config, spec
         self.features = ViewFeatures(config, spec, teacher, device)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(config.seed)
+        with seeded(config.seed):
             channels = 3 * len(spec.modalities)
             self.painter = ViewPainter(channels, spec.views, config.reconstruct.width).to(device)
 

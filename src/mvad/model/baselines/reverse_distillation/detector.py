@@ -20,6 +20,7 @@ from mvad.model.backbones.protocol import Teacher
 from mvad.model.backbones.resnet18 import BasicBlock, kaiming_convolutions
 from mvad.model.baselines.reverse_distillation import ReverseDistillationConfig
 from mvad.model.detector import AnomalyMaps, Detector
+from mvad.model.devices import seeded
 from mvad.model.features import ViewFeatures, smooth_upsample
 from mvad.model.input_spec import InputSpec
 from mvad.model.scoring import counted, finish_maps, highest
@@ -94,8 +95,7 @@ class ReverseDistillation(Detector):
     def __init__(self, config: ReverseDistillationConfig, spec: InputSpec, teacher: Teacher, device: torch.device) -> None:
         self.config, self.spec, self.device = config, spec, device
         self.features = ViewFeatures(config, spec, teacher, device)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(config.seed)
+        with seeded(config.seed):
             self.decoder = Decoder(teacher.channels, teacher.backbone.signed).to(device)
 
     def fit(self, train: ShardSet, context: FitContext) -> None:

@@ -19,6 +19,7 @@ from mvad.datasets.shards.loader import Batch, ShardSet
 from mvad.model.backbones.protocol import Teacher
 from mvad.model.baselines.simplenet import SimpleNetConfig
 from mvad.model.detector import AnomalyMaps, Detector
+from mvad.model.devices import seeded
 from mvad.model.features import ViewFeatures, counted_cells, neighbourhoods, smooth_upsample
 from mvad.model.input_spec import InputSpec
 from mvad.model.scoring import finish_maps
@@ -39,8 +40,7 @@ class SimpleNet(Detector):
         self.config, self.spec, self.device = config, spec, device
         self.features = ViewFeatures(config, spec, teacher, device)
         channels = teacher.channels[1] + teacher.channels[2]
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(config.seed)
+        with seeded(config.seed):
             self.adaptor, hidden = nn.Linear(channels, channels), int(channels // 1.5)
             self.discriminator = nn.Sequential(
                 nn.Linear(channels, hidden), nn.BatchNorm1d(hidden), nn.LeakyReLU(0.2), nn.Linear(hidden, 1, bias=False)

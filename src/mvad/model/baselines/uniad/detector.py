@@ -9,8 +9,7 @@ views and modalities.
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +20,7 @@ from mvad.errors import BadInput
 from mvad.model.backbones.protocol import Teacher
 from mvad.model.baselines.uniad import UniADConfig, UniADKeys
 from mvad.model.detector import AnomalyMaps, Detector
+from mvad.model.devices import seeded
 from mvad.model.features import ViewFeatures, concatenated
 from mvad.model.input_spec import InputSpec
 from mvad.model.scoring import finish_maps
@@ -30,14 +30,6 @@ from mvad.model.training.optimizers import Optimizers, groups
 from mvad.settings import check_multiple
 
 _POOL = 16
-
-
-@contextlib.contextmanager
-def seeded(seed: int) -> Iterator[None]:
-    """Have torch draw the numbers of a seed, on every device; on the host, what it draws afterwards does not depend on it."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        yield
 
 
 def neighbour_mask(side: int, reach: int) -> Tensor:
@@ -161,8 +153,7 @@ class UniAD(Detector):
         self.config, self.spec, self.device = config, spec, device
         self.features = ViewFeatures(config, spec, teacher, device)
         self.side = config.input.size // 16
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(config.seed)
+        with seeded(config.seed):
             self.network = Reconstructor(sum(teacher.channels), self.side, config.uniad).to(device)
 
     def fit(self, train: ShardSet, context: FitContext) -> None:
