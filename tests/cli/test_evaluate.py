@@ -109,6 +109,30 @@ def test_named_seed_and_method_have_precedence_over_a_file(place: Path, tmp_path
     assert (config["model"], config["seed"]) == ("padim", 5)
 
 
+def test_an_unknown_rule_of_fusion_is_one_error_of_usage(place: Path) -> None:
+    done = mvad("evaluate", "--project-to-scan", "--fuse", "maxx", "--workspace", str(place))
+    assert done.returncode == 2
+    assert "--fuse maxx" in done.stderr
+    assert "failed:" not in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "named"),
+    [
+        (["RUN", "--format", "onnx", "--layout", "anomalib"], 3, "--layout: has no effect on --format onnx"),
+        (["RUN", "--format", "onnx", "--category", "gear"], 3, "--category: has no effect on --format onnx"),
+        (["RUN"], 3, "a run has no effect on pictures; add --format onnx"),
+        (["--format", "onyx"], 2, "--format onyx: did you mean onnx"),
+    ],
+)
+def test_what_an_export_does_not_use_is_refused(words: list[str], code: int, named: str, place: Path) -> None:
+    run = place / "runs" / "a-gear"
+    done = mvad("export", *(str(run) if word == "RUN" else word for word in words), "--workspace", str(place))
+    assert done.returncode == code
+    assert named in done.stderr
+    assert not (run / "model.onnx").exists()
+
+
 @pytest.mark.thorough(4)
 @pytest.mark.parametrize(
     "words",

@@ -23,8 +23,8 @@ def register(app: typer.Typer) -> None:
 def export(
     run: Annotated[Path | None, typer.Argument(help="With --format onnx: folder of the trained run.")] = None,
     format_: Annotated[str, typer.Option("--format", help="pictures, or onnx: a trained detector as one file.")] = "pictures",
-    layout: Annotated[str, typer.Option(help="mvtec-ad or anomalib; see docs/exchange.md.")] = "mvtec-ad",
-    modality: Annotated[str, typer.Option(help="rgb, normal or depth (8 bits, near is bright).")] = "rgb",
+    layout: Annotated[str | None, typer.Option(help="mvtec-ad (default) or anomalib; see docs/exchange.md.")] = None,
+    modality: Annotated[str | None, typer.Option(help="rgb (default), normal or depth (8 bits, near is bright).")] = None,
     dataset: Annotated[list[str] | None, typer.Option("--dataset", help="Only this dataset; repeatable.")] = None,
     category: Category = None,
     workspace: WorkspaceFolder = DEFAULT_WORKSPACE,
@@ -44,17 +44,25 @@ def export(
     from mvad.datasets.export import source_of
     from mvad.errors import BadInput
     from mvad.model.backbones.weights import WeightsSource
+    from mvad.words import no_such
 
     places = Workspace(workspace)
     if format_ == "onnx":
         if run is None:
             raise BadInput("--format onnx: name the run, as in mvad export RUN --format onnx")
+        of_pictures = {"--layout": layout, "--modality": modality, "--dataset": dataset, "--category": category, "--from": source}
+        given = [option for option, value in of_pictures.items() if value]
+        if given:
+            raise BadInput(f"{given[0]}: has no effect on --format onnx; leave it out")
         with Bars() as bars:
             _onnx(run, places, out or run / "model.onnx", WeightsSource(teacher_weights, places.weights, offline), bars)
         return
-    if format_ != "pictures" or run is not None:
-        raise BadInput(f"--format {format_}: choose pictures, or onnx with a run")
+    if format_ != "pictures":
+        raise no_such("--format", format_, ("pictures", "onnx"))
+    if run is not None:
+        raise BadInput(f"{run}: a run has no effect on pictures; add --format onnx, or leave it out")
     folders = source or packed_categories(places.shards, dataset, category)
+    layout, modality = layout or "mvtec-ad", modality or "rgb"
     target = out or workspace / "exports" / f"{layout}-{modality}"
     with Bars() as bars:
         for folder in folders:

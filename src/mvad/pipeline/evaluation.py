@@ -64,8 +64,9 @@ class EvaluationPlan:
         Raises
         ------
         BadInput
-            If there is no run.
+            If there is no run, or a rule of fusion has an unknown name.
         """
+        fusion_rules(self.fuse)
         if runs:
             return list(runs)
         folders, known = [], methods()
