@@ -20,10 +20,11 @@ from mvad import files
 from mvad.cli.tables import label_free_tables
 from mvad.datasets.shards.loader import Batch, ShardSet
 from mvad.errors import BadInput
-from mvad.model import fitting
+from mvad.model import calibration, fitting
 from mvad.model.config import ModelConfig
 from mvad.model.detector import AnomalyMaps, Detector
 from mvad.model.evaluation.evaluate import evaluate_run
+from mvad.model.evaluation.threshold import Thresholds, left_out_scores, threshold_of
 from mvad.model.holdout import Parts, held_out_keys, parts_of
 from mvad.model.idif.detector import Idif
 from mvad.model.idif.effects import held_out_losses
@@ -334,3 +335,48 @@ def test_table_and_page_show_the_figures_and_results_count_what_was_fitted(held_
 
 def test_no_table_and_no_section_where_nothing_was_held_out(workspace: Path, trained: Callable[[str, str], Path]) -> None:
     assert label_free_tables([RunFolder(trained("mean_feature", "mvtec3d"))]) == []
+
+
+def held_out_of(shards: Path, run: Path) -> ShardSet:
+    train, keys = ShardSet(shards / GEAR, "train"), set(RunFolder(run).record.held_out)
+    return train.subset([row for row, key in enumerate(train.keys) if key in keys])
+
+
+def test_the_threshold_takes_held_out_samples_beside_the_validation_split(
+    held_out_run: Path, shards: Path, tmp_path: Path
+) -> None:
+    """Also where there is no validation split, and for samples that lack views."""
+    run = Path(shutil.copytree(held_out_run, tmp_path / "run"))
+    (run / "threshold.json").unlink(missing_ok=True)
+    detector = load(run)
+    unseen = [ShardSet(shards / GEAR, "validation"), held_out_of(shards, run)]
+    expected = [float(detector.score(data.batch([row])).sample_scores[0]) for data in unseen for row in range(len(data))]
+    found = Thresholds(RunFolder(run), detector, shards / GEAR, 0.2, Silent())
+    assert (found.whole.normals, found.whole.held_out, found.whole.kept) == (5, 4, True)
+    assert found.whole.value == pytest.approx(max(expected))
+    assert "from 5 normals, 4 of them held out of training" in found.describe()
+    assert found.of([True, False, True, True, True]).normals == 5
+
+    alone = Path(shutil.copytree(shards / GEAR, tmp_path / "shards"))
+    manifest = files.read_sealed_json(alone / "manifest.json", "x", "y")
+    manifest["shards"] = [entry for entry in manifest["shards"] if entry["split"] != "validation"]
+    files.write_sealed_json(alone / "manifest.json", manifest)
+    found = Thresholds(RunFolder(run), detector, alone, 0.2, Silent())
+    assert (found.whole.normals, found.whole.held_out) == (4, 4)
+    assert found.whole.value == pytest.approx(max(expected[1:]))
+
+
+def test_each_held_out_sample_is_left_out_of_the_scale_that_it_had_a_part_in(
+    shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(calibration, "LEAST_VALIDATION", 4)
+    train(tmp_path / "run", shards / GEAR, model="padim", **{"train.holdout": SHARE, "score.folds": 0})
+    folder, detector = RunFolder(tmp_path / "run"), load(tmp_path / "run")
+    assert folder.scale_facts["normals"] == "4 held-out training normals"
+    threshold_of(folder, detector, shards / GEAR, 0.2, Silent())
+    scores = files.read_sealed_json(tmp_path / "run" / "threshold.json", "x", "y")["scores"]
+    assert detector.scale is not None
+    validation = float(detector.score(ShardSet(shards / GEAR, "validation").batch([0])).sample_scores[0])
+    assert scores == pytest.approx([validation, *left_out_scores(detector.scale, detector)])
+    whole = [float(detector.score(held_out_of(shards, tmp_path / "run").batch([row])).sample_scores[0]) for row in range(4)]
+    assert not np.allclose(scores[1:], whole)

@@ -34,6 +34,9 @@ from mvad.progress import Progress
 LEAST_VALIDATION = 10
 """Normal samples that the validation split, or what is held out, must have to be used."""
 
+HELD_OUT_NORMALS = "held-out training normals"
+"""End of ``normals`` in the facts of a scale that was estimated from normal samples held out of training."""
+
 FOLDER = "scale"
 """Folder of a run with what was scored so far; removed when the model is written."""
 
@@ -154,7 +157,7 @@ def calibrate(
         if validation is not None:
             split, kind = validation, "validation normals"
         elif others is not None:
-            split, kind = others, "held-out training normals"
+            split, kind = others, HELD_OUT_NORMALS
         else:
             split, kind = data, "training samples, not held out"
         rows = list(range(len(data))) if split is data else normal_rows(split)

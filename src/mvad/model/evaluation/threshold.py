@@ -18,6 +18,7 @@ from mvad.datasets.shards.loader import ShardSet, normal_rows
 from mvad.datasets.shards.reader import read_manifest
 from mvad.datasets.shards.schema import MANIFEST
 from mvad.errors import BadInput, CannotWrite
+from mvad.model.calibration import HELD_OUT_NORMALS
 from mvad.model.detector import Detector
 from mvad.model.evaluation.data import has_training_data, not_trained_on, read_with_views, shown_fields
 from mvad.model.in_batches import Scorer
@@ -47,19 +48,24 @@ class Threshold:
         prediction, Vovk et al. 2005); None: nothing is promised, since it was set by hand, or no normal has the views of the samples.
     kept
         Whether the requested share is guaranteed; with n normals no share below 1 / (n + 1) can be.
+    held_out
+        How many of the normal samples were held out of the training split; the others are of the validation split.
     """
 
     value: float
     normals: int
     promised: float | None
     kept: bool
+    held_out: int = 0
 
     def describe(self, asked: float) -> str:
         """Return one line: the threshold, the share of false alarms it guarantees, and whether that is the requested share."""
+        normals = counted(self.normals, "normal" if self.held_out else "validation normal")
         if self.promised is None:
-            return f"threshold {self.value:.4g}: nothing is promised, since none of {counted(self.normals, 'validation normal')} has all views"
+            return f"threshold {self.value:.4g}: nothing is promised, since none of {normals} has all views"
+        normals += f", {self.held_out} of them held out of training" if self.held_out else ""
         lack = "" if self.kept else f"; {100 * asked:.3g} % cannot be guaranteed with so few"
-        promise = f"at most {100 * self.promised:.3g} % false alarms expected, from {counted(self.normals, 'validation normal')}"
+        promise = f"at most {100 * self.promised:.3g} % false alarms expected, from {normals}"
         return f"threshold {self.value:.4g}: {promise}{lack}"
 
 
@@ -89,8 +95,9 @@ def conformal(scores: Sequence[float], false_alarms: float) -> Threshold:
 def threshold_of(
     run: RunFolder, detector: Detector, packed: Path, false_alarms: float, progress: Progress, kept_in: Path | None = None
 ) -> Threshold:
-    """Return a run's threshold from the normal validation samples of its packed category.
+    """Return a run's threshold from the normal samples of its packed category that it was not trained on.
 
+    These are the normal samples of the validation split and those that were held out of training (``train.holdout``).
     Their scores are stored in ``threshold.json`` and reused while model and shards stay the same. Where the scores of the run
     were standardised by these same samples, each is scored under the scale of the others, since a sample lies closer to the
     location that it had a part in than a new one does. New samples are scored under the scale of all, so the promise is met up
@@ -112,35 +119,72 @@ def threshold_of(
     Raises
     ------
     BadInput
-        If the category has no validation split (Real-IAD has none unless some samples were held out), the split has no normal sample, or the category is not what the
-        run was trained on.
+        If there is no such sample (Real-IAD has no validation split unless some samples were held out), or the category is not
+        what the run was trained on.
     """
-    try:
-        data = shown_fields(ShardSet(packed, "validation"), detector.spec.modalities)
-    except BadInput as error:
+    parts = _unseen(run, detector, packed)
+    if not parts:
         raise BadInput(
-            f"{packed}: no validation split to take a threshold from; give --threshold, or pack some (photographs: mvad pack --validation 0.2)"
-        ) from error
+            f"{packed}: no validation split to take a threshold from; give --threshold, pack some (photographs: mvad pack --validation "
+            "0.2), or train with --holdout 0.2"
+        )
     if not has_training_data(run, packed):
         raise not_trained_on(run, packed)
-    made_from, path = {"model_sha256": run.model_sha256, "shards": data.sha256}, (kept_in or run.path) / THRESHOLD
+    validation = {} if parts[0].is_held_out else parts[0].data.sha256
+    made_from = {"model_sha256": run.model_sha256, "shards": validation, **({"held_out": True} if run.record.held_out else {})}
+    path = (kept_in or run.path) / THRESHOLD
     stored = files.read_sealed_json(path, "a threshold", "delete it") if path.exists() else {}
     if stored.get("made_from") != made_from or "whole" not in stored:  # an earlier version did not say whether they are whole
-        scale = detector.scale if run.scale_facts.get("shards") == data.sha256 else None
-        whole = _normals_with(data, ())
-        if scale is not None:
-            scores = left_out_scores(scale, detector, whole or None)
-        else:
-            scores = _scores(detector, data, f"threshold of {run.name}", progress)
-        stored = {"made_from": made_from, "scores": scores, "whole": bool(whole)}
+        stored = {"made_from": made_from, **_scores_of_all(parts, detector, f"threshold of {run.name}", progress)}
         with contextlib.suppress(CannotWrite):  # it is only kept for the next time
             files.write_sealed_json(path, stored)
     return _of_stored(stored, false_alarms)
 
 
+@dataclass(frozen=True)
+class _Normals:
+    """Samples of a category that a run was not trained on: its validation split, or what was held out of its training split.
+
+    ``scale`` is the detector's where it was estimated from the normal ones of these samples.
+    """
+
+    data: ShardSet
+    is_held_out: bool
+    scale: ScoreScale | None
+
+
+def _unseen(run: RunFolder, detector: Detector, packed: Path) -> list[_Normals]:
+    """Return what a run was not trained on: the validation split where there is one, then what was held out of training."""
+    facts, parts = run.scale_facts, []
+    if any(entry["split"] == "validation" for entry in read_manifest(packed)["shards"]):
+        data = shown_fields(ShardSet(packed, "validation"), detector.spec.modalities)
+        parts.append(_Normals(data, False, detector.scale if facts.get("shards") == data.sha256 else None))
+    if run.record.held_out and has_training_data(run, packed):
+        train, keys = shown_fields(ShardSet(packed, "train"), detector.spec.modalities), set(run.record.held_out)
+        data = train.subset([row for row, key in enumerate(train.keys) if key in keys])
+        parts.append(_Normals(data, True, detector.scale if str(facts.get("normals")).endswith(HELD_OUT_NORMALS) else None))
+    return parts
+
+
+def _scores_of_all(parts: Sequence[_Normals], detector: Detector, label: str, progress: Progress) -> dict[str, Any]:
+    """Return what is stored: the scores of the normal samples that have all views, or of all where none has, and how many were held out."""
+    whole = any(_normals_with(part.data, ()) for part in parts)
+    scores: list[float] = []
+    held_out = 0
+    for part in parts:
+        positions = _normals_with(part.data, ()) if whole else list(range(len(normal_rows(part.data))))
+        if part.scale is not None:
+            found = left_out_scores(part.scale, detector, positions)
+        else:
+            found = _scores(detector, part, positions, label, progress)
+        scores += found
+        held_out += len(found) if part.is_held_out else 0
+    return {"scores": scores, "whole": whole, "held_out": held_out}
+
+
 def _of_stored(stored: Mapping[str, Any], false_alarms: float) -> Threshold:
     """Return the threshold of whole samples from stored scores; it promises nothing where no normal has all views."""
-    threshold = conformal(stored["scores"], false_alarms)
+    threshold = replace(conformal(stored["scores"], false_alarms), held_out=stored.get("held_out", 0))
     return threshold if stored.get("whole", True) else replace(threshold, promised=None, kept=False)
 
 
@@ -213,10 +257,11 @@ class Thresholds:
         if name not in kept:
             if not has_training_data(self._run, self._packed):
                 return Threshold(self.whole.value, self.whole.normals, None, False)
-            data = shown_fields(ShardSet(self._packed, "validation"), self._detector.spec.modalities)
             label = f"threshold of {self._run.name} for views {name}"
-            scale = self._detector.scale if self._run.scale_facts.get("shards") == data.sha256 else None
-            kept = {**kept, name: _scores(self._detector, data, label, self._progress, views, scale)}
+            scores: list[float] = []
+            for part in _unseen(self._run, self._detector, self._packed):
+                scores += _scores(self._detector, part, _normals_with(part.data, views), label, self._progress, views)
+            kept = {**kept, name: scores}
             with contextlib.suppress(CannotWrite):
                 files.write_sealed_json(self._run.path / THRESHOLD, stored | {"by_views": kept})
         return conformal(kept[name], self._false_alarms) if kept[name] else Threshold(self.whole.value, 0, None, False)
@@ -230,8 +275,10 @@ def _stored(folder: Path, model_sha256: str | None) -> dict[str, Any]:
 
 
 def keep_threshold(run: RunFolder, detector: Detector, packed: Path, kept_in: Path, progress: Progress) -> None:
-    """Store the scores that ``threshold_of`` needs in a folder, where the packed category has normal validation samples."""
-    if any(entry["split"] == "validation" and entry["samples"] > entry["anomalous"] for entry in read_manifest(packed)["shards"]):
+    """Store the scores that ``threshold_of`` needs in a folder, where the category has normal samples that were not trained on."""
+    entries = read_manifest(packed)["shards"]
+    validation = any(entry["split"] == "validation" and entry["samples"] > entry["anomalous"] for entry in entries)
+    if validation or run.record.held_out:
         threshold_of(run, detector, packed, FALSE_ALARMS, progress, kept_in)
 
 
@@ -274,32 +321,29 @@ def _normals_with(data: ShardSet, views: Sequence[int]) -> list[int]:
 
 
 def _scores(
-    detector: Detector, data: ShardSet, label: str, progress: Progress, views: Sequence[int] = (), scale: ScoreScale | None = None
+    detector: Detector, part: _Normals, positions: Sequence[int], label: str, progress: Progress, views: Sequence[int] = ()
 ) -> list[float]:  # fmt: skip
-    """Return the scores of the normal samples of a split that have some views, the only ones that are shown.
+    """Return the scores of some of the normal samples of a part, of which only ``views`` are shown (empty: all).
 
-    No views named: of those that have all, or of all normals where none has. Samples that cannot be scored are left out.
+    Samples that cannot be scored are left out. Where the scale was estimated from the part, each is scored under that of the others.
 
-    ``scale``: the scale that these samples were standardised by, so that each is scored under that of the others.
+    ``positions``: among the normal samples of the part.
     """
-    normals = normal_rows(data)
-    positions = _normals_with(data, views)
-    if not positions and not views:
-        positions = list(range(len(normals)))
     progress.start(label, len(positions))
     scores: list[float] = []
     raw: dict[int, Tensor] = {}
-    chosen = [normals[position] for position in positions]
-    answers = Scorer(detector.score, detector.device).each(chosen, lambda rows: read_with_views(data, rows, views))
+    rows = normal_rows(part.data)
+    chosen = [rows[position] for position in positions]
+    answers = Scorer(detector.score, detector.device).each(chosen, lambda some: read_with_views(part.data, some, views))
     for position, (_, found) in zip(positions, answers, strict=True):
-        if scale is not None and found is not None and found.image_scores is not None:
+        if part.scale is not None and found is not None and found.image_scores is not None:
             raw[position] = torch.where(found.image_scores[0].isfinite(), found.image_scores[0], torch.nan)
         if found is not None and bool(found.sample_scores[0].isfinite()):
             scores.append(float(found.sample_scores[0]))
         progress.advance()
-    if scale is None or not raw:
+    if part.scale is None or not raw:
         return scores
-    hidden = torch.full_like(scale.normals, torch.nan)
+    hidden = torch.full_like(part.scale.normals, torch.nan)
     for position, values in raw.items():
         hidden[position] = values
-    return left_out_scores(scale, detector, sorted(raw), hidden)
+    return left_out_scores(part.scale, detector, sorted(raw), hidden)
