@@ -16,6 +16,14 @@ from __future__ import annotations
 import errno
 from pathlib import Path
 
+OUT_OF_MEMORY = "OutOfMemoryError"
+
+DEVICE_REMEDIES = {
+    OUT_OF_MEMORY: "choose a smaller train.batch or input.size (docs/gpu.md), free the card, or give --device cpu",
+    "AcceleratorError": "the same command continues once the card works again; mvad --debug shows where it failed",
+}
+"""What to do about torch's errors of a device, by the names of their classes: torch is not imported to tell them."""
+
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
 

@@ -76,7 +76,8 @@ def evaluate(  # more than 60 lines: one parameter per option
     """Evaluate on the test split: AUROC of samples, images and pixels with 95 % intervals, AP, F1, AUPRO; maps as pictures."""
     from mvad.cli.console import Bars
     from mvad.cli.tables import bound_lines, figures_tables, missing_tables, rule_table, scan_table
-    from mvad.errors import BadInput, MissingComponent, PartlyDone
+    from mvad.errors import BadInput
+    from mvad.failures import Failures
     from mvad.model.backbones.weights import WeightsSource
     from mvad.model.devices import resolve_device
     from mvad.pipeline.evaluation import EvaluationPlan, evaluate_maps_of
@@ -91,8 +92,9 @@ def evaluate(  # more than 60 lines: one parameter per option
     _refuse({"--dataset": dataset, "--category": category}, bool(runs), "runs that are named; leave it out, or them")
     places = Workspace(workspace)
     results: list[Results] = []
-    missing, failed = [], 0
+    missing = []
     with Bars(json_out) as bars:
+        failures = Failures(1, bars.say)
         if maps:
             results = list(evaluate_maps_of(maps, dataset or "mvtec3d", category, model or "imported", places, raw, bars, out))
         else:
@@ -101,24 +103,19 @@ def evaluate(  # more than 60 lines: one parameter per option
                 parse_views(views) if views else [], project_to_scan, fuse or [], raw, adeval, out,
             )  # fmt: skip
             chosen = plan.chosen(runs, bars, dataset, category)
+            failures = Failures(1 if runs else len(chosen), bars.say, names_are_general=False)
             for run in chosen:
-                try:
+                with failures.of(run.name):
                     found = plan.evaluate(run, bars)
                     missing += [plan.missing_views(run, bars)] if missing_views else []
                     results.append(found)
-                except (BadInput, MissingComponent) as error:
-                    if runs or len(chosen) == 1 or getattr(error, "is_general", False):
-                        raise
-                    failed += 1
-                    bars.say(f"failed: {run.name}: {error}")
         for table in (*figures_tables(results), *rule_table(results), *scan_table(results), *missing_tables(missing)):
             bars.show(table)
         for line in bound_lines(results):
             bars.say(line)
         rows = [result.to_json() for result in results]
         bars.write_json([{name: value for name, value in row.items() if name != "samples"} for row in rows])
-    if failed:
-        raise PartlyDone(f"{share(failed, len(chosen), 'run')} not evaluated; see the messages above")
+    failures.raise_if_any(f"{share(failures.count, failures.parts, 'run')} not evaluated")
 
 
 def _refuse(options: Mapping[str, object], when: bool, what: str) -> None:

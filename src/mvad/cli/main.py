@@ -36,7 +36,7 @@ from mvad.cli import (
     watch,
 )
 from mvad.cli.streams import outlive_readers
-from mvad.errors import BadInput, MissingComponent, MvadError
+from mvad.errors import DEVICE_REMEDIES, BadInput, MissingComponent, MvadError
 from mvad.model.config import ONE_ORDER
 from mvad.model.registry import PLUGINS
 from mvad.settings import RenamedKey
@@ -152,13 +152,6 @@ def _import_plugins() -> None:
             raise BadInput(f"{PLUGINS}: {name} cannot be imported ({error}); name modules on PYTHONPATH") from error
 
 
-_OF_DEVICES = {
-    "OutOfMemoryError": "choose a smaller train.batch or input.size (docs/gpu.md), free the card, or give --device cpu",
-    "AcceleratorError": "the same command continues once the card works again; mvad --debug shows where it failed",
-}
-"""What to do about torch's errors of a device, by the names of their classes: torch is not imported to tell them."""
-
-
 def _in_one_line(error: MvadError | OSError) -> str:
     """Return the message of an error; one of the operating system that nothing expected has the file that it is about."""
     if isinstance(error, MvadError):
@@ -183,7 +176,7 @@ def run() -> None:
         print(f"mvad: {_in_one_line(error)}", file=sys.stderr)
         sys.exit(_TERMINATED if _state["terminated"] else getattr(error, "exit_code", BadInput.exit_code))
     except RuntimeError as error:
-        remedy = _OF_DEVICES.get(type(error).__name__)
+        remedy = DEVICE_REMEDIES.get(type(error).__name__)
         if remedy is None or _state["debug"]:
             raise
         print(f"mvad: {str(error).splitlines()[0]}; {remedy}", file=sys.stderr)

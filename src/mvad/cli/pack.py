@@ -80,7 +80,8 @@ def pack(  # more than 60 lines: one parameter per option
     from mvad.datasets.photographs.sets.registry import photograph_sets, set_tasks
     from mvad.datasets.shards.contents import tasks
     from mvad.datasets.shards.pack import PackOptions
-    from mvad.errors import BadInput, PartlyDone, UnknownName
+    from mvad.errors import PartlyDone
+    from mvad.failures import Failures
     from mvad.words import share
 
     places = Workspace(workspace)
@@ -102,20 +103,14 @@ def pack(  # more than 60 lines: one parameter per option
         if dry_run:
             dry_run_of(work, chosen, bars)
             return
-        failed, missing = 0, 0
+        failures, missing = Failures(len(chosen), bars.say), 0
         for dataset_name, name in chosen:
-            try:
+            with failures.of(f"{dataset_name}/{name}"):
                 made = pack_one(work, dataset_name, name, bars)
                 bars.tell(f"packed {made}")
                 missing += pack_folder.tell_of_shards(made.parent, bars)
                 tell_of_validation(made, bars)
-            except BadInput as error:
-                if len(chosen) == 1 or isinstance(error, UnknownName) or getattr(error, "is_general", False):
-                    raise
-                failed += 1
-                bars.say(f"failed: {dataset_name}/{name}: {error}")
-    if failed:
-        raise PartlyDone(f"{share(failed, len(chosen), 'category')} not packed; see the messages above")
+    failures.raise_if_any(f"{share(failures.count, len(chosen), 'category')} not packed")
     if missing and not partial:
         what = "sample is" if missing == 1 else "samples are"
         raise PartlyDone(f"{missing} {what} missing from the shards, as listed above; --partial accepts that")

@@ -90,7 +90,8 @@ def folder(  # more than 60 lines: one parameter per option
     from mvad.datasets.photographs.sets.registry import photograph_sets
     from mvad.datasets.registry import GENERATED, GENERATED_LICENCE, find_reader
     from mvad.datasets.shards.pack import PackOptions, pack_category
-    from mvad.errors import BadInput, PartlyDone, UnknownName
+    from mvad.errors import BadInput, PartlyDone
+    from mvad.failures import Failures
     from mvad.words import counted, folder_name, share
 
     if folder_name(name) != name:
@@ -104,7 +105,7 @@ def folder(  # more than 60 lines: one parameter per option
         licence = GENERATED_LICENCE
     layout = Layout(pattern, _grid(montage), group)
     options = FolderOptions(name, category, layout, table, validation, test, crop, unit, licence, size, parallel)
-    places, missing, failed = Workspace(workspace), 0, 0
+    places, missing = Workspace(workspace), 0
     with Bars() as bars:
         found = find(source, options)
         for each in found:
@@ -127,18 +128,13 @@ def folder(  # more than 60 lines: one parameter per option
                 )
             return
         packing = PackOptions(filter_name, level or (1 if filter_name == "zstd" else None), size=size, shard_mb=shard_mb)
+        failures = Failures(len(found), bars.say)
         for each in found:
-            try:
+            with failures.of(f"{name}/{each.name}"):
                 made = pack_category(category_source(each, options), places.shards, packing, bars, parallel, overwrite, partial)
                 bars.tell(f"packed {made}")
                 missing += tell_of_shards(made.parent, bars)
-            except BadInput as error:
-                if len(found) == 1 or isinstance(error, UnknownName) or getattr(error, "is_general", False):
-                    raise
-                failed += 1
-                bars.say(f"failed: {name}/{each.name}: {error}")
-    if failed:
-        raise PartlyDone(f"{share(failed, len(found), 'category')} not packed; see the messages above")
+    failures.raise_if_any(f"{share(failures.count, len(found), 'category')} not packed")
     if missing and not partial:
         what = "part is" if missing == 1 else "parts are"
         raise PartlyDone(f"{missing} {what} missing from the shards, as listed above; --partial accepts that")

@@ -58,7 +58,7 @@ def reproduce(  # more than 60 lines: one parameter per option
     from mvad.pipeline import reproduce as work
     from mvad.pipeline.paper_files import write_figure_4, write_table
     from mvad.pipeline.training import Recipe
-    from mvad.words import no_such
+    from mvad.words import no_such, share
 
     if table not in TABLES:
         raise no_such("reproduce", table, TABLES)
@@ -97,3 +97,5 @@ def reproduce(  # more than 60 lines: one parameter per option
         for line in remarks:
             bars.tell(line)
         bars.tell(f"written: {target}.md, {target.name}.json")
+    failures = reproduced.failures
+    failures.raise_if_any(f"{share(failures.count, len(plans), 'run')} not in the table")

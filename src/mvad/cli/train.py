@@ -63,6 +63,7 @@ def train(
     from mvad.cli.tables import label_free_tables
     from mvad.datasets.shards.loader import ShardSet
     from mvad.errors import BadInput
+    from mvad.failures import Failures
     from mvad.files import is_name
     from mvad.model.backbones.weights import WeightsSource
     from mvad.model.devices import default_preset, resolve_device
@@ -70,7 +71,7 @@ def train(
     from mvad.model.training.parallel import join_process_group, leave_process_group
     from mvad.pipeline.training import Recipe
     from mvad.progress import Silent
-    from mvad.words import folder_name
+    from mvad.words import folder_name, share
 
     places = Workspace(workspace)
     folders = packed_categories(places.shards, dataset, category)
@@ -95,13 +96,16 @@ def train(
     try:
         with Bars() as bars:
             progress = bars if ranks.rank == 0 else Silent()
+            failures = Failures(len(plans) if ranks.size == 1 else 1, bars.say)  # processes that train together must end together
             for folder, method, number in plans:
-                run, trained = recipe.fit(places.runs, ShardSet(folder, "train"), method, number, progress, name)
-                if ranks.rank == 0:
-                    bars.tell(f"{run}: {'trained' if trained else 'was trained already'}")
-                finished.append(RunFolder(run))
+                with failures.of(f"{folder.parent.name}/{folder.name}, {method}, seed {number}"):
+                    run, trained = recipe.fit(places.runs, ShardSet(folder, "train"), method, number, progress, name)
+                    if ranks.rank == 0:
+                        bars.tell(f"{run}: {'trained' if trained else 'was trained already'}")
+                    finished.append(RunFolder(run))
             if ranks.rank == 0:
                 for table in label_free_tables(finished):
                     bars.show(table)
     finally:
         leave_process_group()
+    failures.raise_if_any(f"{share(failures.count, len(plans), 'run')} not trained")

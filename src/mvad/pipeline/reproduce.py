@@ -10,6 +10,7 @@ from mvad.datasets.shards.loader import ShardSet
 from mvad.datasets.shards.reader import held_out_share, read_manifest
 from mvad.datasets.shards.schema import MANIFEST
 from mvad.errors import BadInput
+from mvad.failures import Failures
 from mvad.model.evaluation.evaluate import evaluate_run
 from mvad.model.evaluation.missing_views import MissingViews, evaluate_missing_views, read_missing_views
 from mvad.model.evaluation.results import RESULTS, Results
@@ -72,34 +73,37 @@ class Reproduced:
 
     results: Found
     missing: dict[str, list[tuple[Results, MissingViews]]]
+    failures: Failures
 
 
 def reproduce(table: Table, plans: Sequence[Plan], runs: Path, shards: Path, recipe: Recipe, progress: Progress) -> Reproduced:
-    """Train and evaluate the runs that are missing; can be repeated to continue.
+    """Train and evaluate the runs that are missing; can be repeated to continue. A run that fails does not end the others.
 
     Raises
     ------
     BadInput, MissingComponent
-        See ``Recipe.fit`` and ``evaluate_run``.
+        See ``Recipe.fit`` and ``evaluate_run``; where the error would come again for every run.
     """
     evaluated: dict[tuple[str, str, str], list[Results]] = {}
     missing: dict[str, list[tuple[Results, MissingViews]]] = {}
     suffix = "-dropped" if table.name == "missing-views" else ""
+    failures = Failures(len(plans), progress.say)
     for number, planned in enumerate(plans):
-        data = ShardSet(planned.folder, "train")
-        name = f"paper-{data.dataset}-{data.category}-{planned.model}{suffix}-seed{planned.seed}"
+        name = f"paper-{planned.dataset}-{planned.folder.name}-{planned.model}{suffix}-seed{planned.seed}"
         progress.say(f"{table.name}, run {number + 1} of {len(plans)}: {name}")
-        run, _ = recipe.fit(runs, data, planned.model, planned.seed, progress, name, table.keys)
-        results = _evaluated(run, planned.folder)
-        if results is None:
-            results = evaluate_run(run, shards, recipe.weights, progress, device=recipe.device)
-        if table.name == "missing-views":
-            lost = read_missing_views(RunFolder(run), results.test_shards)
-            if lost is None:
-                lost = evaluate_missing_views(run, shards, recipe.weights, progress, recipe.device)
-            missing.setdefault(planned.model, []).append((results, lost))
-        evaluated.setdefault((data.dataset, data.category, planned.model), []).append(results)
-    return Reproduced(evaluated, missing)
+        with failures.of(name):
+            data = ShardSet(planned.folder, "train")
+            run, _ = recipe.fit(runs, data, planned.model, planned.seed, progress, name, table.keys)
+            results = _evaluated(run, planned.folder)
+            if results is None:
+                results = evaluate_run(run, shards, recipe.weights, progress, device=recipe.device)
+            if table.name == "missing-views":
+                lost = read_missing_views(RunFolder(run), results.test_shards)
+                if lost is None:
+                    lost = evaluate_missing_views(run, shards, recipe.weights, progress, recipe.device)
+                missing.setdefault(planned.model, []).append((results, lost))
+            evaluated.setdefault((data.dataset, data.category, planned.model), []).append(results)
+    return Reproduced(evaluated, missing, failures)
 
 
 def rows_of(table: Table, found: Found, foreign: Found, preset: str) -> list[Row]:
