@@ -210,3 +210,26 @@ def test_a_file_system_that_cannot_be_written_is_one_error_with_the_remedy(
             write()
         assert refused.value.is_general, "the next file will fail, too"
     assert pickle.loads(pickle.dumps(refused.value)).is_general, "from a worker process, too"
+
+
+def test_leftovers_of_other_processes_are_removed_without_a_list_per_write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder of many files is listed once; what this process left behind is removed in any case."""
+    for name in ("x[1]*.part-99", "x[1]*.part-old.part-98", "y.part-99", "xx[1]*.part-99"):
+        (tmp_path / name).write_text("half")
+    (tmp_path / "z.part-99").mkdir()
+    (tmp_path / "z.part-99" / "in").write_text("half")
+    lists: list[str] = []
+    scandir = os.scandir
+    monkeypatch.setattr(os, "scandir", lambda path: (lists.append(str(path)), scandir(path))[1])
+    for number in range(5):
+        files.write_text(tmp_path / f"{number}", "whole")
+    files.write_text(tmp_path / "x[1]*", "whole")
+    assert lists.count(str(tmp_path)) == 1
+    assert sorted(path.name for path in tmp_path.glob("*.part-*")) == ["xx[1]*.part-99", "y.part-99", "z.part-99"]
+    with files.whole_folder(tmp_path / "z") as part:
+        (part / "a").write_text("whole")
+    files.unfinished_name(tmp_path / "z").mkdir()
+    with files.whole_folder(tmp_path / "z") as part:
+        (part / "b").write_text("whole")
+    assert [path.name for path in (tmp_path / "z").iterdir()] == ["b"]
+    assert sorted(path.name for path in tmp_path.glob("*.part-*")) == ["xx[1]*.part-99", "y.part-99"]

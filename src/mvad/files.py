@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import functools
 import hashlib
 import os
 import shutil
@@ -32,6 +33,8 @@ def _no_hook(step: str) -> None:
 step_hook: Callable[[str], None] = _no_hook
 
 _WRITE_BYTES = 16 << 20
+_PART = ".part-"
+_OLD = f"{_PART}old"
 
 
 def sha256_bytes(data: bytes | bytearray | memoryview) -> str:
@@ -60,14 +63,36 @@ def flush(path: Path) -> None:
 
 def unfinished_name(path: Path) -> Path:
     """Return the path under which this process writes ``path`` before it is renamed."""
-    return path.with_name(f"{path.name}.part-{os.getpid()}")
+    return path.with_name(f"{path.name}{_PART}{os.getpid()}")
 
 
 def remove_unfinished(path: Path) -> None:
-    """Remove unfinished files and folders of ``path`` from earlier, interrupted writers."""
-    for leftover in path.parent.glob(f"{_escaped(path.name)}.part-*"):
-        step_hook(f"remove {leftover.name}")
-        _delete(leftover)
+    """Remove unfinished files and folders of ``path`` from earlier, interrupted writers.
+
+    A folder is listed once per process, not for each file that is written to it: it may hold 100,000 files. Later leftovers
+    of other processes are removed by the next process that writes the same path.
+    """
+    for name in _leftovers(path.parent).pop(path.name, ()):
+        leftover = path.parent / name
+        if os.path.lexists(leftover):
+            step_hook(f"remove {leftover.name}")
+            _delete(leftover)
+    for leftover in (unfinished_name(path), unfinished_name(path.with_name(f"{path.name}{_OLD}"))):
+        if os.path.lexists(leftover):
+            step_hook(f"remove {leftover.name}")
+            _delete(leftover)
+
+
+@functools.lru_cache(maxsize=1024)
+def _leftovers(folder: Path) -> dict[str, list[str]]:
+    """Return the names of unfinished files and folders in a folder, by the name of what was to be written."""
+    found: dict[str, list[str]] = {}
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            finished, marked, _ = entry.name.rpartition(_PART)
+            if marked:
+                found.setdefault(finished.removesuffix(_OLD), []).append(entry.name)
+    return found
 
 
 def remove(path: Path) -> None:
@@ -82,7 +107,7 @@ def remove(path: Path) -> None:
         step_hook(f"remove {path.name}")
         target = path
         if path.is_dir() and not path.is_symlink():
-            target = unfinished_name(path.with_name(f"{path.name}.part-old"))
+            target = unfinished_name(path.with_name(f"{path.name}{_OLD}"))
             path.replace(target)
             step_hook(f"clear {path.name}")
         _delete(target)
@@ -210,7 +235,7 @@ def whole_folder(path: Path) -> Iterator[Path]:
         flush(part)
         if path.exists():
             step_hook(f"retire {path.name}")
-            retired = unfinished_name(path.with_name(path.name + ".part-old"))
+            retired = unfinished_name(path.with_name(f"{path.name}{_OLD}"))
             path.replace(retired)
             try:
                 step_hook(f"rename {path.name}")
@@ -345,7 +370,3 @@ def inside(root: Path, name: str) -> Path:
     if Path(name).is_absolute() or not path.resolve().is_relative_to(root.resolve()):
         raise BadInput(f"{root}: the name {name!r} leads out of this folder; the file that holds it is not to be trusted")
     return path
-
-
-def _escaped(name: str) -> str:
-    return "".join(f"[{letter}]" if letter in "*?[" else letter for letter in name)
