@@ -548,7 +548,7 @@ def test_raw_scans_are_read_with_the_light_of_the_renders(
     files.write_sealed_json(rig, recorded)
     run, raw = RunFolder(trained("mean_feature", "eyecandies")), workspace / "raw" / "eyecandies" / "dome"
     default, second, fourth = (
-        [sample.made_from for sample in samples_of(raw, run, Workspace(tmp_path), light=light, force=True)]
+        [sample.fingerprint() for sample in samples_of(raw, run, Workspace(tmp_path), light=light, force=True)]
         for light in (None, 2, 4)
     )
     assert default == second

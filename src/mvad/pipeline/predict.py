@@ -216,7 +216,7 @@ def new_scan(ref: ScanRef, options: RenderOptions, rig: Rig) -> NewSample:
     cameras = f"{rig.sha256} {json.dumps(recorded, sort_keys=True)}"
     return NewSample(
         ref.id,
-        sha256_bytes(f"{_hash_of(ref.paths)} {cameras}".encode()),
+        lambda: sha256_bytes(f"{_hash_of(ref.paths)} {cameras}".encode()),
         lambda: _rendered(ref, options, rig),
         str(next(iter(ref.paths.values()), "")),
     )

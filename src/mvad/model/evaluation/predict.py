@@ -21,9 +21,10 @@ from mvad.datasets.scan import NO_POSE
 from mvad.datasets.shards.loader import Batch, collate
 from mvad.errors import BadInput
 from mvad.model.detector import AnomalyMaps, Detector
-from mvad.model.evaluation.decide import NewSample, Read, Scored, read_new, scored_new
+from mvad.model.evaluation.decide import NewSample, Scored, scored_new
 from mvad.model.evaluation.evaluate import check_stem, file_stem
 from mvad.model.evaluation.pictures import grey_levels, strip
+from mvad.model.evaluation.read_ahead import Earlier, read_ahead
 from mvad.model.evaluation.threshold import Thresholds
 from mvad.model.in_batches import Scorer
 from mvad.model.memory import kept_memory
@@ -197,13 +198,12 @@ def predict(
         stems: dict[str, str] = {}
         progress.start(f"predict into {out.name}", count)
 
-        def made(sample: NewSample) -> _Made:
-            check_stem(sample.key, stems)
+        def made(sample: NewSample) -> Earlier:
             made_from, row = [model, sample.fingerprint()], done.get(sample.key)
             is_done = row is not None and row["made_from"] == made_from and _maps_exist(out, sample.key)
-            return _Made(made_from, row if is_done else None)
+            return Earlier(made_from, row if is_done else None)
 
-        for sample, row in _rows(detector, samples, made, out):
+        for sample, row in _rows(detector, samples, lambda sample: check_stem(sample.key, stems), made, out):
             progress.advance()
             if isinstance(row, BadInput):
                 failures.append({"key": sample.key, "reason": str(row)})
@@ -249,43 +249,31 @@ def picture_of(scored: Scored) -> bytes:
     return bytes(imagecodecs.jpeg_encode(strip(scored.batch, grey_levels(scored.maps)[0]), level=88))
 
 
-@dataclass(frozen=True)
-class _Made:
-    """What a sample's row would be made from, and the row where it was made from that before."""
-
-    made_from: list[str]
-    row: dict[str, Any] | None
-
-
 def _rows(
-    detector: Detector, samples: Iterable[NewSample], made: Callable[[NewSample], _Made], out: Path
+    detector: Detector, samples: Iterable[NewSample], check: Callable[[NewSample], None], made: Callable[[NewSample], Earlier],
+    out: Path,
 ) -> Iterator[tuple[NewSample, dict[str, Any] | BadInput]]:  # fmt: skip
     """Yield each sample with its row, which is logged and its maps written, or with the reason why there is none.
 
-    On a GPU several samples are read, and scored together.
+    On a GPU several samples are scored together, while others are read.
     """
-    scorer, iterator = Scorer(detector.score, detector.device), iter(samples)
-    while group := list(itertools.islice(iterator, scorer.most)):
-        found, origins, reads = dict[int, dict[str, Any] | BadInput](), dict[int, list[str]](), dict[int, Read]()
-        for number, sample in enumerate(group):
-            with _failing(found, number):
-                earlier = made(sample)
-                if earlier.row is not None:
-                    found[number] = earlier.row
-                else:
-                    origins[number], reads[number] = earlier.made_from, read_new(detector, sample)
-        answers = _answers(scorer, [read.batch for read in reads.values()]) if reads else []
-        for number, answer in zip(reads, answers, strict=True):
-            with _failing(found, number):
-                if isinstance(answer, BadInput):
-                    raise answer
-                scored, began = scored_new(reads[number], *answer), time.perf_counter()
-                write_maps(out / MAPS, group[number].key, scored)
-                written = {"write_seconds": round(time.perf_counter() - began, 5)}
-                row = {"made_from": origins[number], **scored.facts, **written}
-                files.append_line(out / SCORED, row)
-                found[number] = row
-        yield from ((sample, found[number]) for number, sample in enumerate(group))
+    scorer = Scorer(detector.score, detector.device)
+    with contextlib.closing(read_ahead(detector, samples, check, made)) as iterator:
+        while group := list(itertools.islice(iterator, scorer.most)):
+            rows: dict[int, dict[str, Any] | BadInput] = {n: one.row for n, one in enumerate(group) if one.row is not None}
+            reads = {n: one.read for n, one in enumerate(group) if one.read is not None}
+            answers = _answers(scorer, [read.batch for read in reads.values()]) if reads else []
+            for number, answer in zip(reads, answers, strict=True):
+                with _failing(rows, number):
+                    if isinstance(answer, BadInput):
+                        raise answer
+                    scored, began = scored_new(reads[number], *answer), time.perf_counter()
+                    write_maps(out / MAPS, group[number].sample.key, scored)
+                    written = {"write_seconds": round(time.perf_counter() - began, 5)}
+                    row = {"made_from": group[number].made_from, **scored.facts, **written}
+                    files.append_line(out / SCORED, row)
+                    rows[number] = row
+            yield from ((one.sample, rows[number]) for number, one in enumerate(group))
 
 
 def _answers(scorer: Scorer, batches: Sequence[Batch]) -> list[tuple[AnomalyMaps, float] | BadInput]:
