@@ -212,7 +212,9 @@ def test_a_file_system_that_cannot_be_written_is_one_error_with_the_remedy(
     assert pickle.loads(pickle.dumps(refused.value)).is_general, "from a worker process, too"
 
 
-def test_leftovers_of_other_processes_are_removed_without_a_list_per_write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_leftovers_of_other_processes_are_removed_without_a_list_per_write(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A folder of many files is listed once; what this process left behind is removed in any case."""
     for name in ("x[1]*.part-99", "x[1]*.part-old.part-98", "y.part-99", "xx[1]*.part-99"):
         (tmp_path / name).write_text("half")

@@ -6,6 +6,7 @@ import base64
 import re
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +22,12 @@ from mvad.model.evaluation.evaluate import evaluate_run
 from mvad.model.evaluation.missing_views import evaluate_missing_views
 from mvad.model.evaluation.results import Results
 from mvad.model.evaluation.scan_maps import ScanEvaluator
+from mvad.model.report import gallery, tables
 from mvad.model.report import page as report
+from mvad.model.report.budget import Budget
 from mvad.model.report.gallery import heads_above, many_views
 from mvad.model.report.page import build_page
+from mvad.model.report.tables import comparison
 from mvad.progress import Silent
 from mvad.words import counted
 
@@ -118,6 +122,39 @@ def test_a_page_on_many_pictures_stays_below_15_mb(runs: list[Path], tmp_path: P
     assert 20 < shown < 400
     scores = re.findall(r'data-scores="([^"]*)"', page)
     assert sum(len(each.split()) for each in scores) == 400, "recall counts those that are not shown, too"
+
+
+def test_of_many_runs_some_are_shown_with_samples_and_all_with_figures(
+    runs: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A page has room for samples of one run; it is that of the highest S-AUROC, and no picture is made that does not fit."""
+    folders = []
+    for number in range(4):
+        folders.append(Path(shutil.copytree(runs[1], tmp_path / f"run{number}")))
+        result = files.read_sealed_json(folders[-1] / "results.json", "x", "y")
+        figures = result["figures"] | {"s_auroc": 0.5 + 0.1 * (number == 2)}
+        files.write_sealed_json(folders[-1] / "results.json", result | {"run": f"run{number}", "figures": figures})
+    assert build_page(folders).count('<section class="run"') == 4
+    monkeypatch.setattr(report, "_LEAST", report.PICTURES // 2 + 1)
+    made: list[str] = []
+    figure = gallery._figure
+    monkeypatch.setattr(gallery, "_figure", lambda run, *rest: (made.append(run.name), figure(run, *rest))[1])
+    text = build_page(folders)
+    assert text.count('<section class="run"') == 1
+    assert "Samples of 1 run of 4 are shown" in text
+    assert set(made) == {"run2"}
+    assert all(f"run{number}" in text for number in range(4))
+    made.clear()
+    gallery.gallery(folders[2], Results.read(folders[2] / "results.json"), 0, Budget(100))
+    assert len(made) == 1
+
+
+def test_many_methods_are_compared_with_the_best_alone(runs: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    results = Results.read(runs[0] / "results.json")
+    several = [replace(results, model=f"method{number}") for number in range(4)]
+    assert comparison(several).count("<tr>") == 6
+    monkeypatch.setattr(tables, "_COMPARED", 3)
+    assert comparison(several).count("<tr>") == 3
 
 
 def test_names_from_outside_are_escaped(runs: list[Path], tmp_path: Path) -> None:

@@ -50,9 +50,10 @@ def gallery(run: Path, result: Results, number: int, budget: Budget) -> str:
     viewer = clouds(run, result, budget)
     for sample in sorted(samples, key=lambda s: s.score - start if s.label else start - s.score):
         figure = _figure(run, sample, result.view_names)
-        if budget.take(len(figure)):
-            shown.append(sample)
-            figures.append(figure)
+        if not budget.take(len(figure)):
+            break  # the others are about as large, and each takes milliseconds to make
+        shown.append(sample)
+        figures.append(figure)
     low, high = (min(s.map_range[0] for s in samples), max(s.map_range[1] for s in samples))
     pixel = result.figures.pixel_threshold
     return (

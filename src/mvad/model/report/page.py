@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Sequence
 from html import escape
@@ -21,9 +22,16 @@ from mvad.model.report.gallery import gallery
 from mvad.model.report.tables import by_rule, comparison, headline, headline_columns, on_scans, poses, without_labels
 from mvad.model.report.templates import filled, text_of
 from mvad.model.runs import METRICS, RunFolder, config_hash
+from mvad.words import counted
 
 PICTURES = 12_500_000
-"""Bytes for pictures and clouds on a page, divided between its runs; the rest of the page takes less than 2 MB."""
+"""Bytes for pictures and clouds on a page, divided between the runs whose samples are shown."""
+
+_PAGE = 14_500_000
+"""Bytes of a page; what figures, curves and configurations of many runs take, pictures do not get."""
+
+_LEAST = 750_000
+"""Bytes of pictures with which the samples of a run are shown: some ten samples of five views."""
 
 _PRO_LIMIT = LIMITS[0]
 
@@ -38,24 +46,42 @@ def build_page(runs: Sequence[Path]) -> str:
     """
     results = named_apart([Results.read(run / RESULTS) for run in runs])
     pairs = sorted(zip(runs, results, strict=True), key=lambda pair: _order(pair[1]))
-    bytes_per_run = PICTURES // max(len(runs), 1)
-    groups = _by_category(pairs)
+    groups, all_results = _by_category(pairs), [result for _, result in pairs]
+    texts = {
+        "headline": headline(all_results),
+        "rules": by_rule(all_results),
+        "without_labels": without_labels(pairs),
+        "comparisons": "".join(comparison([result for _, result in group]) for group in groups),
+        "scans": on_scans(all_results),
+        "poses": poses(all_results),
+        "charts": "".join(_charts(group) for group in groups),
+        "configurations": "".join(_configuration(result) for result in all_results),
+    }
+    room = min(PICTURES, max(_PAGE - sum(len(text.encode()) for text in texts.values()), _LEAST))
+    script = text_of("page.js")
     return filled(
-        "template.html",
-        "mvad report",
-        version=escape(__version__),
-        columns=headline_columns(),
-        headline=headline([result for _, result in pairs]),
-        rules=by_rule([result for _, result in pairs]),
-        without_labels=without_labels(pairs),
-        comparisons="".join(comparison([result for _, result in group]) for group in groups),
-        scans=on_scans([result for _, result in pairs]),
-        poses=poses([result for _, result in pairs]),
-        charts="".join(_charts(group) for group in groups),
-        gallery="".join(gallery(run, result, number, Budget(bytes_per_run)) for number, (run, result) in enumerate(pairs)),
-        configurations="".join(_configuration(result) for _, result in pairs),
-        script=text_of("page.js"),
-    )
+        "template.html", "mvad report", version=escape(__version__), columns=headline_columns(), gallery=_galleries(groups, room),
+        script=script, **texts,
+    )  # fmt: skip
+
+
+def _galleries(groups: Sequence[Sequence[tuple[Path, Results]]], room: int) -> str:
+    """Return the sections with samples, of all runs where there is room for that, else of as many as have some ten samples each.
+
+    The run of the highest S-AUROC of each category comes before the second of any.
+    """
+    ranked = [sorted(group, key=lambda pair: -(pair[1].figures["s_auroc"] or 0.0)) for group in groups]
+    turns = [pair for turn in itertools.zip_longest(*ranked) for pair in turn if pair is not None]
+    chosen = {run for run, _ in turns[: max(room // _LEAST, 1)]}
+    shown = [pair for group in groups for pair in group if pair[0] in chosen]
+    sections = [gallery(run, result, number, Budget(room // len(shown))) for number, (run, result) in enumerate(shown)]
+    left = len(turns) - len(shown)
+    if left:
+        sections.insert(0, (
+            f"<p>Samples of {counted(len(shown), 'run')} of {len(turns)} are shown, those of the highest S-AUROC of each category first; "
+            "mvad report RUN makes a page of one run with its samples.</p>"
+        ))  # fmt: skip
+    return "".join(sections)
 
 
 def _order(result: Results) -> tuple[str, str, str, int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from html import escape
@@ -23,6 +24,9 @@ from mvad.model.scoring import SAMPLE_RULES
 
 _NAMED = 12
 """Greatest number of samples that are named in a cell."""
+
+_COMPARED = 8
+"""Number of methods of a category up to which each is compared with each."""
 
 
 def headline_columns() -> str:
@@ -76,20 +80,26 @@ def _page_metrics() -> list[Metric]:
 
 
 def comparison(results: Sequence[Results]) -> str:
-    """Return one row per pair of methods of a category that were evaluated on the same samples."""
+    """Return one row per pair of methods of a category that were evaluated on the same samples.
+
+    Of more than eight methods, only that of the highest mean S-AUROC is compared with the others: pairs grow with the square.
+    """
     groups = list(_by_method(results).items())
+    pairs = list(itertools.combinations(groups, 2))
+    if len(groups) > _COMPARED:
+        best = max(groups, key=lambda group: float(np.mean([result.figures["s_auroc"] or 0.0 for result in group[1]])))
+        pairs = [(best, group) for group in groups if group is not best]
     rows = []
-    for k, (first, one) in enumerate(groups):
-        for second, other in groups[k + 1 :]:
-            paired = difference(one, other) if same_samples(one[0], other[0]) else None
-            if paired is None:
-                continue
-            names = [
-                f"{key[2]} {key[4]}" + (f", {key[5]}" if key[5] else "") + (f", {key[3]}" if first[3] != second[3] else "")
-                for key in (first, second)
-            ]
-            points = f"{100 * paired.mean:+.1f}", f"{100 * paired.low:+.1f} to {100 * paired.high:+.1f}"
-            rows.append(_cells([escape(c) for c in (f"{first[0]} / {first[1]}", *names, *points, paired.verdict)]))
+    for (first, one), (second, other) in pairs:
+        paired = difference(one, other) if same_samples(one[0], other[0]) else None
+        if paired is None:
+            continue
+        names = [
+            f"{key[2]} {key[4]}" + (f", {key[5]}" if key[5] else "") + (f", {key[3]}" if first[3] != second[3] else "")
+            for key in (first, second)
+        ]
+        points = f"{100 * paired.mean:+.1f}", f"{100 * paired.low:+.1f} to {100 * paired.high:+.1f}"
+        rows.append(_cells([escape(c) for c in (f"{first[0]} / {first[1]}", *names, *points, paired.verdict)]))
     return "".join(rows)
 
 
