@@ -424,8 +424,25 @@ def test_the_threshold_of_two_methods_takes_the_mean_of_their_maxima() -> None:
     detector = SimpleNamespace(config=SimpleNamespace(score=config), scored=[("rgb", "normal"), ("rgb", "normal")])
     found = left_out_scores(scale, detector)  # type: ignore[arg-type]
     for sample, score in enumerate(found):
-        values = scale.without(sample).of_scores(normals[sample][None])[0]
+        values = scale.without([sample]).of_scores(normals[sample][None])[0]
         assert score == pytest.approx(float((values[:, :2].amax(dim=1) + values[:, 2:].amax(dim=1)).max() / 2))
+
+
+def test_many_normals_are_left_out_of_their_scale_in_twenty_groups(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A group is one sample in twenty; the estimate does not have to be made once per sample."""
+    normals = torch.randn(50, 2, 1, generator=torch.Generator().manual_seed(0))
+    scale = scale_of(normals)
+    config = ScoreConfig(modalities="max", sample="max")
+    detector = SimpleNamespace(config=SimpleNamespace(score=config), scored=["rgb"])
+    found = left_out_scores(scale, detector)  # type: ignore[arg-type]
+    for sample in (0, 7, 49):
+        values = scale.without(range(sample % 20, 50, 20)).of_scores(normals[sample][None])[0]
+        assert found[sample] == pytest.approx(float(values.max()))
+    made = []
+    without = ScoreScale.without
+    monkeypatch.setattr(ScoreScale, "without", lambda self, samples: (made.append(list(samples)), without(self, samples))[1])
+    assert left_out_scores(scale, detector, [49, 3]) == [found[3], found[49]]  # type: ignore[arg-type]
+    assert made == [[3, 23, 43], [9, 29, 49]]
 
 
 def test_anomalies_in_meshes_are_not_placed_by_the_numbers_of_faces(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:

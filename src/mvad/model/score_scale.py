@@ -11,7 +11,7 @@ Sources: Hodges and Lehmann 1963 (location), Shamos 1976 and Bickel and Lehmann 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
 
@@ -72,9 +72,10 @@ class ScoreScale:
         shape = (len(location), 1, 1)
         return (maps - location.view(shape)) / deviation.view(shape)
 
-    def without(self, sample: int) -> ScoreScale:
-        """Return the scale estimated without one of its samples; the weights stay."""
-        kept = torch.arange(len(self.normals)) != sample
+    def without(self, samples: Sequence[int]) -> ScoreScale:
+        """Return the scale estimated without some of its samples; the weights stay."""
+        kept = torch.ones(len(self.normals), dtype=torch.bool)
+        kept[list(samples)] = False
         return scale_of(self.normals[kept], self.weights)
 
     def to(self, device: torch.device) -> ScoreScale:
