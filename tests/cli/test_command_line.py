@@ -119,7 +119,7 @@ CASES = {
     "no such table": (["reproduce", "table4"], 2),
     "nothing to reproduce": (["reproduce", "table1"], 3),
     "no run to predict with": (["predict", "nowhere", "."], 3),
-    "unknown rule of fusing": (["evaluate", "--workspace", "{ws}", "--project-to-scan", "--fuse", "median"], 3),
+    "unknown rule of fusing": (["evaluate", "--workspace", "{ws}", "--project-to-scan", "--fuse", "median"], 2),
     "some views on the scan": (["evaluate", "--workspace", "{ws}", "--project-to-scan", "--views", "0"], 3),
     "maps of nothing": (["evaluate", "--maps", "nowhere"], 3),
     "unknown format": (["export", "--workspace", "{ws}", "--format", "tflite"], 3),

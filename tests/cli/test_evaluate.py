@@ -12,6 +12,7 @@ from training import train
 from mvad import files
 from mvad.datasets.synth.generate import SynthOptions, generate
 from mvad.errors import BadInput
+from mvad.model.evaluation.results import Results
 from mvad.model.runs import CONFIG
 from mvad.progress import Silent
 
@@ -41,6 +42,29 @@ def test_runs_are_chosen_by_category_and_dataset(place: Path) -> None:
     none = mvad(*words, "--dataset", "realiad", "--category", "gear")
     assert none.returncode == 3
     assert "no finished run on realiad/gear; run mvad train first" in none.stderr
+
+
+def test_runs_that_were_evaluated_are_not_evaluated_again(place: Path) -> None:
+    """Unless a picture is missing, the model, the shards or the version are others, or --again or the run's name asks for it."""
+    words = ["evaluate", "--workspace", str(place), "--category", "gear", "--missing-views", "--json", "-"]
+    said = "was evaluated already"
+    first, second = mvad(*words), mvad(*words)
+    assert (first.returncode, second.returncode) == (0, 0), second.stderr
+    assert second.stderr.count(said) == 2
+    assert second.stdout == first.stdout
+    run = place / "runs" / "a-gear"
+    subsets = (run / "missing-views.json").stat().st_mtime_ns
+    results = Results.read(run / "results.json")
+    (run / results.samples[0].picture).unlink()
+    config = files.read_sealed_json(place / "runs" / "b-gear" / "results.json", "x", "y")
+    config["machine"]["mvad"] = "0.0.1"
+    files.write_sealed_json(place / "runs" / "b-gear" / "results.json", config)
+    third = mvad(*words[:-3], "--json", "-")
+    assert said not in third.stderr
+    assert (run / results.samples[0].picture).exists()
+    assert mvad(*words).stderr.count(said) == 2
+    assert (run / "missing-views.json").stat().st_mtime_ns == subsets
+    assert said not in mvad(*words[:-3], "--again").stderr + mvad("evaluate", str(run), "--workspace", str(place)).stderr
 
 
 def test_a_run_that_cannot_be_evaluated_does_not_stop_the_others(place: Path, tmp_path: Path) -> None:

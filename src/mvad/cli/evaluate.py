@@ -71,6 +71,9 @@ def evaluate(  # more than 60 lines: one parameter per option
             "--out", help="Folder for the results, one folder per run, that mvad report takes. Default: the runs' folders."
         ),
     ] = None,
+    again: Annotated[
+        bool, typer.Option("--again", help="Also evaluate runs of the workspace again that were evaluated already.")
+    ] = False,
     json_out: JsonOut = None,
 ) -> None:
     """Evaluate on the test split: AUROC of samples, images and pixels with 95 % intervals, AP, F1, AUPRO; maps as pictures."""
@@ -106,8 +109,12 @@ def evaluate(  # more than 60 lines: one parameter per option
             failures = Failures(1 if runs else len(chosen), bars.say, names_are_general=False)
             for run in chosen:
                 with failures.of(run.name):
-                    found = plan.evaluate(run, bars)
-                    missing += [plan.missing_views(run, bars)] if missing_views else []
+                    found = None if again or runs else plan.earlier(run)
+                    if found is not None:
+                        bars.say(f"{run.name}: was evaluated already; --again evaluates it again")
+                    of_subsets = found and missing_views and plan.earlier_missing_views(run, found)
+                    found = found or plan.evaluate(run, bars)
+                    missing += [of_subsets or plan.missing_views(run, bars)] if missing_views else []
                     results.append(found)
         for table in (*figures_tables(results), *rule_table(results), *scan_table(results), *missing_tables(missing)):
             bars.show(table)

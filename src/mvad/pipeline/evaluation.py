@@ -8,14 +8,15 @@ from pathlib import Path
 
 import torch
 
+from mvad import __version__
 from mvad.datasets.registry import find_reader
 from mvad.datasets.shards.reader import read_manifest
 from mvad.datasets.shards.schema import MANIFEST
 from mvad.errors import BadInput
 from mvad.model.backbones.weights import WeightsSource
 from mvad.model.evaluation.evaluate import EvaluationCallback, evaluate_run, shown_at_pixels
-from mvad.model.evaluation.missing_views import MissingViews, evaluate_missing_views
-from mvad.model.evaluation.results import Results
+from mvad.model.evaluation.missing_views import MissingViews, evaluate_missing_views, read_missing_views
+from mvad.model.evaluation.results import RESULTS, Results
 from mvad.model.evaluation.scan_maps import RULES, Rule, ScanEvaluator
 from mvad.model.exchange.adeval import ANOMAPS, SAMPLE_PATTERN, AdevalWriter
 from mvad.model.exchange.imported_maps import evaluate_scan_maps
@@ -98,10 +99,30 @@ class EvaluationPlan:
             return "its category has no test split"
         return ""
 
+    def earlier(self, run: Path) -> Results | None:
+        """Return the results of a run that was evaluated as this plan does, by this version, or None; see ``evaluated_before``."""
+        if self.views or self.adeval:
+            return None
+        folder, place = RunFolder(run), self._place(run)
+        found = evaluated_before(folder, folder.category_folder(self.workspace.shards), place)
+        if found is None or found.machine.get("mvad") != __version__:
+            return None
+        written = [name for sample in found.samples for name in (sample.picture, sample.map)]
+        if self.project_to_scan:
+            rules = fusion_rules(self.fuse)
+            if found.scan is None or found.scan.rule != rules[0] or not set(rules) <= set(found.scan.figures):
+                return None
+            written += [name for scan in found.scan.samples for name in (scan.map, scan.cloud) if name]
+        return found if all((place / name).exists() for name in written) else None
+
     def evaluate(self, run: Path, progress: Progress) -> Results:
         """Evaluate one run; see ``evaluate_run``."""
         callbacks, place = self._callbacks(run, progress), self._place(run)
         return evaluate_run(run, self.workspace.shards, self.weights, progress, self.views, callbacks, self.device, place)
+
+    def earlier_missing_views(self, run: Path, results: Results) -> MissingViews | None:
+        """Return what an earlier evaluation of every subset of a run's views found for the same model and shards, or None."""
+        return read_missing_views(RunFolder(run), results.test_shards) if self.out is None else None
 
     def missing_views(self, run: Path, progress: Progress) -> MissingViews:
         """Evaluate one run for every subset of its views."""
@@ -129,6 +150,30 @@ class EvaluationPlan:
             progress.say(f'ADEval: python -m adeval {target / ANOMAPS}{size} --nstrips 20000 --sample_key_pat "{SAMPLE_PATTERN}"')
             callbacks.append(AdevalWriter(target, shown_at_pixels(pictures), None if pictures is None else progress.say))
         return callbacks
+
+
+def evaluated_before(run: RunFolder, packed: Path, place: Path | None = None) -> Results | None:
+    """Return a run's results if they are of its model and of all samples of today's test split, and have intervals, else None.
+
+    Parameters
+    ----------
+    run, packed
+        The run, and the folder of its packed category.
+    place
+        Folder of the results; None: the run's.
+    """
+    path = (place or run.path) / RESULTS
+    if not path.exists() or not (packed / MANIFEST).exists():
+        return None
+    test = [entry for entry in read_manifest(packed)["shards"] if entry["split"] == "test"]
+    try:
+        found = Results.read(path)
+    except BadInput:  # damaged, or of a version whose form is unknown: it is written again
+        return None
+    if not found.figures.intervals or found.model_sha256 != run.model_sha256 or found.views:
+        return None
+    same = found.test_shards == {entry["file"]: entry["sha256"] for entry in test}
+    return found if same and len(found.samples) == sum(entry["samples"] for entry in test) else None
 
 
 def fusion_rules(names: Sequence[str]) -> list[Rule]:

@@ -17,6 +17,7 @@ from mvad.model.evaluation.results import RESULTS, Results
 from mvad.model.paper.rows import Found, Row, ablation_rows, alike_imports, main_rows
 from mvad.model.paper.tables import BTF, MEAN, PROTOCOL, SOURCE, Table, main_table, paper_name
 from mvad.model.runs import RunFolder
+from mvad.pipeline.evaluation import evaluated_before
 from mvad.pipeline.training import Recipe
 from mvad.progress import Progress
 from mvad.words import no_such
@@ -94,7 +95,7 @@ def reproduce(table: Table, plans: Sequence[Plan], runs: Path, shards: Path, rec
         with failures.of(name):
             data = ShardSet(planned.folder, "train")
             run, _ = recipe.fit(runs, data, planned.model, planned.seed, progress, name, table.keys)
-            results = _evaluated(run, planned.folder)
+            results = evaluated_before(RunFolder(run), planned.folder)
             if results is None:
                 results = evaluate_run(run, shards, recipe.weights, progress, device=recipe.device)
             if table.name == "missing-views":
@@ -146,15 +147,6 @@ def imported(
     for dataset in table.datasets:
         alike_imports(dataset, by_method)
     return by_method
-
-
-def _evaluated(run: Path, packed: Path) -> Results | None:
-    """Return a run's results if they are of its model and all samples of the current shards, and have intervals, else None."""
-    folder, test = RunFolder(run), ShardSet(packed, "test")
-    results = folder.results()
-    if results is None or not results.figures.intervals or results.model_sha256 != folder.model_sha256:
-        return None
-    return results if results.test_shards == test.sha256 and len(results.samples) == len(test) else None
 
 
 def notes(table: Table, plans: Sequence[Plan]) -> list[str]:
