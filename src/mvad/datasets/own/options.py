@@ -88,7 +88,7 @@ class ReadOptions:
     Attributes
     ----------
     light
-        Eyecandies image number (M3DM and successors use 4).
+        Eyecandies: number of the image from which colours are taken (M3DM and its successors use 4).
     own
         How own scans are read.
     """
