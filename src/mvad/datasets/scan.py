@@ -90,9 +90,9 @@ class Mesh:
 class Scan:
     """An organised scan in the sensor's camera frame (x right, y down, z away from the sensor), or a mesh.
 
-    A mesh has a grid of its faces: face f, counted from 0 in the order of the file, is the grid point (f // W, f % W). There ``xyz``
-    is the middle of the face; the unused rest of the last row is not valid. The frame of a mesh is that of the file, rotated by
-    half a turn about x, so that the file's +z points to the sensor: (x, y, z) becomes (x, -y, -z).
+    A mesh has a grid of its faces: face f, counted from 0 in the order of the file, is the grid point (f // W, f % W). There,
+    ``xyz`` is the middle of the face; the unused rest of the last row is not valid. The frame of a mesh is that of the file, rotated
+    by half a turn about x, so that the file's +z points to the sensor: (x, y, z) becomes (x, -y, -z).
 
     Attributes
     ----------

@@ -191,7 +191,7 @@ class Results:
         S-AUROC and its 95 % bounds under each rule from views to sample (``score.sample``), computed from the scores of the
         views; empty in files of earlier versions, and for imported maps.
     scale
-        How the scores were standardised: by which ``normals``, in words, with which ``weights`` of the modalities; empty: not at all.
+        How the scores were standardised: ``normals`` says by which, in words; ``weights`` of the modalities. Empty: not at all.
     view_names
         Names of the views, in order, for your own photographs; empty for other data.
     unmarked_views
