@@ -90,7 +90,7 @@ class ReadOptions:
     light
         Eyecandies: number of the image from which colours are taken (M3DM and its successors use 4).
     own
-        How own scans are read.
+        How the user's own scans are read.
     """
 
     light: int = 4

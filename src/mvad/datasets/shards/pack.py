@@ -54,7 +54,7 @@ class PackOptions:
     )
     level: int | None = key(
         None,
-        "Compression level of zstd or gzip. Default: zstd 6 for colours and masks and zstd 3 for the rest, or gzip 4; for own "
+        "Compression level of zstd or gzip. Default: zstd 6 for colours and masks and zstd 3 for the rest, or gzip 4; for your own "
         "photographs (mvad pack folder) zstd 1. zstd 19 is 8 % smaller and takes nine times as long to pack.",
     )
     fields: tuple[str, ...] = key(
