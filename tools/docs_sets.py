@@ -29,24 +29,25 @@ def sets() -> str:
     lines = [
         "# Published datasets",
         "",
-        "Generated from the readers by `tools/docs.py`. Downloads are expected as their publishers pack them, unpacked. Without `--raw` they are",
-        "looked for in `raw/DATASET` of the workspace, where `mvad pack` finds them without being told their names. `mvad synth DATASET` generates",
-        "a small one of the same form. Own photographs: `mvad pack folder`.",
+        "Generated from the readers by `tools/docs.py`. Downloads are expected in the layout of their publishers, unpacked. Without `--raw` they are",
+        "searched for in `raw/DATASET` of the workspace, where `mvad pack` finds them even if no dataset is named. `mvad synth DATASET` generates",
+        "a small dataset in the same layout. For your own photographs there is `mvad pack folder`.",
         "",
-        "| dataset | views | command | licence, as known |",
+        "| dataset | views | command | licence, as far as known |",
         "|---|---|---|---|",
         *(f"| [`{name}`](#{name}) | {views} | `{command.format(name=name)}` | {licence} |" for name, views, command, licence, _ in rows),
         "",
-        "`--category C` takes one category, `--dry-run` (of `mvad pack`) counts parts and names what is wrong. The licence is written into the",
-        "shards; data keep their publishers' licence.",
+        "`--category C` selects one category. `--dry-run` (of `mvad pack`) counts parts and reports what is wrong. The licence is written into the",
+        "shards; the data keep the licence of their publishers.",
         "",
-        "**Splits** are the published ones. Where a dataset of photographs has no validation split, nothing is held out: the published protocols train",
-        "on all training parts, and figures are comparable only so. A run then has no threshold, and `mvad predict` asks for `--threshold`. `mvad pack",
-        "--validation 0.2` holds out a fifth of the good training parts, the same ones on every machine, and records that; other shards than those that",
-        "are there ask for `--overwrite`, and `mvad reproduce` names categories that hold some out. 19 good validation parts can promise 5 % false alarms.",
+        "**Splits** are the published ones. If a dataset of photographs has no validation split, nothing is held out by default: the published protocols",
+        "train on all training parts, and only then are figures comparable. Such a run has no threshold, and `mvad predict` asks for `--threshold`. `mvad pack",
+        "--validation 0.2` holds out a fifth of the good training parts, the same parts on every machine, and records this. To replace existing shards that",
+        "were packed differently, add `--overwrite`. `mvad reproduce` names the categories in which training parts were held out. A promise of at most 5 % false",
+        "alarms takes 19 good validation parts.",
         "",
-        "**Photographs** of datasets but `realiad` may be of any kind and size, as own ones; views that are not square are padded, and `mvad predict` reads",
-        "new parts named like the dataset's. `mvad verify --raw` compares them with what was packed.",
+        "**Photographs** of all datasets except `realiad` may have any format and size, like your own photographs. Views that are not square are padded.",
+        "`mvad predict` reads new parts whose files are named like those of the dataset. `mvad verify --raw` compares the photographs with what was packed.",
     ]  # fmt: skip
     for name, _, _, _, module in rows:
         lines += ["", f"## {name}", "", _told(module)]
@@ -58,6 +59,6 @@ def _module(reader: object) -> Any:
 
 
 def _told(module: Any) -> str:
-    """Return a module's docstring without the words that every reader's begins with."""
+    """Return a module's docstring without the words with which the docstring of every reader begins."""
     text = (inspect.getdoc(module) or "").replace("``", "`").removeprefix("Reader of ")
     return text[:1].upper() + text[1:]

@@ -53,12 +53,12 @@ __all__ = [
 
 
 def list_methods() -> list[str]:
-    """Return the names of all methods, those that were registered last.
+    """Return the names of all methods; registered methods come last.
 
     Returns
     -------
     list of str
-        What ``train`` takes as ``method``.
+        Values for the argument ``method`` of ``train``.
 
     Examples
     --------
@@ -77,12 +77,12 @@ def render_scan(
     Parameters
     ----------
     scan
-        The scan, or the ``xyz/NAME.tiff`` of one in MVTec 3D-AD's layout (``rgb/NAME.png`` beside it), or the file of an own scan or
-        mesh (NPZ, PLY, PCD, STL, OBJ), read as ``options.read`` says.
+        The scan; the file ``xyz/NAME.tiff`` of a scan in MVTec 3D-AD's layout, beside which ``rgb/NAME.png`` lies; or the file of
+        your own scan or mesh (NPZ, PLY, PCD, STL, OBJ), which is read as ``options.read`` says.
     rig
-        The cameras; None places ``options.rig.views`` cameras around this scan's object.
+        The cameras. None: ``options.rig.views`` cameras are placed around this scan's object.
     options
-        How; None takes the defaults (five views of 256 pixels).
+        Options of rendering. None: the defaults (five views of 256 pixels).
 
     Returns
     -------
@@ -110,31 +110,31 @@ def render_category(
     options: RenderOptions | None = None, splits: Sequence[str] = ("train", "validation", "test"),
     workers: Workers | None = None, overwrite: bool = False, rig: Rig | None = None, progress: Progress | None = None,
 ) -> Summary:  # fmt: skip
-    """Render every scan of a category that is not rendered yet, as ``mvad render`` does.
+    """Render all scans of a category that are not rendered yet, as ``mvad render`` does.
 
     Parameters
     ----------
     dataset, category
-        Which scans: a dataset of scans that is built in or registered, and one of its categories.
+        A built-in or registered dataset of scans, and one of its categories.
     raw
-        Folder that holds the categories.
+        Folder that holds the categories of the dataset.
     renders
-        Where ``<dataset>/<category>/`` is written.
+        Folder in which ``<dataset>/<category>/`` is written.
     options, rig
-        How, and cameras to take instead of fitting some to the training scans.
+        Options of rendering; cameras to use, instead of cameras that are fitted to the training scans.
     splits
-        Which splits.
+        Splits to render.
     workers
-        Processes and threads; None renders in this process.
+        Processes and threads. None: render in this process.
     overwrite
-        Replace what another configuration rendered.
+        Replace renders of another configuration.
     progress
-        Is told of each scan.
+        Receives a report on each scan.
 
     Returns
     -------
     Summary
-        How many scans were rendered, were there, and failed.
+        How many scans were rendered now, had been rendered before, and failed.
 
     Raises
     ------
@@ -165,38 +165,39 @@ def pack(
     Parameters
     ----------
     dataset, category
-        What.
+        Name of the dataset, and of one of its categories.
     source
-        Folder of the renders; for datasets of photographs (``realiad``, ``mvtecad``, ...) the folder of the download.
+        Folder of the renders; for datasets of photographs (``realiad``, ``mvtecad``, ...), the folder of the download.
     shards
-        Where ``<dataset>/<category>/`` is written.
+        Folder in which ``<dataset>/<category>/`` is written.
     options
-        Fields, filter and sizes; None takes the defaults.
+        Fields, filter and sizes. None: the defaults.
     jobs
-        Samples that are read at the same time; 0: one per core.
+        Number of samples that are read at the same time; 0: one per core.
     overwrite
         Replace shards of another configuration.
     progress
-        Is told of each sample.
+        Receives a report on each sample.
     partial
-        Pack what is there of a render that is not finished.
+        Pack the finished part of a render that is not finished.
     splits
-        Real-IAD's folder of split files, ``realiad_jsons_sv`` say, or ``sv``; None: ``realiad_jsons``, or the only one.
+        Real-IAD's folder of split files, such as ``realiad_jsons_sv``, or ``sv`` for short. None: ``realiad_jsons``, or the only
+        such folder.
     validation
-        Share of the training samples of photographs to hold out where the dataset has no validation split, so that runs get a
-        threshold; 0: none, as the published protocols have it.
+        For photographs: share of the training samples to hold out if the dataset has no validation split, so that runs get a
+        threshold; 0: none, as in the published protocols.
 
     Returns
     -------
     Path
-        The packed category's folder, which ``ShardSet`` takes.
+        The folder of the packed category, which can be given to ``ShardSet``.
 
     Raises
     ------
     BadInput
         If there is nothing to pack, or a render is damaged or not finished.
     PartlyDone
-        If all is packed but some samples, whose raw files are missing or damaged (unless ``partial``).
+        If everything is packed except for some samples whose raw files are missing or damaged (unless ``partial`` is true).
 
     Examples
     --------
@@ -224,7 +225,9 @@ def train(
     data: ShardSet | str | Path, method: str = "idif", run: str | Path | None = None, preset: str | None = None,
     device: str | torch.device = "auto", workspace: str | Path | None = None, progress: Progress | None = None, **keys: Any,
 ) -> Run:  # fmt: skip
-    """Train a detector into a run's folder, continue where it was stopped, or find it trained.
+    """Train a detector and store it in a run's folder.
+
+    An interrupted run is continued; a finished run is loaded and not trained again.
 
     Parameters
     ----------
@@ -233,19 +236,19 @@ def train(
     method
         One of ``list_methods()``.
     run
-        The run's folder; None takes ``runs/DATASET-CATEGORY-METHOD-seedN`` in the workspace.
+        The run's folder. None: ``runs/DATASET-CATEGORY-METHOD-seedN`` in the workspace.
     preset
-        ``paper``, ``destseg``, ``small``, ``best`` or ``demo``; None takes paper on CUDA, else small.
+        ``paper``, ``destseg``, ``small``, ``best`` or ``demo``. None: ``paper`` on CUDA, otherwise ``small``.
     device
         ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or a torch device.
     workspace
-        Folder whose ``weights`` and ``textures`` are looked in, and whose ``renders`` hold the cameras for raw scans; None takes
-        the one that the run or the data lie in, else ``MVAD_WORKSPACE``, else ``mvad-data``. ``MVAD_TEACHER_WEIGHTS`` and
-        ``MVAD_OFFLINE`` count as for the commands.
+        Folder in whose ``weights`` and ``textures`` these are searched for, and whose ``renders`` hold the cameras for raw scans.
+        None: the workspace that contains the run or the data; failing that, ``MVAD_WORKSPACE``, then ``mvad-data``. The variables
+        ``MVAD_TEACHER_WEIGHTS`` and ``MVAD_OFFLINE`` have the same effect as for the commands.
     progress
-        Is told of steps.
+        Receives the steps.
     **keys
-        Any key of ``docs/keys.md``, with two underscores for the dot: ``input__size=128``, ``seed=1``.
+        Any keys of ``docs/keys.md``, with two underscores in place of the dot: ``input__size=128``, ``seed=1``.
 
     Returns
     -------
@@ -291,15 +294,15 @@ def load_run(path: str | Path, device: str | torch.device = "auto", workspace: s
     path
         The run's folder.
     device
-        Where the detector computes.
+        Device on which the detector computes.
     workspace
-        Folder whose ``renders`` hold the cameras for raw scans and whose ``weights`` may hold the teacher's; None takes the
-        one that the run lies in, else ``MVAD_WORKSPACE``, else ``mvad-data``.
+        Folder whose ``renders`` hold the cameras for raw scans, and whose ``weights`` may hold the teacher's weights. None: the
+        workspace that contains the run; failing that, ``MVAD_WORKSPACE``, then ``mvad-data``.
 
     Raises
     ------
     BadInput
-        If the run is not finished or damaged.
+        If the run is damaged or not finished.
     MissingComponent
         If the teacher's weights are not on this machine.
 

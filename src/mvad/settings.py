@@ -118,19 +118,19 @@ def key(
     Parameters
     ----------
     default
-        Default, immutable.
+        Default value, immutable.
     why
-        Meaning of the key, or the reason for the default: a noun phrase or a sentence that stands alone.
+        Meaning of the key, or the reason for the default: a noun phrase or sentences that can be understood on their own.
     paper
-        What the method's paper says about it, or that the paper is silent.
+        What the method's paper says about the key, or that the paper is silent.
     alternatives
-        Other values and what is known about them; empty where the allowed values say enough.
+        Other values and what is known about them; empty if the allowed values say enough.
     least, most
-        Smallest and largest value, of each entry where the key is a list.
+        Smallest and largest allowed value; for a list, of each entry.
     odd
-        The value must be odd.
+        Whether the value must be odd.
     length
-        Number of entries of a list.
+        Number of entries, if the value is a list.
 
     Examples
     --------

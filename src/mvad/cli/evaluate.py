@@ -32,18 +32,19 @@ def evaluate(  # more than 60 lines: one parameter per option
     project_to_scan: Annotated[
         bool,
         typer.Option(
-            "--project-to-scan", help="Project the maps to the raw scans, evaluate them there, write TIFF maps and PLY clouds."
+            "--project-to-scan",
+            help="Project the maps to the raw scans, evaluate them there, and write TIFF maps and PLY point clouds.",
         ),
     ] = False,
     fuse: Annotated[
         list[str] | None,
         typer.Option(
-            help="Rule to fuse the views on the scan: mean, max or visibility; repeatable, the first is written. Default: mean."
+            help="Rule for fusing the views on the scan: mean, max or visibility. Repeatable; maps of the first are written. Default: mean."
         ),
     ] = None,
     raw: Annotated[
         Path | None,
-        typer.Option("--raw", help="Folder of the raw categories of one dataset. Default: raw/DATASET in the workspace."),
+        typer.Option("--raw", help="Folder with the raw categories of one dataset. Default: raw/DATASET in the workspace."),
     ] = None,
     missing_views: Annotated[
         bool,
@@ -52,7 +53,7 @@ def evaluate(  # more than 60 lines: one parameter per option
     maps: Annotated[
         Path | None,
         typer.Option(
-            "--maps", help="Evaluate another tool's maps on the scan grid instead; with --dataset, --category, --model."
+            "--maps", help="Evaluate another tool's maps on the scans' grid instead; use with --dataset, --category, --model."
         ),
     ] = None,
     dataset: Annotated[
@@ -68,7 +69,7 @@ def evaluate(  # more than 60 lines: one parameter per option
     out: Annotated[
         Path | None,
         typer.Option(
-            "--out", help="Folder for the results, one folder per run, that mvad report takes. Default: the runs' folders."
+            "--out", help="Folder for the results, with one folder per run, as input for mvad report. Default: the runs' folders."
         ),
     ] = None,
     again: Annotated[

@@ -35,9 +35,9 @@ def explain(
 
 
 def _print(console: Console, verb: str, explanation: Explanation) -> None:
-    lines = [("of", f"mvad {verb}")]
+    lines = [("key of", f"mvad {verb}")]
     lines += [("paper", explanation.paper), ("default", _shown(explanation.default)), ("why", explanation.why)]
-    lines += [("allowed", ", ".join(explanation.allowed)), ("else", explanation.alternatives)]
+    lines += [("allowed", ", ".join(explanation.allowed)), ("alternatives", explanation.alternatives)]
     lines += [(origin, _shown(value)) for origin, value in explanation.set_by.items()]
     width = max(len(name) for name, _ in lines)
     console.print(explanation.name, style="bold", markup=False, soft_wrap=True)

@@ -38,7 +38,7 @@ def export(
     teacher_weights: TeacherWeights = None,
     offline: Offline = False,
 ) -> None:
-    """Write one folder of pictures per view, for detectors of other tools; or (--format onnx) a run's detector."""
+    """Write one folder of pictures per view, for detectors of other tools; or, with --format onnx, a run's detector."""
     from mvad.cli.console import Bars
     from mvad.datasets.export import export as write
     from mvad.datasets.export import source_of

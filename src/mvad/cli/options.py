@@ -14,18 +14,20 @@ WorkspaceFolder = Annotated[
     Path, typer.Option("--workspace", envvar="MVAD_WORKSPACE", help="Folder for raw, renders, shards, runs, weights, textures.")
 ]
 WorkspaceOfRun = Annotated[
-    Path | None, typer.Option("--workspace", help="Workspace of cameras, validation samples, weights. Default: that of the run.")
+    Path | None,
+    typer.Option("--workspace", help="Workspace with cameras, validation samples and weights. Default: the run's workspace."),
 ]
-Category = Annotated[list[str] | None, typer.Option("--category", help="A category; repeat for more. Default: all found.")]
+Category = Annotated[list[str] | None, typer.Option("--category", help="A category; repeatable. Default: all that are found.")]
 Sets = Annotated[list[str] | None, typer.Option("--set", help="Set any key: --set train.batch=4. Repeatable.")]
-Config = Annotated[Path | None, typer.Option("--config", help="TOML file of keys; options of the command line take precedence.")]
+Config = Annotated[Path | None, typer.Option("--config", help="TOML file with keys; command-line options take precedence.")]
 TeacherWeights = Annotated[
     Path | None, typer.Option("--teacher-weights", envvar="MVAD_TEACHER_WEIGHTS", help="Path of the file resnet18-f37072fd.pth.")
 ]
-Device = Annotated[str, typer.Option("--device", help="auto (CUDA where there is one), cpu, cuda or cuda:N.")]
+Device = Annotated[str, typer.Option("--device", help="auto (CUDA if available), cpu, cuda or cuda:N.")]
 Offline = Annotated[bool, typer.Option("--offline", envvar="MVAD_OFFLINE", help="Do not use the network.")]
 FalseAlarms = Annotated[
-    float, typer.Option("--false-alarms", min=0.0, max=1.0, help="Largest share of normal samples above the threshold.")
+    float,
+    typer.Option("--false-alarms", min=0.0, max=1.0, help="Largest share of normal samples that may lie above the threshold."),
 ]
 FixedThreshold = Annotated[
     float | None,
@@ -34,7 +36,7 @@ FixedThreshold = Annotated[
 
 JsonOut = Annotated[
     Path | None,
-    typer.Option("--json", help="Also write the result to this file as JSON; - is standard output, without the tables."),
+    typer.Option("--json", help="Also write the result as JSON to this file, or with - to standard output, without the tables."),
 ]
 
 

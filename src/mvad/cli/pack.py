@@ -32,25 +32,31 @@ def pack(  # more than 60 lines: one parameter per option
         Path | None,
         typer.Option(
             "--raw",
-            help="Folder of the dataset of photographs that --dataset names, or of Real-IAD. Default: raw/DATASET in the workspace.",
+            help="Folder of the dataset of photographs named by --dataset, or of Real-IAD. Default: raw/DATASET in the workspace.",
         ),
     ] = None,
     workspace: WorkspaceFolder = DEFAULT_WORKSPACE,
-    filter_name: Annotated[str, typer.Option("--filter", help="zstd, lz4 (faster, larger), gzip (plain h5py) or none.")] = "zstd",
+    filter_name: Annotated[
+        str, typer.Option("--filter", help="zstd, lz4 (faster, larger), gzip (readable with h5py alone) or none.")
+    ] = "zstd",
     level: Annotated[
         int | None,
-        typer.Option(min=1, max=22, help="Level of zstd (default: 6 for colours and masks, 3 for the rest) or gzip (4)."),
+        typer.Option(
+            min=1, max=22, help="Level of zstd (default: 6 for colours and masks, 3 for the rest) or gzip (default: 4)."
+        ),
     ] = None,
     fields: Annotated[
-        str, typer.Option(help="Fields to store, where the data have them; masks are always stored.")
+        str, typer.Option(help="Fields to store, if the data have them; masks are always stored.")
     ] = "rgb,depth,normal,source",
-    size: Annotated[int, typer.Option(min=32, max=2048, help="Side of photographs' views in pixels; renders keep theirs.")] = 256,
+    size: Annotated[
+        int, typer.Option(min=32, max=2048, help="Side of the views of photographs in pixels; renders keep their size.")
+    ] = 256,
     shard_mb: Annotated[float, typer.Option(min=0.01, help="Uncompressed megabytes per file; bounds memory.")] = 512,
-    jobs: Annotated[int, typer.Option(min=0, help="Samples that are processed at the same time; 0: the number of cores.")] = 0,
+    jobs: Annotated[int, typer.Option(min=0, help="Number of samples processed at the same time; 0: one per core.")] = 0,
     splits: Annotated[
         str | None,
         typer.Option(
-            help="Real-IAD's folder of split files, realiad_jsons_sv say, or sv. Default: realiad_jsons, or the only one."
+            help="Real-IAD's folder of split files, such as realiad_jsons_sv, or sv. Default: realiad_jsons, or the only one."
         ),
     ] = None,
     validation: Annotated[
@@ -58,19 +64,21 @@ def pack(  # more than 60 lines: one parameter per option
         typer.Option(
             min=0.0,
             max=0.9,
-            help="Share of the training samples of photographs to hold out, so that runs get a threshold. 0: as published.",
+            help="Photographs: share of the training samples to hold out, so that runs get a threshold. 0: as published.",
         ),
     ] = 0.0,
     partial: Annotated[
         bool,
-        typer.Option("--partial", help="Pack what is there of a render that is not finished, and accept damaged photographs."),
+        typer.Option(
+            "--partial", help="Pack the finished part of a render that is not finished, and accept damaged photographs."
+        ),
     ] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace shards of another configuration or version.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be packed, without packing.")] = False,
 ) -> None:
-    """Pack rendered categories, and datasets of photographs that are present, to HDF5 shards. Repeat the command to continue.
+    """Pack rendered categories, and datasets of photographs that are present, into HDF5 shards. Repeat the command to continue.
 
-    Own photographs: mvad pack folder.
+    For your own photographs: mvad pack folder.
     """
     if context.invoked_subcommand is not None:
         return

@@ -26,58 +26,68 @@ def folder(  # more than 60 lines: one parameter per option
     source: Annotated[
         Path,
         typer.Argument(
-            help="Folder of the photographs: train/good/PART/VIEW.png, test/good/..., test/DEFECT/...; or of several such categories."
+            help="Folder with photographs: train/good/PART/VIEW.png, test/good/..., test/DEFECT/...; or with several such categories."
         ),
     ],
     workspace: WorkspaceFolder = DEFAULT_WORKSPACE,
     name: Annotated[str, typer.Option("--name", help="Name of the dataset.")] = "folder",
     category: Annotated[
         str | None,
-        typer.Option("--category", help="Name of the category, in which a slash becomes a hyphen. Default: that of the folder."),
+        typer.Option("--category", help="Name of the category; a slash becomes a hyphen. Default: the name of the folder."),
     ] = None,
     pattern: Annotated[
         str,
         typer.Option(
-            help="Names of the pictures, as {sample}_{view}.jpg; {split}, {defect}, {group} may be in it; or a regular expression with such groups."
+            help="Pattern of the file names, such as {sample}_{view}.jpg, also with {split}, {defect}, {group}; or a regular expression with such groups."
         ),
     ] = "",
     table: Annotated[
         Path | None,
-        typer.Option(help="CSV or JSONL with one picture a row: sample,view,split,defect,image,mask,depth,normal,group."),
+        typer.Option(help="CSV or JSONL file with one picture per row: sample,view,split,defect,image,mask,depth,normal,group."),
     ] = None,
-    montage: Annotated[str, typer.Option(help="COLUMNSxROWS: one picture shows all views of a part, side by side.")] = "1x1",
+    montage: Annotated[
+        str, typer.Option(help="COLUMNSxROWS: one picture shows all views of a part, side by side in a grid.")
+    ] = "1x1",
     group: Annotated[
-        str, typer.Option(help="Regular expression; parts whose names have the same first group stay in one split.")
+        str, typer.Option(help="Regular expression; parts whose names agree in its first group stay in the same split.")
     ] = "",
     validation: Annotated[
-        float, typer.Option(min=0.0, max=0.9, help="Share of the good parts to hold out where there is no validation split.")
+        float, typer.Option(min=0.0, max=0.9, help="Share of the good parts to hold out if there is no validation split.")
     ] = 0.2,
     test: Annotated[
-        float, typer.Option(min=0.0, max=0.9, help="Share of the good parts to test on where no splits are given but defects.")
+        float,
+        typer.Option(min=0.0, max=0.9, help="Share of the good parts to use for testing if there are defects but no splits."),
     ] = 0.2,
     crop: Annotated[
-        str, typer.Option(help="none, or auto: each view is cropped to the object on its plain background, alike for all parts.")
+        str,
+        typer.Option(help="none, or auto: crop each view to the object on its plain background, in the same way for all parts."),
     ] = "none",
     size: Annotated[int, typer.Option(min=32, max=2048, help="Side of a view in pixels.")] = 256,
     unit: Annotated[str, typer.Option(help="Unit of depth maps: m, cm, mm, um.")] = "m",
     licence: Annotated[str, typer.Option(help="Licence of the photographs, written into the shards.")] = "not stated",
-    filter_name: Annotated[str, typer.Option("--filter", help="zstd, lz4 (faster, larger), gzip (plain h5py) or none.")] = "zstd",
+    filter_name: Annotated[
+        str, typer.Option("--filter", help="zstd, lz4 (faster, larger), gzip (readable with h5py alone) or none.")
+    ] = "zstd",
     level: Annotated[
         int | None,
-        typer.Option(min=1, max=22, help="Level of zstd (1) or gzip (4); a higher one is slower and a few percent smaller."),
+        typer.Option(
+            min=1,
+            max=22,
+            help="Level of zstd (default: 1) or gzip (4); higher levels are slower and make files a few percent smaller.",
+        ),
     ] = None,
     shard_mb: Annotated[float, typer.Option(min=0.01, help="Uncompressed megabytes per file; bounds memory.")] = 512,
-    jobs: Annotated[int, typer.Option(min=0, help="Parts that are read at the same time; 0: the number of cores.")] = 0,
+    jobs: Annotated[int, typer.Option(min=0, help="Number of parts read at the same time; 0: one per core.")] = 0,
     partial: Annotated[bool, typer.Option("--partial", help="Leave out what is wrong, and pack the rest.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace shards of another configuration or version.")] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Count parts by split, defect and view, and print what is wrong.")
     ] = False,
 ) -> None:
-    """Pack own photographs of parts, from one side or several, to HDF5 shards. Repeat the command to continue.
+    """Pack your own photographs of parts, from one side or several, into HDF5 shards. Repeat the command to continue.
 
-    Pictures may be PNG, JPEG, BMP, TIFF or WebP, of any size, grey or colour. Beside VIEW.png may lie VIEW_mask.png,
-    VIEW_depth.tiff and VIEW_normal.png. Good parts alone are enough.
+    Pictures may be PNG, JPEG, BMP, TIFF or WebP, of any size, grey or colour. The files VIEW_mask.png, VIEW_depth.tiff and
+    VIEW_normal.png may lie beside VIEW.png. Good parts alone are enough.
     """
     from mvad.cli.console import Bars
     from mvad.cli.contents import parts_table

@@ -24,7 +24,7 @@ def predict(
     source: Annotated[
         Path,
         typer.Argument(
-            help="Folder of raw scans or photographs (searched recursively), folder of a packed category, or a shard (.h5)."
+            help="Folder with raw scans or photographs (searched recursively), folder of a packed category, or a shard (.h5)."
         ),
     ],
     out: Annotated[
@@ -34,13 +34,17 @@ def predict(
     threshold: FixedThreshold = None,
     split: Annotated[str, typer.Option(help="Split of a packed category: train, validation, test or private.")] = "test",
     light: Annotated[
-        int | None, typer.Option(min=0, max=5, help="Eyecandies image number. Default: that of the category's renders.")
+        int | None,
+        typer.Option(min=0, max=5, help="Eyecandies: number of the image for colours. Default: as in the category's renders."),
     ] = None,
     force: Annotated[
-        bool, typer.Option("--force", help="Score samples of another category or other cameras than the run was trained on, too.")
+        bool,
+        typer.Option(
+            "--force", help="Also score samples of another category, or from other cameras, than the run was trained on."
+        ),
     ] = False,
     page: Annotated[
-        Path | None, typer.Option("--page", help="Also write a page for people: pictures, maps, decisions and what caused them.")
+        Path | None, typer.Option("--page", help="Also write an HTML page with pictures, maps, decisions and what caused them.")
     ] = None,
     workspace: WorkspaceOfRun = None,
     teacher_weights: TeacherWeights = None,
@@ -48,7 +52,7 @@ def predict(
     device: Device = "auto",
     json_out: JsonOut = None,
 ) -> None:
-    """Score samples: a CSV file with one decision per sample, maps, latency. Exit code 6 if some could not be scored."""
+    """Score samples; write a CSV file with one decision per sample, maps, latency. Exit code 6 if some could not be scored."""
     from mvad import files
     from mvad.cli.console import Bars
     from mvad.cli.tables import pose_lines

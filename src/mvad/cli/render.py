@@ -17,18 +17,20 @@ def register(app: typer.Typer) -> None:
 
 
 def render(  # more than 60 lines: one parameter per option
-    dataset: Annotated[str, typer.Argument(help="mvtec3d, eyecandies, or folder for own scans and meshes.")],
+    dataset: Annotated[str, typer.Argument(help="mvtec3d, eyecandies, or folder for your own scans and meshes.")],
     category: Category = None,
     raw: Annotated[
-        Path | None, typer.Option("--raw", help="Folder of the categories. Default: raw/DATASET in the workspace.")
+        Path | None, typer.Option("--raw", help="Folder with the categories. Default: raw/DATASET in the workspace.")
     ] = None,
     workspace: WorkspaceFolder = DEFAULT_WORKSPACE,
-    views: Annotated[int | None, typer.Option(min=1, max=32, help="Number of views V (5).")] = None,
-    size: Annotated[int | None, typer.Option(min=64, max=1024, help="Side of a view in pixels (256).")] = None,
-    tilt: Annotated[float | None, typer.Option(min=0, max=80, help="Tilt of views 1 to V-1, degrees (30).")] = None,
-    light: Annotated[int | None, typer.Option(min=0, max=5, help="Eyecandies image number (4).")] = None,
+    views: Annotated[int | None, typer.Option(min=1, max=32, help="Number of views V (default: 5).")] = None,
+    size: Annotated[int | None, typer.Option(min=64, max=1024, help="Side of a view in pixels (default: 256).")] = None,
+    tilt: Annotated[float | None, typer.Option(min=0, max=80, help="Tilt of views 1 to V-1 in degrees (default: 30).")] = None,
+    light: Annotated[
+        int | None, typer.Option(min=0, max=5, help="Eyecandies: number of the image for colours (default: 4).")
+    ] = None,
     frame: Annotated[
-        str | None, typer.Option(help="object (cameras turn with each object) or sensor (they stand still); object.")
+        str | None, typer.Option(help="object (default: cameras turn with each object) or sensor (cameras stay fixed).")
     ] = None,
     center: Annotated[
         str | None,
@@ -37,30 +39,36 @@ def render(  # more than 60 lines: one parameter per option
     rig: Annotated[Path | None, typer.Option("--rig", help="TOML file that defines the cameras; see docs/rigs.md.")] = None,
     backend: Annotated[str | None, typer.Option(help="auto, cpu or egl.")] = None,
     device: Annotated[
-        int | None, typer.Option(min=0, help="EGL device; mvad doctor lists them. Default: all GPUs in turn.")
+        int | None, typer.Option(min=0, help="Number of the EGL device; mvad doctor lists them. Default: all GPUs in turn.")
     ] = None,
-    unit: Annotated[str | None, typer.Option(help="Own scans: unit of the coordinates, m, mm or um (m).")] = None,
+    unit: Annotated[str | None, typer.Option(help="Your own scans: unit of the coordinates: m (default), mm or um.")] = None,
     grid: Annotated[
-        str | None, typer.Option(help="Own scans: WIDTHxHEIGHT of organised points whose file does not state it.")
+        str | None, typer.Option(help="Your own scans: WIDTHxHEIGHT of organised points, for files that do not state it.")
     ] = None,
     axes: Annotated[
         str | None,
-        typer.Option(help="Own scans: camera (y down, z away from the sensor) or opengl (y up, z towards it); camera."),
+        typer.Option(help="Your own scans: camera (default: y down, z away from the sensor) or opengl (y up, z towards it)."),
     ] = None,
-    licence: Annotated[str | None, typer.Option(help="Own scans: their licence in your words (not stated).")] = None,
-    name: Annotated[str, typer.Option(help="Own scans: name of the dataset, which is folder-NAME then (folder).")] = "",
-    split: Annotated[list[str] | None, typer.Option(help="train, validation, test, private; repeatable.")] = None,
+    licence: Annotated[
+        str | None, typer.Option(help="Your own scans: their licence, in your words. Default: not stated.")
+    ] = None,
+    name: Annotated[str, typer.Option(help="Your own scans: the dataset is then called folder-NAME. Default: folder.")] = "",
+    split: Annotated[
+        list[str] | None, typer.Option(help="Split to render: train, validation, test or private; repeatable.")
+    ] = None,
     jobs: Annotated[int, typer.Option(min=0, help="Number of worker processes; 0: automatic.")] = 0,
-    threads: Annotated[int, typer.Option(min=1, help="Scans per process that are rendered at the same time.")] = 1,
-    scheduler: Annotated[str, typer.Option(help="tcp://host:port of a running Dask scheduler; see docs/cluster.md.")] = "",
-    recycle: Annotated[int, typer.Option(min=1, help="Scans after which a local worker process is replaced.")] = 1000,
+    threads: Annotated[int, typer.Option(min=1, help="Number of scans that each process renders at the same time.")] = 1,
+    scheduler: Annotated[
+        str, typer.Option(help="Address of a running Dask scheduler, tcp://host:port; see docs/cluster.md.")
+    ] = "",
+    recycle: Annotated[int, typer.Option(min=1, help="Number of scans after which a local worker process is replaced.")] = 1000,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace renders of another configuration.")] = False,
     config: Config = None,
     sets: Sets = None,
 ) -> None:
-    """Render scans or meshes to views of RGB, depth, normals, masks and source maps. Repeat the command to continue.
+    """Render scans or meshes into views of RGB, depth, normals, masks and source maps. Repeat the command to continue.
 
-    Own scans and meshes: mvad render folder --raw parts --unit mm. docs/own-scans.md has the layout and the formats.
+    For your own scans and meshes: mvad render folder --raw parts --unit mm. docs/own-scans.md describes layout and formats.
     """
     from mvad.cli.console import Bars
     from mvad.cli.tables import audit_tables, invisible_lines, pose_lines, pose_table

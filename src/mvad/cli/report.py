@@ -21,7 +21,7 @@ def report(
     workspace: WorkspaceFolder = DEFAULT_WORKSPACE,
     out: Annotated[Path | None, typer.Option("--out", help="HTML file. Default: report.html in the workspace.")] = None,
 ) -> None:
-    """Write a self-contained page: figures with the paper's, curves, a gallery of views with maps."""
+    """Write a self-contained page: figures beside those of the paper, curves, and a gallery of views with maps."""
     from mvad import files
     from mvad.cli.console import Bars
     from mvad.errors import BadInput

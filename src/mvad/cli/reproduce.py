@@ -29,25 +29,27 @@ def register(app: typer.Typer) -> None:
 def reproduce(  # more than 60 lines: one parameter per option
     table: Annotated[str, typer.Argument(help="table1, table2, table3 or missing-views.")],
     model: Annotated[
-        list[str] | None, typer.Option("--model", help="Only this method; repeatable. Default: all of the table.")
+        list[str] | None, typer.Option("--model", help="Only this method; repeatable. Default: all methods of the table.")
     ] = None,
     dataset: Annotated[
         list[str] | None,
-        typer.Option("--dataset", help="Repeatable. Default: those of the table. table3 and missing-views accept others."),
+        typer.Option(
+            "--dataset", help="Repeatable. Default: the datasets of the table. table3 and missing-views accept others, too."
+        ),
     ] = None,
     category: Category = None,
     seed: Annotated[list[int] | None, typer.Option("--seed", help="Repeatable. Default: 0.")] = None,
-    preset: Annotated[str | None, typer.Option(help=f"{', '.join(PRESETS)}. Default: paper on CUDA, else small.")] = None,
+    preset: Annotated[str | None, typer.Option(help=f"{', '.join(PRESETS)}. Default: paper on CUDA, otherwise small.")] = None,
     teacher: Annotated[str | None, typer.Option(help="auto, resnet18, efficientnet_lite0 or random.")] = None,
     teacher_weights: TeacherWeights = None,
-    textures: Annotated[str | None, typer.Option(help="Folder of DTD's images, or procedural.")] = None,
+    textures: Annotated[str | None, typer.Option(help="Folder with the images of DTD, or procedural.")] = None,
     workspace: WorkspaceFolder = DEFAULT_WORKSPACE,
     config: Config = None,
     sets: Sets = None,
     offline: Offline = False,
     device: Device = "auto",
 ) -> None:
-    """Train and evaluate the runs of a table of the paper, and print our figures with the paper's. Repeat to continue."""
+    """Train and evaluate the runs of a table of the paper, and print figures beside the paper's. Repeat the command to continue."""
     from mvad.cli.console import Bars
     from mvad.cli.tables import figure_4_table, paper_tables
     from mvad.errors import BadInput

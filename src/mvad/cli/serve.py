@@ -17,16 +17,20 @@ def register(app: typer.Typer) -> None:
 
 
 def serve(
-    run: Annotated[Path, typer.Argument(help="Folder of a run that was trained on own photographs.")],
-    host: Annotated[str, typer.Option(help="Address to listen on; 127.0.0.1 is this machine alone.")] = "127.0.0.1",
+    run: Annotated[Path, typer.Argument(help="Folder of a run that was trained on your own photographs.")],
+    host: Annotated[str, typer.Option(help="Address to listen on; 127.0.0.1: only this machine can connect.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port.")] = 8000,
     token: Annotated[
-        str, typer.Option(envvar="MVAD_SERVE_TOKEN", help="Text that requests must bear, as Authorization: Bearer TOKEN.")
+        str, typer.Option(envvar="MVAD_SERVE_TOKEN", help="Secret text that requests must send, as Authorization: Bearer TOKEN.")
     ] = "",
-    queue: Annotated[int, typer.Option(min=0, help="Parts that may wait while one is scored; more are refused with 429.")] = 4,
-    max_mb: Annotated[float, typer.Option(min=0.001, help="Greatest size of a request.")] = 64.0,
-    max_seconds: Annotated[float, typer.Option(min=0.1, help="Time for a request to come in.")] = 30.0,
-    max_megapixels: Annotated[float, typer.Option(min=0.001, help="Greatest size of all pictures of a part.")] = 128.0,
+    queue: Annotated[
+        int, typer.Option(min=0, help="Number of parts that may wait while one is scored; further ones are refused with 429.")
+    ] = 4,
+    max_mb: Annotated[float, typer.Option(min=0.001, help="Greatest size of a request in megabytes.")] = 64.0,
+    max_seconds: Annotated[float, typer.Option(min=0.1, help="Longest time for receiving a request, in seconds.")] = 30.0,
+    max_megapixels: Annotated[
+        float, typer.Option(min=0.001, help="Greatest total size of the pictures of a part, in megapixels.")
+    ] = 128.0,
     false_alarms: FalseAlarms = 0.05,
     threshold: FixedThreshold = None,
     workspace: WorkspaceOfRun = None,
@@ -34,7 +38,7 @@ def serve(
     offline: Offline = False,
     device: Device = "auto",
 ) -> None:
-    """Serve a run: POST /predict with one file per view gives the decision; /health, /metrics, /docs.
+    """Serve a run over HTTP: POST /predict with one file per view returns the decision; also /health, /metrics, /docs.
 
     Needs FastAPI and uvicorn: pip install 'mvad[serve]'.
     """

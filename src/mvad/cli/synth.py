@@ -18,13 +18,14 @@ def register(app: typer.Typer) -> None:
 
 def synth(
     dataset: Annotated[
-        str, typer.Argument(help="mvtec3d, eyecandies, realiad, folder (own photographs), or another dataset of docs/sets.md.")
+        str,
+        typer.Argument(
+            help="mvtec3d, eyecandies, realiad, folder (like your own photographs), or another dataset of docs/sets.md."
+        ),
     ],
     category: Annotated[
         list[str] | None,
-        typer.Option(
-            "--category", help="gear, plate, dome; for realiad also keyed. Repeat for more. Default: gear, plate and dome."
-        ),
+        typer.Option("--category", help="gear, plate, dome; for realiad also keyed. Repeatable. Default: gear, plate and dome."),
     ] = None,
     raw: Annotated[
         Path | None, typer.Option("--raw", help="Folder of the dataset. Default: raw/DATASET in the workspace.")
@@ -39,7 +40,7 @@ def synth(
 ) -> None:
     """Generate a small dataset (categories gear, plate, dome) in the original file format.
 
-    The category keyed, of realiad only, has defects that no view shows alone: one photograph is of another part.
+    The category keyed, which only realiad has, contains defects that no single view shows: one photograph is of another part.
     """
     from mvad.cli.console import Bars
     from mvad.datasets.synth.generate import SynthOptions, generate

@@ -39,17 +39,17 @@ def train(
     ] = None,
     dataset: Annotated[list[str] | None, typer.Option("--dataset", help="Only this dataset; repeatable.")] = None,
     category: Category = None,
-    preset: Annotated[str | None, typer.Option(help=f"{', '.join(PRESETS)}. Default: paper on CUDA, else small.")] = None,
+    preset: Annotated[str | None, typer.Option(help=f"{', '.join(PRESETS)}. Default: paper on CUDA, otherwise small.")] = None,
     seed: Annotated[list[int] | None, typer.Option("--seed", help="Repeatable. Default: 0.")] = None,
     teacher: Annotated[str | None, typer.Option(help="auto, resnet18, efficientnet_lite0 or random.")] = None,
     teacher_weights: TeacherWeights = None,
-    textures: Annotated[str | None, typer.Option(help="Folder of DTD's images, or procedural.")] = None,
+    textures: Annotated[str | None, typer.Option(help="Folder with the images of DTD, or procedural.")] = None,
     modalities: Annotated[
         str | None, typer.Option(help="Comma-separated: rgb, depth, normal. Default: see mvad explain input.modalities.")
     ] = None,
     holdout: Annotated[
         float | None,
-        typer.Option(help="Share of the training samples to hold out, for figures to choose by without labels. Default: 0."),
+        typer.Option(help="Share of the training samples to hold out, for choosing a configuration without labels. Default: 0."),
     ] = None,
     name: Annotated[str | None, typer.Option(help="Name of the run. Default: DATASET-CATEGORY-MODEL-seedN.")] = None,
     workspace: WorkspaceFolder = DEFAULT_WORKSPACE,
@@ -58,7 +58,7 @@ def train(
     offline: Offline = False,
     device: Device = "auto",
 ) -> None:
-    """Train one detector per packed category. Repeat the command to continue; a finished run is not trained again."""
+    """Train one detector per packed category. Repeat the command to continue it; a finished run is not trained again."""
     from mvad.cli.console import Bars
     from mvad.cli.tables import label_free_tables
     from mvad.datasets.shards.loader import ShardSet

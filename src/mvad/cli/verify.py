@@ -26,7 +26,7 @@ def verify(
         Path | None,
         typer.Option(
             "--raw",
-            help="Folder of DATASET/CATEGORY: also compare these raw files with the hashes taken when they were rendered or packed.",
+            help="Folder with DATASET/CATEGORY: also compare these raw files with the hashes taken when they were rendered or packed.",
         ),
     ] = None,
     untrusted: Annotated[

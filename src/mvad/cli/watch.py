@@ -19,24 +19,25 @@ def register(app: typer.Typer) -> None:
 def watch(
     run: Annotated[Path, typer.Argument(help="Folder of a trained run.")],
     source: Annotated[
-        Path, typer.Argument(help="Folder in which parts arrive: their photographs as they were packed, or raw scans.")
+        Path,
+        typer.Argument(help="Folder in which parts arrive: photographs in the layout in which they were packed, or raw scans."),
     ],
     out: Annotated[
         Path | None,
         typer.Option("--out", help="Folder for decisions.jsonl, pictures and maps. Default: watch/NAME in the run's folder."),
     ] = None,
     timeout: Annotated[
-        float, typer.Option(min=0.0, help="Seconds after which a part is decided with the views that came.")
+        float, typer.Option(min=0.0, help="Seconds after which a part is decided with the views that have arrived.")
     ] = 30.0,
-    settle: Annotated[float, typer.Option(min=0.0, help="Seconds for which a file must not have changed.")] = 0.3,
+    settle: Annotated[float, typer.Option(min=0.0, help="Seconds for which a file must have stayed unchanged.")] = 0.3,
     command: Annotated[
         str,
         typer.Option(
-            "--exec", help="Command that gets each decision as JSON on its standard input (MVAD_PART, MVAD_DECISION are set)."
+            "--exec", help="Command that gets each decision as JSON on standard input, with MVAD_PART and MVAD_DECISION set."
         ),
     ] = "",
     webhook: Annotated[str, typer.Option("--webhook", help="Address to which each decision is sent by POST, as JSON.")] = "",
-    once: Annotated[bool, typer.Option("--once", help="Stop when every part in the folder is decided.")] = False,
+    once: Annotated[bool, typer.Option("--once", help="Stop when all parts in the folder are decided.")] = False,
     false_alarms: FalseAlarms = 0.05,
     threshold: FixedThreshold = None,
     workspace: WorkspaceOfRun = None,
@@ -44,9 +45,10 @@ def watch(
     offline: Offline = False,
     device: Device = "auto",
 ) -> None:
-    """Decide on each part once, when its pictures are complete or its time is out; a restart goes on, no part is lost.
+    """Decide on each part once, when its pictures are complete or its time has run out.
 
-    Decisions are appended to decisions.jsonl; a part that cannot be read is decided as failed. With --once, exit code 6 if some failed.
+    A restart continues the work, and no part is lost. Decisions are appended to decisions.jsonl; a part that cannot be read is
+    decided as failed. With --once: exit code 6 if some parts failed.
     """
     from mvad.cli.console import Bars
     from mvad.errors import BadInput, PartlyDone

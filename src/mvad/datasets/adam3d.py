@@ -3,8 +3,8 @@
     <category>/{train,validation}/good/{xyz/NNN_P.tiff, rgb/NNN_P.png}
     <category>/test/<defect>/{xyz/NNN_P.tiff, rgb/NNN_P.png, ground_truth/NNN_P.png}
 
-P is the physical part (A, B, ...), of which there are several scans; it is the group of a scan. The published splits are kept; a
-test scan whose part is among those trained on is packed with a notice, since it says less of parts that were never seen.
+P is the physical part (A, B, ...), which is the group of a scan: there are several scans of each part. The published splits are
+kept. A test scan of a part that is also in the training split is packed with a notice, since it says less about unseen parts.
 """
 
 from __future__ import annotations

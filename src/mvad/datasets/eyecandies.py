@@ -2,7 +2,7 @@
 
     <Category>/{train,val,test_public,test_private}/data/<id>_<item>
 
-The camera frame here is x right, y down, z forward; the file's normals and pose use OpenGL's (y up, z back).
+The camera frame of mvad is x right, y down, z forward; normals and pose in the files use the frame of OpenGL (y up, z back).
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ RULE = (
     "value. A mask of another size, but the same proportions, marks each pixel of which it marks a part. A pixel of a view of another size is "
     "marked if its centre is; where nothing would be left, each pixel of which a part is marked"
 )
-"""The rule in words; recorded with photographs, and part of ``docs/formats.md``."""
+"""The rule in words; recorded with photographs. ``tools/docs.py`` says it in more words for ``docs/formats.md``."""
 
 CLASSES = "mask has class numbers; every class over 0 is marked"
 SOFT = "mask has soft edges; what is over half of its region's greatest value is marked"

@@ -3,7 +3,7 @@
     <category>/{train,validation}/good/{xyz/NNN.tiff, rgb/NNN.png}
     <category>/test/<defect>/{xyz/NNN.tiff, rgb/NNN.png, gt/NNN.png}
 
-Coordinates are metres in the sensor's frame; (0, 0, 0) where nothing was measured.
+Coordinates are metres in the sensor's frame, (0, 0, 0) where nothing was measured.
 """
 
 from __future__ import annotations

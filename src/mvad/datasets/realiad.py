@@ -2,9 +2,9 @@
 
     realiad_jsons/<category>.json   and   realiad_{256,512,1024,raw}/<category>/{OK/Sdddd, NG/<class>/Sdddd}/...
 
-Other splits of the same images lie beside it: ``realiad_jsons_sv`` (single view), ``realiad_jsons_fuiad_0.N`` (training with a
-share N of defective samples). Folders and files may be links, as in a cache of Hugging Face; names in a split file may be
-written with backslashes.
+Other splits of the same images are in folders beside ``realiad_jsons``: ``realiad_jsons_sv`` (single view) and
+``realiad_jsons_fuiad_0.N`` (training with a share 0.N of defective samples). Folders and files may be links, as in a cache of
+Hugging Face, and names in a split file may contain backslashes.
 
 Labels are per view: a view of a defective sample that does not show the defect is OK and has no mask.
 """

@@ -3,10 +3,10 @@
     <category>/train/GOOD/{rgb/<sample>/*L05*RGB*.jpg, xyz/*.tiff}
     <category>/test/{GOOD,<defect>}/{rgb/<sample>/*L05*RGB*.jpg, xyz/*.tiff, gt/rgb/*.png or gt/*.png}
 
-Of the photographs of a sample the one under the light L05 is read, as the authors' loader does; the photometric stereo (``ps``) is
-not. A scan is rendered only where its photograph has the size of the scan's grid, since nothing else says which pixel shows which
-point. Scan, photograph and mask belong together by their names, or, where these differ and there is one of each for every sample,
-in the order of their names, as the authors' loader has it; that is told. There is no validation split.
+Of the photographs of a sample, the one under the light L05 is read, as in the authors' loader. Photometric stereo (``ps``) is not
+read. A scan is rendered only if its photograph has the size of the scan's grid, since otherwise it is not known which pixel shows
+which point. Scans, photographs and masks are paired by name. If the names differ, and there is one of each for every sample, they
+are paired in the order of their names, as in the authors' loader, and a note says so. There is no validation split.
 """
 
 from __future__ import annotations

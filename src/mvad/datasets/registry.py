@@ -32,7 +32,7 @@ GENERATED = "generated.json"
 def register_dataset(reader: ScanReader) -> None:
     """Add a dataset of organised scans, so that all functions accept its name.
 
-    The commands accept it where ``MVAD_PLUGINS`` names the module that registers it.
+    The commands accept it if the variable ``MVAD_PLUGINS`` names the module that registers it.
 
     Parameters
     ----------
@@ -42,7 +42,7 @@ def register_dataset(reader: ScanReader) -> None:
     Raises
     ------
     BadInput
-        If another dataset has this name.
+        If there is another dataset with this name.
 
     Examples
     --------

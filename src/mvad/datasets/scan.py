@@ -37,17 +37,17 @@ class ScanRef:
     Attributes
     ----------
     dataset, category, split, defect, id
-        What it is; only these are compared.
+        Identity of the scan; only these fields are compared.
     paths
-        File by kind (``xyz``, ``rgb``, ``gt``, ...).
+        The scan's files by kind (``xyz``, ``rgb``, ``gt``, ...).
     notes
-        What its reader decided about it that a user would want to know, one line each; recorded with its render.
+        Decisions of the reader about the scan that users should know, one line each; recorded with its render.
     fault
-        Why it cannot be read, which ``ScanReader.load`` raises, or "".
+        Reason why the scan cannot be read, which ``ScanReader.load`` raises; "" if it can be read.
     read
-        How its file is read, where it is an own scan.
+        How the file is read, if it is a user's own scan.
     group
-        Physical part that it shows, where a dataset has several scans of one; "" where that is not known.
+        The physical part that the scan shows, for datasets with several scans of a part; "" if it is not known.
     """
 
     dataset: str
@@ -90,9 +90,9 @@ class Mesh:
 class Scan:
     """An organised scan in the sensor's camera frame (x right, y down, z away from the sensor), or a mesh.
 
-    A mesh stands on a grid of its faces: face f, counted from 0 as in the file, is the grid point (f // W, f % W), its middle is
-    ``xyz`` there, and what is left of the last row is not valid. Its frame is the file's, turned by half a turn about x, so that the
-    file's +z points to the sensor: (x, y, z) becomes (x, -y, -z).
+    A mesh has a grid of its faces: face f, counted from 0 in the order of the file, is the grid point (f // W, f % W). There,
+    ``xyz`` is the middle of the face; the unused rest of the last row is not valid. The frame of a mesh is that of the file, rotated
+    by half a turn about x, so that the file's +z points to the sensor: (x, y, z) becomes (x, -y, -z).
 
     Attributes
     ----------
@@ -103,13 +103,13 @@ class Scan:
     rgb
         (H, W, 3) uint8, registered with ``xyz``.
     gt
-        (H, W) bool, true on the defect, or None where no ground truth exists.
+        (H, W) bool, true on the defect, or None if there is no ground truth.
     normals
         (H, W, 3) float32 unit vectors in the camera frame, pointing to the sensor, or None.
     pose_camera_to_world
         (4, 4) float64 from the camera frame above to the dataset's world, or None.
     notes
-        What was decided in reading it, one line each, as ``ScanRef.notes``.
+        Decisions made in reading the scan, one line each, as in ``ScanRef.notes``.
     mesh
         The triangles of a mesh, or None for an organised scan.
     """
@@ -135,13 +135,13 @@ class ScanReader(Protocol):
     Attributes
     ----------
     name
-        Name of the dataset in commands, and of the folder of its renders and shards.
+        Name of the dataset in commands, and of the folders of its renders and shards.
     licence
-        Licence of the dataset and of everything made from it.
+        Licence of the dataset, and of everything that is made from it.
     modalities
-        Default inputs of detectors, of rgb, depth and normal.
+        Modalities that detectors use by default, out of rgb, depth and normal.
     known_categories
-        Published categories; others are rendered with a notice. Empty: any.
+        Published categories; others are rendered with a notice. Empty: no category causes a notice.
     """
 
     name: str

@@ -29,20 +29,20 @@ class InputConfig:
 
     size: int = key(
         256,
-        "Side of a view in pixels; stored views are averaged down to it (it must divide their side).",
+        "Side of a view in pixels. Stored views are averaged down to this size, which must divide their side.",
         paper="256",
-        alternatives="128: a quarter of the cost, and some eight points less on real glands",
+        alternatives="128: a quarter of the cost, but about eight points lower on real glands",
         least=32,
         most=2048,
     )
     modalities: tuple[str, ...] = key(
         (),
-        "Modalities of each view: rgb, depth, normal; empty: the paper's for the dataset, but RGB and normals for MVTec 3D-AD in presets other than paper and destseg, since they score better; for other datasets all that the shards hold.",
-        paper="Real-IAD RGB; MVTec 3D-AD RGB and depth; Eyecandies RGB and normals; how two modalities enter is silent",
-        alternatives="2V inputs with one embedding each is implemented; six channels, or two models, are not",
+        "Modalities of each view: rgb, depth, normal. Empty: the modalities that the paper uses for the dataset, with one exception: for MVTec 3D-AD, presets other than paper and destseg use RGB and normals, which score better. For datasets that are not in the paper: all modalities in the shards.",
+        paper="Real-IAD: RGB; MVTec 3D-AD: RGB and depth; Eyecandies: RGB and normals; silent on how two modalities enter the network",
+        alternatives="implemented: 2V inputs with one embedding each; not implemented: six channels, or two models",
     )
     background: Literal["mean", "black"] = key(
-        "mean", "Colour of the background: mean is what the teacher's normalisation maps to zero.", paper=SILENT
+        "mean", "Colour of the background. mean: the colour that the teacher's normalisation maps to zero.", paper=SILENT
     )
 
 
@@ -50,53 +50,60 @@ class InputConfig:
 class TrainConfig:
     """Length of training, arithmetic, checkpoints."""
 
-    batch: int = key(8, "Samples per step, each of V views.", paper="8 samples", least=1)
+    batch: int = key(8, "Samples per step; each sample has V views.", paper="8 samples", least=1)
     student_steps: int = key(
         1000,
-        "Steps of the first phase: the student is trained, the head is not.",
-        paper='"1000 steps" in passing; DeSTSeg 1,000',
+        "Steps of the first phase, in which the student is trained and the head is not.",
+        paper='"1000 steps", mentioned in passing; DeSTSeg 1,000',
         least=0,
     )
     head_steps: int = key(
-        4000, "Steps of the second phase: the head is trained, the student is frozen.", paper="silent; DeSTSeg 4,000", least=0
+        4000,
+        "Steps of the second phase, in which the head is trained and the student is frozen.",
+        paper="silent; DeSTSeg 4,000",
+        least=0,
     )
     holdout: float = key(
         0.0,
-        "Share of the training samples that are not trained on, at least two where it is not 0: evenly spread over their sorted keys. Figures to choose by without labels are computed on them (docs/training.md).",
+        "Share of the training samples that are held out of training (at least two samples, unless the share is 0), evenly spread over the sorted keys. The figures for choosing a configuration without labels are computed on them (docs/training.md).",
         paper=OURS,
-        alternatives="0.2, while a configuration is chosen",
+        alternatives="0.2, while choosing a configuration",
         least=0,
         most=0.5,
     )
     precision: Literal["auto", "float32", "bfloat16"] = key(
         "auto",
-        "auto: bfloat16 where the processor or GPU multiplies it natively; losses and norms stay float32. float32: without TF32, to which a GPU else rounds the inputs of convolutions.",
+        "auto: bfloat16 where the CPU or GPU multiplies it natively; losses and norms stay in float32. float32: TF32 is off, too; otherwise a GPU rounds the inputs of convolutions to TF32.",
         paper=SILENT,
     )
     compile: bool = key(
-        False, "Compile network and head with torch.compile; no faster on a processor, and not measured on a GPU.", paper=SILENT
+        False,
+        "Compile network and head with torch.compile. This is no faster on a CPU, and was not measured on a GPU.",
+        paper=SILENT,
     )
     deterministic: bool = key(
         False,
-        "Use deterministic algorithms only, in training and scoring; operations that have none give a warning. A processor always does.",
+        "Use only deterministic algorithms in training and scoring; an operation without one gives a warning. A CPU always uses deterministic algorithms.",
         paper=SILENT,
     )
     graphs: bool = key(
         True,
-        "On a GPU, record the steps with the commonest subsets of views as CUDA graphs, where that makes them faster; a process that trains alone.",
+        "On a GPU, record the steps with the most common subsets of views as CUDA graphs where that makes them faster. Applies only if one process trains alone.",
         paper=OURS,
-        alternatives="false: a third less memory, and a step waits for the interpreter",
+        alternatives="false: a third less memory, but each step waits for the Python interpreter",
     )
     checkpoint_seconds: float = key(
         60.0,
-        "Seconds from one checkpoint to the next, about what a killed process loses; 0: none by time. There is always one at the end of a phase and after a signal.",
+        "Seconds between checkpoints: about as much work as a killed process loses. 0: no checkpoints by time. A checkpoint is always taken at the end of a phase and after a signal.",
         paper=OURS,
         least=0,
     )
-    checkpoint_every: int = key(0, "A checkpoint also after every so many steps; 0: none by steps.", paper=OURS, least=0)
-    keep_checkpoints: int = key(2, "Number of checkpoints that are kept.", paper=OURS, least=1)
-    workers: int = key(0, "Processes that read shards; 0: threads of this process read ahead.", paper=OURS, least=0)
-    threads: int = key(0, "Torch threads; 0: torch's default.", paper=OURS, least=0)
+    checkpoint_every: int = key(
+        0, "Also take a checkpoint after every this many steps; 0: no checkpoints by steps.", paper=OURS, least=0
+    )
+    keep_checkpoints: int = key(2, "Number of most recent checkpoints to keep.", paper=OURS, least=1)
+    workers: int = key(0, "Number of processes that read shards; 0: threads of this process read ahead.", paper=OURS, least=0)
+    threads: int = key(0, "Number of torch threads; 0: torch's default.", paper=OURS, least=0)
     tensorboard: bool = key(False, "Also write loss and throughput for TensorBoard (extra mvad[tensorboard]).", paper=OURS)
 
 
@@ -114,38 +121,38 @@ class ScoreConfig:
 
     map: Literal["head", "cosine", "both"] = key(
         "head",
-        "head: output of the segmentation head; cosine: sum of 1 - cos over the three levels; both: mean of the two, calibrated.",
+        "Source of the anomaly map. head: output of the segmentation head; cosine: sum of 1 - cos over the three levels; both: mean of the two after calibration.",
         paper='a segmentation head "for the final map"',
     )
     scale: Literal["held_out", "none"] = key(
         "held_out",
-        "held_out: the score of each view and modality is standardised by location and deviation over normal samples that the detector was not fitted to, each view drawn towards the mean of all views as far as chance explains their differences; none: raw scores are compared.",
-        paper="silent; raw scores are compared (preset paper)",
-        alternatives="none: the paper's comparison; a maximum over views is then decided by the view whose scores vary most",
+        "held_out: the score of each view and modality is standardised by the location and deviation of the scores of normal samples that the detector was not fitted to. The estimates of each view are shrunk towards the mean over all views, to the extent that chance explains the differences between views. none: raw scores are compared.",
+        paper="silent; preset paper compares raw scores",
+        alternatives="none: the comparison of preset paper; the view whose scores vary most then decides a maximum over views",
     )
     folds: int = key(
         0,
-        "Folds of the training split where the validation split has fewer than ten normal samples: a fresh detector is fitted to each complement and scores the fold. 0: 4 for methods of one pass, 2 for others; 1: the training samples themselves, which are not held out.",
+        "Number of folds of the training split, used where the validation split has fewer than ten normal samples: for each fold, a fresh detector is fitted to the other folds and scores this fold. 0: 4 folds for methods that are fitted in one pass, 2 for others. 1: the training samples themselves are scored, which are not held out.",
         paper=OURS,
-        alternatives="1: no detector is fitted again, but scores of samples in training are lower and vary less than those of others",
+        alternatives="1: no further detector is fitted, but training samples have lower scores, which vary less, than other samples",
         least=0,
         most=20,
     )
     modalities: Literal["add", "max"] = key(
         "add",
-        "add: the scores of a view's modalities are added, with weights from compact pseudo anomalies in held-out normal samples; max: the highest counts. Chosen on generated data without test labels (benchmarks/score_rules.py).",
+        "How the scores of a view's modalities are combined. add: they are added, with weights from compact pseudo anomalies in held-out normal samples; max: the highest score counts. Chosen on generated data without test labels (benchmarks/score_rules.py).",
         paper=SILENT,
-        alternatives="max: with raw scores one modality can decide alone",
+        alternatives="max: with raw scores, one modality alone can decide",
     )
     sample: Literal["max", "top2", "mean"] = key(
         "top2",
-        "How the scores of the present views are combined to the sample's score; top2: the mean of the two highest. Chosen without labels (benchmarks/score_rules.py): of small anomalies on held-out normals, drawn on the same points in all views and so seen by as many views as they would be, it finds most on average, and never much fewer than the best rule. mvad evaluate prints S-AUROC under every rule.",
+        "How the scores of the present views are combined into the sample's score. top2: the mean of the two highest. Chosen without labels (benchmarks/score_rules.py), with small anomalies drawn on held-out normals: an anomaly lies on the same points in all views, so that as many views show it as would show a real one. On average top2 finds the most of them, and it never finds many fewer than the best rule. mvad evaluate prints S-AUROC under every rule.",
         paper="maximum over views, in Table 3's ensemble",
-        alternatives="max: for defects that one view alone shows; mean: for defects that all views show",
+        alternatives="max: for defects that only one view shows; mean: for defects that all views show",
     )
     pool_px: int = key(
         5,
-        "Side in pixels, at 256 x 256, of the window over which maps are averaged first; it is scaled with the map's side, to an odd number.",
+        "Side, in pixels of a 256 x 256 map, of the window over which maps are averaged first. It is scaled with the map's side and rounded to an odd number.",
         paper=SILENT,
         alternatives="1",
         least=1,
@@ -154,19 +161,19 @@ class ScoreConfig:
     )
     top_k: int = key(
         100,
-        "An image's score is the mean of this many highest pixels at 256 x 256; the number is scaled with the map's area.",
+        "An image's score is the mean of this many highest pixels of a 256 x 256 map; the number is scaled with the map's area.",
         paper="silent; DeSTSeg 100",
         least=1,
         most=65536,
     )
     region: Literal["object", "image"] = key(
         "object",
-        "Pixels that count in maps and scores; with image the object's edge against the background dominates.",
-        paper="silent; DeSTSeg the whole image",
+        "Pixels that count in maps and scores: those on the object, or the whole image. With image, the object's edge against the background dominates.",
+        paper="silent; DeSTSeg: the whole image",
     )
     calibrate: bool = key(
         False,
-        "Standardise the maps of each view and modality by the mean and standard deviation of their scores on the training samples: needed where score.map = both adds two kinds of maps (preset demo). score.scale standardises what comes out by samples that were not in training, and takes the place of this where one kind of map is used: it undoes what this does up to the drawing together of views.",
+        "Standardise the maps of each view and modality by the mean and standard deviation of their scores on the training samples. Needed where score.map = both adds two kinds of maps (preset demo). Afterwards score.scale standardises the result by samples that were not in training. Where only one kind of map is used, score.scale takes the place of this key: it undoes the effect of this key, except for the shrinkage of views towards their mean.",
         paper=SILENT,
     )
 
@@ -175,13 +182,13 @@ class ScoreConfig:
 class ModelConfig:
     """Configuration of a run with the keys that every method has; a method's configuration derives from it and adds sections."""
 
-    model: str = key("idif", "Name of the method.", paper="IDIF; Table 1 to 3 and Figure 4 name the baselines")
+    model: str = key("idif", "Name of the method.", paper="IDIF; Tables 1 to 3 and Figure 4 name the baselines")
     seed: int = key(0, "Seed of every random number.", paper=SILENT, alternatives="any; report several", least=0)
     teacher: str = key(
         "auto",
-        "auto: the paper's resnet18 where its weights are available, else efficientnet_lite0.",
+        "auto: the paper's resnet18 if its weights are available, otherwise efficientnet_lite0.",
         paper="ResNet-18, ImageNet, blocks 1 to 3",
-        alternatives="efficientnet_lite0 where ResNet-18's weights are not available; random and tiny, untrained, for tests",
+        alternatives="efficientnet_lite0 if ResNet-18's weights are not available; random and tiny (untrained) for tests",
     )
     input: InputConfig = field(default_factory=InputConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
@@ -194,7 +201,7 @@ class PseudoConfig:
 
     probability: float = key(
         1.0,
-        "Share of images that are corrupted; images whose mask is empty stay normal in any case.",
+        "Share of images that are corrupted. Images whose mask is empty always stay normal.",
         paper='pseudo anomalies "following DeSTSeg": 1.0',
         least=0,
         most=1,
@@ -206,10 +213,12 @@ class PseudoConfig:
         least=1,
         most=8,
     )
-    threshold: float = key(0.5, "The mask is where the noise exceeds this.", paper='pseudo anomalies "following DeSTSeg": 0.5')
+    threshold: float = key(
+        0.5, "The mask covers the pixels where the noise exceeds this value.", paper='pseudo anomalies "following DeSTSeg": 0.5'
+    )
     compact: float = key(
         0.0,
-        "Share of the masks that are one to three compact regions, 0.3 to 5 % of the object together, in place of Perlin noise, whose masks are many specks: a real defect is one region or a few.",
+        "Share of the masks that consist of one to three compact regions, together 0.3 to 5 % of the object, instead of Perlin noise. Perlin masks consist of many specks, whereas a real defect is one region or a few.",
         paper='pseudo anomalies "following DeSTSeg": none',
         alternatives="0.5: half of them; 1: all",
         least=0,
@@ -217,7 +226,7 @@ class PseudoConfig:
     )
     swap: float = key(
         0.0,
-        "Share of the samples of a batch in one of whose views the same view of another sample is shown: an anomaly that only the other views tell. Not for several processes.",
+        "Share of the samples of a batch in which one view is replaced by the same view of another sample: an anomaly that only the other views reveal. Not available with several processes.",
         paper=OURS,
         alternatives="0.5: for categories whose views vary together and whose defects are disagreements between views",
         least=0,
@@ -225,39 +234,39 @@ class PseudoConfig:
     )
     max_opacity: float = key(
         0.8,
-        "beta in beta * image + (1 - beta) * texture is drawn uniformly from 0 up to this.",
+        "Upper limit of beta in beta * image + (1 - beta) * texture; beta is drawn uniformly from 0 to this value.",
         paper='pseudo anomalies "following DeSTSeg": 0.8',
         least=0,
         most=1,
     )
     region: Literal["object", "image"] = key(
         "object",
-        "Where pseudo anomalies may lie: most of a view is background, where nothing is learnt from them.",
-        paper="silent; DeSTSeg the whole image",
+        "Where pseudo anomalies may lie: on the object, or anywhere in the image. Most of a view is background, where nothing is learnt from them.",
+        paper="silent; DeSTSeg: the whole image",
     )
     views: Literal["independent", "consistent"] = key(
         "independent",
-        "independent: each view has its own mask and texture; consistent: one patch on the scan, mapped to all views by source.",
+        "independent: each view has its own mask and texture; consistent: one patch on the scan, mapped to all views by the field source.",
         paper=SILENT,
         alternatives="consistent: several views see the defect, as with real defects",
     )
     modality: Literal["native", "texture"] = key(
         "native",
-        "native: bumps in depth and turned normals, since a texture in a depth map is no defect; texture: textures in every modality.",
+        "native: bumps in depth and tilted normals, since a texture in a depth map is not a defect; texture: textures in every modality.",
         paper=SILENT,
     )
     bump_mm: tuple[float, ...] = key(
         (0.5, 3.0),
-        "Range of the height of a bump or dent in depth, in millimetres; where units are not metres, as if the object's radius were 30 mm.",
+        "Range of the height of a bump or dent in depth, in millimetres. Where units are not metres, the height is scaled as if the object's radius were 30 mm.",
         paper=SILENT,
         least=0,
         length=2,
     )
     textures: str = key(
         "",
-        "Folder of texture images, or procedural; set by --textures and recorded with the run.",
+        "Folder of texture images, or the word procedural (generated textures). Set by --textures and recorded with the run.",
         paper="DTD (Cimpoi et al. 2014)",
-        alternatives="procedural: for machines without DTD; only on request",
+        alternatives="procedural: for machines without DTD; used only on request",
     )
 
 

@@ -33,19 +33,19 @@ def _as_configured(score: Score) -> Score:
 
 @dataclass(frozen=True)
 class AnomalyMaps:
-    """Anomaly maps and scores of B samples of V views.
+    """Anomaly maps and scores of B samples with V views each.
 
     Attributes
     ----------
     maps
-        (B, V, S, S) float32, higher is more anomalous; pixels that do not count have the lowest value of their sample.
+        (B, V, S, S) float32; higher is more anomalous. Pixels that do not count have the lowest value of their sample.
     view_scores
-        (B, V) float32; -inf where the view is missing, or none of its pixels counts.
+        (B, V) float32; -inf where the view is missing or none of its pixels counts.
     sample_scores
-        (B,) float32, by ``score.sample`` over the views that are present.
+        (B,) float32, combined from the present views by ``score.sample``.
     image_scores
-        (B, V, M) float32, the method's own score of each view and modality (``Detector.scored``) before they are brought to one
-        scale; -inf likewise. None where a method does not give them: its scores cannot be standardised then.
+        (B, V, M) float32, the method's own score of each view and modality (``Detector.scored``) before these are brought to one
+        scale; -inf as in ``view_scores``. None if the method does not give them; its scores then cannot be standardised.
     """
 
     maps: Tensor
@@ -55,17 +55,17 @@ class AnomalyMaps:
 
 
 class Detector(Protocol):
-    """Detector of a method. Derive from this class to inherit what is not abstract.
+    """Detector of a method. Derive from this class to inherit the methods that are not abstract.
 
     Attributes
     ----------
     config, spec
-        Configuration and input spec that the detector was made with.
+        Configuration and input spec with which the detector was created.
     device
-        Device of its computations; results are on the CPU.
+        Device on which it computes; results are on the CPU.
     scale
-        Scale of its scores, which ``score`` passes to ``finish_maps``; None: they are compared as they are. Training sets it
-        after ``fit`` and saves it beside ``state`` (``model/calibration.py``).
+        Scale of its scores, which ``score`` passes to ``finish_maps``; None: raw scores are compared. Training sets the scale
+        after ``fit``, and saves it together with ``state`` (``model/calibration.py``).
     """
 
     config: ModelConfig

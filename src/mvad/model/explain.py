@@ -16,7 +16,7 @@ FIXED = {
     for info in (
         KeyInfo(
             "label.missing", "fixed", "", '"same missing cases for fairness" does not decide it',
-            "both rules are reported when views are left out: the sample's full label, and the label of the views that are left", (),
+            "when views are left out, results are reported under both rules: the sample's full label, and the label of the remaining views", (),
         ),
         KeyInfo(
             "eval.pixels", "fixed", "", SILENT, "all present views at 256 x 256, masks by nearest neighbour", (),

@@ -16,18 +16,18 @@ from mvad.model.devices import constant, moved
 
 @dataclass(frozen=True)
 class ViewImages:
-    """Images of B samples of V views and M modalities.
+    """Images of B samples with V views and M modalities each.
 
     Attributes
     ----------
     images
-        (B, V, M, 3, S, S) float32 in 0..255; the fill colour where no object is seen.
+        (B, V, M, 3, S, S) float32 in 0..255; pixels that show no object have the fill colour.
     seen
-        (B, V, S, S) bool, pixels that show the object.
+        (B, V, S, S) bool: pixels that show the object.
     present
-        (B, V) bool on the host, views that the sample has.
+        (B, V) bool, on the host: views that the sample has.
     source
-        (B, V, S, S) int32, row * W + column of the raw scan, -1 where nothing is seen; None where it was not read.
+        (B, V, S, S) int32, row * W + column of the raw scan, -1 where nothing is seen; None if it was not read.
     """
 
     images: Tensor
@@ -49,25 +49,25 @@ def view_images(
     batch: Batch, modalities: tuple[str, ...], size: int, fill: tuple[float, float, float],
     depth_range: tuple[float, float] | None,
 ) -> ViewImages:  # fmt: skip
-    """Average views down to ``size`` pixels a side over the pixels that show the object, and fill the rest.
+    """Reduce views to ``size`` x ``size`` pixels by averaging the pixels that show the object, and fill the other pixels.
 
     Parameters
     ----------
     batch
-        Samples as the shards hold them.
+        Samples as stored in the shards.
     modalities
-        Inputs of each view, in order.
+        Modalities of each view, in order.
     size
         Side of the images in pixels.
     fill
         Colour of pixels that show no object, 0..255.
     depth_range
-        Middle and half width of the depths (metres), which map to 0..255, near is bright; None without depth.
+        Middle and half width of the range of depths (metres) that is mapped to 0..255 (near is bright); None without depth.
 
     Raises
     ------
     BadInput
-        If a modality is not in the shards, or ``size`` does not divide their views' side.
+        If a modality is not in the shards, or ``size`` does not divide the side of the stored views.
 
     Examples
     --------

@@ -27,13 +27,13 @@ class InputSpec:
     views
         Number of views V.
     modalities
-        Inputs of each view, in order.
+        Modalities of each view, in order.
     angles
-        (V, 3) float32, Euler angles xyz of each camera relative to the first, radians.
+        (V, 3) float32, Euler angles xyz of each camera relative to the first camera, radians.
     depth_range
-        Middle of the coded depths, and radius of the objects (metres); None without depth.
+        Middle of the range of coded depths, and radius of the objects (metres); None without depth.
     scan_width
-        Number of columns of the raw scans, to which ``source`` refers; None where it is not needed.
+        Number of columns of the raw scans, to which ``source`` refers; None if it is not needed.
     """
 
     views: int

@@ -27,7 +27,7 @@ class Method:
     Attributes
     ----------
     name
-        Value of ``--model``, and name in tables.
+        Value of the option ``--model``, and name in tables.
     title, summary
         Full name, and a phrase that says what the method does.
     paper, paper_backbone
@@ -38,17 +38,17 @@ class Method:
     detector
         Factory of the detector: a callable, or ``module:name`` of one, which is imported when it is needed.
     keys
-        Keys that the method sets; they take precedence over the preset.
+        Values of keys that the method sets; they take precedence over the preset.
     presets
-        Values of its own keys, by preset.
+        Values of the method's own keys, by preset.
     one_pass
         Whether it is fitted in one pass over the training samples, without steps and checkpoints.
     shares_batches
         Whether several processes can train it together (torchrun).
     paper_name
-        Name in the tables of the IDIF paper; empty if it is not in them.
+        Name in the tables of the IDIF paper; empty if the method is not in these tables.
     ignores
-        Keys of its configuration that change nothing in it, such as ``score.top_k`` where it computes its own scores.
+        Keys of its configuration that have no effect, such as ``score.top_k`` in a method that computes its own scores.
 
     Examples
     --------

@@ -49,17 +49,17 @@ def methods() -> dict[str, Method]:
 def register_method(method: Method) -> None:
     """Add a method, so that training, evaluation and all tables know it.
 
-    The commands know it where ``MVAD_PLUGINS`` names the module that registers it.
+    The commands know it if the variable ``MVAD_PLUGINS`` names the module that registers it.
 
     Parameters
     ----------
     method
-        Declaration of the method; ``detector`` may be the class itself.
+        Declaration of the method; its ``detector`` may be the detector's class itself.
 
     Raises
     ------
     BadInput
-        If another method has this name.
+        If there is another method with this name.
 
     Examples
     --------

@@ -28,25 +28,25 @@ def finish_maps(
     """Return the maps and scores of samples from one map per view and modality.
 
     Scores and maps are brought to one scale (``score.scale``), the modalities of a view are added or compared
-    (``score.modalities``), and a sample's score combines its present views (``score.sample``). Pixels that do not count (off the
-    object, unless ``score.region`` is ``image``; missing views) get the lowest value of their sample, whatever the method's
-    scale: a constant added to all maps and scores changes no figure. A view in which no pixel counts has no score, as a missing one,
-    unless no view of the sample has any.
+    (``score.modalities``), and the scores of the present views are combined into the sample's score (``score.sample``). Some
+    pixels do not count: those of missing views, and those off the object unless ``score.region`` is ``image``. They get the
+    lowest value of their sample, whatever the method's scale is: a constant that is added to all maps and scores changes no
+    figure. A view in which no pixel counts has no score, like a missing view, unless no pixel counts in any view of the sample.
 
     Parameters
     ----------
     maps
-        (B, V, M, S, S) float32, higher is more anomalous.
+        (B, V, M, S, S) float32; higher is more anomalous.
     views
-        The samples: outlines and presence of views.
+        The samples: outlines, and which views are present.
     config
-        ``score.*``.
+        The keys ``score.*``.
     scores
-        (B, V, M) float32, scores of images where the method computes its own; None: ``counted_scores``.
+        (B, V, M) float32, image scores, if the method computes its own; None: those of ``counted_scores``.
     scale
-        The detector's scale (``Detector.scale``); None: scores and maps are combined as they are.
+        The detector's scale (``Detector.scale``); None: raw scores and maps are combined.
     groups
-        Number of methods whose modalities follow one another along M.
+        Number of methods whose modalities are concatenated along M.
 
     Examples
     --------

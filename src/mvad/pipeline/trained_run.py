@@ -44,14 +44,14 @@ def weights_of(workspace: Workspace) -> WeightsSource:
 
 
 class Run:
-    """A trained detector with its folder; made by ``train`` and ``load_run``.
+    """A trained detector and its folder, as returned by ``train`` and ``load_run``.
 
     Attributes
     ----------
     path
-        The folder.
+        The run's folder.
     record
-        What it was trained on, and how: ``dataset``, ``category``, ``model``, ``seed``, ``config``.
+        What the detector was trained on, and how: ``dataset``, ``category``, ``model``, ``seed``, ``config``.
     detector
         The detector.
     """
@@ -79,16 +79,16 @@ class Run:
         return f"Run('{self.path}', {record.model} on {record.dataset}/{record.category}, {self.detector.device})"
 
     def evaluate(self, data: ShardSet | str | Path, views: Sequence[int] = (), progress: Progress | None = None) -> Results:
-        """Evaluate it on a split and write ``results.json`` and ``maps/`` into its folder.
+        """Evaluate the run on a split, and write ``results.json`` and ``maps/`` to its folder.
 
         Parameters
         ----------
         data
-            The split, or the folder of a packed category, whose test split is taken.
+            The split, or the folder of a packed category, whose test split is used.
         views
-            Show only these; empty: all.
+            Numbers of the views to use; the others count as missing. Empty: all views.
         progress
-            Is told of each sample.
+            Receives a report on each sample.
 
         Returns
         -------
@@ -98,7 +98,7 @@ class Run:
         Raises
         ------
         BadInput
-            If the data are of another category, were trained on, or do not fit the detector, or there is no such view.
+            If the data are of another category, were used for training or do not fit the detector, or if there is no such view.
 
         Examples
         --------
@@ -123,19 +123,19 @@ class Run:
         Parameters
         ----------
         source
-            A batch of a ``ShardSet``; a raw scan, which is rendered with the cameras of the run's category; or a path: a
-            folder of raw scans (any depth), a packed category (its test split), or a shard.
+            A batch of a ``ShardSet``; a raw scan, which is rendered with the cameras of the run's category; or the path of a
+            folder of raw scans (searched recursively), of a packed category (its test split is used), or of a shard.
 
         Returns
         -------
         AnomalyMaps or dict of str to AnomalyMaps
-            maps (B, V, S, S), view_scores (B, V), sample_scores (B,), all float32 on the processor; for a path by the key of
-            each sample.
+            maps (B, V, S, S), view_scores (B, V), sample_scores (B,), all float32 on the CPU; for a path, a dict of these by
+            the key of each sample.
 
         Raises
         ------
         BadInput
-            If nothing is found there, or a sample does not fit the detector.
+            If nothing is found under the path, or a sample does not fit the detector.
 
         Examples
         --------

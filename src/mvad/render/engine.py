@@ -36,13 +36,13 @@ class Workers:
     Attributes
     ----------
     jobs
-        Worker processes on this machine; 1 is this process, 0 chooses by the number of items.
+        Number of worker processes on this machine; 1: this process alone; 0: chosen by the number of items.
     threads
-        Items processed at the same time in each process.
+        Number of items that each process handles at the same time.
     scheduler
-        Address of a running Dask scheduler (``tcp://host:port``) whose workers are used instead, or "".
+        Address of a running Dask scheduler (``tcp://host:port``) whose workers are used instead; "": none.
     recycle
-        Items after which every local worker is replaced by a new process, so that memory that a library leaks is freed.
+        Number of items after which a local worker is replaced by a new process, to free memory that libraries leak.
     """
 
     jobs: int = 1

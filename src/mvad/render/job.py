@@ -29,22 +29,22 @@ from mvad.words import no_such
 
 @dataclass(frozen=True)
 class Summary:
-    """Result of a run over one category.
+    """Result of rendering one category.
 
     Attributes
     ----------
     category
-        Its name.
+        Name of the category.
     rendered, skipped, failed
-        Numbers of scans: rendered now, rendered earlier, failed.
+        Numbers of scans that were rendered now, had been rendered before, and failed.
     folder
-        Folder of its renders.
+        Folder of the category's renders.
     audit
-        Visibility of its ground truth; see ``audit.summarise``.
+        Visibility of the ground truth; see ``audit.summarise``.
     poses
-        How its objects lay, and what was cut off; see ``pose_summary.summarise_poses``.
+        How the objects lay, and which were cut off; see ``pose_summary.summarise_poses``.
     notes
-        What was decided in reading its scans, and what looks wrong about them, one line each.
+        Decisions made in reading the scans, and what looks wrong about them, one line each.
     """
 
     category: str

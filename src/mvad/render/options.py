@@ -14,39 +14,44 @@ from mvad.settings import flatten, key
 class CleanOptions:
     """Options of background removal and hole filling."""
 
-    seed: int = key(0, "Seed of the RANSAC for the support plane; the plane of a scan depends on nothing else.")
+    seed: int = key(
+        0, "Seed of the RANSAC that estimates the support plane. The estimated plane depends only on the scan and this seed."
+    )
     frames: tuple[float, ...] = key(
-        (0.025, 0.10), "Widths of border bands, as shares of the image's shorter side; the object rarely reaches into them."
+        (0.025, 0.10),
+        "Widths of the border bands that the search for the support plane uses, as shares of the image's shorter side. The object rarely reaches into them.",
     )
     plane_distance_mm: float = key(
-        2.0, "Greatest distance of a point on the support plane; measured planes are flat to 1.1 mm (1st to 99th percentile)."
+        2.0,
+        "Greatest distance from the support plane at which a point counts as lying on it. Measured planes are flat to 1.1 mm (1st to 99th percentile).",
     )
     plane_margin_mm: float = key(
-        3.0, "Points up to this height are removed with the plane. Published recipes use 5; at 3 the object is still separated."
+        3.0,
+        "Points up to this height above the plane are removed with it. Published recipes use 5; at 3 the object is still separated.",
     )
     piece_share: float = key(
         0.0004,
-        "Least size, as a share of the largest connected piece, of a piece that may belong to the object; see the next two keys.",
+        "Smallest size of a connected piece that may belong to the object, as a share of the largest piece; see the next two keys.",
     )
     piece_reach: float = key(
-        1.25, "Greatest distance of such a piece from the largest piece's centre, in radii of the largest piece."
+        1.25, "Greatest distance of such a piece from the centre of the largest piece, in radii of the largest piece."
     )
     piece_height_mm: float = key(
-        5.0, "Least height of such a piece at its highest point; lower ones are unevenness of the plane."
+        5.0, "Smallest height of such a piece at its highest point; lower pieces are unevenness of the plane."
     )
     low_margin_mm: float = key(
         1.5,
-        "A piece lower than plane_margin_mm is kept as well if it is higher than this and its outline is a step; "
-        "the support's unevenness is about 1 mm.",
+        "A piece below plane_margin_mm is kept, too, if it is higher than this value and its outline is a step. The support's "
+        "unevenness is about 1 mm.",
     )
     low_step_mm: float = key(
         1.0,
-        "Least drop, within two grid points, at the outline of such a low piece: the outline of a part is a step, that of an "
-        "uneven support is not.",
+        "Smallest drop in height, within two grid points, that counts as a step at the outline of such a low piece. The outline "
+        "of a part is a step; the outline of an uneven spot of the support is not.",
     )
-    low_step_share: float = key(0.5, "Least share of a low piece's outline that must be a step.")
+    low_step_share: float = key(0.5, "Smallest share of a low piece's outline that must be a step.")
     fill_share: float = key(
-        0.05, "Greatest size, as a share of the object, of an enclosed hole of missing returns that is filled on the grid."
+        0.05, "An enclosed hole of missing returns is filled on the grid if its size, as a share of the object, is at most this."
     )
     floor_margin: float = key(
         0.002, "Eyecandies: points below this height are removed with the floor (z = 0 in world coordinates, coded to 2 um)."
@@ -60,16 +65,20 @@ class SurfaceOptions:
     """Options of meshing: which neighbouring points are joined."""
 
     max_edge: float = key(
-        8.0, "A triangle with an edge longer than this many times the scan's point spacing bridges a discontinuity.", least=1
+        8.0,
+        "A triangle is taken to bridge a discontinuity if one of its edges is longer than this many times the scan's point spacing.",
+        least=1,
     )
     min_cosine: float = key(
         0.05,
-        "A triangle bridges a discontinuity if the cosine between its normal and the sensor's ray is below this (87 degrees).",
+        "A triangle is taken to bridge a discontinuity if the cosine between its normal and the sensor's ray is below this (0.05: 87 degrees).",
         least=0,
         most=1,
     )
     normal_rounds: int = key(
-        2, "Rounds of averaging face normals over their vertices; sensor noise is 0.05 mm at 0.27 mm spacing.", least=0
+        2,
+        "Number of rounds in which face normals are averaged over their vertices. Sensor noise is 0.05 mm at a spacing of 0.27 mm.",
+        least=0,
     )
 
 
@@ -80,63 +89,72 @@ class RigOptions:
     views: int = key(5, "Number of views V: one along the sensor's axis, the others around it, as in Real-IAD.", least=1, most=36)
     tilt_deg: float = key(
         30.0,
-        "Tilt of views 1 to V - 1 in degrees. At larger angles a scan taken from one side shows mostly holes.",
+        "Tilt of views 1 to V - 1 in degrees. At larger angles, the views of a scan taken from one side show mostly holes.",
         least=0,
         most=89,
     )
     size: int = key(256, "Side of a view in pixels.", least=8, most=4096)
     frame: Literal["object", "sensor"] = key(
         "object",
-        "Where the cameras stand. object: around the object as it lies, turned with it, so that every part is seen in the same "
-        "pose; sensor: around the sensor's axis, however the part lies.",
+        "Where the cameras stand. object: around the object, turned with it, so that every part is seen in the same pose; "
+        "sensor: around the sensor's axis, however the part lies.",
     )
     axis: Literal["auto", "support", "sensor"] = key(
         "auto",
-        "In the object's frame, what view 0 looks along. support: the support's normal; sensor: the sensor's axis, which hides "
-        "nothing that was scanned, but turns a part about a slanted axis; auto: sensor where the two are within 3 degrees.",
+        "In the object's frame: the direction that view 0 looks along. support: the support's normal; sensor: the sensor's "
+        "axis, from which everything that was scanned is visible, but parts then turn about a slanted axis; auto: sensor if the "
+        "two directions are within 3 degrees of each other, otherwise support.",
     )
     mirror: Literal["auto", "never"] = key(
         "auto",
-        "In the object's frame, what becomes of poses that are mirror images of one another, as of a cane that hooks left or "
-        "right. auto: one is drawn mirrored, if marks on the parts (lettering, say) do not speak against it; never: each pose "
-        "is one of its own.",
+        "In the object's frame: how poses that are mirror images of each other are treated, such as those of a cane that hooks "
+        "left or right. auto: they are one pose, and one of them is drawn mirrored, unless marks on the parts (such as "
+        "lettering) speak against it; never: each is a pose of its own.",
     )
     center: Literal["category", "scan"] = key(
         "category",
-        "In the sensor's frame: category: one set of cameras around the median centre of the category; scan: shifted to the "
-        "centre of each scan. In the object's frame every object's centre is the cameras'.",
+        "In the sensor's frame: where the cameras are centred. category: one set of cameras around the median centre of the "
+        "category; scan: the cameras are shifted to the centre of each scan. In the object's frame, the cameras are always "
+        "centred on the object.",
     )
     measured: int = key(
-        100, "Number of training scans that the rig is fitted to, evenly spread over their keys; 0 uses all.", least=0
+        100,
+        "Number of training scans that the cameras are fitted to, evenly spread over the sorted keys; 0: all of them.",
+        least=0,
     )
     reach_quantile: float = key(
         0.98,
-        "In the sensor's frame: quantile, over the training scans, of the object's extent from a view's centre; the field of view "
-        "fits it. In the object's frame it fits all that lie in a stable pose.",
+        "In the sensor's frame: the field of view fits this quantile, over the training scans, of the object's extent from a "
+        "view's centre. In the object's frame, it fits all training objects that lie in a stable pose.",
         least=0,
         most=1,
     )
-    margin: float = key(1.06, "Factor by which the field of view is larger than that extent.", least=1)
+    margin: float = key(
+        1.06, "Factor by which the field of view is larger than the extent that it fits (rig.reach_quantile).", least=1
+    )
 
 
 @dataclass(frozen=True)
 class RenderOptions:
     """Options of a render job."""
 
-    backend: Literal["auto", "cpu", "egl"] = key("auto", "Rasteriser: auto uses egl on a hardware GPU, else cpu.")
+    backend: Literal["auto", "cpu", "egl"] = key("auto", "Rasteriser. auto: egl if there is a hardware GPU, otherwise cpu.")
     device: int | None = key(
         None,
-        "Number of the EGL device. None uses that of the variable EGL_DEVICE_ID, else the first hardware device; local workers then "
-        "take turns over the cards of its model. Not recorded, because it does not change the output.",
+        "Number of the EGL device. None: the number in the environment variable EGL_DEVICE_ID; without this variable, the first "
+        "hardware device, and local workers are then spread over all cards of the same model. Not recorded, because it does not "
+        "change the output.",
     )
     light: int = key(
-        4, "Eyecandies: number of the image (one per light) that gives the colours; published methods use 4.", least=0
+        4,
+        "Eyecandies: number of the image (there is one per light) from which colours are taken. Published methods use 4.",
+        least=0,
     )
     samples: int = key(
         3,
-        "Samples per side of a pixel over which colour is averaged; 1 gives each pixel the colour of its scan point. Odd, so "
-        "that the middle sample is the pixel's centre. "
-        "Compared with 4 x 4 samples, 3 reach 54 dB PSNR on real scans, 1 reaches 34.",
+        "Number of samples per side of a pixel over which colour is averaged; 1: each pixel has the colour of its scan point. "
+        "The number is odd, so that the middle sample is the pixel's centre. Compared with 4 x 4 samples, 3 x 3 samples reach "
+        "54 dB PSNR on real scans, and one sample 34 dB.",
         least=1,
         most=15,
         odd=True,

@@ -22,22 +22,22 @@ MIN_SIZE, MAX_SIZE = 16, 4096
 
 @dataclass(frozen=True)
 class Rig:
-    """V pinhole cameras around one centre, in the object's frame or in the sensor's camera frame.
+    """V pinhole cameras around one centre, in the object's frame or in the sensor's camera frame (the frame of the rig).
 
     Attributes
     ----------
     poses
-        (V, 4, 4) float64, camera to the rig's frame; x right, y down, z forward.
+        (V, 4, 4) float64, from each camera to the rig's frame; camera axes: x right, y down, z forward.
     intrinsics
         (V, 3, 3) float64, pixels; a pixel's centre lies at +0.5.
     size
         Height and width of a view, pixels.
     near_m, far_m
-        Depths between which the object lies, metres.
+        Smallest and greatest depth between which the object lies, metres.
     center
-        (3,) float64, the point that the cameras are placed around, metres.
+        (3,) float64, the point around which the cameras are placed, metres.
     radius_m
-        Greatest distance of the object's outline from the center, metres; 0 takes half the range from near to far.
+        Greatest distance of the object's outline from the center, metres; 0: half the range from near to far.
     frame
         The object's frame, in which the cameras stand; None: they stand in the sensor's camera frame.
     """

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True)
 class ViewSet:
-    """V views of one scan, all outputs from one geometry.
+    """V views of one scan; all outputs are rendered from the same geometry.
 
     Attributes
     ----------
@@ -21,7 +21,7 @@ class ViewSet:
     normal
         (V, H, W, 3) float32 unit vectors in the view's frame, 0 where nothing is seen.
     mask
-        (V, H, W) bool, ground truth at ``source``, false where nothing is seen.
+        (V, H, W) bool, ground truth of the scan point ``source``, false where nothing is seen.
     source
         (V, H, W) int32, ``row * W + column`` of the scan, -1 where nothing is seen.
     """

@@ -29,21 +29,22 @@ class OwnScanOptions:
     """Options of reading own scans (``mvad render folder``); datasets that are published have their own readers without options."""
 
     reader: Literal["", "folder"] = key(
-        "", "Reader of the scans: folder for own scans, empty for a published dataset. Set by mvad render folder."
+        "", "Reader of the scans. folder: the user's own scans; empty: a published dataset. Set by mvad render folder."
     )
     kind: Literal["auto", "scan", "mesh"] = key(
-        "auto", "What the files are: organised scans or meshes; auto finds out. A category has one kind, which is recorded."
+        "auto",
+        "What the files are: organised scans or meshes. auto: determined from the files. A category has only one kind, which is recorded.",
     )
-    unit: Literal["m", "mm", "um"] = key("m", "Unit of the coordinates in the files; renders are in metres.")
+    unit: Literal["m", "mm", "um"] = key("m", "Unit of the coordinates in the files. Renders are always in metres.")
     axes: Literal["camera", "opengl"] = key(
         "camera",
-        "Axes of organised scans. camera: x right, y down, z away from the sensor; opengl: x right, y up, z towards the camera. Meshes have "
-        "their own axes, z up.",
+        "Axes of organised scans. camera: x right, y down, z away from the sensor; opengl: x right, y up, z towards the camera. "
+        "Meshes have their own axes, with z up.",
     )
-    grid: str = key("", "Width x height of organised scans whose file does not state it, such as 640x480.")
+    grid: str = key("", "Width x height of organised scans, such as 640x480, for files that do not state it.")
     crease_deg: float = key(
         40.0,
-        "Meshes: where two faces meet at a larger angle, degrees, normals are not averaged over their edge.",
+        "Meshes: if two faces meet at a larger angle than this (degrees), normals are not averaged across their edge.",
         least=0,
         most=180,
     )
@@ -87,9 +88,9 @@ class ReadOptions:
     Attributes
     ----------
     light
-        Eyecandies image number (M3DM and successors use 4).
+        Eyecandies: number of the image from which colours are taken (M3DM and its successors use 4).
     own
-        How own scans are read.
+        How the user's own scans are read.
     """
 
     light: int = 4

@@ -20,9 +20,9 @@ from mvad.files import read_sealed_json, sha256_bytes
 
 AGAIN = "run the same mvad render again"
 WHY = {
-    "raw": "as its files lie it is no sample: points or label are not there or contradict it, or a photograph is damaged",
+    "raw": "its raw files do not make a sample: points or label are missing or contradictory, or a photograph is damaged",
     "failed": "it could not be rendered",
-    "pending": "it was not rendered yet when the job ended",
+    "pending": "it had not been rendered when the job ended",
 }
 """Why a manifest's ``missing`` lists a sample."""
 

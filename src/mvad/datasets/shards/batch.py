@@ -17,24 +17,24 @@ from mvad.errors import BadInput
 
 @dataclass(frozen=True, repr=False)
 class Batch:
-    """Batch of B samples of V views, coded as in the shards: small integers, which are converted to floats on the device.
+    """Batch of B samples with V views each, coded as in the shards: small integers, which are converted to floats on the device.
 
     Attributes
     ----------
     rgb, normal
-        (B, V, H, W, 3) uint8, or None where the shards have none or the field was not selected.
+        (B, V, H, W, 3) uint8, or None if the shards do not have the field or it was not selected.
     depth_code
-        (B, V, H, W) uint16 under ``coding``, or None; ``depth`` returns metres.
+        (B, V, H, W) uint16, coded by ``coding``, or None; the property ``depth`` returns metres.
     mask
-        (B, V, H, W) uint8, not 0 on the defect.
+        (B, V, H, W) uint8, nonzero on the defect.
     seen
         (B, V, H, W) bool, pixels that show the object; all true in views of photographs.
     source
-        (B, V, H, W) int32, row * W + column of the raw scan, -1 where nothing is seen; or None where it was not selected.
+        (B, V, H, W) int32, row * W + column of the raw scan, -1 where nothing is seen; or None if it was not selected.
     present, view_label
-        (B, V) bool, views that the sample has, and views that show its defect.
+        (B, V) bool: the views that the sample has, and the views that show its defect.
     label
-        (B,) bool, whether the sample is anomalous.
+        (B,) bool: whether the sample is anomalous.
     """
 
     keys: tuple[str, ...]
@@ -99,12 +99,12 @@ _SEEN_BY_DETECTORS = ("rgb", "depth_code", "normal", "seen", "source")
 
 
 def collate(batches: Sequence[Batch]) -> Batch:
-    """Concatenate batches; those with fewer views are padded with missing views. A ``collate_fn`` for a DataLoader.
+    """Concatenate batches; those with fewer views are padded with missing views. Use it as the ``collate_fn`` of a DataLoader.
 
     Raises
     ------
     BadInput
-        If their fields, sizes or depth codings differ.
+        If the fields, sizes or depth codings of the batches differ.
 
     Examples
     --------

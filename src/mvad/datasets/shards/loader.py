@@ -25,9 +25,9 @@ from mvad.errors import BadInput
 
 
 class ShardSet(Dataset[Batch]):
-    """Dataset of the samples of a split of a category, in the order of their keys.
+    """Dataset of the samples of one split of a category, in the order of their keys.
 
-    Files are opened on first use, once per process; a pickled copy or a worker process gets only the positions of chunks.
+    Files are opened on first use, once per process. A pickled copy or a worker process gets only the positions of the chunks.
 
     Parameters
     ----------
@@ -36,7 +36,7 @@ class ShardSet(Dataset[Batch]):
     split
         train, validation, test or private.
     fields
-        Fields to read, of rgb, depth, normal and source; None: the modalities that are stored. Masks are always read.
+        Which of the fields rgb, depth, normal and source to read; None: all stored modalities. Masks are always read.
     threads
         Number of samples that are decoded at the same time; 0: the number of cores.
 
@@ -47,23 +47,23 @@ class ShardSet(Dataset[Batch]):
     views, size
         Names of the views, and their side in pixels.
     config
-        The configuration that made the samples, as the manifest lists it.
+        The configuration with which the samples were made, as listed in the manifest.
     poses
-        (V, 4, 4) float64, metres, camera to the frame of the rig; None for photographs.
+        (V, 4, 4) float64, metres: from each camera to the rig's frame; None for photographs.
     coding, rig_range
-        Coding of depth; near and far of the coded depths and radius of the objects, metres; None for photographs.
+        Coding of depth; near and far limit of the coded depths, and radius of the objects, in metres; None for photographs.
     object_poses
-        (N, 4, 4) float64, metres, from the sensor's camera frame to the frame of the rig; None for photographs.
+        (N, 4, 4) float64, metres: from the sensor's camera frame to the rig's frame; None for photographs.
     pose_numbers, pose_fits, turns_deg
-        (N,) int16, float64 and float64: which stable pose of the category each scan took, -1 where it fits none; its fit to the
-        template, 0 to 1, -1 without one; its turn about the support's normal, degrees; None for photographs.
+        (N,) int16, float64 and float64: number of the stable pose in which each scan's object lay, -1 if it fits none; its fit to
+        the template, 0 to 1, -1 without a template; its turn about the support's normal, degrees; None for photographs.
     cut, scan_sizes
-        (N, V) uint8, 1 where the object reaches beyond the view; (N, 2) int32, height and width of the raw scans, pixels.
+        (N, V) uint8, 1 if the object reaches beyond the view; (N, 2) int32, height and width of the raw scans, pixels.
 
     Raises
     ------
     BadInput
-        If the manifest is missing or of another version, has no such split, or a file differs from the manifest.
+        If the manifest is missing, is of another version or has no such split, or if a file differs from the manifest.
 
     Examples
     --------

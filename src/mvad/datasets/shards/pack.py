@@ -49,20 +49,21 @@ class PackOptions:
 
     filter: str = key(
         "zstd",
-        "zstd reads some nine times as fast as a PNG folder and takes 1.3 times its space; lz4 is faster still and larger; gzip is for "
-        "readers without hdf5plugin; none stores plain bytes.",
+        "Compression. zstd: is read about nine times as fast as a PNG folder and takes 1.3 times its space; lz4: even faster, "
+        "but larger; gzip: for readers without hdf5plugin; none: plain bytes.",
     )
     level: int | None = key(
         None,
-        "Compression level of zstd or gzip; none uses zstd 6 for colours and masks and 3 for the rest, gzip 4. zstd 19 is "
-        "8 % smaller and takes nine times as long to pack. Photographs of own parts: 1.",
+        "Compression level of zstd or gzip. Default: zstd 6 for colours and masks and zstd 3 for the rest, or gzip 4; for your own "
+        "photographs (mvad pack folder) zstd 1. zstd 19 is 8 % smaller and takes nine times as long to pack.",
     )
     fields: tuple[str, ...] = key(
-        _FIELDS, "Which of rgb, depth, normal and source to pack, where they exist; masks are always packed."
+        _FIELDS, "Which of rgb, depth, normal and source to pack, if they exist. Masks are always packed."
     )
-    size: int = key(256, "Side of a view of photographs, in pixels; renders keep their size.")
+    size: int = key(256, "Side of the views of photographs, in pixels. Renders keep their size.")
     shard_mb: float = key(
-        512, "Greatest size of a file in uncompressed megabytes; determines its number of samples, and so limits memory."
+        512,
+        "Greatest size of a file in uncompressed megabytes. It determines the number of samples per file, and so limits memory.",
     )
 
 

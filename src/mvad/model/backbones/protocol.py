@@ -62,11 +62,11 @@ class Teacher:
     Attributes
     ----------
     name, sha256
-        Recorded with every run and result: SHA-256 of the weights file, or ``seed-N`` for an untrained teacher.
+        Name, and SHA-256 of the weights file (``seed-N`` for an untrained teacher); recorded with every run and result.
     backbone
-        In evaluation mode, without gradients.
+        The backbone, in evaluation mode and without gradients.
     fresh
-        Makes another backbone with the same weights, to be trained as an encoder; its argument says whether to stride 32 (deep).
+        Creates another backbone with the same weights, to be trained as an encoder; with the argument true it reaches stride 32.
     """
 
     name: str

@@ -171,33 +171,33 @@ class Results:
     run, dataset, category, model, seed
         The run that was evaluated.
     config
-        Values of the run by dotted key.
+        Configuration of the run: values by dotted key.
     teacher, teacher_sha256, backbone
-        The teacher, and the label of the run in tables (``backbone_label``).
+        Name and hash of the teacher, and the run's backbone label in tables (``backbone_label``).
     figures, curves
         Figures of merit, and curves over falling thresholds (``curves_of``).
     samples, test_shards, train_shards
         Results of each sample, and the SHA-256 of each file of the shards.
     training_samples, model_sha256
-        Number of training samples, and the model's hash; None for imported maps.
+        Number of training samples, and the hash of the model; None for imported maps.
     views, samples_without_these_views, scan
-        Views that were used, empty for all, and the number of samples that have none of them; evaluation on the raw scans' grid.
+        Views that were used (empty: all); number of samples that have none of these views; evaluation on the raw scans' grid.
     protocol
-        ``scan`` for imported maps on the scans' grid, else empty.
+        ``scan`` for imported maps on the scans' grid, otherwise empty.
     seconds, machine
-        Times in seconds: ``network`` of scoring, ``all``; ``samples_per_call``, how many were scored together; and the machine
-        (``runs.machine``).
+        Times in seconds (``network``: of scoring; ``all``: of everything), with ``samples_per_call``, the number of samples that
+        were scored together; and the machine (``runs.machine``).
     rules
-        S-AUROC and its 95 % bounds by rule from views to sample (``score.sample``), from the scores of the views; empty in files
-        of before, and where maps were imported.
+        S-AUROC and its 95 % bounds under each rule from views to sample (``score.sample``), computed from the scores of the
+        views; empty in files of earlier versions, and for imported maps.
     scale
-        What the scores were standardised by: ``normals`` in words, ``weights`` of the modalities; empty where they were not.
+        How the scores were standardised: ``normals`` says by which, in words; ``weights`` of the modalities. Empty: not at all.
     view_names
-        Names of the views of own photographs, in order; empty for other data.
+        Names of the views, in order, for your own photographs; empty for other data.
     unmarked_views
-        Number of views with a defect that no mask marks, whose pixels are left out of figures on pixels (own photographs only).
+        Number of views with a defect that no mask marks; their pixels do not count in pixel figures (your own photographs only).
     variant
-        See ``variants.named_apart``; not stored.
+        What distinguishes the run from similar runs in tables (``variants.named_apart``); not stored.
     """
 
     run: str

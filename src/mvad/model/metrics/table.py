@@ -54,19 +54,19 @@ class Metric:
     Attributes
     ----------
     name, title
-        Its key in ``results.json``, and what tables call it.
+        The key in ``results.json``, and the name in tables.
     level
-        What it counts.
+        What is counted: samples, images or pixels.
     compute
-        Its value in 0..1, NaN where it is not defined; an ``Interval`` where it has one.
+        Computes the value, in 0..1, NaN where it is not defined; or an ``Interval``, if the figure has a confidence interval.
     digits
-        Digits of its percentage in tables.
+        Number of decimals of the percentage in tables.
     terminal, page
-        Whether the terminal's table and the report's have a column for it.
+        Whether the table in the terminal, and that in the report, have a column for it.
     on_scans
-        Its key among the figures on the scans' own grid, where a scan is an image; empty if it is not taken there.
+        The key among the figures on the scans' own grid, where each scan is an image; empty if it is not computed there.
     on_scans_title
-        What the tables of figures on scans call it.
+        The name in the tables of figures on scans.
     """
 
     name: str
@@ -133,12 +133,12 @@ def metrics() -> tuple[Metric, ...]:
 
 
 def register_metric(metric: Metric) -> None:
-    """Add a figure of merit, so that every later evaluation computes it and tables show it where it says so.
+    """Add a figure of merit: every later evaluation computes it, and it is shown in the tables that its fields select.
 
     Raises
     ------
     BadInput
-        If another one has this name.
+        If there is another figure of merit with this name.
 
     Examples
     --------

@@ -9,7 +9,7 @@ from mvad.model.idif.methods import PRESETS
 from mvad.model.method import Method
 from mvad.settings import key
 
-_UNNAMED = "Figure 4 names the competitor, not its network"
+_UNNAMED = "Figure 4 names the competitor, but not its network"
 
 
 @dataclass(frozen=True)

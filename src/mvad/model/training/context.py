@@ -13,12 +13,12 @@ from mvad.progress import Progress
 
 @dataclass(frozen=True)
 class FitContext:
-    """Context of a training besides its data and configuration.
+    """What a training needs besides its data and configuration.
 
     Attributes
     ----------
     run
-        The run's folder: checkpoints are written there.
+        The run's folder, in which checkpoints are written.
     progress
         Receives the steps.
     log
@@ -26,7 +26,7 @@ class FitContext:
     ranks
         The processes that train together.
     held_out
-        Normal samples that are not trained on, for figures in the log (``train.holdout``); None: without such figures.
+        Normal samples held out of training, for figures in the log (``train.holdout``); None: no such figures.
     """
 
     run: Path

@@ -1,14 +1,14 @@
 """Reader of MANTA (Fan et al. 2025) at full size: five pictures of each tiny object.
 
-The names of the files of the full download are not known here. Read is this tree alone, into which a download can be brought
-by links; anything else is refused:
+The file names of the full download are not known to mvad. Only the following tree is read; anything else is refused. Links
+can bring a download into this form:
 
     <domain>/<category>/train/good/<sample>/<view>.png
     <domain>/<category>/test/{good,<defect>}/<sample>/<view>.png
     <domain>/<category>/ground_truth/<defect>/<sample>/<view>.png
 
-with five views of the same names in every sample, of any size. A category's name is ``<domain>-<category>``, as that of
-MANTA-Tiny. A view without a mask of a part that has masks is normal.
+Every sample has five views, with the same names in all samples, of any size. A category's name is ``<domain>-<category>``, as in
+MANTA-Tiny. If a part has masks, those of its views without a mask are normal.
 """
 
 from __future__ import annotations

@@ -4,8 +4,8 @@
     <domain>/<category>/test/{good,<defect>}/NAME.png
     <domain>/<category>/ground_truth/<defect>/NAME.png
 
-A category's name here is ``<domain>-<category>``, such as ``mechanics-gear``, since names are those of folders. Defective parts
-without a mask are packed with a notice: every view of them is taken as showing the defect. It has no validation split.
+In mvad a category's name is ``<domain>-<category>``, such as ``mechanics-gear``, since it must be the name of a folder. Defective
+parts without a mask are packed with a notice, and all of their views count as showing the defect. There is no validation split.
 """
 
 from __future__ import annotations

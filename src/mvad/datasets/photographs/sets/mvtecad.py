@@ -4,7 +4,7 @@
     <category>/test/{good,<defect>}/NNN.png
     <category>/ground_truth/<defect>/NNN_mask.png
 
-It has no validation split; every defective part has a mask.
+There is no validation split. Every defective part has a mask.
 """
 
 from __future__ import annotations

@@ -5,8 +5,9 @@
     <category>/test_public/ground_truth/bad/NNN_<light>_mask.png
     <category>/{test_private,test_private_mixed}/*.png
 
-The parts of the private tests have no labels; they are packed as the split ``private``, which no figure is taken on, those of
-``test_private_mixed`` with the prefix ``mixed_``. Figures on them are the publisher's evaluation server's.
+The parts of the private test sets have no labels. They are packed as the split ``private``, on which no figures are computed; the
+names of parts of ``test_private_mixed`` get the prefix ``mixed_``. Figures on these parts come from the publisher's evaluation
+server.
 """
 
 from __future__ import annotations

@@ -5,9 +5,9 @@
     <category>/ground_truth/{logical_anomalies,structural_anomalies}/NNN/{000.png, 001.png, ...}
     <category>/defects_config.json
 
-A picture has one mask for each of its defects, whose grey value is the defect's class. The masks of a picture are united.
-``defects_config.json``, which says how much of a defect must be found for it to count as found (sPRO), is not read: figures on
-pixels are those of the other datasets.
+A picture has one mask for each of its defects; the mask's grey value is the class of the defect. The masks of a picture are
+united. ``defects_config.json``, which says how much of a defect must be found for it to count as found (sPRO), is not read: the
+pixel figures are the same as for other datasets.
 """
 
 from __future__ import annotations

@@ -1,13 +1,13 @@
 """Reader of Real-IAD Variety (Zhu et al. 2025): five photographs of each part, 160 categories, listed in JSON splits.
 
     realiadvariety_jsons/<category>.json               or realiadvariety_jsons/Real-IAD_Variety_jsons/<category>.json
-    realiadvariety_1024/<category>/{OK/Sdddd, NG/<class>/Sdddd}/...      pictures after scaling, taken where they are there
+    realiadvariety_1024/<category>/{OK/Sdddd, NG/<class>/Sdddd}/...      scaled pictures, used if present
     realiadvariety_raw/<category>/...                  or realiadvariety_raw/<category>/<category>/..., as the archives unpack
 
-The JSON has Real-IAD's form; its names are relative to the category's folder. Pictures may have any size and need not be square.
-A picture of a defective class without a mask shows a view in which the defect is not to be seen, if another of its part has one. A part of a
-defective class without any mask is anomalous in all views, and packing says so; published loaders take it as normal. It has no validation
-split.
+The JSON files have Real-IAD's format, with names relative to the category's folder. Pictures may have any size and need not be
+square. A part of a defective class may have pictures without a mask. If another of its pictures has a mask, these views do not
+show the defect. If none has, the part counts as anomalous in all views, and packing says so; published loaders treat it as normal.
+There is no validation split.
 """
 
 from __future__ import annotations

@@ -15,11 +15,13 @@ class PaDiMKeys:
 
     channels: int = key(
         100,
-        "Number of channels, drawn at random from those of all levels.",
-        paper="Defard et al. 2021: 100 of ResNet-18, 550 of WideResNet-50",
+        "Number of channels, drawn at random from the channels of all levels.",
+        paper="Defard et al. 2021: 100 with ResNet-18, 550 with WideResNet-50",
         least=1,
     )
-    regulariser: float = key(0.01, "Added to the diagonal of each covariance.", paper="Defard et al. 2021: 0.01", least=0)
+    regulariser: float = key(
+        0.01, "Value added to the diagonal of each covariance matrix.", paper="Defard et al. 2021: 0.01", least=0
+    )
     sigma: float = smoothing_sigma("Defard et al. 2021: 4")
 
 

@@ -22,24 +22,24 @@ class PatchCoreKeys:
     )
     min_patches: int = key(
         0,
-        "A memory bank is never reduced below this many patches, since few training samples give few patches.",
+        "Lower limit of the number of patches in a memory bank: a bank is never reduced below it, since few training samples give few patches.",
         paper=OURS,
-        alternatives="0: the paper's share, however few patches that are",
+        alternatives="0: the share of patches as in the paper, however few patches that leaves",
         least=0,
     )
     projection: int = key(
-        128, "Dimensions of the random projection in which the coreset is searched.", paper="Roth et al. 2022: 128", least=1
+        128, "Dimensions of the random projection in which the coreset is searched for.", paper="Roth et al. 2022: 128", least=1
     )
     neighbours: int = key(
         9,
-        "Number of neighbours of the reweighting (eq. 7); 1: an image's score is its largest distance, without reweighting.",
-        paper="Roth et al. 2022: b nearest; their code does not reweight (1 here), anomalib takes 9",
+        "Number of neighbours for the reweighting (eq. 7). 1: no reweighting; an image's score is its largest distance.",
+        paper="Roth et al. 2022: b nearest; their code does not reweight (1 here), anomalib uses 9",
         least=1,
     )
     sigma: float = smoothing_sigma("Roth et al. 2022: 4")
     max_patches: int = key(
         100000,
-        "Largest number of patches per view in the coreset search; drawn at random if there are more.",
+        "Largest number of patches per view in the coreset search. If there are more, this many are drawn at random.",
         paper=OURS,
         least=1,
     )

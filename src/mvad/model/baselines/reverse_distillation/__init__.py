@@ -14,7 +14,7 @@ class ReverseDistillationKeys:
     """Reverse distillation (Deng and Li 2022)."""
 
     epochs: int = key(200, "Passes over the training split.", paper="Deng and Li 2022: 200", least=1)
-    lr: float = key(0.005, "Learning rate of Adam, betas 0.5 and 0.999.", paper="Deng and Li 2022: 0.005", least=0)
+    lr: float = key(0.005, "Learning rate of Adam (betas 0.5 and 0.999).", paper="Deng and Li 2022: 0.005", least=0)
     batch: int = key(16, "Images per step.", paper="Deng and Li 2022: 16", least=1)
     sigma: float = smoothing_sigma("Deng and Li 2022: 4")
 

@@ -15,8 +15,8 @@ class SimpleNetKeys:
 
     epochs: int = key(
         40,
-        "Passes over the training split (the paper's code: 40 meta epochs of 4).",
-        paper="Liu et al. 2023: 160; their code 40 of 4",
+        "Passes over the training split. (The authors' code has 40 meta epochs of 4 passes.)",
+        paper="Liu et al. 2023: 160; their code 40 x 4",
         least=1,
     )
     noise: float = key(
@@ -26,13 +26,13 @@ class SimpleNetKeys:
     adaptor_lr: float = key(
         0.0001,
         "Learning rate of the adaptor (Adam, weight decay 1e-5).",
-        paper="Liu et al. 2023: 1e-4; their code AdamW, 0.01",
+        paper="Liu et al. 2023: 1e-4; their code: AdamW with 0.01",
         least=0,
     )
     discriminator_lr: float = key(
         0.0002, "Learning rate of the discriminator (Adam, weight decay 1e-5).", paper="Liu et al. 2023: 2e-4", least=0
     )
-    batch: int = key(8, "Images per step.", paper="Liu et al. 2023: 4; their code 8", least=1)
+    batch: int = key(8, "Images per step.", paper="Liu et al. 2023: 4; their code: 8", least=1)
     sigma: float = smoothing_sigma("Liu et al. 2023: 4")
 
 
