@@ -71,7 +71,7 @@ def draw(kind: str, count: int, spread: Array, rng: np.random.Generator) -> Arra
 
 
 def damage(kind: str, scores: Array, shown: str, rng: np.random.Generator) -> Array:
-    """Return scores of samples with a defect in all views or in one; its strength is the same in every view's own unit."""
+    """Return scores of samples with a defect in all views or in one; its strength is the same in all views, in the method's unit."""
     marked = np.ones(scores.shape, bool) if shown == "all" else np.eye(VIEWS, dtype=bool)[rng.integers(VIEWS, size=len(scores))]
     if kind == "head":
         lift = rng.gamma(2, 0.8 if shown == "all" else 1.6, scores.shape)

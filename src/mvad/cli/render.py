@@ -17,15 +17,15 @@ def register(app: typer.Typer) -> None:
 
 
 def render(  # more than 60 lines: one parameter per option
-    dataset: Annotated[str, typer.Argument(help="mvtec3d, eyecandies, or folder for your own scans and meshes.")],
+    dataset: Annotated[str, typer.Argument(help="mvtec3d, eyecandies, 3dadam, realiadd3, or folder for your own scans and meshes.")],
     category: Category = None,
     raw: Annotated[
         Path | None, typer.Option("--raw", help="Folder with the categories. Default: raw/DATASET in the workspace.")
     ] = None,
     workspace: WorkspaceFolder = DEFAULT_WORKSPACE,
-    views: Annotated[int | None, typer.Option(min=1, max=32, help="Number of views V (default: 5).")] = None,
-    size: Annotated[int | None, typer.Option(min=64, max=1024, help="Side of a view in pixels (default: 256).")] = None,
-    tilt: Annotated[float | None, typer.Option(min=0, max=80, help="Tilt of views 1 to V-1 in degrees (default: 30).")] = None,
+    views: Annotated[int | None, typer.Option(min=1, max=36, help="Number of views V (default: 5).")] = None,
+    size: Annotated[int | None, typer.Option(min=8, max=4096, help="Side of a view in pixels (default: 256).")] = None,
+    tilt: Annotated[float | None, typer.Option(min=0, max=89, help="Tilt of views 1 to V-1 in degrees (default: 30).")] = None,
     light: Annotated[
         int | None, typer.Option(min=0, max=5, help="Eyecandies: number of the image for colours (default: 4).")
     ] = None,

@@ -37,7 +37,7 @@ class InputConfig:
     )
     modalities: tuple[str, ...] = key(
         (),
-        "Modalities of each view: rgb, depth, normal. Empty: the modalities that the paper uses for the dataset, with one exception: for MVTec 3D-AD, presets other than paper and destseg use RGB and normals, which score better. For datasets that are not in the paper: all modalities in the shards.",
+        "Modalities of each view: rgb, depth, normal. Empty: the modalities that the paper uses for the dataset, with one exception: for MVTec 3D-AD, presets other than paper and destseg use RGB and normals, which score better. For 3D-ADAM and Real-IAD D3: RGB and depth. For other datasets: all modalities in the shards.",
         paper="Real-IAD: RGB; MVTec 3D-AD: RGB and depth; Eyecandies: RGB and normals; silent on how two modalities enter the network",
         alternatives="implemented: 2V inputs with one embedding each; not implemented: six channels, or two models",
     )

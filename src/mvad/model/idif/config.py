@@ -21,7 +21,7 @@ class EncoderConfig:
         16,
         "Stride of f_E, the encoder's output. 16 is the coarsest stride that is supervised; with 32 the encoder ends at block4, as DeSTSeg's student does.",
         paper=SILENT,
-        alternatives="8: finer planes and more tokens; 32: DeSTSeg's block4, an eighth of the pixels",
+        alternatives="8: finer planes and more tokens; 32: DeSTSeg's block4, a quarter of the positions",
     )
     share: Literal["shared", "view"] = key(
         "shared",
@@ -41,7 +41,7 @@ class EncoderConfig:
         least=0,
     )
     freeze_early: bool = key(
-        False, "Freeze the backbone up to stride 4 (presets small and demo), which makes a step a third cheaper.", paper=OURS
+        False, "Freeze the backbone up to stride 4 (presets small, best and demo), which makes a step a third cheaper.", paper=OURS
     )
     lr_scale: float = key(
         0.3,
