@@ -17,7 +17,9 @@ def register(app: typer.Typer) -> None:
 
 
 def render(  # more than 60 lines: one parameter per option
-    dataset: Annotated[str, typer.Argument(help="mvtec3d, eyecandies, 3dadam, realiadd3, or folder for your own scans and meshes.")],
+    dataset: Annotated[
+        str, typer.Argument(help="mvtec3d, eyecandies, 3dadam, realiadd3, or folder for your own scans and meshes.")
+    ],
     category: Category = None,
     raw: Annotated[
         Path | None, typer.Option("--raw", help="Folder with the categories. Default: raw/DATASET in the workspace.")

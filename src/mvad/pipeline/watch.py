@@ -149,10 +149,10 @@ def candidates_of(
 
 def _photographs_in(judge: Judge, folder: Path, progress: Progress) -> Callable[[set[str]], Iterator[Candidate]]:
     photographs = photographs_of(judge.run)
-    views, told = photographs.framing.views, set[str]()
+    views, told, known = photographs.framing.views, set[str](), dict[str, int]()
 
     def find(decided: set[str]) -> Iterator[Candidate]:
-        listing = find_new(folder, photographs.category, photographs.dataset, photographs.layout, views, decided)
+        listing = find_new(folder, photographs.category, photographs.dataset, photographs.layout, views, decided, known)
         for problem in listing.problems:
             if problem not in told:
                 progress.say(f"notice: {problem}")

@@ -86,7 +86,9 @@ class SurfaceOptions:
 class RigOptions:
     """Options of the cameras."""
 
-    views: int = key(5, "Number of views V: one along the central axis (rig.axis), the others around it, as in Real-IAD.", least=1, most=36)
+    views: int = key(
+        5, "Number of views V: one along the central axis (rig.axis), the others around it, as in Real-IAD.", least=1, most=36
+    )
     tilt_deg: float = key(
         30.0,
         "Tilt of views 1 to V - 1 in degrees. At larger angles, the views of a scan taken from one side show mostly holes.",

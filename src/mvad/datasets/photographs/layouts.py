@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -37,8 +38,10 @@ def natural(name: str) -> tuple[tuple[int, int, str], ...]:
     return (*ordered, (2, 0, name))
 
 
+# Photographs of kinds that are not read.
 _UNREAD = {"heic", "heif", "avif", "gif", "jp2", "jfif", "tga", "pgm", "ppm", "pnm", "cr2", "cr3", "nef", "arw", "dng"}
-"""Endings of photographs of kinds that are not read."""
+PICTURE_ENDINGS = frozenset(ENDINGS) | _UNREAD
+"""Endings, in lower case and without the dot, of files that are photographs, those of kinds that are not read among them."""
 
 
 @dataclass(frozen=True)
@@ -130,14 +133,20 @@ class View:
         return ImageRef(self.name, self.image, beside.get("mask", extra_mask), defect, beside.get("depth"), beside.get("normal"))
 
 
-def pictures_in(folder: Path) -> tuple[list[View], list[str]]:
+def pictures_in(folder: Path, left_out: Callable[[str], bool] | None = None) -> tuple[list[View], list[str]]:
     """Return the pictures of a folder by their stems, in natural order, with the maps beside them; and what is wrong.
 
     Where all stems begin with the folder's own name and a separator, views are named without it: ``p7/p7_C1.jpg`` is the view C1.
+
+    ``left_out``: whether a picture of a name is not looked at, nor what lies beside it. It is asked before any path is made, so that a
+    folder of 100,000 such pictures is listed in a fraction of a second.
     """
     views: dict[str, Path] = {}
     beside: dict[str, dict[str, Path]] = {}
-    there = visible(folder.iterdir())
+    names_there = os.listdir(folder)
+    if left_out is not None:
+        names_there = _without_pictures(names_there, left_out)
+    there = visible(folder / name for name in names_there)
     problems = unread_pictures(there)
     for path in there:
         if path.is_dir() or not is_picture(path, folder):
@@ -161,6 +170,19 @@ def pictures_in(folder: Path) -> tuple[list[View], list[str]]:
         names = {stem: stem for stem in views}  # not all begin with the folder's name: it is no prefix
     found = [View(names[stem], path, beside.get(stem, {})) for stem, path in views.items()]
     return sorted(found, key=lambda view: natural(view.name)), problems
+
+
+def _without_pictures(names: list[str], left_out: Callable[[str], bool]) -> list[str]:
+    """Return names of files without those of pictures that are left out, and without the maps beside these."""
+    gone = {name.rpartition(".")[0] for name in names if left_out(name)}
+    kept = []
+    for name in names:
+        stem = name.rpartition(".")[0]
+        if stem not in gone:
+            role = _ROLE.match(stem) if gone else None
+            if role is None or role[1] not in gone:
+                kept.append(name)
+    return kept
 
 
 def _without(prefix: str, stem: str) -> str:

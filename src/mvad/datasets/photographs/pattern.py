@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Container, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from mvad.datasets.folders import below, means_good
-from mvad.datasets.photographs.layouts import SPLIT_OF, Layout, Listing, View, is_picture, is_unread_picture, natural, pictures_in
+from mvad.datasets.photographs.layouts import PICTURE_ENDINGS, SPLIT_OF, Layout, Listing, View, natural, pictures_in
 from mvad.datasets.scan import GOOD, NEW, UNKNOWN, SampleRef
 from mvad.errors import BadInput
 
@@ -59,8 +60,12 @@ def _template(piece: str) -> str:
     return f"(?P<{name}>[^/]+)" if name == "sample" else f"(?P<{name}>{_FIELDS[name]})"
 
 
-def find_by_pattern(root: Path, dataset: str, category: str, layout: Layout, new: bool = False) -> Listing:
+def find_by_pattern(
+    root: Path, dataset: str, category: str, layout: Layout, new: bool = False, skipped: Container[str] = ()
+) -> Listing:
     """Find the parts whose pictures' paths below a folder match a pattern; ``new``: parts without labels, of split ``new``.
+
+    Pictures of parts whose names are in ``skipped`` are not looked at.
 
     Split and defect are taken from the pattern, else from the folders that a picture lies in, where these are named as splits and
     good parts are.
@@ -70,16 +75,29 @@ def find_by_pattern(root: Path, dataset: str, category: str, layout: Layout, new
     groups: dict[tuple[str, str, str], str] = {}
     faults: dict[tuple[str, str, str], str] = {}
     unmatched, matched = list[Path](), list[tuple[View, dict[str, str], list[str]]]()
-    for folder in sorted(
-        {path.parent for path in below(root) if (is_picture(path, root) or is_unread_picture(path)) and path.is_file()}
-    ):
-        views, wrong = pictures_in(folder)
+
+    def match_of(relative: str) -> re.Match[str] | None:
+        match = found.fullmatch(relative)
+        return match or (found.fullmatch(relative.rpartition("/")[2]) if "/" not in layout.pattern else None)
+
+    def is_skipped(relative: str) -> bool:
+        match = match_of(relative)
+        return match is not None and match["sample"].replace("/", "_") in skipped
+
+    places = {
+        path.parent
+        for path in below(root)
+        if path.suffix[1:].lower() in PICTURE_ENDINGS
+        and not (skipped and is_skipped(path.relative_to(root).as_posix()))
+        and path.is_file()
+    }
+    for folder in sorted(places):
+        inside = "" if folder == root else folder.relative_to(root).as_posix() + "/"
+        views, wrong = pictures_in(folder, partial(_is_in, is_skipped, inside) if skipped else None)
         listing.problems += wrong
         for view in views:
             relative = view.image.relative_to(root)
-            match = found.fullmatch(relative.as_posix()) or (
-                found.fullmatch(relative.name) if "/" not in layout.pattern else None
-            )
+            match = match_of(relative.as_posix())
             if match is None:
                 unmatched.append(view.image)
             else:
@@ -113,6 +131,10 @@ def find_by_pattern(root: Path, dataset: str, category: str, layout: Layout, new
         refs = [view.ref(defect) for view in sorted(views_of.values(), key=lambda view: natural(view.name))]
         listing.samples.append(SampleRef(dataset, category, split, defect, name, refs, groups[split, defect, name], fault=fault))
     return listing
+
+
+def _is_in(is_skipped: Callable[[str], bool], inside: str, name: str) -> bool:
+    return is_skipped(inside + name)
 
 
 def _free_folders(match: re.Match[str], relative: Path) -> list[str]:

@@ -41,7 +41,9 @@ class EncoderConfig:
         least=0,
     )
     freeze_early: bool = key(
-        False, "Freeze the backbone up to stride 4 (presets small, best and demo), which makes a step a third cheaper.", paper=OURS
+        False,
+        "Freeze the backbone up to stride 4 (presets small, best and demo), which makes a step a third cheaper.",
+        paper=OURS,
     )
     lr_scale: float = key(
         0.3,
