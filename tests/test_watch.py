@@ -13,8 +13,10 @@ import torch
 
 from mvad import files
 from mvad.errors import BadInput
+from mvad.pipeline import telling
 from mvad.pipeline import watch as module
-from mvad.pipeline.watch import COMMAND, DECISIONS, TOLD, WEBHOOK, Candidate, Watch, WatchOptions
+from mvad.pipeline.telling import COMMAND, TOLD, WEBHOOK, Teller
+from mvad.pipeline.watch import DECISIONS, Candidate, Watch, WatchOptions
 from mvad.progress import Silent
 
 
@@ -75,8 +77,8 @@ def test_what_fails_in_telling_is_told_again_and_nothing_else(
             raise OSError("refused")
         posted.append(line["sample"])
 
-    monkeypatch.setattr(module, "run_command", lambda command, line: ran.append(line["sample"]))
-    monkeypatch.setattr(module, "post", post)
+    monkeypatch.setattr(telling, "run_command", lambda command, line: ran.append(line["sample"]))
+    monkeypatch.setattr(telling, "post", post)
     both = {"command": "gate", "webhook": "http://x"}
     assert watched(source, **both).run().untold == 1
     assert ran == ["p1"], "the command is not called again because the webhook is down"
@@ -90,7 +92,7 @@ def test_decisions_from_before_anybody_was_to_be_told_are_not_told_later(
     watched: Callable[..., Watch], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source, ran = parts(tmp_path / "in", "p1"), list[str]()
-    monkeypatch.setattr(module, "run_command", lambda command, line: ran.append(line["sample"]))
+    monkeypatch.setattr(telling, "run_command", lambda command, line: ran.append(line["sample"]))
     watched(source).run()
     parts(source, "p2")
     watched(source, command="gate").run()
@@ -101,7 +103,7 @@ def test_a_journal_of_an_earlier_version_has_told_all_or_nothing(
     watched: Callable[..., Watch], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source, ran = parts(tmp_path / "in", "p1", "p2"), list[str]()
-    monkeypatch.setattr(module, "run_command", lambda command, line: ran.append(line["sample"]))
+    monkeypatch.setattr(telling, "run_command", lambda command, line: ran.append(line["sample"]))
     for number, name in enumerate(("p1", "p2")):
         files.append_line(tmp_path / "out" / DECISIONS, {"sample": name, "decision": "good", "decision_id": str(number)})
     files.append_line(tmp_path / "out" / TOLD, {"decision_id": "0"})
@@ -149,3 +151,53 @@ def test_a_file_that_is_written_for_ever_is_decided_some_time(
 ) -> None:
     source = parts(tmp_path / "in", "p1")
     assert decided_at(watched(source), source / "p1", 400, monkeypatch) == 300
+
+
+def test_a_webhook_that_answers_again_gets_all_that_it_missed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While it is down, it is asked once a minute and not for each part; nothing but the first failure is said."""
+    posted, tried, said, down = list[str](), list[str](), list[str](), [True]
+
+    def post(address: str, line: dict[str, Any]) -> None:
+        tried.append(line["sample"])
+        if down[0]:
+            raise OSError("refused")
+        posted.append(line["sample"])
+
+    monkeypatch.setattr(telling, "post", post)
+    monkeypatch.setattr(telling.time, "sleep", lambda seconds: None)
+    now = [1000.0]
+    monkeypatch.setattr(telling.time, "monotonic", lambda: now[0])
+
+    def decided(teller: Teller, name: str) -> None:
+        line = {"sample": name, "decision": "good", "decision_id": name}
+        files.append_line(tmp_path / DECISIONS, line)
+        teller.tell(line)
+        teller._thread.submit(lambda: None).result()
+        teller.try_again()
+        teller._thread.submit(lambda: None).result()
+
+    with Teller(tmp_path, "", "http://x", said.append) as teller:
+        teller.begin()
+        for name in ("p1", "p2", "p3"):
+            decided(teller, name)
+        assert tried == ["p1"] * 3, "three times, then not for p2 and p3"
+        assert len(said) == 1
+        assert "p1: could not be told (OSError: refused)" in said[0]
+        now[0] += 61
+        decided(teller, "p4")
+        assert tried == ["p1"] * 4
+        down[0] = False
+        now[0] += 61
+        decided(teller, "p5")
+        assert posted == ["p1", "p2", "p3", "p4", "p5"]
+        assert teller.finish() == 0
+        down[0] = True
+        decided(teller, "p6")
+        assert len(said) == 2
+        assert teller.finish() == 1
+    down[0] = False
+    with Teller(tmp_path, "", "http://x", said.append) as teller:
+        teller.begin()
+        assert teller.finish() == 0
+    assert posted[-1] == "p6"
+    assert len(posted) == 6

@@ -7,17 +7,10 @@ crash it is called again rather than never: it may see a part twice, with the sa
 
 from __future__ import annotations
 
-import contextlib
-import json
 import os
-import shlex
-import subprocess
 import time
-import urllib.request
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,22 +26,17 @@ from mvad.model.evaluation.predict import MAPS, write_maps
 from mvad.pipeline.judge import Judge
 from mvad.pipeline.photographs import new_part, photographs_of, place_of
 from mvad.pipeline.predict import cameras_of, new_scan
+from mvad.pipeline.telling import DECISIONS, Teller
 from mvad.pipeline.workspace import Workspace
 from mvad.progress import Progress
 
-DECISIONS = "decisions.jsonl"
-TOLD = "told.jsonl"
 SOURCE = "watched.json"
-COMMAND, WEBHOOK = WHATS = ("exec", "webhook")
 FAILED = "failed"
 """Decision on a part that could not be read; a person has to look."""
 _NOT_THE_PARTS = (MemoryError, torch.OutOfMemoryError, torch.AcceleratorError)
 """Errors that say nothing about the part that is decided on: the next start decides on it."""
 _WRITTEN_FOR = 10
 """Timeouts for which a part's files may still be written."""
-_TRIES = 3
-_CALL_SECONDS = 60.0
-_WEBHOOK_SECONDS = 10.0
 _ALONE_SECONDS = 2.0
 """Time for which a scan without a picture of its colours must rest: it may have its own, or they may still come."""
 
@@ -111,16 +99,6 @@ class Watched:
     decided: int
     failed: int
     untold: int
-
-
-@contextlib.contextmanager
-def _teller() -> Iterator[ThreadPoolExecutor]:
-    """Yield the thread that calls commands and webhooks; interrupted, it ends after the call that is under way."""
-    teller = ThreadPoolExecutor(1, "mvad-tell")
-    try:
-        yield teller
-    finally:
-        teller.shutdown(cancel_futures=True)
 
 
 @dataclass
@@ -209,10 +187,7 @@ class Watch:
     progress: Progress
     decided: set[str] = field(default_factory=set)
     _waiting: dict[str, _Waiting] = field(default_factory=dict)
-    _calls: list[Future[bool]] = field(default_factory=list)
     _said: set[str] = field(default_factory=set)
-    _fails: bool = False
-    _told: dict[str, set[str]] = field(default_factory=dict)
     _stems: dict[str, str] = field(default_factory=dict)
     _began: float = field(default_factory=time.monotonic)
 
@@ -227,16 +202,12 @@ class Watch:
             If the device fails or its memory does not suffice: no part is decided for that.
         """
         count, failed = 0, 0
-        with files.locked(self.out), _teller() as teller:
+        with files.locked(self.out), Teller(self.out, self.options.command, self.options.webhook, self.progress.say) as teller:
             self._claim()
-            earlier = files.read_lines(self.out / DECISIONS)
-            self.decided = {line["sample"] for line in earlier}
-            for line in earlier:
+            for line in files.read_lines(self.out / DECISIONS):
+                self.decided.add(line["sample"])
                 self._stems.setdefault(file_stem(line["sample"]), line["sample"])
-            for line in files.read_lines(self.out / TOLD):  # an earlier version told all or nothing, and did not say what
-                self._told.setdefault(line["decision_id"], set()).update([line["what"]] if "what" in line else WHATS)
-            for line in earlier:
-                self._tell(teller, line)
+            teller.begin()
             while True:
                 began = time.monotonic()
                 pending, ready = self._look()
@@ -248,10 +219,11 @@ class Watch:
                         pending -= 1
                 if self.options.once and not pending:
                     break
+                teller.try_again()
                 spent = time.monotonic() - began
                 if not ready:
                     time.sleep(max(self.options.poll_s, min(4 * spent, 5.0)))
-            untold = sum(not call.result() for call in self._calls)
+            untold = teller.finish()
         return Watched(count, failed, untold)
 
     def _claim(self) -> None:
@@ -294,7 +266,7 @@ class Watch:
             del self._waiting[gone]
         return len(seen), ready
 
-    def _decide(self, candidate: Candidate, teller: ThreadPoolExecutor) -> str:
+    def _decide(self, candidate: Candidate, teller: Teller) -> str:
         """Decide on a part and tell of it; return the decision, "" where it is put off."""
         try:
             check_stem(candidate.key, self._stems)
@@ -315,47 +287,8 @@ class Watch:
         self.decided.add(candidate.key)
         self._waiting.pop(candidate.key, None)
         self.say(describe(line))
-        # Who is told from a later start on is not told of what was decided before.
-        for what in set(WHATS) - self._listeners().keys():
-            self._note(line, what)
-        self._tell(teller, line)
+        teller.tell(line)
         return str(line["decision"])
-
-    def _listeners(self) -> dict[str, Callable[[dict[str, Any]], None]]:
-        """Return what tells the command and the webhook of a decision, of those that were asked for."""
-        asked = ((COMMAND, run_command, self.options.command), (WEBHOOK, post, self.options.webhook))
-        return {what: partial(tell, how) for what, tell, how in asked if how}
-
-    def _tell(self, teller: ThreadPoolExecutor, line: dict[str, Any]) -> None:
-        if self._listeners().keys() - self._told.get(line["decision_id"], set()):
-            self._calls = [call for call in self._calls if not call.done() or not call.result()]
-            self._calls.append(teller.submit(self._call, line))
-
-    def _call(self, line: dict[str, Any]) -> bool:
-        """Call command and webhook with a decision, and note it; return whether that succeeded.
-
-        A call that fails three times (once, after another that failed) is said, and tried again at the next start.
-        """
-        fault = ""
-        for attempt in range(1 if self._fails else _TRIES):
-            try:
-                for what, tell in self._listeners().items():
-                    if what not in self._told.get(line["decision_id"], ()):
-                        tell(line)
-                        self._note(line, what)
-                self._fails = False
-                return True
-            except Exception as error:  # whatever a command or a server does, the line goes on
-                fault = f"{type(error).__name__}: {error}"
-                time.sleep(attempt)
-        self._fails = True
-        self.progress.say(f"notice: {line['sample']}: could not be told ({fault}); it is told at the next start")
-        return False
-
-    def _note(self, line: dict[str, Any], what: str) -> None:
-        """Note that the command or the webhook needs not be told of a decision any more."""
-        files.append_line(self.out / TOLD, {"decision_id": line["decision_id"], "what": what})
-        self._told.setdefault(line["decision_id"], set()).add(what)
 
 
 def describe(line: dict[str, Any]) -> str:
@@ -367,33 +300,6 @@ def describe(line: dict[str, Any]) -> str:
     lacks = f"; without {', '.join(line['missing'])}" if line.get("missing") else ""
     sign = ">" if line["decision"] == "anomalous" else "<="
     return f"{line['sample']}: {line['decision']}, {line['score']:.4g} {sign} {line['threshold']:.4g}, highest in {view}{place}{lacks}"
-
-
-def run_command(command: str, line: dict[str, Any]) -> None:
-    """Run a command with a decision as JSON on its standard input, and MVAD_PART, MVAD_DECISION, MVAD_SCORE in its environment.
-
-    Raises
-    ------
-    OSError, subprocess.SubprocessError
-        If it cannot be started, fails, or takes more than a minute.
-    """
-    more = {"MVAD_PART": str(line["sample"]), "MVAD_DECISION": str(line["decision"]), "MVAD_SCORE": str(line.get("score", ""))}
-    subprocess.run(
-        shlex.split(command), input=json.dumps(line).encode(), env=os.environ | more, check=True, timeout=_CALL_SECONDS
-    )
-
-
-def post(address: str, line: dict[str, Any]) -> None:
-    """Send a decision as JSON by POST.
-
-    Raises
-    ------
-    OSError
-        If the address does not answer with success within ten seconds.
-    """
-    request = urllib.request.Request(address, json.dumps(line).encode(), {"Content-Type": "application/json"})
-    with urllib.request.urlopen(request, timeout=_WEBHOOK_SECONDS):
-        pass
 
 
 def _state_of(paths: tuple[Path, ...]) -> tuple[tuple[int, int], ...]:
