@@ -201,3 +201,22 @@ def test_a_webhook_that_answers_again_gets_all_that_it_missed(tmp_path: Path, mo
         assert teller.finish() == 0
     assert posted[-1] == "p6"
     assert len(posted) == 6
+
+
+@pytest.mark.parametrize(("maps", "written"), [("all", ["bad", "p1"]), ("anomalous", ["bad"]), ("none", [])])
+def test_maps_are_written_of_the_parts_that_were_asked_for(
+    maps: str, written: list[str], watched: Callable[..., Watch], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found: list[str] = []
+    monkeypatch.setattr(module, "write_maps", lambda folder, key, scored: found.append(key))
+    watch = watched(parts(tmp_path / "in", "p1", "bad"), maps=maps)
+    decide = watch.judge.decide
+
+    def one_is_bad(sample: Any) -> Any:
+        prediction, scored = decide(sample)
+        facts = prediction.to_json() | ({"decision": "anomalous"} if sample == "bad" else {})
+        return SimpleNamespace(to_json=lambda: dict(facts)), scored
+
+    monkeypatch.setattr(watch.judge, "decide", one_is_bad)
+    assert watch.run().decided == 2
+    assert found == written

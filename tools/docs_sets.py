@@ -41,7 +41,7 @@ def sets() -> str:
         "shards; the data keep the licence of their publishers.",
         "",
         "**Splits** are the published ones. If a dataset of photographs has no validation split, nothing is held out by default: the published protocols",
-        "train on all training parts, and only then are figures comparable. Such a run has no threshold, and `mvad predict` asks for `--threshold`. `mvad pack",
+        "train on all training parts, and only then are figures comparable. Such a run has no threshold, and `mvad predict` asks for `--threshold`. `mvad train --holdout 0.2` keeps normals for a threshold in one run, `mvad pack",
         "--validation 0.2` holds out a fifth of the good training parts, the same parts on every machine, and records this. To replace existing shards that",
         "were packed differently, add `--overwrite`. `mvad reproduce` names the categories in which training parts were held out. A promise of at most 5 % false",
         "alarms takes 19 good validation parts.",

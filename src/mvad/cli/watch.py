@@ -38,6 +38,12 @@ def watch(
     ] = "",
     webhook: Annotated[str, typer.Option("--webhook", help="Address to which each decision is sent by POST, as JSON.")] = "",
     once: Annotated[bool, typer.Option("--once", help="Stop when all parts in the folder are decided.")] = False,
+    maps: Annotated[
+        str,
+        typer.Option(
+            "--maps", help="Parts whose maps and pictures are written: all, anomalous or none; five views of 256 px take 1.2 MB."
+        ),
+    ] = "all",
     false_alarms: FalseAlarms = 0.05,
     threshold: FixedThreshold = None,
     workspace: WorkspaceOfRun = None,
@@ -56,8 +62,8 @@ def watch(
     from mvad.model.devices import resolve_device
     from mvad.pipeline.judge import Judge
     from mvad.pipeline.trained_run import workspace_of
-    from mvad.pipeline.watch import Watch, WatchOptions, candidates_of
-    from mvad.words import counted
+    from mvad.pipeline.watch import OF_WHICH, Watch, WatchOptions, candidates_of
+    from mvad.words import check_known, counted
 
     if not source.is_dir():
         raise BadInput(f"{source}: not found; give the folder in which parts arrive")
@@ -65,9 +71,10 @@ def watch(
         raise BadInput("--exec: expected a command")
     if webhook and not webhook.startswith(("http://", "https://")):
         raise BadInput(f"--webhook {webhook}: expected an address that begins with http:// or https://")
+    check_known("--maps", [maps], OF_WHICH)
     places = Workspace(workspace) if workspace else workspace_of(run)
     weights = WeightsSource(teacher_weights, places.weights, offline)
-    options = WatchOptions(timeout, settle, command=command, webhook=webhook, once=once)
+    options = WatchOptions(timeout, settle, command=command, webhook=webhook, once=once, maps=maps)
     with Bars() as bars:
         judge = Judge.load(run, places, weights, resolve_device(device), false_alarms, threshold, bars)
         target = out or run / "watch" / source.resolve().name

@@ -31,6 +31,7 @@ from mvad.pipeline.workspace import Workspace
 from mvad.progress import Progress
 
 SOURCE = "watched.json"
+OF_WHICH = ("all", "anomalous", "none")
 FAILED = "failed"
 """Decision on a part that could not be read; a person has to look."""
 _NOT_THE_PARTS = (MemoryError, torch.OutOfMemoryError, torch.AcceleratorError)
@@ -57,6 +58,8 @@ class WatchOptions:
         Command that gets each decision as JSON on its standard input; address that it is sent to by POST. "": none.
     once
         Whether to stop when every part in the folder is decided.
+    maps
+        Of which parts maps and pictures are written: ``all``, ``anomalous`` or ``none``.
     """
 
     timeout_s: float = 30.0
@@ -65,6 +68,7 @@ class WatchOptions:
     command: str = ""
     webhook: str = ""
     once: bool = False
+    maps: str = "all"
 
 
 @dataclass(frozen=True)
@@ -271,8 +275,9 @@ class Watch:
         try:
             check_stem(candidate.key, self._stems)
             prediction, scored = self.judge.decide(candidate.sample())
-            write_maps(self.out / MAPS, candidate.key, scored)
             line = prediction.to_json()
+            if self.options.maps == "all" or (self.options.maps == "anomalous" and line["decision"] == "anomalous"):
+                write_maps(self.out / MAPS, candidate.key, scored)
         except Exception as error:
             if getattr(error, "is_general", False) or isinstance(error, _NOT_THE_PARTS):
                 raise
