@@ -11,8 +11,10 @@ from torch.nn import functional
 from training import CPU, StopAfter, load, train, untrained_teacher
 
 from mvad.datasets.shards.loader import ShardSet
+from mvad.model.baselines.padim import detector as padim
 from mvad.model.baselines.padim.detector import PaDiM
 from mvad.model.baselines.patchcore import PatchCoreKeys
+from mvad.model.baselines.patchcore import detector as patchcore
 from mvad.model.baselines.patchcore.detector import PatchCore, distances, furthest_points
 from mvad.model.baselines.reverse_distillation.detector import Decoder, ReverseDistillation
 from mvad.model.baselines.simplenet.detector import SimpleNet
@@ -54,11 +56,52 @@ def test_a_memory_bank_is_not_reduced_below_min_patches() -> None:
     bank = object.__new__(PatchCore)
     bank.config = type("C", (), {"patchcore": PatchCoreKeys(coreset=0.1, min_patches=40), "seed": 0})()  # type: ignore[assignment]
     patches = torch.randn(100, 8)
-    assert len(bank._coreset(patches, "x")) == 40
+    assert len(bank._coreset(patches, bank._generator("x"))) == 40
     bank.config = type("C", (), {"patchcore": PatchCoreKeys(coreset=0.1, min_patches=400), "seed": 0})()  # type: ignore[assignment]
-    assert len(bank._coreset(patches, "x")) == 100
+    assert len(bank._coreset(patches, bank._generator("x"))) == 100
     bank.config = type("C", (), {"patchcore": PatchCoreKeys(coreset=0.1), "seed": 0})()  # type: ignore[assignment]
-    assert len(bank._coreset(patches, "x")) == 10
+    assert len(bank._coreset(patches, bank._generator("x"))) == 10
+
+
+def test_patches_of_a_large_split_are_drawn_before_they_are_gathered(
+    gear: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The banks are the same, and no more than the drawn patches are held."""
+    keys = {"input.modalities": "rgb,normal", "patchcore.max_patches": 60, "patchcore.min_patches": 20}
+    train(tmp_path / "small", gear, model="patchcore", **keys)
+    monkeypatch.setattr(patchcore, "_COUNTED_FIRST", 0)
+    joined: list[int] = []
+    coreset = PatchCore._coreset
+    monkeypatch.setattr(
+        PatchCore, "_coreset", lambda self, found, *rest: (joined.append(len(found)), coreset(self, found, *rest))[1]
+    )
+    kept: list[int] = []
+    of_next = patchcore._Draw.of_next
+    monkeypatch.setattr(
+        patchcore._Draw, "of_next", lambda self, places: (kept.append(len(found := of_next(self, places))), found)[1]
+    )
+    train(tmp_path / "large", gear, model="patchcore", **keys)
+    small, large = (load(tmp_path / name).state() for name in ("small", "large"))
+    assert small.keys() == large.keys()
+    assert all(torch.equal(small[name], large[name]) for name in small)
+    assert max(joined) == 60, "more patches than that were met"
+    assert sum(kept) == sum(joined)
+
+
+def test_padim_of_a_large_split_takes_several_passes(gear: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    keys = {"input.modalities": "rgb,normal"}
+    train(tmp_path / "small", gear, model="padim", **keys)
+    monkeypatch.setattr(padim, "_HELD_BYTES", 1)
+    monkeypatch.setattr(padim, "_BLOCK_BYTES", 30_000)
+    passes: list[int] = []
+    fit_input = PaDiM._fit_input
+    monkeypatch.setattr(PaDiM, "_fit_input", lambda self, name, *rest: (passes.append(1), fit_input(self, name, *rest))[1])
+    train(tmp_path / "large", gear, model="padim", **keys)
+    assert len(passes) == 10
+    small, large = (load(tmp_path / name).state() for name in ("small", "large"))
+    assert small.keys() == large.keys()
+    for name in small:
+        assert torch.allclose(small[name].double(), large[name].double(), rtol=1e-5, atol=1e-6), name
 
 
 def test_the_coreset_is_that_of_a_loop_that_reads_each_point() -> None:

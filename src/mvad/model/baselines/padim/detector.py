@@ -24,6 +24,12 @@ from mvad.model.input_spec import InputSpec
 from mvad.model.scoring import counted, finish_maps, highest
 from mvad.model.training.context import FitContext
 
+_HELD_BYTES = 4 << 30
+"""Bytes of features of a split that are held at the same time."""
+
+_BLOCK_BYTES = 1 << 30
+"""Bytes of float64 features whose covariances are taken together."""
+
 
 class PaDiM(Detector):
     """PaDiM with one Gaussian per view, modality and position."""
@@ -40,32 +46,49 @@ class PaDiM(Detector):
         self._positions: dict[str, Tensor] = {}
 
     def fit(self, train: ShardSet, context: FitContext) -> None:
-        """See ``Detector.fit``: one pass over the samples, then means and covariances per view and modality."""
+        """See ``Detector.fit``: one pass over the samples, then means and covariances per view and modality.
+
+        A large split takes several passes, each for some of the inputs, since all features of one pass are held.
+        """
         inputs = self._inputs()
-        context.progress.start(f"train {context.run.name}", len(train) + len(inputs))
-        gathered: list[Tensor] = []
-        counted_cells: list[Tensor] = []
-        for views in self.features.each_sample(train):
-            gathered.append(self._embedding(views)[0].to(torch.float16))
-            counted_cells.append(self.features.counts(views, gathered[-1].shape[-2])[0])
-            context.progress.advance()
-        counts = fetched([torch.stack(counted_cells)])[0]
-        for name, (v, m) in inputs.items():
-            places = counts[:, v].any(dim=0)
-            positions, there = moved([places.flatten().nonzero()[:, 0], places], self.device)
-            rows = [number for number in range(len(gathered)) if counts[number, v].any()]
-            if not rows:
-                raise not_shown(v, self.spec)
-            points = torch.stack([gathered[n][v, m].flatten(0, 1).index_select(0, positions) for n in rows], dim=1).float()
+        side = self.config.input.size // 4
+        each = len(train) * side**2 * len(self.channels) * 2
+        together = max(1, min(len(inputs), _HELD_BYTES // max(each, 1)))
+        passes = [list(inputs)[k : k + together] for k in range(0, len(inputs), together)]
+        context.progress.start(f"train {context.run.name}", len(passes) * len(train) + len(inputs))
+        for names in passes:
+            chosen = [inputs[name] for name in names]
+            gathered: list[list[Tensor]] = []
+            counted_cells: list[Tensor] = []
+            for views in self.features.each_sample(train):
+                embedding = self._embedding(views)[0]
+                gathered.append([embedding[v, m].flatten(0, 1).to(torch.float16) for v, m in chosen])
+                counted_cells.append(self.features.counts(views, int(embedding.shape[-2]))[0])
+                context.progress.advance()
+            counts = fetched([torch.stack(counted_cells)])[0]
+            for number, (name, (v, _)) in enumerate(zip(names, chosen, strict=True)):
+                shown = [one[number] for one, places in zip(gathered, counts[:, v], strict=True) if places.any()]
+                if not shown:
+                    raise not_shown(v, self.spec)
+                self._fit_input(name, shown, counts[:, v].any(dim=0))
+                context.progress.advance()
+
+    def _fit_input(self, name: str, shown: Sequence[Tensor], places: Tensor) -> None:
+        """Estimate the Gaussians of one input from the features (s * s, C) of each sample that shows it, at ``places`` (s, s)."""
+        positions, there = moved([places.flatten().nonzero()[:, 0], places], self.device)
+        eye = torch.eye(len(self.channels), dtype=torch.float64, device=self.device)
+        block = max(1, _BLOCK_BYTES // (len(shown) * len(self.channels) * 8))
+        means, whitenings = [], []
+        for some in torch.split(positions, block):
+            points = torch.stack([features.index_select(0, some) for features in shown], dim=1).float()
             mean = points.mean(dim=1)
             offset = (points - mean[:, None]).double()  # float32 is not enough with as many dimensions as samples
-            covariance = offset.transpose(1, 2) @ offset / max(len(rows) - 1, 1)
-            eye = torch.eye(len(self.channels), dtype=torch.float64, device=covariance.device)
+            covariance = offset.transpose(1, 2) @ offset / max(len(shown) - 1, 1)
             factor = torch.linalg.cholesky(covariance + self.config.padim.regulariser * eye)
-            whitening = torch.linalg.solve_triangular(factor, eye.expand_as(factor), upper=False)
-            self._positions[name] = positions
-            self.tensors |= {f"{name}.places": there, f"{name}.mean": mean, f"{name}.whitening": whitening.float()}
-            context.progress.advance()
+            whitenings.append(torch.linalg.solve_triangular(factor, eye.expand_as(factor), upper=False).float())
+            means.append(mean)
+        self._positions[name] = positions
+        self.tensors |= {f"{name}.places": there, f"{name}.mean": torch.cat(means), f"{name}.whitening": torch.cat(whitenings)}
 
     def score(self, batch: Batch) -> AnomalyMaps:
         """See ``Detector.score``."""

@@ -23,6 +23,44 @@ from mvad.model.input_spec import InputSpec
 from mvad.model.scoring import finish_maps
 from mvad.model.training.context import FitContext
 
+_COUNTED_FIRST = 2
+"""Times ``max_patches`` of one input from which on patches are counted before they are gathered."""
+
+
+class _Draw:
+    """Draws at most ``most`` of the patches of one input, which are met one sample after another.
+
+    Where their number is known before, only the drawn ones need to be kept; what is drawn is the same.
+    """
+
+    def __init__(self, generator: torch.Generator, most: int) -> None:
+        self.generator, self._most = generator, most
+        self._met = 0
+        self._drawn: Tensor | None = None
+        self._sorted: Tensor | None = None
+
+    def know(self, total: int) -> None:
+        """Draw among so many patches, before any is met."""
+        if total > self._most:
+            self._drawn = torch.randperm(total, generator=self.generator)[: self._most]
+            self._sorted = self._drawn.sort().values
+
+    def of_next(self, places: Tensor) -> Tensor:
+        """Return those of the next patches, places (N,) of a sample, that have to be kept."""
+        first, self._met = self._met, self._met + len(places)
+        if self._sorted is None:
+            return places
+        low, high = torch.searchsorted(self._sorted, torch.tensor([first, self._met])).tolist()
+        return places[self._sorted[low:high] - first]
+
+    def order(self) -> Tensor | None:
+        """Return the drawn ones among those that were kept, in the order of the draw; None: all of them."""
+        if self._drawn is not None:
+            return self._drawn.argsort().argsort()
+        if self._met > self._most:
+            return torch.randperm(self._met, generator=self.generator)[: self._most]
+        return None
+
 
 class PatchCore(Detector):
     """PatchCore with one memory bank of normal patches per view and modality."""
@@ -38,21 +76,43 @@ class PatchCore(Detector):
         """See ``Detector.fit``."""
         inputs = self._inputs()
         context.progress.start(f"train {context.run.name}", len(train) + 10 * len(inputs))
+        draws = {name: _Draw(self._generator(name), self.config.patchcore.max_patches) for name in inputs}
+        if len(train) * (self.config.input.size // 8) ** 2 > _COUNTED_FIRST * self.config.patchcore.max_patches:
+            self._count(train, draws)
         gathered: dict[str, list[Tensor]] = {name: [] for name in inputs}
         for views in self.features.each_sample(train):
             patches, counts = self.features.patches(views)
             places = fetched([counts[0].flatten(1)])[0]
-            indices = moved([place.nonzero()[:, 0] for place in places], self.device)
-            for name, (v, m) in inputs.items():
-                if views.present[0, v]:
-                    gathered[name].append(patches[0, v, m].flatten(0, 1).index_select(0, indices[v]))
+            shown = [name for name, (v, _) in inputs.items() if views.present[0, v]]
+            kept = moved([draws[name].of_next(places[inputs[name][0]].nonzero()[:, 0]) for name in shown], self.device)
+            for name, indices in zip(shown, kept, strict=True):
+                v, m = inputs[name]
+                gathered[name].append(patches[0, v, m].flatten(0, 1).index_select(0, indices))
             context.progress.advance()
         for name, (v, _) in inputs.items():
             found = gathered.pop(name)
             if not any(len(patches) for patches in found):
                 raise not_shown(v, self.spec)
-            self.banks[name] = self._coreset(torch.cat(found), name)
+            drawn = draws[name].order()
+            every = torch.cat(found)
+            found.clear()
+            chosen = every if drawn is None else every[moved([drawn], every.device)[0]]
+            self.banks[name] = self._coreset(chosen, draws[name].generator)
             context.progress.advance(10)
+
+    def _count(self, train: ShardSet, draws: Mapping[str, _Draw]) -> None:
+        """Tell each draw how many patches there are, so that only those that it draws are kept: a large split has a hundred times more.
+
+        That takes the outlines of the objects alone, not the teacher.
+        """
+        totals, side = dict.fromkeys(draws, 0), 0
+        for views in self.features.each_sample(train):
+            side = side or int(self.features.patches(views)[0].shape[3])
+            numbers = fetched([self.features.counts(views, side)[0].flatten(1).sum(dim=1)])[0].tolist()
+            for name, (v, _) in self._inputs().items():
+                totals[name] += numbers[v] if views.present[0, v] else 0
+        for name, draw in draws.items():
+            draw.know(totals[name])
 
     def score(self, batch: Batch) -> AnomalyMaps:
         """See ``Detector.score``."""
@@ -93,14 +153,13 @@ class PatchCore(Detector):
         spec = self.spec
         return {f"bank.{v}.{name}": (v, m) for v in range(spec.views) for m, name in enumerate(spec.modalities)}
 
-    def _coreset(self, patches: Tensor, name: str) -> Tensor:
+    def _generator(self, name: str) -> torch.Generator:
+        digest = hashlib.sha256(f"{self.config.seed} {name}".encode()).digest()
+        return torch.Generator().manual_seed(int.from_bytes(digest[:6], "little"))
+
+    def _coreset(self, patches: Tensor, generator: torch.Generator) -> Tensor:
         """Return a coreset by greedy k-centre: each next patch is the one furthest from those already chosen."""
         config = self.config.patchcore
-        digest = hashlib.sha256(f"{self.config.seed} {name}".encode()).digest()
-        generator = torch.Generator().manual_seed(int.from_bytes(digest[:6], "little"))
-        if len(patches) > config.max_patches:
-            drawn = torch.randperm(len(patches), generator=generator)[: config.max_patches]
-            patches = patches[moved([drawn], patches.device)[0]]
         count = min(len(patches), max(1, config.min_patches, round(config.coreset * len(patches))))
         projection = torch.randn(patches.shape[1], config.projection, generator=generator) / config.projection**0.5
         low = patches @ projection.to(patches)
