@@ -23,6 +23,7 @@ from torch.utils.data import ConcatDataset, DataLoader
 
 from mvad import files
 from mvad.datasets import realiad
+from mvad.datasets.shards import loader
 from mvad.datasets.shards.batches import Batches
 from mvad.datasets.shards.buffers import Buffers
 from mvad.datasets.shards.loader import Batch, ShardSet, collate
@@ -160,6 +161,22 @@ def test_reading_leaves_no_file_or_memory_behind(folder: Path) -> None:
     gc.collect()
     assert len(os.listdir("/proc/self/fd")) <= before
     assert grown < 50, f"{grown:.0f} MB more after 3,200 samples"
+
+
+def test_samples_are_moved_to_a_device_a_few_at_a_time(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loader, "_MOVED_TOGETHER", 4)
+    data = ShardSet(folder, "test", ("rgb", "depth"))
+    assert len(data) % 4
+    most: list[int] = []
+    decode = ShardSet._decode
+    monkeypatch.setattr(ShardSet, "_decode", lambda self, rows, *rest: (most.append(len(rows)), decode(self, rows, *rest))[1])
+    moved = data._moved_in_blocks(torch.device("cpu"))
+    assert max(most) == 4
+    whole = decode(data, range(len(data)))
+    assert moved.keys() == whole.keys()
+    for name, tensor in whole.items():
+        assert moved[name].dtype == tensor.dtype
+        assert torch.equal(moved[name].view(torch.uint8), tensor.view(torch.uint8)), name
 
 
 def test_what_is_in_memory_is_the_same_and_shared_and_bounded(folder: Path) -> None:

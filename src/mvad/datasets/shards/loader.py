@@ -23,6 +23,9 @@ from mvad.datasets.shards.reader import ShardFile, read_manifest
 from mvad.datasets.shards.schema import IMAGES, MODALITIES, PLACES
 from mvad.errors import BadInput
 
+_MOVED_TOGETHER = 64
+"""Samples that are decoded at a time on their way to a device."""
+
 
 class ShardSet(Dataset[Batch]):
     """Dataset of the samples of one split of a category, in the order of their keys.
@@ -173,13 +176,26 @@ class ShardSet(Dataset[Batch]):
         needed = self.stored_bytes // 1_000_000
         if needed > limit_mb:
             raise BadInput(f"{self.folder}: {self.split} takes {needed} MB in memory, more than {limit_mb}; leave it on disk")
-        arrays = self._memory or self._decode(range(len(self)), Buffers())  # buffers of a split's size are not kept for batches
         if device.type == "cpu":
+            # Buffers of a split's size are not kept for batches.
+            arrays = self._memory or self._decode(range(len(self)), Buffers())
             self._memory = {name: tensor.share_memory_() for name, tensor in arrays.items()}  # type: ignore[no-untyped-call]
             return self
         other = self._copy()
-        other._memory = {name: tensor if name == "mask" else tensor.to(device) for name, tensor in arrays.items()}
+        other._memory = self._moved_in_blocks(device)
         return other
+
+    def _moved_in_blocks(self, device: torch.device) -> dict[str, Tensor]:
+        """Return all samples on a device, masks on the host; a few at a time are on both, since a host may have less memory."""
+        found: dict[str, Tensor] = {}
+        for first in range(0, len(self), _MOVED_TOGETHER):
+            rows = list(range(first, min(first + _MOVED_TOGETHER, len(self))))
+            for name, block in (self._from_memory(rows) if self._memory else self._decode(rows, Buffers())).items():
+                if name not in found:
+                    place = torch.device("cpu") if name == "mask" else device
+                    found[name] = torch.empty((len(self), *block.shape[1:]), dtype=block.dtype, device=place)
+                found[name][first : first + len(rows)] = block.to(found[name].device)
+        return found
 
     def __len__(self) -> int:
         return len(self._places)
