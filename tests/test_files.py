@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import pickle
+import resource
 from pathlib import Path
 
 import pytest
@@ -235,3 +236,20 @@ def test_leftovers_of_other_processes_are_removed_without_a_list_per_write(
         (part / "b").write_text("whole")
     assert [path.name for path in (tmp_path / "z").iterdir()] == ["b"]
     assert sorted(path.name for path in tmp_path.glob("*.part-*")) == ["xx[1]*.part-99", "y.part-99"]
+
+
+def test_a_process_that_has_too_many_files_open_is_allowed_more(tmp_path: Path) -> None:
+    """A split of 36 large views has a thousand files, all of which stay open."""
+    (tmp_path / "x").write_text("x")
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    handles: list[int] = []
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir("/proc/self/fd")) + 5, before[1]))
+        handles += [files.open_for_reading(tmp_path / "x") for _ in range(20)]
+        assert resource.getrlimit(resource.RLIMIT_NOFILE)[0] == before[1]
+        with pytest.raises(FileNotFoundError):
+            files.open_for_reading(tmp_path / "y")
+    finally:
+        for handle in handles:
+            os.close(handle)
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)

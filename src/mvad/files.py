@@ -16,6 +16,7 @@ import fcntl
 import functools
 import hashlib
 import os
+import resource
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
@@ -113,6 +114,24 @@ def remove(path: Path) -> None:
         _delete(target)
     except OSError as error:
         raise BadInput(f"{path}: cannot be removed: {error.strerror or error}") from error
+
+
+def open_for_reading(path: Path) -> int:
+    """Return the descriptor of a file; if too many files are open, the process is allowed as many as the system permits.
+
+    Raises
+    ------
+    OSError
+        If it cannot be opened.
+    """
+    try:
+        return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError as error:
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        if error.errno != errno.EMFILE or soft == hard:
+            raise
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+        return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
 
 
 def write_new(path: Path, data: bytes | bytearray | memoryview) -> None:

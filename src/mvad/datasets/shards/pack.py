@@ -132,14 +132,20 @@ def pack_category(
         packing = json.loads(json.dumps(asdict(options)))
         if not overwrite:
             _check_same_configuration(folder, {"config": category.config, "packing": packing})
-        progress.start(f"pack {category.category}", len(category.sources))
         known = _known_entries(folder, overwrite)
         parts = _parts(category, options)
         with ThreadPoolExecutor(max(jobs, 1), "mvad-pack") as pool:
-            kept = {part.name: _kept(folder, part, category, packing, known, pool) for part in parts}
-            entries = {name: entry for name, entry in kept.items() if entry is not None}
+            if known:
+                progress.start(f"compare {category.category}", len(parts))
+            entries: dict[str, dict[str, Any]] = {}
+            for part in parts:
+                kept = _kept(folder, part, category, packing, known, pool)
+                entries |= {} if kept is None else {part.name: kept}
+                if known:
+                    progress.advance()
             todo = [part for part in parts if part.name not in entries]
-            progress.advance(sum(len(part.sources) for part in parts if part.name in entries))
+            done = sum(len(part.sources) for part in parts if part.name in entries)
+            progress.start(f"pack {category.category}", len(category.sources), done)
             entries |= _write_all(todo, folder, category, options, packing, pool, jobs, progress)
         failed = {key: reason for entry in entries.values() for key, reason in entry.get("failed", {}).items()}
         written = [entries[part.name] for part in parts if "file" in entries[part.name]]

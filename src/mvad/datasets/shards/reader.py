@@ -101,7 +101,7 @@ class ShardFile:
         """
         if self._handle is None:
             try:
-                self._handle = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
+                self._handle = files.open_for_reading(self.path)
             except OSError as error:
                 raise BadInput(f"{self.path}: cannot be read ({error.strerror}); pack again") from error
         return self._handle
