@@ -52,6 +52,20 @@ def test_padim_maps_are_mahalanobis_distances_by_position(gear: Path, tmp_path: 
     assert float((detector.tensors["0.rgb.whitening"][index] @ offset).norm()) == pytest.approx(expected, rel=0.02)
 
 
+def test_half_of_each_whitening_is_stored_and_wholes_of_earlier_runs_are_read(gear: Path, tmp_path: Path) -> None:
+    train(tmp_path / "run", gear, model="padim", **{"input.modalities": "rgb"})
+    detector = load(tmp_path / "run")
+    assert isinstance(detector, PaDiM)
+    before, state = dict(detector.tensors), detector.state()
+    channels = len(detector.channels)
+    assert state["0.rgb.whitening"].shape[1:] == (channels * (channels + 1) // 2,)
+    assert bool((before["0.rgb.whitening"].triu(1) == 0).all()), "nothing is lost"
+    for stored in (state, {**before, "channels": detector.channels}):
+        detector.tensors = {}
+        detector.load_state(stored)
+        assert all(torch.equal(detector.tensors[name], before[name]) for name in before)
+
+
 def test_a_memory_bank_is_not_reduced_below_min_patches() -> None:
     bank = object.__new__(PatchCore)
     bank.config = type("C", (), {"patchcore": PatchCoreKeys(coreset=0.1, min_patches=40), "seed": 0})()  # type: ignore[assignment]

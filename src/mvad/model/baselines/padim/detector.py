@@ -31,6 +31,20 @@ _BLOCK_BYTES = 1 << 30
 """Bytes of float64 features whose covariances are taken together."""
 
 
+_WHITENING = ".whitening"
+
+
+def _whole(stored: Tensor) -> Tensor:
+    """Return whitenings (P, C, C) from their lower halves (P, C (C + 1) / 2) row by row; earlier runs stored them whole."""
+    if stored.dim() == 3:
+        return stored
+    side = int(((8 * stored.shape[1] + 1) ** 0.5 - 1) / 2)
+    whole = stored.new_zeros(len(stored), side, side)
+    rows, columns = torch.tril_indices(side, side)
+    whole[:, rows, columns] = stored
+    return whole
+
+
 class PaDiM(Detector):
     """PaDiM with one Gaussian per view, modality and position."""
 
@@ -112,14 +126,17 @@ class PaDiM(Detector):
         return smooth_upsample(gathered.flatten(0, 2), size, self.config.padim.sigma * size / 256).view(b, v, m, size, size)
 
     def state(self) -> dict[str, Tensor]:
-        """See ``Detector.state``."""
-        return {**self.tensors, "channels": self.channels}
+        """See ``Detector.state``; of each whitening, a lower triangle, only that half is stored."""
+        rows, columns = torch.tril_indices(len(self.channels), len(self.channels), device=self.channels.device)
+        halves = {name: tensor[:, rows, columns] for name, tensor in self.tensors.items() if name.endswith(_WHITENING)}
+        return {**self.tensors, **halves, "channels": self.channels}
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
         """See ``Detector.load_state``."""
         self.channels = state["channels"].to(self.device)
         names = [f"{name}.{part}" for name in self._inputs() for part in ("places", "mean", "whitening")]
-        self.tensors = {name: state[name].to(self.device) for name in names}
+        wholes = {name: _whole(state[name]) if name.endswith(_WHITENING) else state[name] for name in names}
+        self.tensors = {name: tensor.to(self.device) for name, tensor in wholes.items()}
         found = {name: state[f"{name}.places"].flatten().nonzero()[:, 0] for name in self._inputs()}
         self._positions = {name: positions.to(self.device) for name, positions in found.items()}
 
