@@ -48,6 +48,14 @@ def test_help_does_not_import_large_libraries() -> None:
     assert all(verb in done.stdout for verb in VERBS)
 
 
+def test_commands_are_listed_in_the_order_of_the_work_with_whole_summaries() -> None:
+    listed = mvad("--help").stdout.partition("Commands:")[2].partition("Example:")[0].splitlines()
+    names = [line.split()[0] for line in listed if line.strip()]
+    assert names[:6] == ["synth", "render", "pack", "train", "evaluate", "report"]
+    assert len(names) == len(set(names)) >= len(VERBS)
+    assert not any(line.endswith("...") for line in listed)
+
+
 @pytest.mark.thorough(4)
 def test_the_examples_of_the_help_run_one_after_the_other(workspace: Path, tmp_path: Path) -> None:
     """Runs the examples in the order of a workflow, in an empty folder with a dataset beside it."""

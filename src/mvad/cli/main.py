@@ -15,6 +15,7 @@ from types import FrameType
 from typing import Any, TextIO
 
 import typer
+import typer.core
 
 from mvad.cli import (
     doctor,
@@ -41,8 +42,40 @@ from mvad.model.config import ONE_ORDER
 from mvad.model.registry import PLUGINS
 from mvad.settings import RenamedKey
 
+_SUMMARIES = {
+    "synth": "Generate a small dataset in a published on-disk format.",
+    "render": "Render scans or meshes to views; continues where it stopped.",
+    "pack": "Pack renders and photographs into HDF5 shards.",
+    "train": "Train IDIF, an ablation or a baseline, per category.",
+    "evaluate": "Evaluate runs on their test splits.",
+    "report": "Write one HTML page on evaluated runs.",
+    "reproduce": "Reproduce a table of the paper, with ours beside it.",
+    "predict": "Score new photographs, scans or shards.",
+    "watch": "Decide on parts as they arrive in a folder.",
+    "serve": "Decide on parts over HTTP.",
+    "status": "List what a workspace holds.",
+    "inspect": "Show the content of a shard.",
+    "verify": "Check every stored byte; --repair rebuilds what is damaged.",
+    "export": "Export views as pictures, or a detector as ONNX.",
+    "import": "Evaluate another tool's maps of exported views.",
+    "explain": "Explain a key: what the paper says, the choice, the reason.",
+    "doctor": "Check what works on this machine.",
+}
+"""One line for each command, in the order in which ``mvad --help`` lists them."""
+
+
+class _InOrder(typer.core.TyperGroup):
+    """Commands in the order of the work, not of their registration."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """Return the names of the commands."""
+        return sorted(super().list_commands(ctx), key=list(_SUMMARIES).index)
+
+
 app = typer.Typer(
     name="mvad",
+    cls=_InOrder,
+    context_settings={"max_content_width": 110},
     help="Multi-view anomaly detection: render scans into views, pack shards, train IDIF and its baselines, evaluate, report.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -69,6 +102,10 @@ for verb in (
     doctor,
 ):
     verb.register(app)
+for _registered in app.registered_commands:
+    _registered.short_help = _SUMMARIES[str(_registered.name)]
+for _added in app.registered_groups:
+    _added.short_help = _SUMMARIES[str(_added.name)]
 
 
 def _home_resolved(value: Any) -> Any:
@@ -92,9 +129,9 @@ def _with_paths(command: Callable[..., None]) -> Callable[..., None]:
 
 
 for _group in (app, *(each.typer_instance for each in app.registered_groups)):
-    for _registered in (*(_group or app).registered_commands, *((_group or app).registered_callback,)):
-        if _registered is not None and _registered.callback is not None:
-            _registered.callback = _with_paths(_registered.callback)
+    for _command in (*(_group or app).registered_commands, *((_group or app).registered_callback,)):
+        if _command is not None and _command.callback is not None:
+            _command.callback = _with_paths(_command.callback)
 
 _TERMINATED = 143
 _INTERRUPTED = 130
