@@ -96,6 +96,7 @@ class Check:
         self.trusted = trusted
         self.seen: set[Path] = set()
         self.faults: list[Fault] = []
+        self._told: set[Path] = set()
         self.listed: dict[Path, set[str]] = {}
         self._rules = rules
         self._manifests: dict[Path, dict[str, Any] | None] = {}
@@ -110,6 +111,8 @@ class Check:
         found = next((repair for rules in self._rules if (repair := rules.repair_of(path)) is not None), None)
         kind, place = found or ("other", path)
         self.faults.append(Fault(text, path, kind, place))
+        if text.startswith(f"{path}:"):
+            self._told.add(path)
 
     def compare(self, path: Path, sha256: object, remedy: str) -> None:
         """Compare a file with its recorded hash."""
@@ -119,7 +122,7 @@ class Check:
             reason = "is not what was written (SHA-256 differs)"
         except OSError as error:
             same, reason = False, f"cannot be read ({error.strerror})"
-        if not same and not any(fault.text.startswith(f"{path}:") for fault in self.faults):
+        if not same and path not in self._told:
             self.fault(path, f"{path}: {reason}; {remedy}")
 
     def manifest_of(self, folder: Path) -> dict[str, Any]:
@@ -179,9 +182,9 @@ def verify_tree(
         if not root.exists():
             raise BadInput(f"{root}: not found; give a folder of renders, shards or runs")
         root = Path(os.path.abspath(root))
-        candidates = [root] if root.is_file() else visible(_files_below(root), root)
-        candidates = [path for path in candidates if ".part-" not in str(path.relative_to(root.parent))]
-        matched += [(path, pattern) for path in candidates if (pattern := check.pattern_of(path)) is not None]
+        candidates = [root] if root.is_file() else _files_below(root)
+        found = ((path, check.pattern_of(path)) for path in candidates)
+        matched += sorted(((path, pattern) for path, pattern in found if pattern is not None), key=lambda pair: pair[0])
     progress.start("verify", len(matched))
     for path, pattern in matched:
         try:
@@ -201,7 +204,10 @@ def verify_tree(
 
 
 def _files_below(root: Path) -> Iterator[Path]:
-    """Yield the files below a folder, those of linked folders, too, each folder once."""
+    """Yield the files below a folder that may be data and are not being written, those of linked folders, too, each folder once.
+
+    Names are filtered before paths are made: renders of a dataset are millions of files.
+    """
     visited: set[str] = set()
     for folder, folders, names in os.walk(root, followlinks=True):
         place = os.path.realpath(folder)
@@ -209,7 +215,14 @@ def _files_below(root: Path) -> Iterator[Path]:
             folders.clear()
             continue
         visited.add(place)
-        yield from (path for name in names if (path := Path(folder) / name).is_file())
+        folders[:] = [name for name in folders if _may_be_data(name)]
+        for name in names:
+            if _may_be_data(name) and os.path.isfile(os.path.join(folder, name)):
+                yield Path(folder, name)
+
+
+def _may_be_data(name: str) -> bool:
+    return not name.startswith(".") and ".part-" not in name
 
 
 def _manifest(check: Check, path: Path) -> None:
