@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -38,6 +39,7 @@ def watched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Wa
     """Return what makes a watch of one folder into another, of the files that lie there."""
     monkeypatch.setattr(module, "write_maps", lambda *given: None)
     monkeypatch.setattr(module.time, "sleep", lambda seconds: None)
+    monkeypatch.setattr(telling, "_PAUSES", (0.0, 0.0, 0.0))
 
     def make(source: Path, error: Exception | None = None, **options: Any) -> Watch:
         def find(decided: set[str]) -> Iterator[Candidate]:
@@ -153,54 +155,129 @@ def test_a_file_that_is_written_for_ever_is_decided_some_time(
     assert decided_at(watched(source), source / "p1", 400, monkeypatch) == 300
 
 
+class Told:
+    """A command and a webhook that fail where they are told to, with a folder of decisions."""
+
+    def __init__(self, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.out, self.now = out, 1000.0
+        self.ran, self.posted, self.tried, self.said = list[str](), list[str](), list[str](), list[str]()
+        self.down: Exception | None = None
+        self.refused: set[str] = set()
+        monkeypatch.setattr(telling, "run_command", self.run)
+        monkeypatch.setattr(telling, "post", self.post)
+        monkeypatch.setattr(telling, "_PAUSES", (0.0, 0.0, 0.0))
+        monkeypatch.setattr(telling.time, "monotonic", lambda: self.now)
+
+    def run(self, command: str, line: dict[str, Any]) -> None:
+        if line["sample"] in self.refused:
+            raise ValueError("exit status 1")
+        self.ran.append(line["sample"])
+
+    def post(self, address: str, line: dict[str, Any]) -> None:
+        self.tried.append(line["sample"])
+        if self.down is not None:
+            raise self.down
+        self.posted.append(line["sample"])
+
+    def teller(self, command: str = "", webhook: str = "http://x") -> Teller:
+        return Teller(self.out, command, webhook, self.said.append)
+
+    def decided(self, teller: Teller, name: str, seconds: float = 0.0) -> None:
+        self.now += seconds
+        line = {"sample": name, "decision": "good", "decision_id": name}
+        files.append_line(self.out / DECISIONS, line)
+        teller.tell(line)
+        for _ in range(2):
+            for listener in teller._listeners:
+                listener.thread.submit(lambda: None).result()
+            teller.try_again()
+
+
 def test_a_webhook_that_answers_again_gets_all_that_it_missed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """While it is down, it is asked once a minute and not for each part; nothing but the first failure is said."""
-    posted, tried, said, down = list[str](), list[str](), list[str](), [True]
+    told = Told(tmp_path, monkeypatch)
+    with told.teller() as teller:
+        teller.begin()
+        told.down = OSError("refused")
+        for name in ("p1", "p2", "p3"):
+            told.decided(teller, name)
+        assert told.tried == ["p1"] * 3, "three times, then not for p2 and p3"
+        assert told.said == [
+            "notice: p1: webhook failed (OSError: refused); it is tried again every minute, and at the next start, as are later decisions"
+        ]
+        told.decided(teller, "p4", 61)
+        told.down = None
+        told.decided(teller, "p5", 61)
+        assert told.posted == ["p1", "p2", "p3", "p4", "p5"]
+        assert len(told.tried) <= 3 + 2 + 5
+        assert teller.finish() == 0
+        told.down = OSError("refused")
+        told.decided(teller, "p6")
+        assert len(told.said) == 2
+        assert teller.finish() == 1
+    told.down = None
+    with told.teller() as teller:
+        teller.begin()
+        assert teller.finish() == 0
+    assert told.posted == ["p1", "p2", "p3", "p4", "p5", "p6"]
 
-    def post(address: str, line: dict[str, Any]) -> None:
-        tried.append(line["sample"])
-        if down[0]:
-            raise OSError("refused")
-        posted.append(line["sample"])
 
-    monkeypatch.setattr(telling, "post", post)
-    monkeypatch.setattr(telling.time, "sleep", lambda seconds: None)
-    now = [1000.0]
-    monkeypatch.setattr(telling.time, "monotonic", lambda: now[0])
-
-    def decided(teller: Teller, name: str) -> None:
-        line = {"sample": name, "decision": "good", "decision_id": name}
-        files.append_line(tmp_path / DECISIONS, line)
-        teller.tell(line)
-        teller._thread.submit(lambda: None).result()
-        teller.try_again()
-        teller._thread.submit(lambda: None).result()
-
-    with Teller(tmp_path, "", "http://x", said.append) as teller:
+def test_a_command_does_not_wait_for_a_webhook_that_is_down(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    told = Told(tmp_path, monkeypatch)
+    told.down = OSError("refused")
+    with told.teller("gate") as teller:
         teller.begin()
         for name in ("p1", "p2", "p3"):
-            decided(teller, name)
-        assert tried == ["p1"] * 3, "three times, then not for p2 and p3"
-        assert len(said) == 1
-        assert "p1: could not be told (OSError: refused)" in said[0]
-        now[0] += 61
-        decided(teller, "p4")
-        assert tried == ["p1"] * 4
-        down[0] = False
-        now[0] += 61
-        decided(teller, "p5")
-        assert posted == ["p1", "p2", "p3", "p4", "p5"]
-        assert teller.finish() == 0
-        down[0] = True
-        decided(teller, "p6")
-        assert len(said) == 2
+            told.decided(teller, name)
+        assert told.ran == ["p1", "p2", "p3"]
+        assert teller.finish() == 3
+
+
+def test_a_decision_on_which_a_call_fails_does_not_keep_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The command fails on p1 and the server refuses it; all others are told, now and after a restart."""
+    told = Told(tmp_path, monkeypatch)
+    told.refused = {"p1"}
+    told.down = telling.urllib.error.HTTPError("http://x", 500, "odd", {}, None)  # type: ignore[arg-type]
+    with told.teller("gate") as teller:
+        teller.begin()
+        told.decided(teller, "p1")
+        told.down = None
+        told.decided(teller, "p2")
+        assert (told.ran, told.posted) == (["p2"], ["p2"])
+        assert sorted(line.split()[2] for line in told.said) == ["exec", "webhook"]
+        told.decided(teller, "p3", 61)
+        assert told.posted == ["p2", "p3", "p1"], "the webhook is told again after a minute"
+        assert told.ran == ["p2", "p3"], "the command at the next start"
         assert teller.finish() == 1
-    down[0] = False
-    with Teller(tmp_path, "", "http://x", said.append) as teller:
+    with told.teller("gate") as teller:
+        teller.begin()
+        told.decided(teller, "p4")
+        assert teller.finish() == 1
+        told.refused = set()
+    with told.teller("gate") as teller:
         teller.begin()
         assert teller.finish() == 0
-    assert posted[-1] == "p6"
-    assert len(posted) == 6
+    assert told.ran == ["p2", "p3", "p4", "p1"]
+
+
+def test_an_interruption_does_not_wait_for_what_could_not_be_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    told = Told(tmp_path, monkeypatch)
+    for number in range(50):
+        files.append_line(tmp_path / DECISIONS, {"sample": f"p{number}", "decision": "good", "decision_id": f"p{number}"})
+    begun, goes_on = threading.Event(), threading.Event()
+
+    def slow(address: str, line: dict[str, Any]) -> None:
+        begun.set()
+        goes_on.wait(20)
+        told.posted.append(line["sample"])
+
+    monkeypatch.setattr(telling, "post", slow)
+    with told.teller() as teller:
+        teller.begin()
+        begun.wait(20)
+        teller._ends.set()  # as leaving does first
+        goes_on.set()
+    assert told.posted == ["p0"], "the call that was under way"
 
 
 @pytest.mark.parametrize(("maps", "written"), [("all", ["bad", "p1"]), ("anomalous", ["bad"]), ("none", [])])
