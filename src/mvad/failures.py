@@ -12,7 +12,7 @@ class Failures:
     """Counts the parts that fail, and tells why each did.
 
     An error ends the loop all the same where it would come again for every part: the job has one part only; a name does not
-    exist; the disk is full; or the first two parts fail with the same words, which then name nothing of the part.
+    exist; the disk is full; or parts of two groups fail with the same words before any part succeeds: words that name nothing of them.
 
     Parameters
     ----------
@@ -38,16 +38,18 @@ class Failures:
     def __init__(self, parts: int, tell: Callable[[str], None], names_are_general: bool = True) -> None:
         self.parts, self.count, self.done = parts, 0, 0
         self._tell, self._names_are_general = tell, names_are_general
-        self._first = ""
+        self._groups: dict[str, str] = {}
 
     @contextlib.contextmanager
-    def of(self, part: str) -> Iterator[None]:
+    def of(self, part: str, group: str = "") -> Iterator[None]:
         """Run the body of a ``with`` statement for one part; its error is told and counted, or raised where it ends the loop.
 
         Parameters
         ----------
         part
             Name of the part in the line on its error.
+        group
+            What several parts share, such as the category of several methods: they may fail with the same words. Default: the part.
 
         Raises
         ------
@@ -57,7 +59,7 @@ class Failures:
         try:
             yield
         except (BadInput, MissingComponent) as error:
-            if self._is_general(error):
+            if self._is_general(error, group or part):
                 raise
             self._count(part, str(error))
         except RuntimeError as error:
@@ -78,14 +80,13 @@ class Failures:
         if self.count:
             raise PartlyDone(f"{message}; see the messages above")
 
-    def _is_general(self, error: BadInput | MissingComponent) -> bool:
+    def _is_general(self, error: BadInput | MissingComponent, group: str) -> bool:
         if self.parts == 1 or getattr(error, "is_general", False):
             return True
         if isinstance(error, UnknownName) and self._names_are_general:
             return True
-        return self.done == 0 and self.count == 1 and str(error) == self._first
+        return self.done == 0 and self._groups.setdefault(str(error), group) != group
 
     def _count(self, part: str, message: str) -> None:
-        self._first = self._first or message
         self.count += 1
         self._tell(f"failed: {part}: {message}")

@@ -127,10 +127,10 @@ def open_for_reading(path: Path) -> int:
     try:
         return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except OSError as error:
-        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-        if error.errno != errno.EMFILE or soft == hard:
+        if error.errno != errno.EMFILE:
             raise
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+        hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))  # another thread may have done it meanwhile
         return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
 
 

@@ -55,15 +55,22 @@ def test_runs_that_were_evaluated_are_not_evaluated_again(place: Path) -> None:
     run = place / "runs" / "a-gear"
     subsets = (run / "missing-views.json").stat().st_mtime_ns
     results = Results.read(run / "results.json")
-    (run / results.samples[0].picture).unlink()
+    (run / results.samples[0].picture).write_bytes(b"another")
     config = files.read_sealed_json(place / "runs" / "b-gear" / "results.json", "x", "y")
     config["machine"]["mvad"] = "0.0.1"
     files.write_sealed_json(place / "runs" / "b-gear" / "results.json", config)
     third = mvad(*words[:-3], "--json", "-")
     assert said not in third.stderr
-    assert (run / results.samples[0].picture).exists()
-    assert mvad(*words).stderr.count(said) == 2
+    assert files.sha256_file(run / results.samples[0].picture) == results.samples[0].picture_sha256
     assert (run / "missing-views.json").stat().st_mtime_ns == subsets
+    (run / "threshold.json").unlink()
+    (run / "missing-views.json").write_text("{}")
+    fourth = mvad(*words)
+    assert fourth.returncode == 0, fourth.stderr
+    assert fourth.stderr.count(said) == 1, "an evaluation that was killed before its threshold goes on"
+    assert (run / "threshold.json").exists()
+    figures = [[row["figures"] for row in json.loads(done.stdout)] for done in (first, fourth)]
+    assert figures[0] == figures[1]
     assert said not in mvad(*words[:-3], "--again").stderr + mvad("evaluate", str(run), "--workspace", str(place)).stderr
 
 
@@ -94,6 +101,7 @@ def test_a_run_that_cannot_be_evaluated_does_not_stop_the_others(place: Path, tm
         (["--raw", "raw"], "--raw: has no effect on views"),
         (["--model", "M3DM"], "--model: has no effect on runs"),
         (["RUN", "--category", "gear"], "--category: has no effect on runs that are named"),
+        (["RUN", "--again"], "--again: has no effect on runs that are named"),
         (["--maps", "maps", "--missing-views"], "--missing-views: has no effect on the maps of another tool"),
         (["--maps", "maps", "RUN"], "RUN: has no effect on the maps of another tool"),
     ],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import time
 from pathlib import Path
 
 import pytest
@@ -13,14 +14,11 @@ from mvad.datasets.photographs.arriving import find_new
 from mvad.datasets.photographs.layouts import Layout
 
 
-def touch(folder: Path, *names: str, seconds_ago: float = 10) -> None:
+def touch(folder: Path, *names: str) -> None:
     for name in names:
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
-    for place in {folder, *(folder / name for name in names), *(path for path in folder.rglob("*") if path.is_dir())}:
-        now = place.stat().st_mtime
-        os.utime(place, (now - seconds_ago, now - seconds_ago))
 
 
 @pytest.fixture
@@ -32,7 +30,10 @@ def listed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return found
 
 
-def test_folders_of_decided_parts_are_not_listed_again_unless_they_change(tmp_path: Path, listed: list[str]) -> None:
+def test_folders_of_decided_parts_are_not_listed_again_unless_they_change(
+    tmp_path: Path, listed: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(arriving, "_AT_REST_NS", -1)
     touch(tmp_path, "p1/a.png", "p2/a.png", "p3/inner/a.png", "p3/a.png")
     known: dict[str, int] = {}
 
@@ -42,15 +43,19 @@ def test_folders_of_decided_parts_are_not_listed_again_unless_they_change(tmp_pa
 
     assert found() == found() == ["p3/inner"]
     assert sorted(listed) == sorted([tmp_path.name, "p3", "inner"]), "p1 and p2 did not change"
-    touch(tmp_path, "p1/late/a.png", "p4/a.png", seconds_ago=0)
+    time.sleep(0.05)  # a tick of the file system's clock
+    touch(tmp_path, "p1/late/a.png", "p4/a.png")
     assert found() == ["p1/late", "p3/inner", "p4"]
     shutil.rmtree(tmp_path / "p2")
     assert found() == ["p1/late", "p3/inner", "p4"]
 
 
-def test_a_folder_that_has_just_changed_is_listed_again(tmp_path: Path, listed: list[str]) -> None:
+def test_a_folder_that_has_just_changed_is_listed_again(
+    tmp_path: Path, listed: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Within a tick of the file system's clock a second change has the time of the first."""
-    touch(tmp_path, "p1/a.png", seconds_ago=0)
+    monkeypatch.setattr(arriving, "_AT_REST_NS", 10**12)
+    touch(tmp_path, "p1/a.png")
     known: dict[str, int] = {}
     listed.clear()
     for _ in range(2):
@@ -63,6 +68,16 @@ def test_links_back_end(tmp_path: Path) -> None:
     (tmp_path / "p1" / "back").symlink_to(tmp_path)
     (tmp_path / "p0").symlink_to(tmp_path / "gone")
     assert [part.id for part in find_new(tmp_path, "c", "folder", Layout(), ["a"]).samples] == ["p1"]
+
+
+def test_a_second_link_to_a_decided_part_is_no_new_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(arriving, "_AT_REST_NS", -1)
+    touch(tmp_path, "p1/a.png")
+    (tmp_path / "q").symlink_to(tmp_path / "p1")
+    known: dict[str, int] = {}
+    looks = [find_new(tmp_path, "c", "folder", Layout(), ["a"], {"p1"}, known).samples for _ in range(3)]
+    assert looks == [[], [], []]
+    assert known
 
 
 @pytest.mark.parametrize("layout", [Layout(), Layout(pattern="{sample}_{view}.png")])

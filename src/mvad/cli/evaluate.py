@@ -93,7 +93,9 @@ def evaluate(  # more than 60 lines: one parameter per option
     _refuse(of_runs | {"--fuse": fuse, "--adeval": adeval}, maps is not None, "the maps of another tool; leave it out, or --maps")
     _refuse({"--model": model}, maps is None, "runs, whose methods are known; leave it out, or give --maps")
     _refuse({"--raw": raw, "--fuse": fuse}, maps is None and not project_to_scan, "views; add --project-to-scan")
-    _refuse({"--dataset": dataset, "--category": category}, bool(runs), "runs that are named; leave it out, or them")
+    named = {"--dataset": dataset, "--category": category, "--again": again}
+    _refuse(named, bool(runs), "runs that are named; leave it out, or them")
+    _refuse({"--again": again}, maps is not None, "the maps of another tool; leave it out, or --maps")
     places = Workspace(workspace)
     results: list[Results] = []
     missing = []
@@ -109,7 +111,7 @@ def evaluate(  # more than 60 lines: one parameter per option
             chosen = plan.chosen(runs, bars, dataset, category)
             failures = Failures(1 if runs else len(chosen), bars.say, names_are_general=False)
             for run in chosen:
-                with failures.of(run.name):
+                with failures.of(run.name, plan.category_of(run)):
                     found = None if again or runs else plan.earlier(run)
                     if found is not None:
                         bars.say(f"{run.name}: was evaluated already; --again evaluates it again")

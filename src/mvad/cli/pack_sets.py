@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from mvad.datasets.shards.pack import PackOptions
 
 _SHOWN = 20
-NONE_HELD_OUT = "no training sample is held out, as the published protocols have it, so runs get no threshold; --validation 0.2 holds out a fifth"
+NONE_HELD_OUT = "no training sample is held out, as the published protocols have it, so runs get no threshold; --validation 0.2 holds out a fifth, or mvad train --holdout 0.2 in one run"
 
 
 @dataclass(frozen=True)

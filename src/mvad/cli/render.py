@@ -26,7 +26,7 @@ def render(  # more than 60 lines: one parameter per option
     ] = None,
     workspace: WorkspaceFolder = DEFAULT_WORKSPACE,
     views: Annotated[int | None, typer.Option(min=1, max=36, help="Number of views V (default: 5).")] = None,
-    size: Annotated[int | None, typer.Option(min=8, max=4096, help="Side of a view in pixels (default: 256).")] = None,
+    size: Annotated[int | None, typer.Option(min=16, max=4096, help="Side of a view in pixels (default: 256).")] = None,
     tilt: Annotated[float | None, typer.Option(min=0, max=89, help="Tilt of views 1 to V-1 in degrees (default: 30).")] = None,
     light: Annotated[
         int | None, typer.Option(min=0, max=5, help="Eyecandies: number of the image for colours (default: 4).")

@@ -84,7 +84,7 @@ def reproduce(  # more than 60 lines: one parameter per option
     recipe = Recipe(preset or default_preset(chosen_device), layers, places.textures, weights, chosen_device)
     with Bars() as bars:
         reproduced = work.reproduce(chosen, plans, places.runs, places.shards, recipe, bars)
-        remarks = work.notes(chosen, plans)
+        remarks = work.notes(chosen, plans, reproduced.failed)
         target = places.reports / f"reproduce-{chosen.name}"
         if chosen.name == "missing-views":
             rows, curves = missing_rows(reproduced.missing, recipe.preset)

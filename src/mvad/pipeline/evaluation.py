@@ -13,11 +13,13 @@ from mvad.datasets.registry import find_reader
 from mvad.datasets.shards.reader import read_manifest
 from mvad.datasets.shards.schema import MANIFEST
 from mvad.errors import BadInput
+from mvad.files import sha256_file
 from mvad.model.backbones.weights import WeightsSource
 from mvad.model.evaluation.evaluate import EvaluationCallback, evaluate_run, shown_at_pixels
 from mvad.model.evaluation.missing_views import MissingViews, evaluate_missing_views, read_missing_views
 from mvad.model.evaluation.results import RESULTS, Results
 from mvad.model.evaluation.scan_maps import RULES, Rule, ScanEvaluator
+from mvad.model.evaluation.threshold import threshold_is_kept
 from mvad.model.exchange.adeval import ANOMAPS, SAMPLE_PATTERN, AdevalWriter
 from mvad.model.exchange.imported_maps import evaluate_scan_maps
 from mvad.model.registry import PLUGINS, methods
@@ -99,21 +101,36 @@ class EvaluationPlan:
             return "its category has no test split"
         return ""
 
+    def category_of(self, run: Path) -> str:
+        """Return the folder of a run's packed category; the run where that is not known."""
+        try:
+            return str(RunFolder(run).category_folder(self.workspace.shards))
+        except BadInput:
+            return str(run)
+
     def earlier(self, run: Path) -> Results | None:
-        """Return the results of a run that was evaluated as this plan does, by this version, or None; see ``evaluated_before``."""
-        if self.views or self.adeval:
+        """Return the results of a run that was evaluated as this plan does, by this version, or None; see ``evaluated_before``.
+
+        Every file that they name is compared with its hash; raw scans of a named folder (``raw``) may be others, so their maps are made again.
+        """
+        if self.views or self.adeval or (self.project_to_scan and self.raw):
             return None
         folder, place = RunFolder(run), self._place(run)
-        found = evaluated_before(folder, folder.category_folder(self.workspace.shards), place)
-        if found is None or found.machine.get("mvad") != __version__:
+        packed = folder.category_folder(self.workspace.shards)
+        found = evaluated_before(folder, packed, place)
+        if found is None or found.machine.get("mvad") != __version__ or not threshold_is_kept(folder, packed, place):
             return None
-        written = [name for sample in found.samples for name in (sample.picture, sample.map)]
+        written = [pair for s in found.samples for pair in ((s.picture, s.picture_sha256), (s.map, s.map_sha256))]
         if self.project_to_scan:
             rules = fusion_rules(self.fuse)
             if found.scan is None or found.scan.rule != rules[0] or not set(rules) <= set(found.scan.figures):
                 return None
-            written += [name for scan in found.scan.samples for name in (scan.map, scan.cloud) if name]
-        return found if all((place / name).exists() for name in written) else None
+            if found.scan.version != __version__:
+                return None
+            written += [
+                pair for s in found.scan.samples for pair in ((s.map, s.map_sha256), (s.cloud, s.cloud_sha256)) if pair[0]
+            ]
+        return found if all(_is_intact(place / name, sha256) for name, sha256 in written) else None
 
     def evaluate(self, run: Path, progress: Progress) -> Results:
         """Evaluate one run; see ``evaluate_run``."""
@@ -122,7 +139,7 @@ class EvaluationPlan:
 
     def earlier_missing_views(self, run: Path, results: Results) -> MissingViews | None:
         """Return what an earlier evaluation of every subset of a run's views found for the same model and shards, or None."""
-        return read_missing_views(RunFolder(run), results.test_shards) if self.out is None else None
+        return missing_views_before(RunFolder(run), results) if self.out is None else None
 
     def missing_views(self, run: Path, progress: Progress) -> MissingViews:
         """Evaluate one run for every subset of its views."""
@@ -174,6 +191,19 @@ def evaluated_before(run: RunFolder, packed: Path, place: Path | None = None) ->
         return None
     same = found.test_shards == {entry["file"]: entry["sha256"] for entry in test}
     return found if same and len(found.samples) == sum(entry["samples"] for entry in test) else None
+
+
+def missing_views_before(run: RunFolder, results: Results) -> MissingViews | None:
+    """Return what was found for every subset of a run's views on the shards of some results, or None; a damaged file is made again."""
+    try:
+        return read_missing_views(run, results.test_shards)
+    except BadInput:
+        return None
+
+
+def _is_intact(path: Path, sha256: str) -> bool:
+    """Return whether a file is what was written; results of earlier versions name no hash."""
+    return path.is_file() and (not sha256 or sha256_file(path) == sha256)
 
 
 def fusion_rules(names: Sequence[str]) -> list[Rule]:

@@ -12,12 +12,12 @@ from mvad.datasets.shards.schema import MANIFEST
 from mvad.errors import BadInput
 from mvad.failures import Failures
 from mvad.model.evaluation.evaluate import evaluate_run
-from mvad.model.evaluation.missing_views import MissingViews, evaluate_missing_views, read_missing_views
+from mvad.model.evaluation.missing_views import MissingViews, evaluate_missing_views
 from mvad.model.evaluation.results import RESULTS, Results
 from mvad.model.paper.rows import Found, Row, ablation_rows, alike_imports, main_rows
 from mvad.model.paper.tables import BTF, MEAN, PROTOCOL, SOURCE, Table, main_table, paper_name
 from mvad.model.runs import RunFolder
-from mvad.pipeline.evaluation import evaluated_before
+from mvad.pipeline.evaluation import evaluated_before, missing_views_before
 from mvad.pipeline.training import Recipe
 from mvad.progress import Progress
 from mvad.words import no_such
@@ -75,6 +75,7 @@ class Reproduced:
     results: Found
     missing: dict[str, list[tuple[Results, MissingViews]]]
     failures: Failures
+    failed: list[Plan]
 
 
 def reproduce(table: Table, plans: Sequence[Plan], runs: Path, shards: Path, recipe: Recipe, progress: Progress) -> Reproduced:
@@ -88,23 +89,27 @@ def reproduce(table: Table, plans: Sequence[Plan], runs: Path, shards: Path, rec
     evaluated: dict[tuple[str, str, str], list[Results]] = {}
     missing: dict[str, list[tuple[Results, MissingViews]]] = {}
     suffix = "-dropped" if table.name == "missing-views" else ""
-    failures = Failures(len(plans), progress.say)
+    for model in {planned.model: 0 for planned in plans}:
+        recipe.configured(model, 0, table.keys)  # what is wrong with the keys is wrong for every run
+    failures, failed = Failures(len(plans), progress.say), list[Plan]()
     for number, planned in enumerate(plans):
         name = f"paper-{planned.dataset}-{planned.folder.name}-{planned.model}{suffix}-seed{planned.seed}"
         progress.say(f"{table.name}, run {number + 1} of {len(plans)}: {name}")
-        with failures.of(name):
+        with failures.of(name, str(planned.folder)):
             data = ShardSet(planned.folder, "train")
             run, _ = recipe.fit(runs, data, planned.model, planned.seed, progress, name, table.keys)
             results = evaluated_before(RunFolder(run), planned.folder)
             if results is None:
                 results = evaluate_run(run, shards, recipe.weights, progress, device=recipe.device)
             if table.name == "missing-views":
-                lost = read_missing_views(RunFolder(run), results.test_shards)
+                lost = missing_views_before(RunFolder(run), results)
                 if lost is None:
                     lost = evaluate_missing_views(run, shards, recipe.weights, progress, recipe.device)
                 missing.setdefault(planned.model, []).append((results, lost))
             evaluated.setdefault((data.dataset, data.category, planned.model), []).append(results)
-    return Reproduced(evaluated, missing, failures)
+            continue
+        failed.append(planned)
+    return Reproduced(evaluated, missing, failures, failed)
 
 
 def rows_of(table: Table, found: Found, foreign: Found, preset: str) -> list[Row]:
@@ -149,8 +154,9 @@ def imported(
     return by_method
 
 
-def notes(table: Table, plans: Sequence[Plan]) -> list[str]:
-    """Return remarks below a table: source of the paper's figures, categories that were run, categories that were not."""
+def notes(table: Table, plans: Sequence[Plan], failed: Sequence[Plan] = ()) -> list[str]:
+    """Return remarks below a table: source of the paper's figures, categories that were run, categories that were not, runs that failed."""
+    plans = [planned for planned in plans if planned not in failed]
     lines = [f"paper: {SOURCE}", f"protocol of the paper's figures: {PROTOCOL}"]
     for dataset in table.datasets:
         run_here = {planned.folder.name for planned in plans if planned.dataset == dataset}
@@ -170,5 +176,8 @@ def notes(table: Table, plans: Sequence[Plan]) -> list[str]:
                 f"{folder.parent.name}/{folder.name}: {100 * share:g} % of the training samples are held out for validation, the paper trains "
                 f"on all; mvad pack --dataset {folder.parent.name} --validation 0 --overwrite keeps to its protocol"
             )
+    if failed:
+        names = ", ".join(f"{one.dataset}/{one.folder.name} {one.model} seed {one.seed}" for one in failed)
+        lines.append(f"failed, and not in the table: {names}")
     lines.append("figures under different protocols (teacher, size, data, preset) are not comparable")
     return lines

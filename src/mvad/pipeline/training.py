@@ -14,7 +14,7 @@ from mvad.datasets.shards.loader import ShardSet
 from mvad.datasets.shards.schema import PICTURES
 from mvad.model.backbones.weights import WeightsSource
 from mvad.model.calibration import LEAST_VALIDATION, fold_count
-from mvad.model.config import PAPER_PRESETS
+from mvad.model.config import PAPER_PRESETS, ModelConfig
 from mvad.model.fitting import fit_run, prepare
 from mvad.model.holdout import parts_of
 from mvad.model.registry import configure, method_named
@@ -84,8 +84,7 @@ class Recipe:
         BadInput, MissingComponent
             See ``prepare`` and ``fit_run``.
         """
-        layers = [("table", keys or {}), *self.layers, ("option", {"seed": seed, "model": model})]
-        config, origins = configure(self.preset, model, layers)
+        config, origins = self.configured(model, seed, keys)
         self._say_once(progress, *self._without_effect(config.model, set(origins) - set(method_named(config.model).ignores)))
         inputs = default_modalities(data.dataset, self.preset in PAPER_PRESETS)
         if not set(inputs) <= set(data.stored):
@@ -111,6 +110,16 @@ class Recipe:
                 f"{run.name}: preset {self.preset}, {samples} samples{beside}, about {minutes:.1f} minutes on this machine{again}"
             )
         return run, fit_run(run, data, prepared, origins, progress, self.ranks)
+
+    def configured(self, model: str, seed: int, keys: Mapping[str, Any] | None = None) -> tuple[ModelConfig, dict[str, str]]:
+        """Return the configuration of a run, and the origin of each key, before what the data decide; see ``fit``.
+
+        Raises
+        ------
+        BadInput
+            If a key or a value does not exist.
+        """
+        return configure(self.preset, model, [("table", keys or {}), *self.layers, ("option", {"seed": seed, "model": model})])
 
     def _without_effect(self, model: str, known: Collection[str]) -> list[str]:
         """Return a line if keys were given for this training that only other methods use; files serve several methods."""

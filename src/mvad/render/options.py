@@ -95,7 +95,7 @@ class RigOptions:
         least=0,
         most=89,
     )
-    size: int = key(256, "Side of a view in pixels.", least=8, most=4096)
+    size: int = key(256, "Side of a view in pixels.", least=16, most=4096)
     frame: Literal["object", "sensor"] = key(
         "object",
         "Where the cameras stand. object: around the object, turned with it, so that every part is seen in the same pose; "

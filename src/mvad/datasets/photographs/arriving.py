@@ -81,18 +81,19 @@ def _folders_below(root: Path, skipped: Container[str], known: dict[str, int]) -
         place = waiting.pop()
         try:
             state = os.stat(place)
-            if known.get(place) == state.st_mtime_ns:
+            if (state.st_dev, state.st_ino) in met:  # a link back, or a second one
+                continue
+            met.add((state.st_dev, state.st_ino))
+            changed = max(state.st_mtime_ns, state.st_ctime_ns)  # the first can be set, as by tools that copy
+            if known.get(place) == changed:
                 continue
             with os.scandir(place) as entries:
                 inner = [entry.name for entry in entries if not entry.name.startswith(".") and entry.is_dir()]
         except OSError:  # removed meanwhile, or not to be read
             continue
-        if (state.st_dev, state.st_ino) in met:  # a link back
-            continue
-        met.add((state.st_dev, state.st_ino))
         here = Path(place)
         waiting += [os.path.join(place, name) for name in sorted(inner, reverse=True)]
         if _part_name(here, root) not in skipped:  # folders in a part that is decided may be parts
             yield here
-        elif not inner and time.time_ns() - state.st_mtime_ns > _AT_REST_NS:
-            known[place] = state.st_mtime_ns
+        elif not inner and time.time_ns() - changed > _AT_REST_NS:
+            known[place] = changed

@@ -141,11 +141,14 @@ class ScanResults:
         Figures by rule.
     samples
         The files that were written.
+    version
+        Version of mvad that evaluated; empty in files of before.
     """
 
     rule: str
     figures: Mapping[str, Figures]
     samples: Sequence[ScanFile]
+    version: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values."""
@@ -153,13 +156,14 @@ class ScanResults:
             "rule": self.rule,
             "figures": {rule: figures.to_json() for rule, figures in self.figures.items()},
             "samples": [dict(sample.__dict__) for sample in self.samples],
+            **({"version": self.version} if self.version else {}),
         }
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> ScanResults:
         """Restore an object from what ``to_json`` returned."""
         figures = {rule: Figures.from_json(plain) for rule, plain in value["figures"].items()}
-        return cls(value["rule"], figures, [ScanFile(**sample) for sample in value["samples"]])
+        return cls(value["rule"], figures, [ScanFile(**sample) for sample in value["samples"]], value.get("version", ""))
 
 
 @dataclass(frozen=True)

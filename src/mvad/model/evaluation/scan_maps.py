@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from torch.nn import functional
 
-from mvad import files
+from mvad import __version__, files
 from mvad.datasets.scan import ScanSource
 from mvad.datasets.shards.loader import Batch
 from mvad.errors import BadInput
@@ -153,7 +153,7 @@ class ScanEvaluator:
         """Write the clouds; return the field ``scan`` of the results."""
         scores, labels = np.array([s[1] for s in self._samples], np.float64), np.array([s[2] for s in self._samples], bool)
         by_rule: dict[str, Figures] = {rule: scan_figures(scores, labels, self._pixels[rule]) for rule in self.rules}
-        return {"scan": ScanResults(self.rules[0], by_rule, self._clouds())}
+        return {"scan": ScanResults(self.rules[0], by_rule, self._clouds(), __version__)}
 
     def _clouds(self) -> list[ScanFile]:
         """Write one cloud per sample, all with one colour scale, which ends at the largest 99.9 % quantile of a sample."""

@@ -126,14 +126,18 @@ def threshold_of(
         If there is no such sample (Real-IAD has no validation split unless some samples were held out), or the category is not
         what the run was trained on.
     """
+    if not (packed / MANIFEST).exists():
+        raise BadInput(
+            f"{packed}: not found, so there are no normal samples to take a threshold from; give --threshold, or the --workspace of then"
+        )
+    if not has_training_data(run, packed):
+        raise not_trained_on(run, packed)
     parts = _unseen(run, detector, packed)
     if not parts:
         raise BadInput(
             f"{packed}: no validation split to take a threshold from; give --threshold, pack some (photographs: mvad pack --validation "
             "0.2), or train with --holdout 0.2"
         )
-    if not has_training_data(run, packed):
-        raise not_trained_on(run, packed)
     validation = {} if parts[0].is_held_out else parts[0].data.sha256
     made_from = {"model_sha256": run.model_sha256, "shards": validation, **({"held_out": True} if run.record.held_out else {})}
     path = (kept_in or run.path) / THRESHOLD
@@ -163,7 +167,7 @@ def _unseen(run: RunFolder, detector: Detector, packed: Path) -> list[_Normals]:
     if any(entry["split"] == "validation" for entry in read_manifest(packed)["shards"]):
         data = shown_fields(ShardSet(packed, "validation"), detector.spec.modalities)
         parts.append(_Normals(data, False, detector.scale if facts.get("shards") == data.sha256 else None))
-    if run.record.held_out and has_training_data(run, packed):
+    if run.record.held_out:
         train, keys = shown_fields(ShardSet(packed, "train"), detector.spec.modalities), set(run.record.held_out)
         data = train.subset([row for row, key in enumerate(train.keys) if key in keys])
         parts.append(_Normals(data, True, detector.scale if str(facts.get("normals")).endswith(HELD_OUT_NORMALS) else None))
@@ -280,10 +284,22 @@ def _stored(folder: Path, model_sha256: str | None) -> dict[str, Any]:
 
 def keep_threshold(run: RunFolder, detector: Detector, packed: Path, kept_in: Path, progress: Progress) -> None:
     """Store the scores that ``threshold_of`` needs in a folder, where the category has normal samples that were not trained on."""
+    if _has_unseen(run, packed):
+        threshold_of(run, detector, packed, FALSE_ALARMS, progress, kept_in)
+
+
+def _has_unseen(run: RunFolder, packed: Path) -> bool:
     entries = read_manifest(packed)["shards"]
     validation = any(entry["split"] == "validation" and entry["samples"] > entry["anomalous"] for entry in entries)
-    if validation or run.record.held_out:
-        threshold_of(run, detector, packed, FALSE_ALARMS, progress, kept_in)
+    return validation or bool(run.record.held_out)
+
+
+def threshold_is_kept(run: RunFolder, packed: Path, folder: Path) -> bool:
+    """Return whether a folder has the scores that ``threshold_of`` would store there, or the category has no sample for them."""
+    try:
+        return not _has_unseen(run, packed) or kept_threshold(folder, run.model_sha256) is not None
+    except BadInput:  # damaged
+        return False
 
 
 def kept_threshold(run: Path, model_sha256: str | None) -> Threshold | None:

@@ -83,9 +83,7 @@ def _threshold(run: Path, result: Results, scores: NDArray[np.float64], labels: 
         return least, f"Samples are anomalous above the threshold of mvad predict: {kept.describe(FALSE_ALARMS)}. {pixels}"
     if labels.any() and not labels.all():
         best = exact_curve(scores, labels).best_f1()[1]
-        start = (
-            "No threshold is stored (mvad evaluate takes one from normal validation samples), so samples are anomalous from the"
-        )
+        start = "No threshold is stored (mvad evaluate takes one from normal samples that were not trained on), so samples are anomalous from the"
         return (
             float(best),
             f"{start} best F1 on these test samples, chosen with their labels: it promises nothing for new parts. {pixels}",
