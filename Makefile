@@ -40,11 +40,11 @@ lint: setup ## ruff and the import rules between the packages
 type: setup ## mypy --strict
 	$(BIN)/mypy
 
-benchmark: setup ## the figures that matter in under a quarter of an hour: results, tables, what moved; MVAD_REAL_DATA adds real scans
+benchmark: setup ## the figures that matter in about a quarter of an hour: results, tables, what moved; MVAD_REAL_DATA adds real scans
 	$(EXTRAS)
 	$(BIN)/python benchmarks/everything.py
 
-benchmark-full: setup ## every section of every benchmark, for hours
+benchmark-full: setup ## the same benchmarks in full, then accuracy, for hours
 	$(EXTRAS)
 	$(BIN)/python benchmarks/everything.py --full
 

@@ -1,8 +1,8 @@
 """Run all benchmarks, write the table of figures in benchmarks/README.md, and print which figures changed.
 
 Usage: python benchmarks/everything.py [--full]. The quick form measures the main figures with few repetitions, and accuracy
-with the demo, in under a quarter of an hour on two cores; MVAD_REAL_DATA adds real scans. The full form runs every section of
-every benchmark, for hours. Changes are relative to the last committed results.
+with the demo, in about a quarter of an hour on two cores; MVAD_REAL_DATA adds real scans. The full form runs the same
+benchmarks in full, then accuracy and real scans, for hours. Changes are relative to the last committed results.
 """
 
 from __future__ import annotations

@@ -105,7 +105,7 @@ def threshold_of(
     Their scores are stored in ``threshold.json`` and reused while model and shards stay the same. Where the scores of the run
     were standardised by these same samples, each is scored under the scale of the others, since a sample lies closer to the
     location that it had a part in than a new one does. New samples are scored under the scale of all, so the promise is met up
-    to the effect of one sample on the scale.
+    to the effect of one sample (of more than 40: a twentieth) on the scale.
 
     Parameters
     ----------

@@ -97,7 +97,7 @@ class DropoutConfig:
 
     p: float = key(
         0.2,
-        "Probability of dropping a view, with all its modalities, in a step of either phase. All views of a sample are never dropped.",
+        "Probability of dropping a view, with all its modalities, in a step of either phase. At least one view of each sample always remains.",
         paper="0.2 per view",
         least=0,
         most=1,
