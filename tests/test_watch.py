@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import threading
+import urllib.error
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -155,38 +157,51 @@ def test_a_file_that_is_written_for_ever_is_decided_some_time(
     assert decided_at(watched(source), source / "p1", 400, monkeypatch) == 300
 
 
+def http_error(status: int) -> Exception:
+    return urllib.error.HTTPError("http://x", status, "odd", {}, None)  # type: ignore[arg-type]
+
+
 class Told:
     """A command and a webhook that fail where they are told to, with a folder of decisions."""
 
     def __init__(self, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.out, self.now = out, 1000.0
+        self.out, self.now, self.starts = out, 1000.0, 0
         self.ran, self.posted, self.tried, self.said = list[str](), list[str](), list[str](), list[str]()
         self.down: Exception | None = None
-        self.refused: set[str] = set()
+        self.cannot_start = False
+        self.refused, self.unanswered = set[str](), set[str]()
         monkeypatch.setattr(telling, "run_command", self.run)
         monkeypatch.setattr(telling, "post", self.post)
         monkeypatch.setattr(telling, "_PAUSES", (0.0, 0.0, 0.0))
         monkeypatch.setattr(telling.time, "monotonic", lambda: self.now)
 
     def run(self, command: str, line: dict[str, Any]) -> None:
+        self.starts += 1
+        if self.cannot_start:
+            raise FileNotFoundError("gate")
         if line["sample"] in self.refused:
-            raise ValueError("exit status 1")
+            raise subprocess.CalledProcessError(1, "gate")
         self.ran.append(line["sample"])
 
     def post(self, address: str, line: dict[str, Any]) -> None:
         self.tried.append(line["sample"])
         if self.down is not None:
             raise self.down
+        if line["sample"] in self.refused:
+            raise http_error(422)
+        if line["sample"] in self.unanswered:
+            raise TimeoutError
         self.posted.append(line["sample"])
 
     def teller(self, command: str = "", webhook: str = "http://x") -> Teller:
         return Teller(self.out, command, webhook, self.said.append)
 
-    def decided(self, teller: Teller, name: str, seconds: float = 0.0) -> None:
+    def decided(self, teller: Teller, *names: str, seconds: float = 0.0) -> None:
         self.now += seconds
-        line = {"sample": name, "decision": "good", "decision_id": name}
-        files.append_line(self.out / DECISIONS, line)
-        teller.tell(line)
+        for name in names:
+            line = {"sample": name, "decision": "good", "decision_id": name}
+            files.append_line(self.out / DECISIONS, line)
+            teller.tell(line)
         for _ in range(2):
             for listener in teller._listeners:
                 listener.thread.submit(lambda: None).result()
@@ -194,70 +209,113 @@ class Told:
 
 
 def test_a_webhook_that_answers_again_gets_all_that_it_missed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """While it is down, it is asked once a minute and not for each part; nothing but the first failure is said."""
+    """While it is down, some decisions are tried once a minute and no other; nothing but the first failure is said."""
     told = Told(tmp_path, monkeypatch)
+    names = [f"p{number}" for number in range(12)]
     with told.teller() as teller:
         teller.begin()
         told.down = OSError("refused")
-        for name in ("p1", "p2", "p3"):
-            told.decided(teller, name)
-        assert told.tried == ["p1"] * 3, "three times, then not for p2 and p3"
+        told.decided(teller, *names[:10])
+        assert told.tried == ["p0"] * 3, "three times, then none of those that wait"
         assert told.said == [
-            "notice: p1: webhook failed (OSError: refused); it is tried again every minute, and at the next start, as are later decisions"
+            "notice: p0: webhook failed (OSError: refused); it is tried again every minute, as are later decisions, and at the next start"
         ]
-        told.decided(teller, "p4", 61)
+        told.decided(teller, names[10], seconds=61)
+        assert len(told.tried) == 3 + 3, "three once a minute"
         told.down = None
-        told.decided(teller, "p5", 61)
-        assert told.posted == ["p1", "p2", "p3", "p4", "p5"]
-        assert len(told.tried) <= 3 + 2 + 5
+        told.decided(teller, names[11], seconds=61)
+        assert sorted(told.posted) == sorted(names)
         assert teller.finish() == 0
         told.down = OSError("refused")
-        told.decided(teller, "p6")
+        told.decided(teller, "q")
         assert len(told.said) == 2
         assert teller.finish() == 1
     told.down = None
     with told.teller() as teller:
         teller.begin()
         assert teller.finish() == 0
-    assert told.posted == ["p1", "p2", "p3", "p4", "p5", "p6"]
+    assert sorted(told.posted) == sorted([*names, "q"]), "each once"
 
 
-def test_a_command_does_not_wait_for_a_webhook_that_is_down(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("error", [OSError("refused"), TimeoutError(), http_error(503), http_error(404)])
+def test_what_gets_no_answer_is_not_tried_for_each_part(
+    error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     told = Told(tmp_path, monkeypatch)
-    told.down = OSError("refused")
+    told.down = error
+    told.cannot_start = True
     with told.teller("gate") as teller:
         teller.begin()
-        for name in ("p1", "p2", "p3"):
-            told.decided(teller, name)
-        assert told.ran == ["p1", "p2", "p3"]
-        assert teller.finish() == 3
+        told.decided(teller, *(f"p{number}" for number in range(30)))
+        assert (len(told.tried), told.starts) == (3, 3)
+        assert len(told.said) == 2
+        assert teller.finish() == 30
+        assert (len(told.tried), told.starts) == (6, 6)
 
 
-def test_a_decision_on_which_a_call_fails_does_not_keep_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The command fails on p1 and the server refuses it; all others are told, now and after a restart."""
+def test_a_command_does_not_wait_for_a_webhook_that_hangs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    told, goes_on = Told(tmp_path, monkeypatch), threading.Event()
+    monkeypatch.setattr(telling, "post", lambda address, line: goes_on.wait(20))
+    with told.teller("gate") as teller:
+        teller.begin()
+        for name in ("p1", "p2"):
+            teller.tell({"sample": name, "decision": "good", "decision_id": name})
+        teller._listeners[0].thread.submit(lambda: None).result()
+        assert told.ran == ["p1", "p2"]
+        goes_on.set()
+
+
+def test_a_decision_that_is_refused_does_not_keep_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The command fails on p1 and the server takes it for a wrong request; all others are told, now and after a restart."""
     told = Told(tmp_path, monkeypatch)
     told.refused = {"p1"}
-    told.down = telling.urllib.error.HTTPError("http://x", 500, "odd", {}, None)  # type: ignore[arg-type]
     with told.teller("gate") as teller:
         teller.begin()
-        told.decided(teller, "p1")
-        told.down = None
-        told.decided(teller, "p2")
-        assert (told.ran, told.posted) == (["p2"], ["p2"])
+        told.decided(teller, "p1", "p2")
+        told.decided(teller, "p3", seconds=61)
+        assert (told.ran, told.posted) == (["p2", "p3"], ["p2", "p3"])
         assert sorted(line.split()[2] for line in told.said) == ["exec", "webhook"]
-        told.decided(teller, "p3", 61)
-        assert told.posted == ["p2", "p3", "p1"], "the webhook is told again after a minute"
-        assert told.ran == ["p2", "p3"], "the command at the next start"
+        assert told.tried.count("p1") == 3, "a refused one is told again at the next start, not every minute"
         assert teller.finish() == 1
     with told.teller("gate") as teller:
         teller.begin()
         told.decided(teller, "p4")
         assert teller.finish() == 1
-        told.refused = set()
+    told.refused = set()
     with told.teller("gate") as teller:
         teller.begin()
         assert teller.finish() == 0
-    assert told.ran == ["p2", "p3", "p4", "p1"]
+    assert (told.ran, told.posted) == (["p2", "p3", "p4", "p1"], ["p2", "p3", "p4", "p1"])
+
+
+def test_decisions_that_alone_get_no_answer_do_not_keep_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    told = Told(tmp_path, monkeypatch)
+    told.unanswered = {"p1", "p2", "p3", "p4"}
+    with told.teller() as teller:
+        teller.begin()
+        told.decided(teller, "p1", "p2", "p3", "p4", "p5", "p6")
+        for minute in range(4):
+            told.decided(teller, f"q{minute}", seconds=61)
+        assert set(told.posted) == {"p5", "p6", "q0", "q1", "q2", "q3"}
+        assert teller.finish() == 4
+
+
+def test_what_was_told_and_could_not_be_noted_is_not_told_three_times(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    told = Told(tmp_path, monkeypatch)
+    append = files.append_line
+
+    def full(path: Path, value: Any) -> None:
+        if path.name == TOLD:
+            raise BadInput("told.jsonl: no space")
+        append(path, value)
+
+    with told.teller(webhook="http://x", command="gate") as teller:
+        teller.begin()
+        monkeypatch.setattr(files, "append_line", full)
+        told.decided(teller, "p1")
+        assert (told.ran, told.posted) == (["p1"], ["p1"])
+        assert len(told.said) == 2
+        assert teller.finish() == 0
 
 
 def test_an_interruption_does_not_wait_for_what_could_not_be_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -275,8 +333,8 @@ def test_an_interruption_does_not_wait_for_what_could_not_be_told(tmp_path: Path
     with told.teller() as teller:
         teller.begin()
         begun.wait(20)
-        teller._ends.set()  # as leaving does first
-        goes_on.set()
+        shutdown = teller._listeners[0].thread.shutdown
+        monkeypatch.setattr(teller._listeners[0].thread, "shutdown", lambda **given: (goes_on.set(), shutdown(**given)))
     assert told.posted == ["p0"], "the call that was under way"
 
 

@@ -18,12 +18,17 @@ from types import TracebackType
 from typing import Any
 
 from mvad import files
+from mvad.errors import BadInput
 
 DECISIONS = "decisions.jsonl"
 TOLD = "told.jsonl"
 COMMAND, WEBHOOK = WHATS = ("exec", "webhook")
 _PAUSES = (0.0, 1.0, 2.0)
-"""Seconds before the next attempt, after each attempt of a new decision that fails."""
+"""Seconds before each attempt to tell of a new decision."""
+_IN_A_ROW = 3
+"""Decisions without an answer after which no other is tried for a minute."""
+_WRONG_REQUEST = (400, 409, 413, 415, 422)
+"""Status of a request that the server will not take, whatever comes later."""
 _AGAIN_SECONDS = 60.0
 _CALL_SECONDS = 60.0
 _WEBHOOK_SECONDS = 10.0
@@ -46,13 +51,10 @@ class Teller:
 
     def __init__(self, out: Path, command: str, webhook: str, say: Callable[[str], None]) -> None:
         self._out = out
-        self._told: dict[str, set[str]] = {}
         self._ends, self._lock = threading.Event(), threading.Lock()
         asked = ((COMMAND, run_command, command), (WEBHOOK, post, webhook))
         self._listeners = [
-            Listener(what, partial(tell, how), out, partial(self._note, what), say, self._ends)
-            for what, tell, how in asked
-            if how
+            Listener(what, partial(tell, how), self._note, out, say, self._ends) for what, tell, how in asked if how
         ]
 
     def __enter__(self) -> Teller:
@@ -66,12 +68,14 @@ class Teller:
 
     def begin(self) -> None:
         """Read who was told of what, and tell the decisions of earlier starts that were not told."""
+        if not self._listeners:
+            return
+        told: dict[str, set[str]] = {}
         for line in files.read_lines(self._out / TOLD):  # an earlier version told all or nothing, and did not say what
-            self._told.setdefault(line["decision_id"], set()).update([line["what"]] if "what" in line else WHATS)
-        if self._listeners:
-            decided = [line["decision_id"] for line in files.read_lines(self._out / DECISIONS)]
-            for listener in self._listeners:
-                listener.begin({one for one in decided if listener.what not in self._told.get(one, ())})
+            told.setdefault(line["decision_id"], set()).update([line["what"]] if "what" in line else WHATS)
+        decided = [line["decision_id"] for line in files.read_lines(self._out / DECISIONS)]
+        for listener in self._listeners:
+            listener.begin({one for one in decided if listener.what not in told.get(one, ())})
 
     def tell(self, line: dict[str, Any]) -> None:
         """Tell of a new decision, a line of ``decisions.jsonl``."""
@@ -93,25 +97,30 @@ class Teller:
         """Note that the command or the webhook needs not be told of a decision any more."""
         with self._lock:
             files.append_line(self._out / TOLD, {"decision_id": decision_id, "what": what})
-            self._told.setdefault(decision_id, set()).add(what)
 
 
 class Listener:
     """The command or the webhook, with what it could not be told.
 
-    A command that fails on a decision is called with it again at the next start, and with the others now: its failure is one of that
-    decision. A webhook that does not answer gets no other decision until it answers again: it is tried once a minute, and gets what it
-    missed as soon as one try succeeds. Lines are read from the journal then, so that no number of them takes memory.
+    A call that fails is tried twice more. What then could not be told is of one of two kinds:
+
+    - A decision that was refused: the command ends with an error, or the server calls the request wrong. It is told again at the next
+      start, and the others now.
+    - No answer: the program is missing or hangs, the server is not reached or busy. No other decision is tried until there is an answer;
+      once a minute up to three are, and all follow as soon as one call succeeds. Their lines are read from the journal then, so that no
+      number of them takes memory.
     """
 
     def __init__(
-        self, what: str, call: Callable[[dict[str, Any]], None], out: Path, note: Callable[[str], None], say: Callable[[str], None],
-        ends: threading.Event,
+        self, what: str, call: Callable[[dict[str, Any]], None], note: Callable[[str, str], None], out: Path,
+        say: Callable[[str], None], ends: threading.Event,
     ) -> None:  # fmt: skip
         self.what, self.thread = what, ThreadPoolExecutor(1, f"mvad-{what}")
-        self._call_with, self._out, self._note, self._say, self._ends = call, out, note, say, ends
+        self._call, self._note, self._out, self._say, self._ends = call, note, out, say, ends
         self._untold: set[str] = set()
-        self._is_down, self._is_due, self._is_trying, self._tried = False, False, False, 0.0
+        self._refused: set[str] = set()
+        self._last = ""
+        self._is_down, self._fails, self._is_trying, self._has_more, self._tried = False, False, False, False, 0.0
 
     def begin(self, untold: set[str]) -> None:
         """Tell the decisions of earlier starts that were not told."""
@@ -119,15 +128,12 @@ class Listener:
         self._again()
 
     def tell(self, line: dict[str, Any]) -> None:
-        """Tell of a new decision, later where the webhook does not answer: it would take ten seconds for each."""
-        if self._is_down:
-            self._untold.add(line["decision_id"])
-        else:
-            self.thread.submit(self._tell_new, line)
+        """Tell of a new decision."""
+        self.thread.submit(self._tell_new, line)
 
     def try_again(self) -> None:
-        """Tell the webhook again what it could not be told, if it answers again or a minute is over."""
-        if self.what == WEBHOOK and (self._is_due or time.monotonic() - self._tried > _AGAIN_SECONDS):
+        """Tell what could not be told, if there is an answer again or a minute is over."""
+        if (self._has_more and not self._is_down) or time.monotonic() - self._tried > _AGAIN_SECONDS:
             self._again()
 
     def finish(self) -> set[str]:
@@ -136,10 +142,9 @@ class Listener:
         while len(self._untold) != left:
             self.thread.submit(lambda: None).result()
             left = len(self._untold)
-            if self.what == WEBHOOK:
-                self._again()
-                self.thread.submit(lambda: None).result()
-        return self._untold
+            self._again()
+            self.thread.submit(lambda: None).result()
+        return self._untold | self._refused
 
     def _again(self) -> None:
         if self._untold and not self._is_trying:
@@ -147,45 +152,69 @@ class Listener:
             self.thread.submit(self._tell_untold)
 
     def _tell_new(self, line: dict[str, Any]) -> None:
-        for number, pause in enumerate(_PAUSES):
-            if self._ends.is_set() or self._told_of(line, final=number == len(_PAUSES) - 1):
+        fault: Exception | None = None
+        for pause in (0.0,) if self._fails else _PAUSES:
+            if self._is_down or self._ends.wait(pause):
+                self._untold.add(line["decision_id"])
+                self._has_more = True
                 return
-            self._ends.wait(pause)
+            fault = self._told_of(line)
+            if fault is None:
+                return
+        assert fault is not None
+        self._failed(line, fault)
+        self._is_down = not _refuses(fault)
 
     def _tell_untold(self) -> None:
-        self._is_due = False
+        """Try what could not be told, first what stands behind the last failure: one decision must not keep the others."""
+        self._has_more, failed, succeeded = False, 0, False
         try:
-            for line in files.read_lines(self._out / DECISIONS) if self._untold else ():
-                if line["decision_id"] not in self._untold:
-                    continue
-                if self._ends.is_set() or (not self._told_of(line, final=True, again=True) and self._is_down):
-                    return
+            lines = [line for line in files.read_lines(self._out / DECISIONS) if line["decision_id"] in self._untold]
+            first = next((k + 1 for k, line in enumerate(lines) if line["decision_id"] == self._last), 0)
+            for line in lines[first:] + lines[:first]:
+                if self._ends.is_set() or failed == _IN_A_ROW:
+                    break
+                fault = self._told_of(line)
+                if fault is not None:
+                    self._failed(line, fault)
+                failed = failed + 1 if fault is not None and not _refuses(fault) else 0
+                succeeded = succeeded or fault is None
+            if failed == _IN_A_ROW or succeeded:  # fewer may be decisions that alone get no answer
+                self._is_down = failed == _IN_A_ROW
         finally:
             self._tried, self._is_trying = time.monotonic(), False
 
-    def _told_of(self, line: dict[str, Any], final: bool, again: bool = False) -> bool:
-        """Call the command or the webhook with a decision, and note it; return whether that succeeded.
-
-        ``final``: it is not tried again at once; ``again``: it failed before.
-        """
+    def _told_of(self, line: dict[str, Any]) -> Exception | None:
+        """Call the command or the webhook with a decision, and note it; return the error of the call."""
         try:
-            self._call_with(line)
-            self._note(line["decision_id"])
+            self._call(line)
         except Exception as error:  # whatever a command or a server does, the watch goes on
-            self._untold.add(line["decision_id"])
-            answers = self.what == COMMAND or isinstance(error, urllib.error.HTTPError)
-            if final and (not (again and self.what == WEBHOOK) if answers else not self._is_down):
-                when = "at the next start" if self.what == COMMAND else "every minute, and at the next start"
-                more = "" if answers else ", as are later decisions"
-                self._say(
-                    f"notice: {line['sample']}: {self.what} failed ({type(error).__name__}: {error}); it is tried again {when}{more}"
-                )
-            self._is_down = not answers and (final or self._is_down)
-            self._tried = time.monotonic()
-            return False
+            return error
         self._untold.discard(line["decision_id"])
-        self._is_due, self._is_down = self._is_due or self._is_down, False
-        return True
+        self._fails = False
+        try:
+            self._note(self.what, line["decision_id"])
+        except BadInput as error:  # it was told, and must not be told again now
+            self._say(f"notice: {error}; {line['sample']} was told and is told again at the next start")
+        return None
+
+    def _failed(self, line: dict[str, Any], fault: Exception) -> None:
+        """Keep a decision that could not be told, and say so, unless another was said since the last success."""
+        identity, refuses = line["decision_id"], _refuses(fault)
+        (self._refused if refuses else self._untold).add(identity)
+        if refuses:
+            self._untold.discard(identity)
+        if not self._fails:
+            when = "at the next start" if refuses else "every minute, as are later decisions, and at the next start"
+            self._say(f"notice: {line['sample']}: {self.what} failed ({type(fault).__name__}: {fault}); it is tried again {when}")
+        self._fails, self._last, self._tried = True, identity, time.monotonic()
+
+
+def _refuses(fault: Exception) -> bool:
+    """Return whether a failure is one of the decision that was told, so that others may succeed."""
+    if isinstance(fault, urllib.error.HTTPError):
+        return fault.code in _WRONG_REQUEST
+    return isinstance(fault, subprocess.CalledProcessError)
 
 
 def run_command(command: str, line: dict[str, Any]) -> None:
