@@ -57,6 +57,11 @@ def test_the_same_words_for_two_groups_end_the_loop() -> None:
         raise MissingComponent("no weights")
     with pytest.raises(MissingComponent), failures.of("b"):
         raise MissingComponent("no weights")
+    failures = Failures(3, lambda line: None, groups=1)
+    with failures.of("gear, idif", "gear"):
+        raise MissingComponent("no weights")
+    with pytest.raises(MissingComponent), failures.of("gear, padim", "gear"):
+        raise MissingComponent("no weights")
     for alone in (BadInput("x"), OutOfMemoryError("x")):
         with pytest.raises(type(alone)), Failures(1, lambda line: None).of("a"):
             raise alone
@@ -111,5 +116,12 @@ def test_a_table_has_the_rows_of_the_runs_that_did_not_fail(place: Path) -> None
     assert "1 of 2 runs is not in the table" in done.stderr
     table = files.read_json(place / "reports" / "reproduce-table2.json")
     assert "failed, and not in the table: eyecandies/dome patchcore seed 0" in str(table)
-    assert "eyecandies: run on nothing" in str(table)
+    assert "eyecandies: run on nothing; not packed or not requested: CandyCane" in str(table)
+    before = (place / "reports" / "reproduce-table2.json").read_bytes()
+    done = mvad(
+        "reproduce", "table2", "--workspace", str(place), "--dataset", "eyecandies", "--model", "patchcore", "--model", "idif", "--seed", "1",
+        "--preset", "demo", "--set", "teacher=random", "--set", "input.size=64",
+    )  # fmt: skip
+    assert done.returncode in (3, 6), done.stderr
+    assert (place / "reports" / "reproduce-table2.json").read_bytes() == before, "a table without rows does not replace one"
     assert "gear" in str(table)

@@ -13,11 +13,12 @@ class Failures:
 
     An error ends the loop all the same where it would come again for every part: the job has one part only; a name does not
     exist; the disk is full; or parts of two groups fail with the same words before any part succeeds: words that name nothing of them.
+    Where all parts are of one group, two parts suffice.
 
     Parameters
     ----------
-    parts
-        Number of parts of the job.
+    parts, groups
+        Number of parts of the job, and of the groups that they are in; None: each part is a group.
     tell
         Receives one line for each part that fails.
     names_are_general
@@ -35,8 +36,11 @@ class Failures:
     (1, 2)
     """
 
-    def __init__(self, parts: int, tell: Callable[[str], None], names_are_general: bool = True) -> None:
+    def __init__(
+        self, parts: int, tell: Callable[[str], None], names_are_general: bool = True, groups: int | None = None
+    ) -> None:
         self.parts, self.count, self.done = parts, 0, 0
+        self._one_group = groups == 1
         self._tell, self._names_are_general = tell, names_are_general
         self._groups: dict[str, str] = {}
 
@@ -85,7 +89,8 @@ class Failures:
             return True
         if isinstance(error, UnknownName) and self._names_are_general:
             return True
-        return self.done == 0 and self._groups.setdefault(str(error), group) != group
+        is_second = str(error) in self._groups
+        return self.done == 0 and (self._groups.setdefault(str(error), group) != group or (is_second and self._one_group))
 
     def _count(self, part: str, message: str) -> None:
         self.count += 1

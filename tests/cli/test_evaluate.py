@@ -64,11 +64,14 @@ def test_runs_that_were_evaluated_are_not_evaluated_again(place: Path) -> None:
     assert files.sha256_file(run / results.samples[0].picture) == results.samples[0].picture_sha256
     assert (run / "missing-views.json").stat().st_mtime_ns == subsets
     (run / "threshold.json").unlink()
-    (run / "missing-views.json").write_text("{}")
+    (place / "runs" / "b-gear" / "missing-views.json").write_text("{}")
     fourth = mvad(*words)
     assert fourth.returncode == 0, fourth.stderr
     assert fourth.stderr.count(said) == 1, "an evaluation that was killed before its threshold goes on"
     assert (run / "threshold.json").exists()
+    (run / "threshold.json").write_text("{}")
+    assert mvad(*words[:-3]).returncode == 0, "a damaged threshold is made again"
+    assert files.read_sealed_json(run / "threshold.json", "x", "y")["scores"]
     figures = [[row["figures"] for row in json.loads(done.stdout)] for done in (first, fourth)]
     assert figures[0] == figures[1]
     assert said not in mvad(*words[:-3], "--again").stderr + mvad("evaluate", str(run), "--workspace", str(place)).stderr

@@ -52,7 +52,7 @@ def reproduce(  # more than 60 lines: one parameter per option
     """Train and evaluate the runs of a table of the paper, and print figures beside the paper's. Repeat the command to continue."""
     from mvad.cli.console import Bars
     from mvad.cli.tables import figure_4_table, paper_tables
-    from mvad.errors import BadInput
+    from mvad.errors import BadInput, PartlyDone
     from mvad.model.backbones.weights import WeightsSource
     from mvad.model.devices import default_preset, resolve_device
     from mvad.model.paper.rows import arithmetic, missing_rows
@@ -60,7 +60,7 @@ def reproduce(  # more than 60 lines: one parameter per option
     from mvad.pipeline import reproduce as work
     from mvad.pipeline.paper_files import write_figure_4, write_table
     from mvad.pipeline.training import Recipe
-    from mvad.words import no_such, share
+    from mvad.words import counted, no_such, share
 
     if table not in TABLES:
         raise no_such("reproduce", table, TABLES)
@@ -84,6 +84,8 @@ def reproduce(  # more than 60 lines: one parameter per option
     recipe = Recipe(preset or default_preset(chosen_device), layers, places.textures, weights, chosen_device)
     with Bars() as bars:
         reproduced = work.reproduce(chosen, plans, places.runs, places.shards, recipe, bars)
+        if plans and not reproduced.failures.done and not foreign:
+            raise PartlyDone(f"none of {counted(len(plans), 'run')} could be trained and evaluated; see the messages above")
         remarks = work.notes(chosen, plans, reproduced.failed)
         target = places.reports / f"reproduce-{chosen.name}"
         if chosen.name == "missing-views":

@@ -98,7 +98,9 @@ def train(
             progress = bars if ranks.rank == 0 else Silent()
             for method in methods_wanted:
                 recipe.configured(method, 0)  # what is wrong with the keys is wrong for every run
-            failures = Failures(len(plans) if ranks.size == 1 else 1, bars.say)  # processes that train together must end together
+            failures = Failures(
+                len(plans) if ranks.size == 1 else 1, bars.say, groups=len(folders)
+            )  # processes that train together must end together
             for folder, method, number in plans:
                 with failures.of(f"{folder.parent.name}/{folder.name}, {method}, seed {number}", str(folder)):
                     run, trained = recipe.fit(places.runs, ShardSet(folder, "train"), method, number, progress, name)

@@ -202,8 +202,11 @@ def missing_views_before(run: RunFolder, results: Results) -> MissingViews | Non
 
 
 def _is_intact(path: Path, sha256: str) -> bool:
-    """Return whether a file is what was written; results of earlier versions name no hash."""
-    return path.is_file() and (not sha256 or sha256_file(path) == sha256)
+    """Return whether a file can be read and is what was written; results of earlier versions name no hash."""
+    try:
+        return path.is_file() and (not sha256 or sha256_file(path) == sha256)
+    except OSError:
+        return False
 
 
 def fusion_rules(names: Sequence[str]) -> list[Rule]:

@@ -91,7 +91,7 @@ def reproduce(table: Table, plans: Sequence[Plan], runs: Path, shards: Path, rec
     suffix = "-dropped" if table.name == "missing-views" else ""
     for model in {planned.model: 0 for planned in plans}:
         recipe.configured(model, 0, table.keys)  # what is wrong with the keys is wrong for every run
-    failures, failed = Failures(len(plans), progress.say), list[Plan]()
+    failures, failed = Failures(len(plans), progress.say, groups=len({planned.folder for planned in plans})), list[Plan]()
     for number, planned in enumerate(plans):
         name = f"paper-{planned.dataset}-{planned.folder.name}-{planned.model}{suffix}-seed{planned.seed}"
         progress.say(f"{table.name}, run {number + 1} of {len(plans)}: {name}")
@@ -156,12 +156,12 @@ def imported(
 
 def notes(table: Table, plans: Sequence[Plan], failed: Sequence[Plan] = ()) -> list[str]:
     """Return remarks below a table: source of the paper's figures, categories that were run, categories that were not, runs that failed."""
-    plans = [planned for planned in plans if planned not in failed]
+    finished = [planned for planned in plans if planned not in failed]
     lines = [f"paper: {SOURCE}", f"protocol of the paper's figures: {PROTOCOL}"]
     for dataset in table.datasets:
-        run_here = {planned.folder.name for planned in plans if planned.dataset == dataset}
+        run_here, asked = ({one.folder.name for one in group if one.dataset == dataset} for group in (finished, plans))
         known = [category for category in dict.fromkeys(c for c, _ in main_table(dataset)) if category != MEAN]
-        not_run = [category for category in known if category not in run_here]
+        not_run = [category for category in known if category not in asked]
         lines.append(
             f"{dataset}: run on {', '.join(sorted(run_here)) or 'nothing'}; not packed or not requested: {', '.join(not_run) or 'none'}"
         )

@@ -141,7 +141,7 @@ def threshold_of(
     validation = {} if parts[0].is_held_out else parts[0].data.sha256
     made_from = {"model_sha256": run.model_sha256, "shards": validation, **({"held_out": True} if run.record.held_out else {})}
     path = (kept_in or run.path) / THRESHOLD
-    stored = files.read_sealed_json(path, "a threshold", "delete it") if path.exists() else {}
+    stored = _read(path)
     if stored.get("made_from") != made_from or "whole" not in stored:  # an earlier version did not say whether they are whole
         stored = {"made_from": made_from, **_scores_of_all(parts, detector, f"threshold of {run.name}", progress)}
         with contextlib.suppress(CannotWrite):  # it is only kept for the next time
@@ -275,10 +275,17 @@ class Thresholds:
         return conformal(kept[name], self._false_alarms) if kept[name] else Threshold(self.whole.value, 0, None, False)
 
 
+def _read(path: Path) -> dict[str, Any]:
+    """Return the content of a file of scores; {} where there is none, or it is damaged: it is made again then."""
+    try:
+        return files.read_sealed_json(path, "a threshold", "") if path.exists() else {}
+    except BadInput:
+        return {}
+
+
 def _stored(folder: Path, model_sha256: str | None) -> dict[str, Any]:
     """Return what is stored of a run's threshold for this model; {} for another one or none."""
-    path = folder / THRESHOLD
-    stored = files.read_sealed_json(path, "a threshold", "delete it") if path.exists() else {}
+    stored = _read(folder / THRESHOLD)
     return stored if stored.get("made_from", {}).get("model_sha256") == model_sha256 else {}
 
 
@@ -296,10 +303,7 @@ def _has_unseen(run: RunFolder, packed: Path) -> bool:
 
 def threshold_is_kept(run: RunFolder, packed: Path, folder: Path) -> bool:
     """Return whether a folder has the scores that ``threshold_of`` would store there, or the category has no sample for them."""
-    try:
-        return not _has_unseen(run, packed) or kept_threshold(folder, run.model_sha256) is not None
-    except BadInput:  # damaged
-        return False
+    return not _has_unseen(run, packed) or kept_threshold(folder, run.model_sha256) is not None
 
 
 def kept_threshold(run: Path, model_sha256: str | None) -> Threshold | None:
