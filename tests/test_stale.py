@@ -10,27 +10,29 @@ from typing import Any
 import pytest
 
 from mvad.errors import BadInput
-from mvad.pipeline import predict, reproduce
+from mvad.pipeline import evaluation, predict
 
 
 @pytest.mark.parametrize("change", ["nothing", "model", "shards", "samples", "intervals"])
-def test_results_are_taken_only_from_the_runs_own_model_on_the_whole_split(change: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_results_are_taken_only_from_the_runs_own_model_on_the_whole_split(
+    change: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     intervals = {} if change == "intervals" else {"s_auroc": [0.1, 0.9]}
     results = SimpleNamespace(
-        test_shards={"a": "1"}, figures=SimpleNamespace(intervals=intervals), model_sha256="m", samples=[None] * 3
+        test_shards={"a": "1"}, figures=SimpleNamespace(intervals=intervals), model_sha256="m", samples=[None] * 3, views=()
     )
-    folder = SimpleNamespace(results=lambda: results, model_sha256="other" if change == "model" else "m")
-
-    class Split:
-        def __init__(self) -> None:
-            self.sha256 = {"a": "2" if change == "shards" else "1"}
-
-        def __len__(self) -> int:
-            return 4 if change == "samples" else 3
-
-    monkeypatch.setattr(reproduce, "RunFolder", lambda run: folder)
-    monkeypatch.setattr(reproduce, "ShardSet", lambda packed, split: Split())
-    found = reproduce._evaluated(Path("run"), Path("packed"))
+    folder: Any = SimpleNamespace(path=tmp_path, model_sha256="other" if change == "model" else "m")
+    entry = {
+        "split": "test",
+        "file": "a",
+        "sha256": "2" if change == "shards" else "1",
+        "samples": 4 if change == "samples" else 3,
+    }
+    for name in ("results.json", "manifest.json"):
+        (tmp_path / name).touch()
+    monkeypatch.setattr(evaluation, "read_manifest", lambda packed: {"shards": [entry, entry | {"split": "train", "file": "b"}]})
+    monkeypatch.setattr(evaluation.Results, "read", lambda path: results)
+    found = evaluation.evaluated_before(folder, tmp_path)
     assert found is (results if change == "nothing" else None)
 
 

@@ -130,7 +130,7 @@ CASES = {
     "unknown rule of fusing": (["evaluate", "--workspace", "{ws}", "--project-to-scan", "--fuse", "median"], 2),
     "some views on the scan": (["evaluate", "--workspace", "{ws}", "--project-to-scan", "--views", "0"], 3),
     "maps of nothing": (["evaluate", "--maps", "nowhere"], 3),
-    "unknown format": (["export", "--workspace", "{ws}", "--format", "tflite"], 3),
+    "unknown format": (["export", "--workspace", "{ws}", "--format", "tflite"], 2),
     "nothing to verify": (["verify"], 3),
     "unknown level": (["pack", "--raw", "{raw}", "--filter", "lz4", "--level", "3"], 3),
     "unknown field": (["pack", "--raw", "{raw}", "--fields", "rgb,thermal"], 2),

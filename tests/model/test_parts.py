@@ -313,7 +313,7 @@ def test_the_greedy_coreset_covers_better_than_a_random_one() -> None:
     config, _ = resolve(PatchCoreConfig, [("test", {"model": "patchcore", "patchcore.coreset": 0.02})])
     method = PatchCore(config, InputSpec(1, ("rgb",), torch.zeros(1, 3), None), teacher, CPU)
     patches = torch.cat([torch.randn(990, 16, generator=generator()), torch.randn(10, 16, generator=generator(1)) + 9])
-    chosen = method._coreset(patches, "bank")
+    chosen = method._coreset(patches, method._generator("bank"))
     assert len(chosen) == 20
     reach = torch.cdist(patches, chosen).min(dim=1).values.max()
     random = patches[torch.randperm(1000, generator=generator(2))[:20]]

@@ -242,8 +242,18 @@ def test_samples_that_a_run_cannot_score_are_rejected(place: Path, tmp_path: Pat
     assert plates.returncode == 6, "they lack a modality of the run"
     assert "which the run was trained on" in files.read_lines(tmp_path / "out" / "failed.jsonl")[0]["reason"]
     detector = load(place / "runs" / "floor")
-    with pytest.raises(BadInput, match="no validation split"):
+    with pytest.raises(BadInput, match="is not what floor was trained on"):
         threshold_of(RunFolder(place / "runs" / "floor"), detector, foreign, 0.05, Silent())
+    alone = Path(shutil.copytree(place / "shards" / GEAR, tmp_path / "alone"))
+    manifest = files.read_sealed_json(alone / "manifest.json", "x", "y")
+    kept = [entry for entry in manifest["shards"] if entry["split"] != "validation"]
+    files.write_sealed_json(alone / "manifest.json", manifest | {"shards": kept})
+    with pytest.raises(
+        BadInput, match=r"no validation split to take a threshold from; give --threshold, .* or train with --holdout 0\.2"
+    ):
+        threshold_of(RunFolder(place / "runs" / "floor"), detector, alone, 0.05, Silent())
+    with pytest.raises(BadInput, match="not found, so there are no normal samples"):
+        threshold_of(RunFolder(place / "runs" / "floor"), detector, tmp_path / "nowhere", 0.05, Silent())
 
 
 def test_cameras_and_threshold_are_those_of_the_workspace_of_the_run(place: Path, tmp_path: Path) -> None:

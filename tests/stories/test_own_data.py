@@ -253,7 +253,7 @@ def test_a_webhook_that_fails_is_called_again_at_the_next_start(
 ) -> None:
     address, got, statuses = receiver
     put(tmp_path / "in/a", 400)
-    statuses += [500, 500, 500]
+    statuses += [500, 500, 500, 500]  # three times at once, and before it ends
     done = watch(run, tmp_path / "in", tmp_path / "out", "--webhook", address)
     assert done.returncode == 6
     assert "could not be told" in done.stderr
