@@ -173,7 +173,7 @@ def as_other(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
 @pytest.mark.thorough(8)
 def test_a_workspace_of_another_user_is_one_line_and_its_results_can_go_elsewhere(foreign: Path, mine: Path) -> None:
     where = ["--workspace", str(foreign)]
-    refused = as_other("evaluate", *where, cwd=mine)
+    refused = as_other("evaluate", *where, "--again", cwd=mine)
     assert refused.returncode == 3, refused.stderr
     assert "Traceback" not in refused.stderr
     assert "numba" not in refused.stderr
