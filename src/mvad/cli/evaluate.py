@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mvad.cli.options import DEFAULT_WORKSPACE, Category, Device, JsonOut, Offline, TeacherWeights, WorkspaceFolder, parse_views
+from mvad.cli.options import (
+    DEFAULT_WORKSPACE,
+    Category,
+    Device,
+    JsonOut,
+    Offline,
+    TeacherWeights,
+    WorkspaceFolder,
+    parse_views,
+    refuse_without_effect,
+)
 from mvad.pipeline.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -89,13 +98,15 @@ def evaluate(  # more than 60 lines: one parameter per option
 
     if project_to_scan and views:
         raise BadInput("--project-to-scan projects all views; leave out --views")
-    of_runs = {"RUN": runs, "--views": views, "--project-to-scan": project_to_scan, "--missing-views": missing_views}
-    _refuse(of_runs | {"--fuse": fuse, "--adeval": adeval}, maps is not None, "the maps of another tool; leave it out, or --maps")
-    _refuse({"--model": model}, maps is None, "runs, whose methods are known; leave it out, or give --maps")
-    _refuse({"--raw": raw, "--fuse": fuse}, maps is None and not project_to_scan, "views; add --project-to-scan")
+    of_runs = {
+        "RUN": runs, "--views": views, "--project-to-scan": project_to_scan, "--missing-views": missing_views, "--fuse": fuse,
+        "--adeval": adeval, "--again": again,
+    }  # fmt: skip
+    refuse_without_effect(of_runs, maps is not None, "the maps of another tool; leave it out, or --maps")
+    refuse_without_effect({"--model": model}, maps is None, "runs, whose methods are known; leave it out, or give --maps")
+    refuse_without_effect({"--raw": raw, "--fuse": fuse}, maps is None and not project_to_scan, "views; add --project-to-scan")
     named = {"--dataset": dataset, "--category": category, "--again": again}
-    _refuse(named, bool(runs), "runs that are named; leave it out, or them")
-    _refuse({"--again": again}, maps is not None, "the maps of another tool; leave it out, or --maps")
+    refuse_without_effect(named, bool(runs), "runs that are named; leave it out, or them")
     places = Workspace(workspace)
     results: list[Results] = []
     missing = []
@@ -126,12 +137,3 @@ def evaluate(  # more than 60 lines: one parameter per option
         rows = [result.to_json() for result in results]
         bars.write_json([{name: value for name, value in row.items() if name != "samples"} for row in rows])
     failures.raise_if_any(f"{share(failures.count, failures.parts, 'run')} not evaluated")
-
-
-def _refuse(options: Mapping[str, object], when: bool, what: str) -> None:
-    """Raise for the first option that was given although it has no effect there."""
-    from mvad.errors import BadInput
-
-    for name, value in options.items():
-        if when and value:
-            raise BadInput(f"{name}: has no effect on {what}")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mvad.cli.options import DEFAULT_WORKSPACE, Category, Offline, TeacherWeights, WorkspaceFolder
+from mvad.cli.options import DEFAULT_WORKSPACE, Category, Offline, TeacherWeights, WorkspaceFolder, refuse_without_effect
 from mvad.pipeline.workspace import Workspace, packed_categories
 
 if TYPE_CHECKING:
@@ -51,9 +51,7 @@ def export(
         if run is None:
             raise BadInput("--format onnx: name the run, as in mvad export RUN --format onnx")
         of_pictures = {"--layout": layout, "--modality": modality, "--dataset": dataset, "--category": category, "--from": source}
-        given = [option for option, value in of_pictures.items() if value]
-        if given:
-            raise BadInput(f"{given[0]}: has no effect on --format onnx; leave it out")
+        refuse_without_effect(of_pictures, True, "--format onnx; leave it out")
         with Bars() as bars:
             _onnx(run, places, out or run / "model.onnx", WeightsSource(teacher_weights, places.weights, offline), bars)
         return

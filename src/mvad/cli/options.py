@@ -54,6 +54,21 @@ def layers_of(config: Path | None, named: Mapping[str, Any], sets: list[str] | N
     return [("--config", read_toml(config) if config else {}), ("option", options), ("--set", parse_assignments(sets or []))]
 
 
+def refuse_without_effect(options: Mapping[str, object], when: bool, what: str) -> None:
+    """Raise for the first option that was given although it has no effect there.
+
+    Raises
+    ------
+    BadInput
+        If ``when`` is true, and an option has a value.
+    """
+    from mvad.errors import BadInput
+
+    for name, value in options.items():
+        if when and value:
+            raise BadInput(f"{name}: has no effect on {what}")
+
+
 def parse_views(text: str) -> list[int]:
     """Return the view numbers of a text such as ``0,2,4``.
 
